@@ -1,0 +1,1 @@
+//! The bundle: the contract between compiler and runtime.
