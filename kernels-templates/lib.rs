@@ -1,1 +1,139 @@
-//! Kernel templates.
+//! OpenCL kernels: one folder an op, one template a variant, specialized to each shape.
+//!
+//! [`lower`] turns an op with its types into launches for a device class. A folder's `mod.rs`
+//! lists its variants in `VARIANTS`; [`REGISTRY`] lists the folders. `naive` exists in every
+//! folder: one work-item an output element, the obvious loop, the oracle on the device.
+//! This crate renders text and computes sizes; it never talks to OpenCL.
+#![forbid(unsafe_code)]
+
+pub mod packing;
+pub mod target;
+pub mod template;
+
+use kiln_ir::{Op, TensorType};
+pub use packing::Packing;
+pub use target::{DeviceClass, Target};
+
+/// One input of an op.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Operand {
+    /// Its type; the element type is the storage type.
+    pub ty: TensorType,
+    /// Known at compile time, so that it may be packed into any order.
+    pub constant: bool,
+}
+
+/// An op to be lowered: what it is and the types around it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Problem<'a> {
+    /// The op.
+    pub op: &'a Op,
+    /// Its inputs.
+    pub inputs: &'a [Operand],
+    /// Type of its output.
+    pub output: &'a TensorType,
+    /// Largest run of packed weights that one launch may read; larger ones are split over several
+    /// launches along output channels, so that each can be streamed through a slot.
+    pub max_weight_bytes: u64,
+}
+
+/// A kernel argument before anything has an address.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Argument {
+    /// A region of an input. For a constant, of its packed form.
+    Input {
+        /// Which input.
+        index: usize,
+        /// Start of the region.
+        offset_bytes: u64,
+        /// Its length.
+        len_bytes: u64,
+    },
+    /// The whole output.
+    Output,
+    /// Scratch memory, by index into [`Lowering::scratch_bytes`].
+    Scratch {
+        /// Which.
+        index: usize,
+        /// The launch writes it (all of it, over the launches up to the first that reads it).
+        written: bool,
+    },
+    /// A 32-bit unsigned scalar.
+    U32(u32),
+    /// A 32-bit floating-point scalar.
+    F32(f32),
+}
+
+/// One kernel launch.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Launch {
+    /// OpenCL C, complete.
+    pub source: String,
+    /// Name of the kernel function.
+    pub entry: &'static str,
+    /// Arguments in order.
+    pub args: Vec<Argument>,
+    /// Global work size.
+    pub global: [u64; 3],
+    /// Local work size; `None` leaves it to the driver.
+    pub local: Option<[u64; 3]>,
+    /// Local memory that the kernel declares.
+    pub local_mem_bytes: u64,
+    /// Arithmetic of this launch.
+    pub flops: u64,
+}
+
+/// An op as launches.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Lowering {
+    /// In order.
+    pub launches: Vec<Launch>,
+    /// Temporary buffers, live over the launches of this op.
+    pub scratch_bytes: Vec<u64>,
+    /// How each constant input is packed, by input index. Constants without an entry are
+    /// [`Packing::RowMajor`].
+    pub packings: Vec<(usize, Packing)>,
+}
+
+/// One way to compute an op.
+pub struct Variant {
+    /// Name, also that of its template.
+    pub name: &'static str,
+    /// Whether it can compute this problem on this target (correctness and limits, not speed).
+    pub applies: fn(&Problem, &Target) -> bool,
+    /// The launches. Called only if `applies`.
+    pub lower: fn(&Problem, &Target) -> anyhow::Result<Lowering>,
+}
+
+/// The variants of an op.
+pub struct Family {
+    /// [`Op::name`].
+    pub op: &'static str,
+    /// Best first; `naive` last.
+    pub variants: &'static [Variant],
+}
+
+/// All families. To add one: its folder and its line here.
+pub const REGISTRY: &[&Family] = &[];
+
+/// The family of an op.
+pub fn family(op: &str) -> Option<&'static Family> {
+    REGISTRY.iter().copied().find(|f| f.op == op)
+}
+
+/// The variants that can compute a problem, best first: those the target prefers by name, then
+/// the family's own order.
+pub fn candidates(problem: &Problem, target: &Target) -> Vec<&'static Variant> {
+    let op = problem.op.name();
+    let Some(family) = family(op) else {
+        return vec![];
+    };
+    let mut list: Vec<_> =
+        family.variants.iter().filter(|v| (v.applies)(problem, target)).collect();
+    if let Some(preferred) = target.prefer.get(op) {
+        let rank =
+            |v: &Variant| preferred.iter().position(|p| p == v.name).unwrap_or(preferred.len());
+        list.sort_by_key(|v| rank(v));
+    }
+    list
+}

@@ -1,0 +1,71 @@
+//! The closed set of ops: one trait, one list.
+
+use crate::{IrError, Tensor, TensorType};
+
+/// What each op file says about its op.
+pub trait OpDef {
+    /// Name in dumps, errors, and of the op's folder of kernels.
+    const NAME: &'static str;
+
+    /// Type of the output, or which rule the inputs break.
+    fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError>;
+
+    /// Arithmetic of one evaluation, two for each multiply-add. 0 where only bytes move.
+    fn flops(&self, inputs: &[&TensorType], output: &TensorType) -> u64;
+
+    /// Plain evaluation in `f32`; sums are accumulated in `f64`.
+    fn eval(&self, inputs: &[&Tensor]) -> Tensor;
+
+    /// Attributes for the dump, `key=value` separated by spaces, defaults left out.
+    fn attributes(&self) -> String {
+        String::new()
+    }
+}
+
+/// Declares `enum Op` and forwards [`OpDef`] to the op files. This is the only place that
+/// matches over all ops.
+macro_rules! ops {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        /// An op with its attributes.
+        #[derive(Clone, PartialEq, Debug)]
+        pub enum Op {
+            $(#[allow(missing_docs)] $name(crate::ops::$module::$name),)*
+        }
+
+        $(impl From<crate::ops::$module::$name> for Op {
+            fn from(op: crate::ops::$module::$name) -> Self { Op::$name(op) }
+        })*
+
+        impl Op {
+            /// [`OpDef::NAME`] of every op.
+            pub const NAMES: &'static [&'static str] = &[$(crate::ops::$module::$name::NAME),*];
+
+            /// See [`OpDef::NAME`].
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$name(_) => crate::ops::$module::$name::NAME,)* }
+            }
+            /// See [`OpDef::infer`].
+            pub fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
+                match self { $(Op::$name(op) => op.infer(inputs),)* }
+            }
+            /// See [`OpDef::flops`].
+            pub fn flops(&self, inputs: &[&TensorType], output: &TensorType) -> u64 {
+                match self { $(Op::$name(op) => op.flops(inputs, output),)* }
+            }
+            /// See [`OpDef::eval`].
+            pub fn eval(&self, inputs: &[&Tensor]) -> Tensor {
+                match self { $(Op::$name(op) => op.eval(inputs),)* }
+            }
+            /// See [`OpDef::attributes`].
+            pub fn attributes(&self) -> String {
+                match self { $(Op::$name(op) => op.attributes(),)* }
+            }
+        }
+    };
+}
+
+ops! {
+    conv2d::Conv2d,
+    matmul::Matmul,
+    attention::Attention,
+}

@@ -1,0 +1,160 @@
+//! What a contraction does to its accumulators before it stores them.
+
+use super::expect_eq;
+use crate::{IrError, Tensor, TensorType};
+
+/// A function applied to each accumulator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+pub enum Activation {
+    /// Identity.
+    #[default]
+    None,
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x/2 * (1 + erf(x / sqrt 2))`, the exact form.
+    Gelu,
+    /// Columns `[value | gate]` -> `value * gelu(gate)`: halves the number of columns.
+    Geglu,
+}
+
+/// Epilogue of a contraction with `n` output columns, applied in this order:
+/// `+ bias[n]`, `+ row[offset + n]`, activation, `+ residual[m, n]`.
+///
+/// The inputs it needs follow the contraction's own, in the same order.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
+pub struct Epilogue {
+    /// Adds an input of shape `[n]`.
+    pub bias: bool,
+    /// Adds columns `[offset, offset + n)` of a one-row input to every row (the timestep projection).
+    pub row_offset: Option<usize>,
+    /// The activation.
+    pub activation: Activation,
+    /// Adds an input of the output's shape.
+    pub residual: bool,
+}
+
+impl Epilogue {
+    /// Number of inputs it takes.
+    pub fn input_count(&self) -> usize {
+        usize::from(self.bias) + usize::from(self.row_offset.is_some()) + usize::from(self.residual)
+    }
+
+    /// Columns stored for `n` accumulator columns.
+    pub fn out_channels(&self, n: usize) -> usize {
+        if self.activation == Activation::Geglu { n / 2 } else { n }
+    }
+
+    /// Checks the epilogue's inputs for `n` accumulator columns and an output type.
+    pub fn check(
+        &self,
+        op: &'static str,
+        inputs: &[&TensorType],
+        n: usize,
+        output: &TensorType,
+    ) -> Result<(), IrError> {
+        let mut inputs = inputs.iter();
+        let mut next = || inputs.next().expect("the caller counted the inputs");
+        if self.bias {
+            expect_eq(op, "bias length", next().elem_count(), n)?;
+        }
+        if let Some(offset) = self.row_offset {
+            let row = next();
+            expect_eq(op, "rows of the row vector", row.rows(), 1)?;
+            if offset + n > row.channels() {
+                let what = format!("row vector {row} is shorter than {offset} + {n}");
+                return Err(crate::error::shape_error(op, what));
+            }
+        }
+        if self.activation == Activation::Geglu {
+            expect_eq(op, "columns modulo 2 for GEGLU", n % 2, 0)?;
+        }
+        if self.residual {
+            let residual = next();
+            expect_eq(op, "residual rows", residual.rows(), output.rows())?;
+            expect_eq(op, "residual columns", residual.channels(), output.channels())?;
+        }
+        Ok(())
+    }
+
+    /// Applies it to accumulators `[rows, n]`, in place for all but GEGLU.
+    pub fn apply(&self, mut acc: Vec<f32>, n: usize, inputs: &[&Tensor]) -> Vec<f32> {
+        let mut inputs = inputs.iter();
+        let mut next = || inputs.next().expect("inferred before it is evaluated");
+        if self.bias {
+            let bias = next();
+            acc.iter_mut().enumerate().for_each(|(i, v)| *v += bias.data[i % n]);
+        }
+        if let Some(offset) = self.row_offset {
+            let row = next();
+            acc.iter_mut().enumerate().for_each(|(i, v)| *v += row.data[offset + i % n]);
+        }
+        match self.activation {
+            Activation::None => {}
+            Activation::Silu => acc.iter_mut().for_each(|v| *v = silu(*v)),
+            Activation::Gelu => acc.iter_mut().for_each(|v| *v = gelu(*v)),
+            Activation::Geglu => {
+                let half = n / 2;
+                acc = acc
+                    .chunks_exact(n)
+                    .flat_map(|r| (0..half).map(|i| r[i] * gelu(r[half + i])).collect::<Vec<_>>())
+                    .collect();
+            }
+        }
+        if self.residual {
+            acc.iter_mut().zip(&next().data).for_each(|(v, r)| *v += r);
+        }
+        acc
+    }
+
+    /// For dumps.
+    pub fn attributes(&self) -> String {
+        let mut s = String::new();
+        if self.bias {
+            s += " bias";
+        }
+        if let Some(offset) = self.row_offset {
+            s += &format!(" row={offset}");
+        }
+        if self.activation != Activation::None {
+            s += &format!(" act={:?}", self.activation).to_lowercase();
+        }
+        if self.residual {
+            s += " residual";
+        }
+        s
+    }
+}
+
+/// `x * sigmoid(x)`.
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+/// GELU in its exact form, through `erf`.
+pub fn gelu(x: f32) -> f32 {
+    let x = f64::from(x);
+    (0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))) as f32
+}
+
+/// Error function by its Maclaurin series (|x| < 3) or continued fraction of erfc; error under 1e-12.
+pub fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let value = if a < 3.0 {
+        let (mut term, mut sum) = (a, a);
+        for n in 1..100 {
+            term *= -a * a / n as f64;
+            let add = term / (2 * n + 1) as f64;
+            sum += add;
+            if add.abs() < 1e-17 {
+                break;
+            }
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    } else if a < 6.0 {
+        let tail = (1..60).rev().fold(a, |acc, k| a + k as f64 / 2.0 / acc);
+        1.0 - (-a * a).exp() / (tail * std::f64::consts::PI.sqrt())
+    } else {
+        1.0
+    };
+    value.copysign(x)
+}

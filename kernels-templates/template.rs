@@ -1,0 +1,53 @@
+//! Rendering: one place that knows tera.
+
+use anyhow::{Context as _, Result};
+use kiln_ir::DType;
+use serde::Serialize;
+use tera::{Context, Tera};
+
+const COMMON: &str = include_str!("common.cl.tera");
+
+/// A tensor as templates see it.
+#[derive(Serialize)]
+struct TensorMacros {
+    name: &'static str,
+    dtype: String,
+}
+
+/// The values a template is specialized with.
+#[derive(Clone, Default)]
+pub struct Parameters(Context);
+
+impl Parameters {
+    /// No parameters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a parameter.
+    pub fn set<T: Serialize + ?Sized>(mut self, key: &'static str, value: &T) -> Self {
+        self.0.insert(key, value);
+        self
+    }
+}
+
+/// Renders `template` behind the load and store macros of `tensors` (`(NAME, storage type)`).
+///
+/// Errors: a template that names an undefined parameter, with the place.
+pub fn render(
+    template: &str,
+    tensors: &[(&'static str, DType)],
+    parameters: &Parameters,
+) -> Result<String> {
+    let mut context = parameters.0.clone();
+    let macros: Vec<TensorMacros> = tensors
+        .iter()
+        .map(|(name, dtype)| TensorMacros { name, dtype: dtype.to_string() })
+        .collect();
+    context.insert("tensors", &macros);
+    let text = [COMMON, template].concat();
+    let rendered = Tera::default()
+        .render_str(&text, &context, false)
+        .context("rendering a kernel template")?;
+    Ok(rendered)
+}
