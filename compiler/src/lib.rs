@@ -1,1 +1,3 @@
 //! The ahead-of-time compiler.
+
+pub mod plan;

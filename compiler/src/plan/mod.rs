@@ -1,0 +1,3 @@
+//! The memory plan: what lives where and when.
+
+pub mod arena;
