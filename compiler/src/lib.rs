@@ -1,3 +1,4 @@
 //! The ahead-of-time compiler.
 
 pub mod plan;
+pub mod weights;
