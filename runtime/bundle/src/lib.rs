@@ -5,4 +5,13 @@
 //! into bytes. This crate knows nothing of OpenCL, of graphs or of checkpoints.
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod codec;
+pub mod error;
+pub mod format;
 pub mod plan;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use error::BundleError;
+pub use format::{BundleFile, BundleWriter, hash};
