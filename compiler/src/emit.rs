@@ -10,7 +10,8 @@ use std::path::Path;
 use crate::plan::Planned;
 use crate::plan::blocks::{BlockDraft, constant};
 use crate::plan::lower::{LoweredNetwork, Storage, Work};
-use crate::weights::{TensorSource, check};
+use crate::weights::check::{Requirement, check};
+use crate::weights::TensorSource;
 
 /// Elements of a table that are read and written at a time.
 const TABLE_CHUNK_ELEMS: usize = 1 << 20;
@@ -56,17 +57,20 @@ pub fn emit(
 
 /// Every tensor that the networks read is there with its shape.
 fn check_tensors(planned: &Planned, source: &dyn TensorSource) -> Result<()> {
-    let mut required: Vec<(String, Vec<usize>)> = Vec::new();
+    let mut required: Vec<Requirement> = Vec::new();
     for network in &planned.networks {
         let graph = &network.source.graph;
         for id in graph.ids() {
             if let NodeKind::Weight(expr) = &graph.node(id).kind {
                 let tensors = expr.tensors().into_iter();
-                required.extend(tensors.map(|(key, shape)| (key.to_string(), shape.to_vec())));
+                required.extend(tensors.map(|(key, shape)| Requirement {
+                    name: key.to_string(),
+                    shape: shape.to_vec(),
+                }));
             }
         }
     }
-    required.sort();
+    required.sort_by(|a, b| a.name.cmp(&b.name));
     required.dedup();
     check(source, &required)
 }
