@@ -18,6 +18,7 @@ pub mod error;
 pub mod graph;
 pub mod op;
 pub mod ops;
+mod parallel;
 pub mod tensor;
 
 pub use error::IrError;
