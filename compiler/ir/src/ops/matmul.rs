@@ -101,7 +101,7 @@ mod tests {
             residual: true,
         };
         let op = Matmul { sources: 1, epilogue };
-        let expected = [10.3112296656009273, 22.8577223804672998];
+        let expected = [10.311229665600928, 22.8577223804673];
         assert_eval(&op, &[&x, &w, &bias, &row, &residual], &[1, 2], &expected);
         assert_eq!(op.attributes(), "bias row=1 act=silu residual");
     }
