@@ -1,3 +1,4 @@
 //! The OpenCL runtime.
 
+pub mod npy;
 pub mod pipeline;
