@@ -10,8 +10,7 @@ use std::path::Path;
 use crate::plan::Planned;
 use crate::plan::blocks::{BlockDraft, constant};
 use crate::plan::lower::{LoweredNetwork, Storage, Work};
-use crate::weights::check::{Requirement, check};
-use crate::weights::TensorSource;
+use crate::weights::{Requirement, TensorSource, check};
 
 /// Elements of a table that are read and written at a time.
 const TABLE_CHUNK_ELEMS: usize = 1 << 20;
@@ -157,10 +156,10 @@ impl Emitter<'_> {
     }
 
     fn evaluate(&self, expr: &WeightExpr, ty: &TensorType) -> Result<Tensor> {
-        reference::weight(expr, ty, &|key| {
+        Ok(reference::weight(expr, ty, &|key| {
             let info = self.source.info(key).with_context(|| format!("no tensor {key}"))?;
             Ok(Tensor::new(&info.shape, self.source.read_f32(key)?))
-        })
+        })?)
     }
 
     /// Streams the table of a gather and enters its offset in the plan.

@@ -10,7 +10,7 @@ pub mod passes;
 pub mod plan;
 pub mod weights;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kiln_bundle::plan::{Manifest, Phase};
 use kiln_ir::Graph;
 
@@ -66,9 +66,27 @@ pub fn plan_model(
             }
         }
     }
-    let best = best.context("no strategy was tried")?;
-    bail!("the budget of {} is too small: {best}", plan::explain::mib(request.budget_bytes))
+    let shortfall = best.context("no strategy was tried")?;
+    Err(DoesNotFit { budget_bytes: request.budget_bytes, shortfall }.into())
 }
+
+/// The budget is too small for any strategy.
+#[derive(Debug)]
+pub struct DoesNotFit {
+    /// What was allowed.
+    pub budget_bytes: u64,
+    /// The most frugal strategy's need.
+    pub shortfall: plan::explain::Shortfall,
+}
+
+impl std::fmt::Display for DoesNotFit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let budget = plan::explain::mib(self.budget_bytes);
+        write!(f, "the budget of {budget} is too small: {}", self.shortfall)
+    }
+}
+
+impl std::error::Error for DoesNotFit {}
 
 /// The optimized networks in execution order.
 pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGraph>> {

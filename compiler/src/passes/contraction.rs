@@ -8,7 +8,8 @@ use kiln_ir::{Graph, Op, ValueId};
 /// A contraction taken apart.
 #[derive(Clone)]
 pub struct Contraction {
-    op: Op,
+    /// The node's op; its source count, epilogue and upsampling are replaced by the fields below.
+    pub op: Op,
     /// Values read as one, concatenated along channels.
     pub sources: Vec<ValueId>,
     /// Weights.
