@@ -27,7 +27,7 @@ impl OpDef for GroupNorm {
         expect_inputs(Self::NAME, inputs, 3)?;
         let x = inputs[0];
         expect_rank(Self::NAME, x, 2)?;
-        if self.groups == 0 || x.channels() % self.groups != 0 {
+        if self.groups == 0 || !x.channels().is_multiple_of(self.groups) {
             let what = format!("{} groups do not divide the channels of {x}", self.groups);
             return Err(shape_error(Self::NAME, what));
         }
