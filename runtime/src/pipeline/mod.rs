@@ -6,4 +6,5 @@
 #![forbid(unsafe_code)]
 
 pub mod rng;
+pub mod sampler;
 pub mod tokenizer;
