@@ -15,10 +15,7 @@ fn initial_latents_equal_torch() {
         assert_eq!(golden.shape, [4, 32, 32]);
         let mut latents = vec![0.0; golden.values.len()];
         NormalRng::from_seed(seed).fill(&mut latents);
-        let differences = latents
-            .iter()
-            .zip(&golden.values)
-            .map(|(a, b)| (a - b).abs());
+        let differences = latents.iter().zip(&golden.values).map(|(a, b)| (a - b).abs());
         let worst = differences.fold(0.0, f32::max);
         assert!(worst <= 1e-6, "seed {seed}: off by {worst}");
     }

@@ -32,10 +32,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            search_nodes: 2_000_000,
-            time: None,
-        }
+        Self { search_nodes: 2_000_000, time: None }
     }
 }
 

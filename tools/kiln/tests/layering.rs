@@ -27,7 +27,14 @@ fn our_crates_import_only_what_they_may() {
         ("kiln-runtime", &["kiln-bundle"]),
         (
             "kiln",
-            &["kiln-ir", "kiln-graphs", "kiln-kernels", "kiln-compiler", "kiln-bundle", "kiln-runtime"],
+            &[
+                "kiln-ir",
+                "kiln-graphs",
+                "kiln-kernels",
+                "kiln-compiler",
+                "kiln-bundle",
+                "kiln-runtime",
+            ],
         ),
     ];
     for (package, allowed) in table {

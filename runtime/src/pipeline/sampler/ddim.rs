@@ -90,19 +90,11 @@ impl Ddim {
             return Err(SamplerError::Eta { eta: config.eta });
         }
         let stride = max_steps / steps;
-        let offset = config
-            .steps_offset
-            .min(max_steps - 1 - (steps - 1) * stride);
+        let offset = config.steps_offset.min(max_steps - 1 - (steps - 1) * stride);
         let timesteps = || (0..steps).rev().map(|index| offset + index * stride);
-        let last_alpha = if config.set_alpha_to_one {
-            1.0
-        } else {
-            alphas[0]
-        };
+        let last_alpha = if config.set_alpha_to_one { 1.0 } else { alphas[0] };
         let coefficients = timesteps().map(|timestep| {
-            let next = timestep
-                .checked_sub(stride)
-                .map_or(last_alpha, |next| alphas[next]);
+            let next = timestep.checked_sub(stride).map_or(last_alpha, |next| alphas[next]);
             Coefficients::new(alphas[timestep], next, f64::from(config.eta))
         });
         Ok(Self {
@@ -147,23 +139,15 @@ impl Sampler for Ddim {
     ) -> Result<(), SamplerError> {
         check_lengths(latents, model_output)?;
         let steps = self.coefficients.len();
-        let c = *self
-            .coefficients
-            .get(step)
-            .ok_or(SamplerError::StepIndex { step, steps })?;
+        let c = *self.coefficients.get(step).ok_or(SamplerError::StepIndex { step, steps })?;
         for (latent, &output) in latents.iter_mut().zip(model_output) {
             let (picture, epsilon) = match self.prediction {
                 Prediction::Epsilon => ((*latent - c.noise * output) / c.picture, output),
-                Prediction::V => (
-                    c.picture * *latent - c.noise * output,
-                    c.picture * output + c.noise * *latent,
-                ),
+                Prediction::V => {
+                    (c.picture * *latent - c.noise * output, c.picture * output + c.noise * *latent)
+                }
             };
-            let picture = if self.clip_sample {
-                picture.clamp(-1.0, 1.0)
-            } else {
-                picture
-            };
+            let picture = if self.clip_sample { picture.clamp(-1.0, 1.0) } else { picture };
             *latent = c.next_picture * picture + c.next_noise * epsilon;
         }
         if c.sigma > 0.0 {
@@ -218,44 +202,20 @@ mod tests {
     #[test]
     fn full_loops_equal_diffusers() {
         let base = diffusers_test_config();
-        let first_alpha = NoiseSchedule {
-            beta_start: 0.01,
-            ..base.schedule
-        };
+        let first_alpha = NoiseSchedule { beta_start: 0.01, ..base.schedule };
         for (config, sum, mean) in [
             (base, 172.0067, 0.223967),
+            (DdimConfig { prediction: Prediction::V, ..base }, 52.5302, 0.0684),
+            (DdimConfig { schedule: first_alpha, ..base }, 149.8295, 0.1951),
             (
-                DdimConfig {
-                    prediction: Prediction::V,
-                    ..base
-                },
-                52.5302,
-                0.0684,
-            ),
-            (
-                DdimConfig {
-                    schedule: first_alpha,
-                    ..base
-                },
-                149.8295,
-                0.1951,
-            ),
-            (
-                DdimConfig {
-                    schedule: first_alpha,
-                    set_alpha_to_one: false,
-                    ..base
-                },
+                DdimConfig { schedule: first_alpha, set_alpha_to_one: false, ..base },
                 149.0784,
                 0.1941,
             ),
         ] {
             let (found_sum, found_mean) = full_loop(&config);
             assert!((found_sum - sum).abs() < 1e-2, "{found_sum} is not {sum}");
-            assert!(
-                (found_mean - mean).abs() < 1e-3,
-                "{found_mean} is not {mean}"
-            );
+            assert!((found_mean - mean).abs() < 1e-3, "{found_mean} is not {mean}");
         }
     }
 
@@ -281,10 +241,7 @@ mod tests {
 
     #[test]
     fn variances_equal_diffusers() {
-        let alphas = diffusers_test_config()
-            .schedule
-            .alphas_cumulative()
-            .unwrap();
+        let alphas = diffusers_test_config().schedule.alphas_cumulative().unwrap();
         for (timestep, next, expected) in [
             (0, 0, 0.0),
             (420, 400, 0.14771),
@@ -293,34 +250,23 @@ mod tests {
             (999, 998, 0.02),
         ] {
             let found = variance(alphas[timestep], alphas[next]);
-            assert!(
-                (found - expected).abs() < 1e-5,
-                "{timestep}: {found} is not {expected}"
-            );
+            assert!((found - expected).abs() < 1e-5, "{timestep}: {found} is not {expected}");
         }
     }
 
     #[test]
     fn eta_adds_noise_of_the_stated_variance() {
         const ELEMS: usize = 100_000;
-        let options = SamplerOptions {
-            eta: 1.0,
-            ..SamplerOptions::stable_diffusion(20, ELEMS)
-        };
+        let options = SamplerOptions { eta: 1.0, ..SamplerOptions::stable_diffusion(20, ELEMS) };
         let config = DdimConfig::from(&options);
         let mut stochastic = Ddim::new(&config).unwrap();
         let expected = stochastic.coefficients[3].sigma;
         let mut latents = vec![0.0; ELEMS];
         let mut rng = NormalRng::from_seed(1);
-        stochastic
-            .step(3, &vec![0.0; ELEMS], &mut latents, &mut rng)
-            .unwrap();
+        stochastic.step(3, &vec![0.0; ELEMS], &mut latents, &mut rng).unwrap();
         let square: f64 = latents.iter().map(|x| f64::from(x * x)).sum();
         let found = (square / ELEMS as f64).sqrt();
-        assert!(
-            expected > 0.1 && (found / f64::from(expected) - 1.0).abs() < 0.01,
-            "{found}"
-        );
+        assert!(expected > 0.1 && (found / f64::from(expected) - 1.0).abs() < 0.01, "{found}");
     }
 
     #[test]
@@ -333,20 +279,8 @@ mod tests {
         let mut ddim = Ddim::new(&DdimConfig::from(&options)).unwrap();
         let mut rng = NormalRng::from_seed(0);
         let error = ddim.step(20, &[0.0; 16], &mut [0.0; 16], &mut rng);
-        assert_eq!(
-            error,
-            Err(SamplerError::StepIndex {
-                step: 20,
-                steps: 20
-            })
-        );
+        assert_eq!(error, Err(SamplerError::StepIndex { step: 20, steps: 20 }));
         let error = ddim.step(0, &[0.0; 15], &mut [0.0; 16], &mut rng);
-        assert_eq!(
-            error,
-            Err(SamplerError::Length {
-                latents_elems: 16,
-                other_elems: 15
-            })
-        );
+        assert_eq!(error, Err(SamplerError::Length { latents_elems: 16, other_elems: 15 }));
     }
 }

@@ -167,16 +167,10 @@ pub static SAMPLERS: &[SamplerEntry] = &[ddim::ENTRY];
 ///
 /// Errors: [`SamplerError::UnknownSampler`], or what the sampler finds wrong with the options.
 pub fn by_name(name: &str, options: &SamplerOptions) -> Result<Box<dyn Sampler>, SamplerError> {
-    let entry = SAMPLERS
-        .iter()
-        .find(|entry| entry.name.eq_ignore_ascii_case(name));
+    let entry = SAMPLERS.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
     let entry = entry.ok_or_else(|| SamplerError::UnknownSampler {
         name: name.to_owned(),
-        known: SAMPLERS
-            .iter()
-            .map(|entry| entry.name)
-            .collect::<Vec<_>>()
-            .join(", "),
+        known: SAMPLERS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
     })?;
     (entry.build)(options)
 }
@@ -201,10 +195,7 @@ pub fn guide(
 fn check_lengths(latents: &[f32], other: &[f32]) -> Result<(), SamplerError> {
     if latents.len() != other.len() {
         let (latents_elems, other_elems) = (latents.len(), other.len());
-        return Err(SamplerError::Length {
-            latents_elems,
-            other_elems,
-        });
+        return Err(SamplerError::Length { latents_elems, other_elems });
     }
     Ok(())
 }
@@ -221,10 +212,7 @@ mod tests {
             assert_eq!(sampler.timesteps().len(), 20, "{}", entry.name);
             for steps in [0, 1001, usize::MAX] {
                 let options = SamplerOptions { steps, ..options };
-                assert!(matches!(
-                    by_name(entry.name, &options),
-                    Err(SamplerError::Steps { .. })
-                ));
+                assert!(matches!(by_name(entry.name, &options), Err(SamplerError::Steps { .. })));
             }
         }
         let options = SamplerOptions::stable_diffusion(20, 16);

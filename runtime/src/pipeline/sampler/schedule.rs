@@ -80,22 +80,10 @@ mod tests {
     fn impossible_schedules_are_errors() {
         let sd = NoiseSchedule::STABLE_DIFFUSION;
         for schedule in [
-            NoiseSchedule {
-                beta_start: 0.0,
-                ..sd
-            },
-            NoiseSchedule {
-                beta_end: 1.0,
-                ..sd
-            },
-            NoiseSchedule {
-                beta_end: f64::NAN,
-                ..sd
-            },
-            NoiseSchedule {
-                train_steps: 0,
-                ..sd
-            },
+            NoiseSchedule { beta_start: 0.0, ..sd },
+            NoiseSchedule { beta_end: 1.0, ..sd },
+            NoiseSchedule { beta_end: f64::NAN, ..sd },
+            NoiseSchedule { train_steps: 0, ..sd },
         ] {
             assert!(schedule.alphas_cumulative().is_err());
         }
