@@ -6,6 +6,9 @@
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
 
+pub mod contraction;
+pub mod conv2d;
+pub mod matmul;
 pub mod packing;
 pub mod target;
 pub mod template;
@@ -114,7 +117,7 @@ pub struct Family {
 }
 
 /// All families. To add one: its folder and its line here.
-pub const REGISTRY: &[&Family] = &[];
+pub const REGISTRY: &[&Family] = &[&conv2d::FAMILY, &matmul::FAMILY];
 
 /// The family of an op.
 pub fn family(op: &str) -> Option<&'static Family> {

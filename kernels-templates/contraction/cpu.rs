@@ -1,0 +1,88 @@
+//! `tiled_cpu`: register tiles over panels, for devices whose work-items are threads.
+
+use super::Contraction;
+use crate::{DeviceClass, Lowering, Packing, Problem, Target};
+use anyhow::{Context as _, Result};
+use kiln_ir::DType;
+
+const TEMPLATE: &str = concat!(
+    include_str!("vector.cl.tera"),
+    include_str!("cpu_parts.cl.tera"),
+    include_str!("tiled_cpu.cl.tera")
+);
+
+/// Most channels of a row that are staged at once.
+const CHUNK_CHANNELS: usize = 256;
+/// A block of tiles reads at most this much of A before the next panel begins.
+const BLOCK_BYTES: u64 = 4 << 20;
+
+/// The shape of a register tile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tile {
+    /// Rows.
+    pub rows: usize,
+    /// Accumulator columns: the width of a panel.
+    pub width: usize,
+    /// Elements of a vector.
+    pub vector: usize,
+}
+
+/// Whether `tiled_cpu` can compute a problem: packable weights, a CPU.
+pub fn applies(problem: &Problem, target: &Target) -> bool {
+    target.class == DeviceClass::Cpu && Contraction::new(problem).is_some_and(|c| c.packable())
+}
+
+/// The launches of `tiled_cpu`.
+pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("tiled_cpu over another op")?;
+    lower_contraction(&contraction, target)
+}
+
+/// Width of the panels: that of the target, narrower if there are fewer columns, whole vectors
+/// of values and of gates for GEGLU.
+fn tile(contraction: &Contraction, target: &Target) -> Tile {
+    let vector = match target.vector_width {
+        16.. => 16,
+        8..16 => 8,
+        _ => 4,
+    };
+    let quantum = if contraction.gated() { 2 * vector } else { vector };
+    let wanted = (target.tile_columns as usize).max(quantum) / quantum * quantum;
+    let width = wanted.min(contraction.n.next_multiple_of(quantum));
+    let m = contraction.m();
+    let tiles = m.div_ceil(target.tile_rows.max(1) as usize);
+    Tile { rows: m.div_ceil(tiles), width, vector }
+}
+
+/// [`lower`] for a contraction whose sources need not be the op's own.
+pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
+    let tile = tile(contraction, target);
+    let g = contraction.geometry;
+    let halves = contraction.sources.iter().any(|s| s.dtype == DType::F16);
+    let widest = contraction.sources.iter().map(|s| s.channels).max().unwrap_or(1);
+    let chunk = widest.next_multiple_of(tile.vector).min(CHUNK_CHANNELS);
+    let tiles = contraction.m().div_ceil(tile.rows);
+    let row_bytes: u64 = contraction
+        .sources
+        .iter()
+        .map(|s| (s.channels * g.pixel_factor) as u64 * s.dtype.size_bytes())
+        .sum();
+    let block = (BLOCK_BYTES / (row_bytes * tile.rows as u64).max(1)).clamp(1, tiles as u64);
+    let parameters = contraction
+        .parameters()
+        .set("v", &tile.vector)
+        .set("width", &tile.width)
+        .set("rows", &tile.rows)
+        .set("unroll", &4)
+        .set("chunk", &chunk)
+        .set("tiles", &tiles)
+        .set("staged", &(halves || !g.pointwise))
+        .set("direct", &(!halves && !g.upsample));
+    let splits = contraction.panel_splits(tile.width);
+    let entry = "contraction_tiled_cpu";
+    let launches = contraction.launches(TEMPLATE, &parameters, entry, &splits, |panels| {
+        ([block, panels as u64, (tiles as u64).div_ceil(block)], Some([1, 1, 1]))
+    })?;
+    let packings: Vec<(usize, Packing)> = contraction.panel_packings(tile.width);
+    Ok(Lowering { launches, scratch_bytes: vec![], packings })
+}
