@@ -1,7 +1,7 @@
 //! `kiln-synth`: writes a full-size Stable Diffusion v2.1-base checkpoint with synthetic values.
 //!
 //! Every tensor name and shape is that of `v2-1_512-ema-pruned.safetensors`, so that what handles
-//! this file handles the real one. [`values`] says what the values are; [`file`] writes them.
+//! this file handles the real one. `values` says what the values are; `file` writes them.
 
 #![forbid(unsafe_code)]
 
