@@ -1,1 +1,3 @@
 //! The OpenCL runtime.
+
+pub mod pipeline;
