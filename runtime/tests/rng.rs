@@ -9,7 +9,7 @@ use kiln_runtime::pipeline::rng::NormalRng;
 #[test]
 fn initial_latents_equal_torch() {
     for (prompt, seed) in [(0, 100), (1, 101)] {
-        let path = format!("tests/data/emoji-256/{prompt}-init.npy");
+        let path = format!("../models/emoji-256-golden/{prompt}-init.npy");
         let file = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a golden");
         let golden = npy::read::<f32>(file).expect("latents");
         assert_eq!(golden.shape, [4, 32, 32]);

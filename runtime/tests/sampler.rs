@@ -8,7 +8,7 @@ use kiln_runtime::pipeline::rng::NormalRng;
 use kiln_runtime::pipeline::sampler::{SamplerOptions, by_name, guide};
 
 fn golden(prompt: usize, name: &str) -> Vec<f32> {
-    let path = format!("tests/data/emoji-256/{prompt}-{name}.npy");
+    let path = format!("../models/emoji-256-golden/{prompt}-{name}.npy");
     let file = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a golden");
     npy::read(file).expect("an array").values
 }
