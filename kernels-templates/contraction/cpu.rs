@@ -5,11 +5,7 @@ use crate::{DeviceClass, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
-const TEMPLATE: &str = concat!(
-    include_str!("vector.cl.tera"),
-    include_str!("cpu_parts.cl.tera"),
-    include_str!("tiled_cpu.cl.tera")
-);
+const TEMPLATE: &str = concat!(include_str!("vector.cl.tera"), include_str!("tiled_cpu.cl.tera"));
 
 /// Most channels of a row that are staged at once.
 const CHUNK_CHANNELS: usize = 256;
@@ -72,6 +68,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .parameters()
         .set("v", &tile.vector)
         .set("width", &tile.width)
+        .set("out_width", &contraction.out_width(tile.width))
         .set("rows", &tile.rows)
         .set("unroll", &4)
         .set("chunk", &chunk)

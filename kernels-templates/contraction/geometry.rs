@@ -100,6 +100,26 @@ impl Geometry {
         }
     }
 
+    /// The same windows over a copy `[batch][out_h][in_w][ky][c]` of the picture in which every
+    /// pixel holds its column of the window, padding included.
+    pub fn im2win(&self) -> Self {
+        let width = (self.out_w - 1) * self.stride_x + self.kernel;
+        Self {
+            in_h: self.out_h,
+            in_w: width,
+            window_h: self.out_h,
+            window_w: width,
+            stride_y: 1,
+            step_y: 0,
+            padding: 0,
+            upsample: false,
+            pointwise: false,
+            pixel_factor: self.kernel,
+            tap_factor: 1,
+            ..*self
+        }
+    }
+
     /// Output pixels of all pictures.
     pub fn rows_total(&self) -> usize {
         self.batch * self.out_h * self.out_w

@@ -7,10 +7,12 @@
 
 pub mod cpu;
 mod geometry;
+pub mod gpu;
+pub mod mobile;
 mod split;
 
 use crate::template::Parameters;
-use crate::{Argument, Launch, Lowering, Packing, Problem};
+use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
 pub use geometry::Geometry;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
@@ -102,6 +104,11 @@ impl<'a> Contraction<'a> {
             k: types[count].elem_count() / n,
             weights: count,
         })
+    }
+
+    /// The same sums, with A found elsewhere (in scratch memory).
+    pub fn with_sources(self, sources: Vec<Source>, geometry: Geometry) -> Self {
+        Self { sources, geometry, ..self }
     }
 
     /// Rows of A and of the output.
@@ -265,8 +272,12 @@ impl<'a> Contraction<'a> {
     /// The ranges of panels that each launch reads.
     pub fn panel_splits(&self, width: usize) -> Vec<Split> {
         let panels = crate::packing::panel_count(self.n, width, self.gated());
-        let out_width = if self.gated() { width / 2 } else { width };
-        self.unit_splits(panels, width, out_width)
+        self.unit_splits(panels, width, self.out_width(width))
+    }
+
+    /// Stored columns of a panel of `width` accumulator columns.
+    pub fn out_width(&self, width: usize) -> usize {
+        if self.gated() { width / 2 } else { width }
     }
 
     /// The ranges of output columns that each launch of a row-major kernel reads; `None` if
@@ -296,6 +307,24 @@ impl<'a> Contraction<'a> {
             ([columns as u64, rows, 1], None)
         })?;
         Ok(Lowering { launches, scratch_bytes: vec![], packings: self.row_major_packings() })
+    }
+}
+
+/// Whether the device class' own kernel can compute a problem.
+pub fn tiled_applies(problem: &Problem, target: &Target) -> bool {
+    match target.class {
+        DeviceClass::Cpu => cpu::applies(problem, target),
+        DeviceClass::Gpu => gpu::applies(problem, target),
+        DeviceClass::MobileGpu => mobile::applies(problem, target),
+    }
+}
+
+/// The launches of the device class' own kernel.
+pub fn lower_tiled(contraction: &Contraction, target: &Target) -> Result<Lowering> {
+    match target.class {
+        DeviceClass::Cpu => cpu::lower_contraction(contraction, target),
+        DeviceClass::Gpu => gpu::lower_contraction(contraction, target),
+        DeviceClass::MobileGpu => mobile::lower_contraction(contraction, target),
     }
 }
 

@@ -204,7 +204,9 @@ fn check_all(cases: &[Case]) {
 }
 
 fn targets() -> Vec<Target> {
-    vec![Target::cpu()]
+    let narrow = Target { vector_width: 4, tile_rows: 5, tile_columns: 12, ..Target::cpu() };
+    let wide = Target { tile_rows: 6, tile_columns: 8, ..Target::mobile() };
+    vec![Target::cpu(), narrow, Target::gpu(), Target::mobile(), wide]
 }
 
 fn same(kernel: usize, stride: usize) -> Conv2d {
