@@ -15,6 +15,7 @@ pub mod device;
 pub mod error;
 pub mod executor;
 pub mod memory;
+pub mod npy;
 pub mod pipeline;
 pub mod program;
 pub mod weights;
