@@ -6,9 +6,29 @@
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
 
+pub mod add;
+
+pub mod concat;
+pub mod elementwise;
+pub mod geglu;
+pub mod gelu;
+
+pub mod launch;
+pub mod layer_norm;
+pub mod mean;
+pub mod mul;
 pub mod packing;
+
+pub(crate) mod rows;
+pub mod scale;
+pub mod silu;
+pub mod slice;
+pub mod softmax;
 pub mod target;
 pub mod template;
+pub mod timestep_embedding;
+pub mod upsample;
+pub mod variance;
 
 use kiln_ir::{Op, TensorType};
 pub use packing::Packing;
@@ -114,7 +134,22 @@ pub struct Family {
 }
 
 /// All families. To add one: its folder and its line here.
-pub const REGISTRY: &[&Family] = &[];
+pub const REGISTRY: &[&Family] = &[
+    &add::FAMILY,
+    &concat::FAMILY,
+    &geglu::FAMILY,
+    &gelu::FAMILY,
+    &layer_norm::FAMILY,
+    &mean::FAMILY,
+    &mul::FAMILY,
+    &scale::FAMILY,
+    &silu::FAMILY,
+    &slice::FAMILY,
+    &softmax::FAMILY,
+    &timestep_embedding::FAMILY,
+    &upsample::FAMILY,
+    &variance::FAMILY,
+];
 
 /// The family of an op.
 pub fn family(op: &str) -> Option<&'static Family> {
