@@ -12,10 +12,12 @@
 //! ```
 
 mod check;
+mod csv;
 mod greedy;
 mod problem;
 
 pub use check::{CheckError, check};
+pub use csv::{CsvError, CsvErrorKind, Table, parse_csv, write_csv};
 pub use problem::{Buffer, Conflict, Problem, ProblemError, Solution, conflict};
 
 use std::time::Duration;

@@ -29,6 +29,30 @@ impl Buffer {
             fixed_offset: None,
         }
     }
+
+    /// Checks what can be checked of a buffer alone; `index` goes into the error.
+    pub(super) fn validate(&self, index: usize) -> Result<(), ProblemError> {
+        if self.lower >= self.upper {
+            return Err(ProblemError::EmptyLifespan { buffer: index });
+        }
+        if self.size_bytes == 0 {
+            return Err(ProblemError::EmptyBuffer { buffer: index });
+        }
+        if self.align_bytes == 0 {
+            return Err(ProblemError::ZeroAlignment { buffer: index });
+        }
+        match self.fixed_offset {
+            Some(offset) if !offset.is_multiple_of(self.align_bytes) => {
+                let align_bytes = self.align_bytes;
+                Err(ProblemError::FixedMisaligned {
+                    buffer: index,
+                    offset,
+                    align_bytes,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Buffers that share one arena.
@@ -83,7 +107,7 @@ pub enum ProblemError {
         /// The other one.
         second: usize,
     },
-    /// All sizes, alignments and fixed offsets together do not fit in 64 bits.
+    /// All sizes, alignments and fixed offsets together exceed 63 bits.
     TooLarge,
 }
 
@@ -108,7 +132,7 @@ impl fmt::Display for ProblemError {
                     "buffers {first} and {second} are fixed on top of each other"
                 )
             }
-            Self::TooLarge => write!(f, "the sizes add up to more than 64 bits hold"),
+            Self::TooLarge => write!(f, "the sizes add up to more than 63 bits hold"),
         }
     }
 }
@@ -134,17 +158,17 @@ impl Problem {
         let mut total_bytes = 0u64;
         let mut highest_fixed = 0u64;
         for (index, buffer) in self.buffers.iter().enumerate() {
-            validate_buffer(index, buffer)?;
+            buffer.validate(index)?;
             total_bytes = total_bytes
                 .checked_add(buffer.size_bytes)
                 .and_then(|sum| sum.checked_add(buffer.align_bytes))
                 .ok_or(ProblemError::TooLarge)?;
             highest_fixed = highest_fixed.max(buffer.fixed_offset.unwrap_or(0));
         }
-        total_bytes
-            .checked_add(highest_fixed)
-            .ok_or(ProblemError::TooLarge)?;
-        self.validate_fixed()
+        match total_bytes.checked_add(highest_fixed) {
+            Some(sum) if sum <= u64::MAX >> 1 => self.validate_fixed(),
+            _ => Err(ProblemError::TooLarge),
+        }
     }
 
     fn validate_fixed(&self) -> Result<(), ProblemError> {
@@ -243,29 +267,6 @@ pub fn conflict(problem: &Problem, capacity_bytes: u64) -> Option<Conflict> {
         live_bytes,
         buffers,
     })
-}
-
-fn validate_buffer(index: usize, buffer: &Buffer) -> Result<(), ProblemError> {
-    if buffer.lower >= buffer.upper {
-        return Err(ProblemError::EmptyLifespan { buffer: index });
-    }
-    if buffer.size_bytes == 0 {
-        return Err(ProblemError::EmptyBuffer { buffer: index });
-    }
-    if buffer.align_bytes == 0 {
-        return Err(ProblemError::ZeroAlignment { buffer: index });
-    }
-    match buffer.fixed_offset {
-        Some(offset) if !offset.is_multiple_of(buffer.align_bytes) => {
-            let align_bytes = buffer.align_bytes;
-            Err(ProblemError::FixedMisaligned {
-                buffer: index,
-                offset,
-                align_bytes,
-            })
-        }
-        _ => Ok(()),
-    }
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
