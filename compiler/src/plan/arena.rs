@@ -17,12 +17,14 @@ mod greedy;
 mod improve;
 mod partial;
 mod problem;
+mod report;
 mod search;
 mod sections;
 
 pub use check::{CheckError, check};
 pub use csv::{CsvError, CsvErrorKind, Table, parse_csv, write_csv};
 pub use problem::{Buffer, Conflict, Problem, ProblemError, Solution, conflict};
+pub use report::{CsvConflict, CsvReport, run_csv};
 
 use std::time::Duration;
 
