@@ -12,6 +12,9 @@ use super::blocks::Blocks;
 use super::lifetime::{BufferDraft, Lifetimes};
 use super::lower::LoweredNetwork;
 
+/// Work the arena's search may do for one placement: about a tenth of a second.
+const SEARCH_STEPS: u64 = 20_000_000;
+
 /// Addresses, and the blocks that stay.
 pub struct Placement {
     /// All buffers: those of the lifetimes, then one for each resident block.
