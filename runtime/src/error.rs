@@ -4,6 +4,8 @@ use kiln_bundle::BundleError;
 use opencl3::error_codes::{ClError, error_text};
 use thiserror::Error;
 
+use crate::pipeline::png::PngError;
+use crate::pipeline::sampler::SamplerError;
 use crate::pipeline::tokenizer::TokenizerError;
 
 /// A bundle that cannot be run, or a run that failed.
@@ -76,6 +78,12 @@ pub enum RuntimeError {
     /// The bundle's tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// There is no such sampler, or it cannot do what is asked for.
+    #[error(transparent)]
+    Sampler(#[from] SamplerError),
+    /// The picture does not fit its size, or its file cannot be written.
+    #[error(transparent)]
+    Png(#[from] PngError),
     /// The thread that reads weights ended early.
     #[error("the thread that reads weights stopped; see the error before this one")]
     StreamStopped,
@@ -100,6 +108,8 @@ impl RuntimeError {
         match self {
             RuntimeError::Bundle(BundleError::Io { .. } | BundleError::NotABundle { .. })
             | RuntimeError::Input(_)
+            | RuntimeError::Sampler(_)
+            | RuntimeError::Png(_)
             | RuntimeError::Io { .. }
             | RuntimeError::Cancelled => 2,
             RuntimeError::Bundle(_) | RuntimeError::Plan(_) | RuntimeError::Tokenizer(_) => 1,

@@ -197,7 +197,7 @@ impl Executor {
 
     /// Reads the rows straight into the mapped output.
     fn gather(&mut self, gather: &Gather) -> Result<(), RuntimeError> {
-        let indices = &self.indices[&gather.indices];
+        let indices = &self.indices[&gather.indices][..gather.index_count as usize];
         for &index in indices {
             if u32::try_from(index).is_ok_and(|index| index < gather.row_count) {
                 continue;
@@ -293,10 +293,11 @@ fn create_queue(context: &Context, profiling: bool) -> Result<CommandQueue, Runt
 }
 
 fn host_indices(plan: &Plan) -> HashMap<BufferId, Vec<i32>> {
-    let mut indices = HashMap::new();
+    let mut indices: HashMap<BufferId, Vec<i32>> = HashMap::new();
     for step in plan.networks.iter().flat_map(|network| &network.steps) {
         if let Step::Gather(gather) = step {
-            indices.insert(gather.indices, vec![0; gather.index_count as usize]);
+            let entry = indices.entry(gather.indices).or_default();
+            entry.resize(entry.len().max(gather.index_count as usize), 0);
         }
     }
     indices

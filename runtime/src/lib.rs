@@ -18,6 +18,11 @@ pub mod memory;
 pub mod npy;
 pub mod pipeline;
 pub mod program;
+pub mod report;
+pub mod session;
+pub mod tensor;
 pub mod weights;
 
 pub use error::RuntimeError;
+pub use session::{Picture, Progress, Request, Session, SessionOptions};
+pub use tensor::{Tensor, Values};

@@ -238,10 +238,14 @@ impl Small {
             },
         ];
         let kernels = ["scale", "outer", "blend", "grow"].map(kernel).to_vec();
-        let memory = self.memory(arena.top_bytes);
+        let memory = self.memory(&arena, unet_end + 3);
         Plan {
             manifest: self.manifest(),
-            requirements: Requirements { base_align_bytes: 4096, ..Requirements::default() },
+            requirements: Requirements {
+                max_alloc_bytes: 1 << 20,
+                base_align_bytes: 4096,
+                ..Requirements::default()
+            },
             memory,
             sources: vec![SOURCE.into()],
             kernels,
@@ -251,11 +255,15 @@ impl Small {
         }
     }
 
-    fn memory(&self, arena_bytes: u64) -> MemoryPlan {
+    fn memory(&self, arena: &Arena, instants: u32) -> MemoryPlan {
+        let live_bytes = |instant| {
+            let live = |buffer: &&Buffer| (buffer.lower..buffer.upper).contains(&instant);
+            arena.buffers.iter().filter(live).map(|buffer| buffer.len_bytes).sum()
+        };
         MemoryPlan {
             budget_bytes: 1 << 30,
-            arena_bytes,
-            arena_lower_bound_bytes: 0,
+            arena_bytes: arena.top_bytes,
+            arena_lower_bound_bytes: (0..instants).map(live_bytes).max().unwrap(),
             slot_bytes: vec![BLOCK_BYTES, BLOCK_BYTES + 4096],
             staging_bytes: self.staging_bytes,
             host_bytes: 1 << 20,
