@@ -7,12 +7,14 @@
 #![forbid(unsafe_code)]
 
 pub mod add;
+pub mod attention;
 pub mod concat;
 pub mod contraction;
 pub mod conv2d;
 pub mod elementwise;
 pub mod geglu;
 pub mod gelu;
+pub mod group_norm;
 pub mod launch;
 pub mod layer_norm;
 pub mod matmul;
@@ -136,10 +138,12 @@ pub struct Family {
 /// All families. To add one: its folder and its line here.
 pub const REGISTRY: &[&Family] = &[
     &add::FAMILY,
+    &attention::FAMILY,
     &concat::FAMILY,
     &conv2d::FAMILY,
     &geglu::FAMILY,
     &gelu::FAMILY,
+    &group_norm::FAMILY,
     &layer_norm::FAMILY,
     &matmul::FAMILY,
     &mean::FAMILY,

@@ -124,8 +124,8 @@ fn solve(
     align_bytes: u64,
     capacity_bytes: u64,
 ) -> Result<(Vec<BufferDraft>, arena::Solution)> {
-    let solution =
-        arena::solve(&problem(&buffers, align_bytes, capacity_bytes), &Limits::default())?;
+    let limits = Limits { search_steps: SEARCH_STEPS, ..Limits::default() };
+    let solution = arena::solve(&problem(&buffers, align_bytes, capacity_bytes), &limits)?;
     Ok((buffers, solution))
 }
 
