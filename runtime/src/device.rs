@@ -65,6 +65,8 @@ pub struct DeviceFacts {
     pub max_work_group_size: u64,
     /// Host and device share memory.
     pub unified_memory: bool,
+    /// Elements of the widest `float` vector that the device has instructions for.
+    pub native_vector_width_f32: u32,
     /// Extensions.
     pub extensions: Vec<String>,
     /// `CL_DEVICE_SVM_CAPABILITIES`, a bit field; 0 where there is no shared virtual memory.
@@ -98,6 +100,7 @@ impl DeviceFacts {
             base_align_bytes: u64::from(device.mem_base_addr_align().unwrap_or_default()) / 8,
             max_work_group_size: device.max_work_group_size().unwrap_or_default() as u64,
             unified_memory: device.host_unified_memory().unwrap_or_default(),
+            native_vector_width_f32: device.native_vector_width_float().unwrap_or_default(),
             extensions: text(device.extensions()).split_whitespace().map(str::to_owned).collect(),
             svm_capabilities: device.svm_capabilities().unwrap_or_default(),
             device,

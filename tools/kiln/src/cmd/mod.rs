@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_bundle::error::BundleError;
 use kiln_bundle::format::BundleFile;
+use kiln_runtime::RuntimeError;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,7 +30,10 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if matches!(error.downcast_ref::<BundleError>(), Some(BundleError::Unsound { .. })) {
         return ExitCode::from(1);
     }
-    ExitCode::from(kiln_runtime::exit_code(error))
+    match error.downcast_ref::<RuntimeError>() {
+        Some(error) => ExitCode::from(error.exit_code()),
+        None => ExitCode::from(2),
+    }
 }
 
 /// An answer that is no: exit code 1.
