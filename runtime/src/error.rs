@@ -34,7 +34,8 @@ pub enum RuntimeError {
     },
     /// The device is less than the bundle was compiled for.
     #[error(
-        "device {device:?} has {found} of {what}, the bundle needs {needed}; compile it for this device"
+        "device {device:?} has {found} of {what}, the bundle needs {needed}; \
+         compile it for this device"
     )]
     Requirement {
         /// Name of the device.

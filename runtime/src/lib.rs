@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 pub mod binding;
+pub mod cli;
 pub mod device;
 pub mod error;
 pub mod executor;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use kiln_bundle::plan::{Plan, Step};
 use opencl3::context::Context;
@@ -29,13 +30,16 @@ pub fn build_kernels(
     for (index, kernel) in plan.kernels.iter().enumerate() {
         progress(index, plan.kernels.len());
         let at = format!("kernel {} ({}/{})", kernel.entry, kernel.op, kernel.variant);
-        let key = (kernel.source, kernel.options.as_str());
-        if !programs.contains_key(&key) {
-            let source = &plan.sources[kernel.source as usize];
-            programs.insert(key, build(context, source, &kernel.options, &at)?);
-        }
+        let program = match programs.entry((kernel.source, kernel.options.as_str())) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let source = plan.sources.get(kernel.source as usize);
+                let source = source.ok_or_else(|| RuntimeError::Plan(format!("no {at}")))?;
+                entry.insert(build(context, source, &kernel.options, &at)?)
+            }
+        };
         let created = without_nul(&kernel.entry, &at)
-            .and_then(|entry| Kernel::create(&programs[&key], entry).at("clCreateKernel", || &at));
+            .and_then(|entry| Kernel::create(program, entry).at("clCreateKernel", || &at));
         kernels.push(created?);
     }
     progress(kernels.len(), kernels.len());
