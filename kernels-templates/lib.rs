@@ -5,14 +5,12 @@
 //! folder: one work-item an output element, the obvious loop, the oracle on the device.
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
-
 pub mod add;
-
 pub mod concat;
 pub mod elementwise;
 pub mod geglu;
 pub mod gelu;
-
+pub mod group_norm;
 pub mod launch;
 pub mod layer_norm;
 pub mod mean;
@@ -139,6 +137,7 @@ pub const REGISTRY: &[&Family] = &[
     &concat::FAMILY,
     &geglu::FAMILY,
     &gelu::FAMILY,
+    &group_norm::FAMILY,
     &layer_norm::FAMILY,
     &mean::FAMILY,
     &mul::FAMILY,
