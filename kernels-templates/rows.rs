@@ -6,7 +6,7 @@ use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 
 const ROWS: &str = include_str!("rows.cl.tera");
-const TREE: &str = include_str!("tree.cl.tera");
+pub(crate) const TREE: &str = include_str!("tree.cl.tera");
 
 /// Elements a work-item of a CPU handles, so that starting it costs little beside.
 const ELEMENTS_PER_ITEM: usize = 4096;
