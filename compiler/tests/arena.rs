@@ -22,32 +22,19 @@ fn the_minimalloc_instances_are_solved() {
 }
 
 /// Few steps, so that many problems are tried.
-const LIMITS: Limits = Limits {
-    search_steps: 200_000,
-    time: None,
-};
+const LIMITS: Limits = Limits { search_steps: 200_000, time: None };
 
 fn any_buffer(u: &mut Unstructured, time_count: u32, size_limit: u64) -> Result<Buffer> {
     let lower = u.int_in_range(0..=time_count - 1)?;
     let upper = u.int_in_range(lower + 1..=time_count)?;
     let align_bytes = *u.choose(&[1, 1, 2, 3, 8, 64])?;
-    Ok(Buffer::new(
-        lower,
-        upper,
-        u.int_in_range(1..=size_limit)?,
-        align_bytes,
-    ))
+    Ok(Buffer::new(lower, upper, u.int_in_range(1..=size_limit)?, align_bytes))
 }
 
 fn any_problem(u: &mut Unstructured, buffer_limit: usize, time_count: u32) -> Result<Problem> {
     let count = u.int_in_range(0..=buffer_limit)?;
-    let buffers = (0..count)
-        .map(|_| any_buffer(u, time_count, 100))
-        .collect::<Result<_>>()?;
-    Ok(Problem {
-        buffers,
-        capacity_bytes: None,
-    })
+    let buffers = (0..count).map(|_| any_buffer(u, time_count, 100)).collect::<Result<_>>()?;
+    Ok(Problem { buffers, capacity_bytes: None })
 }
 
 fn meet(a: &Buffer, b: &Buffer) -> bool {
@@ -61,11 +48,7 @@ fn solutions_are_accepted_and_not_below_the_lower_bound() {
         let solution = solve(&problem, &LIMITS).unwrap();
         assert_eq!(check(&problem, &solution), Ok(()));
         assert!(solution.height_bytes >= problem.lower_bound_bytes());
-        assert_eq!(
-            solve(&problem, &LIMITS).unwrap(),
-            solution,
-            "the same every time"
-        );
+        assert_eq!(solve(&problem, &LIMITS).unwrap(), solution, "the same every time");
 
         problem.capacity_bytes = Some(solution.height_bytes);
         let fitting = solve(&problem, &LIMITS).unwrap();
@@ -79,19 +62,9 @@ fn fixed_buffers_stay_where_they_are() {
     arbtest(|u| {
         let mut problem = any_problem(u, 20, 10)?;
         // Some placement, a little higher up, so that there is room below.
-        let mut solution = solve(
-            &problem,
-            &Limits {
-                search_steps: 0,
-                time: None,
-            },
-        )
-        .unwrap();
+        let mut solution = solve(&problem, &Limits { search_steps: 0, time: None }).unwrap();
         let lift = 192 * u.int_in_range(0..=1)?;
-        solution
-            .offsets
-            .iter_mut()
-            .for_each(|offset| *offset += lift);
+        solution.offsets.iter_mut().for_each(|offset| *offset += lift);
         for (buffer, &offset) in problem.buffers.iter_mut().zip(&solution.offsets) {
             if u.ratio(1, 4)? {
                 buffer.fixed_offset = Some(offset);
@@ -116,11 +89,8 @@ fn a_mutated_solution_is_rejected() {
         let i = u.choose_index(buffers.len())?;
 
         let mut bad = good.clone();
-        bad.height_bytes = if u.arbitrary()? {
-            good.height_bytes + 1
-        } else {
-            good.height_bytes - 1
-        };
+        bad.height_bytes =
+            if u.arbitrary()? { good.height_bytes + 1 } else { good.height_bytes - 1 };
         assert!(check(&problem, &bad).is_err(), "height");
 
         let mut bad = good.clone();
@@ -152,9 +122,7 @@ fn a_mutated_solution_is_rejected() {
 fn least_height(problem: &Problem, offsets: &mut Vec<(usize, u64)>, best: &mut u64) {
     let buffers = &problem.buffers;
     if offsets.len() == buffers.len() {
-        let ends = offsets
-            .iter()
-            .map(|&(i, offset)| offset + buffers[i].size_bytes);
+        let ends = offsets.iter().map(|&(i, offset)| offset + buffers[i].size_bytes);
         *best = ends.max().unwrap_or(0).min(*best);
         return;
     }
@@ -163,10 +131,7 @@ fn least_height(problem: &Problem, offsets: &mut Vec<(usize, u64)>, best: &mut u
             continue;
         }
         let below = offsets.iter().filter(|&&(j, _)| meet(buffer, &buffers[j]));
-        let floor = below
-            .map(|&(j, offset)| offset + buffers[j].size_bytes)
-            .max()
-            .unwrap_or(0);
+        let floor = below.map(|&(j, offset)| offset + buffers[j].size_bytes).max().unwrap_or(0);
         offsets.push((i, floor.next_multiple_of(buffer.align_bytes)));
         least_height(problem, offsets, best);
         offsets.pop();
@@ -201,13 +166,9 @@ fn any_dissection(u: &mut Unstructured, time_count: u32, height_bytes: u64) -> R
             pieces.push((lower, upper, middle, end));
         }
     }
-    let buffers = pieces
-        .iter()
-        .map(|&(lower, upper, floor, end)| Buffer::new(lower, upper, end - floor, 1));
-    Ok(Problem {
-        buffers: buffers.collect(),
-        capacity_bytes: None,
-    })
+    let buffers =
+        pieces.iter().map(|&(lower, upper, floor, end)| Buffer::new(lower, upper, end - floor, 1));
+    Ok(Problem { buffers: buffers.collect(), capacity_bytes: None })
 }
 
 #[test]
@@ -232,16 +193,9 @@ fn a_conflict_is_exactly_a_capacity_below_the_live_sizes() {
         }
         let found = conflict(&problem, lower_bound_bytes - 1).unwrap();
         assert_eq!(found.live_bytes, lower_bound_bytes);
-        let live = problem
-            .buffers
-            .iter()
-            .filter(|b| b.lower <= found.time && found.time < b.upper);
+        let live = problem.buffers.iter().filter(|b| b.lower <= found.time && found.time < b.upper);
         assert_eq!(found.buffers.len(), live.count());
-        assert!(
-            found
-                .buffers
-                .is_sorted_by_key(|&(_, size_bytes)| std::cmp::Reverse(size_bytes))
-        );
+        assert!(found.buffers.is_sorted_by_key(|&(_, size_bytes)| std::cmp::Reverse(size_bytes)));
         Ok(())
     });
 }
@@ -256,23 +210,13 @@ fn network(buffer_count: u32) -> Problem {
         };
         Buffer::new(i, i + life, 4096 << (i * 7 % 11), 128)
     };
-    Problem {
-        buffers: (0..buffer_count).map(buffer).collect(),
-        capacity_bytes: None,
-    }
+    Problem { buffers: (0..buffer_count).map(buffer).collect(), capacity_bytes: None }
 }
 
 #[test]
 fn thousands_of_buffers_take_no_recursion_and_no_time() {
     let problem = network(3000);
-    let solution = solve(
-        &problem,
-        &Limits {
-            search_steps: 20_000_000,
-            time: None,
-        },
-    )
-    .unwrap();
+    let solution = solve(&problem, &Limits { search_steps: 20_000_000, time: None }).unwrap();
     assert_eq!(check(&problem, &solution), Ok(()));
     let empty = solve(&Problem::default(), &Limits::default()).unwrap();
     assert_eq!(empty, Solution::default());

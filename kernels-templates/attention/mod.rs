@@ -7,8 +7,7 @@ use kiln_ir::Op;
 use kiln_ir::ops::attention::{Attention, Columns};
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] =
-    &[Variant { name: "naive", applies: floating, lower: naive }];
+pub const VARIANTS: &[Variant] = &[Variant { name: "naive", applies: floating, lower: naive }];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "attention", variants: VARIANTS };
@@ -19,7 +18,13 @@ fn attention<'a>(problem: &'a Problem) -> Result<&'a Attention> {
 }
 
 /// Passes an operand: `NAME` and its parameters `name.stride`, `name.start`.
-fn operand<'a>(problem: &Problem, call: Call<'a>, name: &'static str, key: [&'static str; 2], at: Columns) -> Call<'a> {
+fn operand<'a>(
+    problem: &Problem,
+    call: Call<'a>,
+    name: &'static str,
+    key: [&'static str; 2],
+    at: Columns,
+) -> Call<'a> {
     let stride = problem.inputs[at.input].ty.channels();
     call.input(name, at.input).set(key[0], &stride).set(key[1], &at.start)
 }

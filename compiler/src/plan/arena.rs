@@ -41,10 +41,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            search_steps: 500_000_000,
-            time: None,
-        }
+        Self { search_steps: 500_000_000, time: None }
     }
 }
 
@@ -57,10 +54,7 @@ impl Default for Limits {
 /// Errors: [`ProblemError`] if the problem is malformed.
 pub fn solve(problem: &Problem, limits: &Limits) -> Result<Solution, ProblemError> {
     problem.validate()?;
-    let target_bytes = problem
-        .capacity_bytes
-        .unwrap_or(0)
-        .max(problem.lower_bound_bytes());
+    let target_bytes = problem.capacity_bytes.unwrap_or(0).max(problem.lower_bound_bytes());
     let solution = greedy::greedy(problem, target_bytes);
     if solution.height_bytes <= target_bytes || limits.search_steps == 0 {
         return Ok(solution);

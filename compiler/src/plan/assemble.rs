@@ -14,6 +14,9 @@ use super::lifetime::Lifetimes;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
 
+/// No warnings: the sources are tested, and drivers print them on the user's terminal.
+const BUILD_OPTIONS: &str = "-w";
+
 /// Everything that was decided.
 pub struct Decisions<'a> {
     /// The networks as launches.
@@ -295,7 +298,7 @@ impl<'a> Assembler<'a> {
                 entry: launch.entry.to_string(),
                 op: op.to_string(),
                 variant: variant.to_string(),
-                options: String::new(),
+                options: BUILD_OPTIONS.to_string(),
             });
             KernelId(self.kernels.len() as u32 - 1)
         })

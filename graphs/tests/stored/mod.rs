@@ -32,7 +32,8 @@ pub fn weight(key: &str) -> Result<Tensor, Box<dyn Error + Send + Sync>> {
 }
 
 fn npy<T: npyz::Deserialize>(name: &str) -> (Vec<usize>, Vec<T>) {
-    let file = File::open(path("../models/emoji-256-golden").join(name).with_extension("npy")).unwrap();
+    let file =
+        File::open(path("../models/emoji-256-golden").join(name).with_extension("npy")).unwrap();
     let array = npyz::NpyFile::new(BufReader::new(file)).unwrap();
     let shape = array.shape().iter().map(|d| *d as usize).collect();
     (shape, array.into_vec().unwrap())

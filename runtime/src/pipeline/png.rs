@@ -54,11 +54,7 @@ impl RgbImage {
     /// Errors: [`PngError::Size`] if they do not fit the size, or the size is zero.
     pub fn from_pixels(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, PngError> {
         check_size(width, height, pixels.len())?;
-        Ok(Self {
-            width,
-            height,
-            pixels,
-        })
+        Ok(Self { width, height, pixels })
     }
 
     /// Converts the decoder's output.
@@ -71,11 +67,7 @@ impl RgbImage {
         check_size(width, height, values.len())?;
         let byte =
             |value: &f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-        Ok(Self {
-            width,
-            height,
-            pixels: values.iter().map(byte).collect(),
-        })
+        Ok(Self { width, height, pixels: values.iter().map(byte).collect() })
     }
 
     /// Width in pixels.
@@ -97,11 +89,7 @@ impl RgbImage {
 fn check_size(width: u32, height: u32, elems: usize) -> Result<(), PngError> {
     let needed = u128::from(width) * u128::from(height) * CHANNELS as u128;
     if needed == 0 || needed != elems as u128 {
-        return Err(PngError::Size {
-            width,
-            height,
-            elems,
-        });
+        return Err(PngError::Size { width, height, elems });
     }
     Ok(())
 }
@@ -153,13 +141,7 @@ impl GenerationParameters {
             text.push_str("\nNegative prompt: ");
             text.push_str(&self.negative_prompt);
         }
-        let Self {
-            steps,
-            guidance,
-            seed,
-            eta,
-            ..
-        } = self;
+        let Self { steps, guidance, seed, eta, .. } = self;
         let (sampler, model) = (quoted(&self.sampler.to_uppercase()), quoted(&self.model));
         text.push_str(&format!(
             "\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
@@ -173,11 +155,7 @@ const SOFTWARE: &str = concat!("Kiln ", env!("CARGO_PKG_VERSION"));
 
 /// A value of the settings line, in quotes where it would break the line.
 fn quoted(value: &str) -> String {
-    if value.contains([',', ':', '\n', '"']) {
-        format!("{value:?}")
-    } else {
-        value.to_owned()
-    }
+    if value.contains([',', ':', '\n', '"']) { format!("{value:?}") } else { value.to_owned() }
 }
 
 /// Writes a picture as PNG and flushes the writer.
@@ -232,19 +210,14 @@ pub fn save_png(
     parameters: Option<&GenerationParameters>,
 ) -> Result<(), PngError> {
     let save = || match fs::metadata(path) {
-        Ok(found) if !found.is_file() && !found.is_dir() => write_png(
-            OpenOptions::new().write(true).open(path)?,
-            image,
-            parameters,
-        ),
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            write_png(OpenOptions::new().write(true).open(path)?, image, parameters)
+        }
         Ok(_) => save_whole(&fs::canonicalize(path)?, image, parameters),
         Err(_) => save_whole(path, image, parameters),
     };
     save().map_err(|error| match error {
-        PngError::Write(source) => PngError::File {
-            path: path.to_owned(),
-            source,
-        },
+        PngError::Write(source) => PngError::File { path: path.to_owned(), source },
         other => other,
     })
 }
@@ -278,20 +251,13 @@ fn create_temporary(path: &Path) -> io::Result<(PathBuf, File)> {
         temporary_name.push(name);
         temporary_name.push(format!(".{}-{attempt}.part", std::process::id()));
         let temporary_path = path.with_file_name(temporary_name);
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary_path)
-        {
+        match OpenOptions::new().write(true).create_new(true).open(&temporary_path) {
             Ok(file) => return Ok((temporary_path, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
             Err(error) => return Err(error),
         }
         if attempt == MAX_TEMPORARY_NAMES {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "no unused temporary name",
-            ));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "no unused temporary name"));
         }
     }
 }
@@ -333,9 +299,7 @@ mod tests {
     fn pixels_and_parameters_are_read_back() {
         let mut bytes = Vec::new();
         write_png(&mut bytes, &image(), Some(&parameters())).unwrap();
-        let mut reader = ::png::Decoder::new(io::Cursor::new(bytes))
-            .read_info()
-            .unwrap();
+        let mut reader = ::png::Decoder::new(io::Cursor::new(bytes)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut pixels).unwrap();
         assert_eq!(pixels, image().pixels());
@@ -352,21 +316,10 @@ mod tests {
         assert_eq!(unicode[0].0, "parameters");
         let expected = format!("{prompt}\nNegative prompt: blurry\n{settings}{SOFTWARE}");
         assert_eq!(unicode[0].1, expected);
-        let ascii: Vec<&str> = info
-            .uncompressed_latin1_text
-            .iter()
-            .map(|chunk| &*chunk.keyword)
-            .collect();
-        let keys = [
-            "negative prompt",
-            "seed",
-            "steps",
-            "guidance",
-            "sampler",
-            "eta",
-            "model",
-            "Software",
-        ];
+        let ascii: Vec<&str> =
+            info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
+        let keys =
+            ["negative prompt", "seed", "steps", "guidance", "sampler", "eta", "model", "Software"];
         assert_eq!(ascii, keys);
     }
 
@@ -379,20 +332,11 @@ mod tests {
         assert!(fs::read(&path).unwrap().starts_with(b"\x89PNG"));
         let occupied = folder.path().join("folder");
         fs::create_dir(&occupied).unwrap();
-        for impossible in [
-            occupied,
-            folder.path().join("no/such/folder.png"),
-            "..".into(),
-        ] {
+        for impossible in [occupied, folder.path().join("no/such/folder.png"), "..".into()] {
             let error = save_png(&impossible, &image(), None).unwrap_err();
-            assert!(
-                error.to_string().contains(&*impossible.to_string_lossy()),
-                "{error}"
-            );
+            assert!(error.to_string().contains(&*impossible.to_string_lossy()), "{error}");
         }
-        let names = fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name());
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let mut names: Vec<_> = names.collect();
         names.sort();
         assert_eq!(names, ["folder", "out.png"]);
@@ -405,11 +349,7 @@ mod tests {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 let count = bytes.len().min(self.0);
                 self.0 -= count;
-                if count == 0 {
-                    Err(io::ErrorKind::StorageFull.into())
-                } else {
-                    Ok(count)
-                }
+                if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
             }
             fn flush(&mut self) -> io::Result<()> {
                 Ok(())
@@ -420,10 +360,7 @@ mod tests {
         for limit in 0..whole.len() {
             let result = write_png(Limited(limit), &image(), Some(&parameters()));
             let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
-            assert!(
-                matches!(&result, Err(PngError::Write(error)) if is_full(error)),
-                "{limit}"
-            );
+            assert!(matches!(&result, Err(PngError::Write(error)) if is_full(error)), "{limit}");
         }
         assert!(write_png(Limited(whole.len()), &image(), Some(&parameters())).is_ok());
     }
@@ -431,12 +368,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_said_to_be_full() {
-        let error = save_png(Path::new("/dev/full"), &image(), None)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("/dev/full") && error.contains("No space left"),
-            "{error}"
-        );
+        let error = save_png(Path::new("/dev/full"), &image(), None).unwrap_err().to_string();
+        assert!(error.contains("/dev/full") && error.contains("No space left"), "{error}");
     }
 }

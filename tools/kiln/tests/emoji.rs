@@ -35,8 +35,22 @@ fn run(bundle: &Path, k: usize, name: &str) -> PathBuf {
     let picture = folder.join("out.png");
     let report = folder.join("report.json");
     kiln_ok(&[
-        "run", arg(bundle), "--prompt", PROMPTS[k], "--latent", arg(&latent), "--steps", "20",
-        "--guidance", "7.5", "--dump", arg(&folder), "--report", arg(&report), "-o", arg(&picture),
+        "run",
+        arg(bundle),
+        "--prompt",
+        PROMPTS[k],
+        "--latent",
+        arg(&latent),
+        "--steps",
+        "20",
+        "--guidance",
+        "7.5",
+        "--dump",
+        arg(&folder),
+        "--report",
+        arg(&report),
+        "-o",
+        arg(&picture),
     ]);
     folder
 }
@@ -52,7 +66,16 @@ fn text_embeddings_agree() {
         for k in 0..PROMPTS.len() {
             let out = scratch("emoji").join(format!("text-{precision}-{k}.npy"));
             let tokens = format!("tokens={}", arg(&emoji(&format!("{k}-ids.npy"))));
-            kiln_ok(&["eval", arg(bundle), "--network", "text_encoder", "--input", &tokens, "--output", arg(&out)]);
+            kiln_ok(&[
+                "eval",
+                arg(bundle),
+                "--network",
+                "text_encoder",
+                "--input",
+                &tokens,
+                "--output",
+                arg(&out),
+            ]);
             expect_close(&out, &emoji(&format!("{k}-text.npy")), limit);
         }
     }
@@ -64,7 +87,8 @@ fn unet_passes_agree() {
     harness::write_npy(&timestep, &[951.0]);
     for (precision, bundle, limit) in [("fp32", fp32(), 1e-4), ("fp16", fp16(), 8e-3)] {
         for k in 0..PROMPTS.len() {
-            let contexts = [(format!("{k}-text.npy"), "cond"), ("uncond-text.npy".into(), "uncond")];
+            let contexts =
+                [(format!("{k}-text.npy"), "cond"), ("uncond-text.npy".into(), "uncond")];
             for (context, branch) in contexts {
                 let out = scratch("emoji").join(format!("eps-{precision}-{k}-{branch}.npy"));
                 let inputs = [
@@ -73,8 +97,18 @@ fn unet_passes_agree() {
                     format!("context={}", arg(&emoji(&context))),
                 ];
                 kiln_ok(&[
-                    "eval", arg(bundle), "--network", "unet", "--input", &inputs[0], "--input",
-                    &inputs[1], "--input", &inputs[2], "--output", arg(&out),
+                    "eval",
+                    arg(bundle),
+                    "--network",
+                    "unet",
+                    "--input",
+                    &inputs[0],
+                    "--input",
+                    &inputs[1],
+                    "--input",
+                    &inputs[2],
+                    "--output",
+                    arg(&out),
                 ]);
                 expect_close(&out, &emoji(&format!("{k}-eps-{branch}.npy")), limit);
             }
@@ -87,7 +121,16 @@ fn the_decoder_agrees() {
     for (precision, bundle, limit) in [("fp32", fp32(), 1e-4), ("fp16", fp16(), 8e-3)] {
         let out = scratch("emoji").join(format!("image-{precision}.npy"));
         let latent = format!("latent={}", arg(&emoji("1-latents-20.npy")));
-        kiln_ok(&["eval", arg(bundle), "--network", "decoder", "--input", &latent, "--output", arg(&out)]);
+        kiln_ok(&[
+            "eval",
+            arg(bundle),
+            "--network",
+            "decoder",
+            "--input",
+            &latent,
+            "--output",
+            arg(&out),
+        ]);
         expect_close(&out, &emoji("1-image.npy"), limit);
     }
 }

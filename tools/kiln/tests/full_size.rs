@@ -16,7 +16,14 @@ fn a_unet_pass_agrees_under_a_budget_of_1_gib() {
         .expect("cargo runs");
     assert!(synth.success(), "writing the synthetic checkpoint");
     kiln_ok(&[
-        "compile", "--model", "sd21-base", "--weights", arg(&weights), "--budget", "1GiB", "-o",
+        "compile",
+        "--model",
+        "sd21-base",
+        "--weights",
+        arg(&weights),
+        "--budget",
+        "1GiB",
+        "-o",
         arg(&bundle),
     ]);
     std::fs::remove_file(&weights).expect("the checkpoint was written here");
@@ -29,8 +36,18 @@ fn a_unet_pass_agrees_under_a_budget_of_1_gib() {
         format!("context={}", arg(&sd21("text_embedding.npy"))),
     ];
     kiln_ok(&[
-        "eval", arg(&bundle), "--network", "unet", "--input", &inputs[0], "--input", &inputs[1],
-        "--input", &inputs[2], "--output", arg(&out),
+        "eval",
+        arg(&bundle),
+        "--network",
+        "unet",
+        "--input",
+        &inputs[0],
+        "--input",
+        &inputs[1],
+        "--input",
+        &inputs[2],
+        "--output",
+        arg(&out),
     ]);
     let error = relative_l2(&npy(&out), &npy(&sd21("unet_t981.npy")));
     std::fs::remove_file(&bundle).expect("the bundle was written here");

@@ -79,10 +79,7 @@ impl fmt::Display for CsvError {
                 write!(f, "the id `{id}` is taken by line {first_line}")
             }
             CsvErrorKind::Number { column, text } => {
-                write!(
-                    f,
-                    "`{text}` is no {column}: decimal digits that fit are needed"
-                )
+                write!(f, "`{text}` is no {column}: decimal digits that fit are needed")
             }
             CsvErrorKind::Buffer(ProblemError::EmptyLifespan { .. }) => {
                 write!(f, "lower is not below upper")
@@ -107,27 +104,17 @@ pub fn parse_csv(text: &str) -> Result<Table, CsvError> {
         Some((HEADER, _)) => false,
         Some((HEADER_ALIGNED, _)) => true,
         _ => {
-            return Err(CsvError {
-                line: 1,
-                kind: CsvErrorKind::Header,
-            });
+            return Err(CsvError { line: 1, kind: CsvErrorKind::Header });
         }
     };
-    let mut table = Table {
-        ids: Vec::new(),
-        problem: Problem::default(),
-        aligned,
-    };
+    let mut table = Table { ids: Vec::new(), problem: Problem::default(), aligned };
     let mut line_of_id: HashMap<&str, usize> = HashMap::new();
     for (text, line) in lines {
         let index = table.ids.len();
         let (id, buffer) =
             parse_line(text, aligned, index).map_err(|kind| CsvError { line, kind })?;
         if let Some(first_line) = line_of_id.insert(id, line) {
-            let kind = CsvErrorKind::DuplicateId {
-                id: id.to_owned(),
-                first_line,
-            };
+            let kind = CsvErrorKind::DuplicateId { id: id.to_owned(), first_line };
             return Err(CsvError { line, kind });
         }
         table.ids.push(id.to_owned());
@@ -135,10 +122,7 @@ pub fn parse_csv(text: &str) -> Result<Table, CsvError> {
     }
     let line = table.ids.len() + 1;
     let sums = table.problem.validate();
-    sums.map_err(|error| CsvError {
-        line,
-        kind: CsvErrorKind::Buffer(error),
-    })?;
+    sums.map_err(|error| CsvError { line, kind: CsvErrorKind::Buffer(error) })?;
     Ok(table)
 }
 
@@ -151,10 +135,7 @@ fn parse_line(text: &str, aligned: bool, index: usize) -> Result<(&str, Buffer),
         }
         _ => {
             let expected = if aligned { 5 } else { 4 };
-            return Err(CsvErrorKind::Fields {
-                expected,
-                found: fields.len(),
-            });
+            return Err(CsvErrorKind::Fields { expected, found: fields.len() });
         }
     };
     if id.is_empty() {
@@ -173,27 +154,16 @@ fn parse_line(text: &str, aligned: bool, index: usize) -> Result<(&str, Buffer),
 fn number<T: std::str::FromStr>(column: &'static str, text: &str) -> Result<T, CsvErrorKind> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let parsed = if digits { text.parse().ok() } else { None };
-    parsed.ok_or_else(|| CsvErrorKind::Number {
-        column,
-        text: text.to_owned(),
-    })
+    parsed.ok_or_else(|| CsvErrorKind::Number { column, text: text.to_owned() })
 }
 
 /// Writes a problem and its solution: the lines that were read, each with its offset.
 ///
 /// Requires one id and one offset for each buffer.
 pub fn write_csv(table: &Table, solution: &Solution) -> String {
-    let mut text = String::from(if table.aligned {
-        HEADER_ALIGNED
-    } else {
-        HEADER
-    });
+    let mut text = String::from(if table.aligned { HEADER_ALIGNED } else { HEADER });
     text.push_str(",offset\n");
-    let rows = table
-        .ids
-        .iter()
-        .zip(&table.problem.buffers)
-        .zip(&solution.offsets);
+    let rows = table.ids.iter().zip(&table.problem.buffers).zip(&solution.offsets);
     for ((id, b), offset) in rows {
         let mut row = format!("{id},{},{},{}", b.lower, b.upper, b.size_bytes);
         if table.aligned {
@@ -213,19 +183,13 @@ mod tests {
         let table = parse_csv("id,lower,upper,size\na,0,2,8\nb 2,1,3,16\n").unwrap();
         assert_eq!(table.ids, ["a", "b 2"]);
         assert_eq!(table.problem.buffers[1], Buffer::new(1, 3, 16, 1));
-        let solution = Solution {
-            offsets: vec![16, 0],
-            height_bytes: 24,
-        };
+        let solution = Solution { offsets: vec![16, 0], height_bytes: 24 };
         let expected = "id,lower,upper,size,offset\na,0,2,8,16\nb 2,1,3,16,0\n";
         assert_eq!(write_csv(&table, &solution), expected);
 
         let table = parse_csv("id,lower,upper,size,alignment\r\na,0,2,8,4\r\n").unwrap();
         assert_eq!(table.problem.buffers, [Buffer::new(0, 2, 8, 4)]);
-        let solution = Solution {
-            offsets: vec![4],
-            height_bytes: 12,
-        };
+        let solution = Solution { offsets: vec![4], height_bytes: 12 };
         let expected = "id,lower,upper,size,alignment,offset\na,0,2,8,4,4\n";
         assert_eq!(write_csv(&table, &solution), expected);
         assert_eq!(parse_csv(HEADER).unwrap().ids.len(), 0);
@@ -233,23 +197,14 @@ mod tests {
 
     #[track_caller]
     fn assert_error(text: &str, expected: &str) {
-        assert_eq!(
-            parse_csv(text).unwrap_err().to_string(),
-            expected,
-            "{text:?}"
-        );
+        assert_eq!(parse_csv(text).unwrap_err().to_string(), expected, "{text:?}");
     }
 
     #[test]
     fn the_header_is_one_of_two() {
         let expected = "line 1: the header must be `id,lower,upper,size` or \
                         `id,lower,upper,size,alignment`";
-        for text in [
-            "",
-            "a,0,2,8",
-            "id,lower,upper",
-            "id,lower,upper,size,offset\n",
-        ] {
+        for text in ["", "a,0,2,8", "id,lower,upper", "id,lower,upper,size,offset\n"] {
             assert_error(text, expected);
         }
     }
@@ -276,10 +231,7 @@ mod tests {
             assert_error(&format!("{HEADER_ALIGNED}\n{rows}"), expected);
         }
         let too_large = format!("{HEADER}\na,0,2,{}", u64::MAX);
-        assert_error(
-            &too_large,
-            "line 2: the sizes add up to more than 63 bits hold",
-        );
+        assert_error(&too_large, "line 2: the sizes add up to more than 63 bits hold");
     }
 
     #[test]

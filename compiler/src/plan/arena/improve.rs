@@ -10,11 +10,8 @@ use super::{Limits, Problem, Solution};
 /// unlucky one never ends, so that it pays to change it early.
 const FIRST_STEPS_PER_BUFFER: u64 = 400;
 
-const PREFERENCES: [Preference; 3] = [
-    Preference::ContentionLife,
-    Preference::Life,
-    Preference::ContentionArea,
-];
+const PREFERENCES: [Preference; 3] =
+    [Preference::ContentionLife, Preference::Life, Preference::ContentionArea];
 
 /// The lowest solution found within `limits`, at most as high as `solution`; stops at the first
 /// that is not above `target_bytes`.
@@ -28,9 +25,7 @@ pub(super) fn improve(
 ) -> Solution {
     let sections = Sections::new(problem);
     let mut steps_left = limits.search_steps;
-    let deadline = limits
-        .time
-        .and_then(|time| Instant::now().checked_add(time));
+    let deadline = limits.time.and_then(|time| Instant::now().checked_add(time));
     let mut best = solution;
     // Half of what is allowed goes to the target itself. What lies above it is bisected.
     let mut share = 2;
@@ -64,10 +59,7 @@ impl Allowance {
     fn new(steps_left: u64, deadline: Option<Instant>, share: u32) -> Self {
         let now = Instant::now();
         let part = |deadline: Instant| now + deadline.saturating_duration_since(now) / share;
-        Self {
-            steps: steps_left.div_ceil(u64::from(share)),
-            deadline: deadline.map(part),
-        }
+        Self { steps: steps_left.div_ceil(u64::from(share)), deadline: deadline.map(part) }
     }
 
     fn is_spent(&self) -> bool {
@@ -90,11 +82,7 @@ fn search(
     loop {
         for preference in PREFERENCES {
             let step_limit = step_limit.min(allowance.steps);
-            let setting = Setting {
-                preference,
-                step_limit,
-                deadline: allowance.deadline,
-            };
+            let setting = Setting { preference, step_limit, deadline: allowance.deadline };
             let mut search = Search::new(problem, sections, height_bytes, setting);
             let outcome = search.run();
             allowance.steps -= search.steps().min(step_limit);
@@ -111,12 +99,6 @@ fn search(
 
 fn solution(problem: &Problem, offsets: Vec<u64>) -> Solution {
     let ends = problem.buffers.iter().zip(&offsets);
-    let height_bytes = ends
-        .map(|(b, offset)| offset + b.size_bytes)
-        .max()
-        .unwrap_or(0);
-    Solution {
-        offsets,
-        height_bytes,
-    }
+    let height_bytes = ends.map(|(b, offset)| offset + b.size_bytes).max().unwrap_or(0);
+    Solution { offsets, height_bytes }
 }

@@ -65,12 +65,7 @@ impl<'a> Partial<'a> {
         let item = |b: &Buffer| {
             let size = b.size_bytes.next_multiple_of(grain);
             let fixed = b.fixed_offset.is_some();
-            Item {
-                size,
-                padding: size - b.size_bytes,
-                align: b.align_bytes,
-                fixed,
-            }
+            Item { size, padding: size - b.size_bytes, align: b.align_bytes, fixed }
         };
         let items: Vec<Item> = problem.buffers.iter().map(item).collect();
         let section_count = sections.section_count();
@@ -78,23 +73,15 @@ impl<'a> Partial<'a> {
         let mut crossings = vec![0; section_count];
         for (buffer, item) in (0..).zip(&items) {
             let span = sections.span(buffer);
-            totals[span.clone()]
-                .iter_mut()
-                .for_each(|total| *total += item.size);
-            crossings[span.start..span.end - 1]
-                .iter_mut()
-                .for_each(|count| *count += 1);
+            totals[span.clone()].iter_mut().for_each(|total| *total += item.size);
+            crossings[span.start..span.end - 1].iter_mut().for_each(|count| *count += 1);
         }
         Self {
             sections,
             capacity,
             ceiling: capacity.next_multiple_of(grain),
             offsets: vec![0; items.len()],
-            lows: problem
-                .buffers
-                .iter()
-                .map(|b| b.fixed_offset.unwrap_or(0))
-                .collect(),
+            lows: problem.buffers.iter().map(|b| b.fixed_offset.unwrap_or(0)).collect(),
             items,
             floors: vec![0; section_count],
             totals,
@@ -139,10 +126,7 @@ impl<'a> Partial<'a> {
 
     /// Whether no buffer left meets `buffer`.
     pub(super) fn is_hatless(&self, buffer: u32) -> bool {
-        self.sections
-            .neighbours(buffer)
-            .iter()
-            .all(|&other| self.is_placed(other))
+        self.sections.neighbours(buffer).iter().all(|&other| self.is_placed(other))
     }
 
     pub(super) fn steps(&self) -> u64 {
@@ -154,10 +138,7 @@ impl<'a> Partial<'a> {
     }
 
     pub(super) fn mark(&self) -> Mark {
-        Mark {
-            low_count: self.old_lows.len(),
-            floor_count: self.old_floors.len(),
-        }
+        Mark { low_count: self.old_lows.len(), floor_count: self.old_floors.len() }
     }
 
     /// Places `buffer` at its lowest offset; says whether the others may still fit.
@@ -170,9 +151,7 @@ impl<'a> Partial<'a> {
         self.placement_count += 1;
         self.touched.clear();
         let span = self.sections.span(buffer);
-        self.crossings[span.start..span.end - 1]
-            .iter_mut()
-            .for_each(|count| *count -= 1);
+        self.crossings[span.start..span.end - 1].iter_mut().for_each(|count| *count -= 1);
         for section in span {
             self.old_floors.push((section, self.floors[section]));
             self.floors[section] = end;
@@ -193,13 +172,9 @@ impl<'a> Partial<'a> {
             self.floors[section] = floor;
         }
         let span = self.sections.span(buffer);
-        self.crossings[span.start..span.end - 1]
-            .iter_mut()
-            .for_each(|count| *count += 1);
+        self.crossings[span.start..span.end - 1].iter_mut().for_each(|count| *count += 1);
         let size = self.items[buffer as usize].size;
-        self.totals[span]
-            .iter_mut()
-            .for_each(|total| *total += size);
+        self.totals[span].iter_mut().for_each(|total| *total += size);
         self.lows[buffer as usize] = self.offsets[buffer as usize];
     }
 
@@ -239,11 +214,7 @@ impl<'a> Partial<'a> {
             }
             let members = self.sections.members(section);
             self.count_steps(members.len());
-            let lowest = members
-                .iter()
-                .map(|&b| self.lows[b as usize])
-                .min()
-                .unwrap_or(0);
+            let lowest = members.iter().map(|&b| self.lows[b as usize]).min().unwrap_or(0);
             if self.floors[section] < lowest {
                 self.old_floors.push((section, self.floors[section]));
                 self.floors[section] = lowest;

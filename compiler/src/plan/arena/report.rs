@@ -39,18 +39,13 @@ pub struct CsvConflict {
 impl CsvReport {
     /// Whether the placement keeps to the capacity; true where none was asked for.
     pub fn fits(&self) -> bool {
-        self.capacity_bytes
-            .is_none_or(|capacity_bytes| self.height_bytes <= capacity_bytes)
+        self.capacity_bytes.is_none_or(|capacity_bytes| self.height_bytes <= capacity_bytes)
     }
 }
 
 impl fmt::Display for CsvReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "height {} bytes, lower bound {}",
-            self.height_bytes, self.lower_bound_bytes
-        )?;
+        write!(f, "height {} bytes, lower bound {}", self.height_bytes, self.lower_bound_bytes)?;
         if let Some(capacity_bytes) = self.capacity_bytes {
             let verdict = match (self.fits(), self.conflict.is_some()) {
                 (true, _) => "fits",
@@ -63,11 +58,7 @@ impl fmt::Display for CsvReport {
             return Ok(());
         };
         let (count, live_bytes) = (conflict.buffers.len(), conflict.live_bytes);
-        write!(
-            f,
-            "\nat time {} the {count} live buffers need {live_bytes} bytes:",
-            conflict.time
-        )?;
+        write!(f, "\nat time {} the {count} live buffers need {live_bytes} bytes:", conflict.time)?;
         for (id, size_bytes) in conflict.buffers.iter().take(NAMED_BUFFERS) {
             write!(f, "\n  {size_bytes:>12}  {id}")?;
         }
@@ -93,10 +84,7 @@ pub fn run_csv(
     let mut table = parse_csv(text)?;
     table.problem.capacity_bytes = capacity_bytes;
     let limits = match time_limit {
-        Some(_) => Limits {
-            search_steps: u64::MAX,
-            time: time_limit,
-        },
+        Some(_) => Limits { search_steps: u64::MAX, time: time_limit },
         None => Limits::default(),
     };
     let solution = solve(&table.problem, &limits)?;
@@ -132,14 +120,8 @@ mod tests {
     fn what_fits_is_written_with_offsets() {
         let report = run_csv(TEXT, Some(12), None).unwrap();
         assert!(report.fits());
-        assert_eq!(
-            report.to_string(),
-            "height 12 bytes, lower bound 12, capacity 12: fits"
-        );
-        assert_eq!(
-            report.csv.lines().next(),
-            Some("id,lower,upper,size,offset")
-        );
+        assert_eq!(report.to_string(), "height 12 bytes, lower bound 12, capacity 12: fits");
+        assert_eq!(report.csv.lines().next(), Some("id,lower,upper,size,offset"));
         assert_eq!(report.csv.lines().count(), 6);
         let report = run_csv(TEXT, None, Some(Duration::from_secs(1))).unwrap();
         assert_eq!(report.to_string(), "height 12 bytes, lower bound 12");

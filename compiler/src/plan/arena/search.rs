@@ -88,11 +88,7 @@ type Choice = (u64, usize);
 
 enum Move {
     /// Choose the next buffer of `part`, not before `least`.
-    Choose {
-        part: usize,
-        least: Choice,
-        first: bool,
-    },
+    Choose { part: usize, least: Choice, first: bool },
     /// Try the topmost frame's next choice.
     Advance,
     /// Go on with the next part: this one is complete.
@@ -129,11 +125,7 @@ impl<'a> Search<'a> {
             sections,
             setting,
             partial: Partial::new(problem, sections, capacity),
-            lives: problem
-                .buffers
-                .iter()
-                .map(|b| u64::from(b.upper - b.lower))
-                .collect(),
+            lives: problem.buffers.iter().map(|b| u64::from(b.upper - b.lower)).collect(),
             sizes: problem.buffers.iter().map(|b| b.size_bytes).collect(),
             frames: Vec::new(),
             choices: Vec::new(),
@@ -155,11 +147,7 @@ impl<'a> Search<'a> {
                 Move::Advance if self.frames.is_empty() => return Outcome::Exhausted,
                 Move::Advance => self.advance(),
                 Move::Complete => match self.pending.pop() {
-                    Some(part) => Move::Choose {
-                        part,
-                        least: (0, 0),
-                        first: true,
-                    },
+                    Some(part) => Move::Choose { part, least: (0, 0), first: true },
                     None => return Outcome::Found,
                 },
             }
@@ -178,10 +166,7 @@ impl<'a> Search<'a> {
 
     fn is_spent(&self) -> bool {
         self.partial.steps() >= self.setting.step_limit
-            || self
-                .setting
-                .deadline
-                .is_some_and(|deadline| Instant::now() >= deadline)
+            || self.setting.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Lists what can be placed next in `part`; with nothing left, the part is complete.
@@ -189,19 +174,14 @@ impl<'a> Search<'a> {
         let Part { sections, list, .. } = self.parts[part].clone();
         self.partial.count_steps(list.len() + sections.len());
         let list = &self.lists[list];
-        let left = || {
-            list.iter()
-                .zip(0..)
-                .filter(|&(&b, _)| !self.partial.is_placed(b))
-        };
+        let left = || list.iter().zip(0..).filter(|&(&b, _)| !self.partial.is_placed(b));
         let Some(lowest_end) = left().map(|(&b, _)| self.partial.low_end(b)).min() else {
             return Move::Complete;
         };
         let offset_limit = lowest_end.min(self.partial.offset_limit(sections));
         let choices_start = self.choices.len();
         let choices = left().map(|(&b, rank)| (self.partial.low(b), rank));
-        self.choices
-            .extend(choices.filter(|&c| c.0 < offset_limit && c >= least));
+        self.choices.extend(choices.filter(|&c| c.0 < offset_limit && c >= least));
         self.choices[choices_start..].sort_unstable();
         self.frames.push(Frame {
             part,
@@ -247,11 +227,7 @@ impl<'a> Search<'a> {
             self.cut(list, Some(self.frames.len() - 1));
             return Move::Complete;
         }
-        Move::Choose {
-            part,
-            least: (offset, rank),
-            first: false,
-        }
+        Move::Choose { part, least: (offset, rank), first: false }
     }
 
     /// Goes back to before `part` was begun and to the frame that cut it off: with the buffer
@@ -299,26 +275,14 @@ impl<'a> Search<'a> {
             start = list.end;
             self.rank(list.clone());
             self.pending.push(self.parts.len());
-            self.parts.push(Part {
-                sections: span,
-                list,
-                owner,
-            });
+            self.parts.push(Part { sections: span, list, owner });
         }
         self.pending[pending_start..].reverse();
     }
 
     /// Sorts the buffers of `list` by preference.
     fn rank(&mut self, list: Range<usize>) {
-        let Self {
-            sections,
-            setting,
-            partial,
-            lives,
-            sizes,
-            lists,
-            ..
-        } = self;
+        let Self { sections, setting, partial, lives, sizes, lists, .. } = self;
         lists[list].sort_by_cached_key(|&b| {
             let life = u128::from(lives[b as usize]);
             let area = life * u128::from(sizes[b as usize]);

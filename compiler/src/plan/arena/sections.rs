@@ -33,16 +33,12 @@ impl Sections {
         times.sort_unstable();
         times.dedup();
         let section_at = |time: u32| times.partition_point(|&t| t < time);
-        let spans: Vec<Range<usize>> = buffers
-            .iter()
-            .map(|b| section_at(b.lower)..section_at(b.upper))
-            .collect();
+        let spans: Vec<Range<usize>> =
+            buffers.iter().map(|b| section_at(b.lower)..section_at(b.upper)).collect();
 
         let mut members = vec![Vec::new(); times.len()];
         for (buffer, span) in (0u32..).zip(&spans) {
-            members[span.clone()]
-                .iter_mut()
-                .for_each(|list| list.push(buffer));
+            members[span.clone()].iter_mut().for_each(|list| list.push(buffer));
         }
         // Two buffers meet when one is live in the section where the other begins.
         let mut neighbours = vec![Vec::new(); buffers.len()];
@@ -55,11 +51,7 @@ impl Sections {
                 }
             }
         }
-        Self {
-            spans,
-            members: Lists::new(&members),
-            neighbours: Lists::new(&neighbours),
-        }
+        Self { spans, members: Lists::new(&members), neighbours: Lists::new(&neighbours) }
     }
 
     pub(super) fn section_count(&self) -> usize {
@@ -95,10 +87,7 @@ impl Lists {
             *end += list.len();
             Some(*end)
         });
-        Self {
-            ends: ends.collect(),
-            items: lists.concat(),
-        }
+        Self { ends: ends.collect(), items: lists.concat() }
     }
 
     fn len(&self) -> usize {
@@ -119,22 +108,14 @@ mod tests {
     #[test]
     fn buffers_meet_exactly_when_they_share_a_section() {
         let lifespans = [(0, 4), (2, 5), (4, 8), (5, 6), (9, 12), (9, 10), (11, 12)];
-        let buffers = lifespans
-            .iter()
-            .map(|&(lower, upper)| Buffer::new(lower, upper, 1, 1));
-        let problem = Problem {
-            buffers: buffers.collect(),
-            capacity_bytes: None,
-        };
+        let buffers = lifespans.iter().map(|&(lower, upper)| Buffer::new(lower, upper, 1, 1));
+        let problem = Problem { buffers: buffers.collect(), capacity_bytes: None };
         let sections = Sections::new(&problem);
         assert_eq!(sections.section_count(), 6);
         for (i, a) in lifespans.iter().enumerate() {
             let meets = |&(lower, upper): &(u32, u32)| lower < a.1 && a.0 < upper;
-            let expected: Vec<u32> = (0u32..)
-                .zip(&lifespans)
-                .filter(|(_, b)| meets(b))
-                .map(|(j, _)| j)
-                .collect();
+            let expected: Vec<u32> =
+                (0u32..).zip(&lifespans).filter(|(_, b)| meets(b)).map(|(j, _)| j).collect();
             let mut found = sections.neighbours(i as u32).to_vec();
             found.push(i as u32);
             found.sort_unstable();

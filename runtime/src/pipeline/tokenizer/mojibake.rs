@@ -45,11 +45,7 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
         let decoded =
             if unescape { entities::unescape_strict(&text) } else { Cow::Borrowed(&*text) };
         let decoded = fix_encoding(&decoded);
-        let plain = if decoded.is_ascii() {
-            decoded
-        } else {
-            plain_characters(&decoded)
-        };
+        let plain = if decoded.is_ascii() { decoded } else { plain_characters(&decoded) };
         let plain = plain.replace("\r\n", "\n").replace(is_line_break, "\n");
         let mut next = remove_terminal_escapes(&plain);
         next.retain(|c| !is_unwanted_control(c));

@@ -21,7 +21,8 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let devices = device::list()?;
     if args.json {
-        let list: Vec<_> = devices.iter().map(|d| json!({ "device": d, "profile": profile(d) })).collect();
+        let list: Vec<_> =
+            devices.iter().map(|d| json!({ "device": d, "profile": profile(d) })).collect();
         println!("{}", serde_json::to_string_pretty(&list)?);
         return Ok(());
     }

@@ -24,7 +24,9 @@ pub fn open_bundle(path: &Path) -> Result<BundleFile> {
 
 /// The exit code that an error means: 1 does not fit or is unsound, 2 usage or input, 3 device.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<kiln_compiler::DoesNotFit>().is_some() || error.downcast_ref::<Refused>().is_some() {
+    if error.downcast_ref::<kiln_compiler::DoesNotFit>().is_some()
+        || error.downcast_ref::<Refused>().is_some()
+    {
         return ExitCode::from(1);
     }
     if matches!(error.downcast_ref::<BundleError>(), Some(BundleError::Unsound { .. })) {

@@ -69,8 +69,7 @@ pub fn npy(path: &Path) -> Vec<f32> {
 /// ||found - expected|| / ||expected||.
 pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len(), "element count");
-    let error: f64 =
-        found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let error: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
     (error / norm).sqrt()
 }
@@ -79,8 +78,7 @@ pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
 pub fn psnr(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len(), "element count");
     let clamp = |v: &f32| f64::from(v.clamp(-1.0, 1.0));
-    let square: f64 =
-        found.iter().zip(expected).map(|(a, b)| (clamp(a) - clamp(b)).powi(2)).sum();
+    let square: f64 = found.iter().zip(expected).map(|(a, b)| (clamp(a) - clamp(b)).powi(2)).sum();
     10.0 * (4.0 * found.len() as f64 / square).log10()
 }
 
