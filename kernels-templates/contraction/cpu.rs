@@ -12,6 +12,15 @@ const CHUNK_CHANNELS: usize = 256;
 /// A block of tiles reads at most this much of A before the next panel begins.
 const BLOCK_BYTES: u64 = 4 << 20;
 
+/// A longer panel is read in segments by several tiles in turn.
+const CACHED_PANEL_BYTES: u64 = 400 << 10;
+/// Sums of a work-item that wait in memory.
+const SUMS_BYTES: usize = 64 << 10;
+/// Channels of a segment.
+const SEGMENT_CHANNELS: usize = 512;
+/// Work-items that a compute unit should have at least.
+const ITEMS_PER_UNIT: usize = 8;
+
 /// The shape of a register tile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tile {
@@ -50,6 +59,20 @@ fn tile(contraction: &Contraction, target: &Target) -> Tile {
     Tile { rows: m.div_ceil(tiles), width, vector }
 }
 
+/// Tiles of a work-item: one if a panel stays in cache between work-items, otherwise as many as
+/// their sums and an even load allow.
+fn span(contraction: &Contraction, tile: Tile, panels: usize, target: &Target) -> usize {
+    let panel_bytes = (contraction.k * tile.width) as u64 * contraction.weight_dtype().size_bytes();
+    if panel_bytes <= CACHED_PANEL_BYTES {
+        return 1;
+    }
+    let tiles = contraction.m().div_ceil(tile.rows);
+    let items = ITEMS_PER_UNIT * target.compute_units as usize;
+    let shares =
+        items.div_ceil(panels).max(tiles.div_ceil(SUMS_BYTES / (4 * tile.rows * tile.width)));
+    tiles.div_ceil(shares.max(1)).max(1)
+}
+
 /// [`lower`] for a contraction whose sources need not be the op's own.
 pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
     let tile = tile(contraction, target);
@@ -63,7 +86,12 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .iter()
         .map(|s| (s.channels * g.pixel_factor) as u64 * s.dtype.size_bytes())
         .sum();
-    let block = (BLOCK_BYTES / (row_bytes * tile.rows as u64).max(1)).clamp(1, tiles as u64);
+    let splits = contraction.panel_splits(tile.width);
+    let panels = splits.iter().map(|s| s.units).max().unwrap_or(1);
+    let span = span(contraction, tile, panels, target);
+    let items = tiles.div_ceil(span) as u64;
+    let item_bytes = row_bytes * (tile.rows * span) as u64;
+    let block = (BLOCK_BYTES / item_bytes.max(1)).clamp(1, items);
     let parameters = contraction
         .parameters()
         .set("v", &tile.vector)
@@ -73,12 +101,13 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .set("unroll", &4)
         .set("chunk", &chunk)
         .set("tiles", &tiles)
+        .set("span", &span)
+        .set("segment", &SEGMENT_CHANNELS)
         .set("staged", &(halves || !g.pointwise))
         .set("direct", &(!halves && !g.upsample));
-    let splits = contraction.panel_splits(tile.width);
     let entry = "contraction_tiled_cpu";
     let launches = contraction.launches(TEMPLATE, &parameters, entry, &splits, |panels| {
-        ([block, panels as u64, (tiles as u64).div_ceil(block)], Some([1, 1, 1]))
+        ([block, panels as u64, items.div_ceil(block)], Some([1, 1, 1]))
     })?;
     let packings: Vec<(usize, Packing)> = contraction.panel_packings(tile.width);
     Ok(Lowering { launches, scratch_bytes: vec![], packings })
