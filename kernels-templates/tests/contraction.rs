@@ -155,7 +155,7 @@ fn check(runner: &mut Runner, target: &Target, case: &Case) {
         };
         verify_regions(&problem, &lowering, &what());
         let bindings = runner.bind(&problem, &lowering, &values);
-        runner.run(&bindings);
+        runner.run(&bindings, 1);
         let found = runner.output(&bindings);
         for (i, (f, e)) in found.iter().zip(&expected.data).enumerate() {
             let bound = atol + rtol * e.abs();

@@ -119,10 +119,10 @@ impl Runner {
         }
     }
 
-    /// Runs all launches and waits; seconds.
-    pub fn run(&self, bindings: &Bindings) -> f64 {
+    /// Runs all launches, `times` in a row, and waits; seconds.
+    pub fn run(&self, bindings: &Bindings, times: usize) -> f64 {
         let start = Instant::now();
-        for bound in &bindings.launches {
+        for bound in std::iter::repeat_n(&bindings.launches, times).flatten() {
             let mut call = ExecuteKernel::new(&bound.kernel);
             for slot in &bound.buffers {
                 unsafe {
