@@ -64,7 +64,8 @@ impl Runner {
                 .unwrap_or_else(|log| panic!("{log}\n{}", numbered(source)));
             self.programs.insert(source.to_string(), program);
         }
-        Kernel::create(&self.programs[source], entry).unwrap()
+        let kernel = Kernel::create(&self.programs[source], entry);
+        kernel.unwrap_or_else(|e| panic!("{entry}: {e}\n{}", numbered(source)))
     }
 
     fn buffer(&self, bytes: &[u8]) -> Buffer<cl_uchar> {
