@@ -6,12 +6,31 @@
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
 
+pub mod add;
+pub mod attention;
+pub mod concat;
 pub mod contraction;
 pub mod conv2d;
+pub mod elementwise;
+pub mod geglu;
+pub mod gelu;
+pub mod group_norm;
+pub mod launch;
+pub mod layer_norm;
 pub mod matmul;
+pub mod mean;
+pub mod mul;
 pub mod packing;
+pub(crate) mod rows;
+pub mod scale;
+pub mod silu;
+pub mod slice;
+pub mod softmax;
 pub mod target;
 pub mod template;
+pub mod timestep_embedding;
+pub mod upsample;
+pub mod variance;
 
 use kiln_ir::{Op, TensorType};
 pub use packing::Packing;
@@ -117,7 +136,26 @@ pub struct Family {
 }
 
 /// All families. To add one: its folder and its line here.
-pub const REGISTRY: &[&Family] = &[&conv2d::FAMILY, &matmul::FAMILY];
+pub const REGISTRY: &[&Family] = &[
+    &add::FAMILY,
+    &attention::FAMILY,
+    &concat::FAMILY,
+    &conv2d::FAMILY,
+    &geglu::FAMILY,
+    &gelu::FAMILY,
+    &group_norm::FAMILY,
+    &layer_norm::FAMILY,
+    &matmul::FAMILY,
+    &mean::FAMILY,
+    &mul::FAMILY,
+    &scale::FAMILY,
+    &silu::FAMILY,
+    &slice::FAMILY,
+    &softmax::FAMILY,
+    &timestep_embedding::FAMILY,
+    &upsample::FAMILY,
+    &variance::FAMILY,
+];
 
 /// The family of an op.
 pub fn family(op: &str) -> Option<&'static Family> {

@@ -1,1 +1,25 @@
-//! Architectures as graph builders.
+//! The networks of Stable Diffusion v2.1 as graphs.
+//!
+//! [`text_encoder`], [`unet`] and [`vae_decoder`] turn a [`ModelConfig`] into a typed static graph
+//! over the ops of `kiln-ir`. The graphs are plain: every bias, activation, residual and
+//! concatenation is an op of its own, and what is to be fused, merged or hoisted is for the
+//! compiler's passes to find. Constants are named by their keys in Stability's single-file
+//! checkpoint layout (`model.diffusion_model.*`, `first_stage_model.*`,
+//! `cond_stage_model.model.*`); other layouts are for the readers of weights to translate.
+//!
+//! This crate knows nothing of weights' values, files, devices or samplers.
+//!
+//! Source: github.com/Stability-AI/stablediffusion (structure), github.com/mlfoundations/open_clip
+//! (text tower).
+#![forbid(unsafe_code)]
+
+mod blocks;
+mod clip_text;
+pub mod config;
+mod unet;
+mod vae_decoder;
+
+pub use clip_text::text_encoder;
+pub use config::{ModelConfig, TextConfig, UnetConfig, VaeConfig, model, models};
+pub use unet::unet;
+pub use vae_decoder::vae_decoder;

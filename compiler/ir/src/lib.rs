@@ -14,13 +14,19 @@
 //! reference evaluation in `f32` ([`Op::eval`]) that serves as the oracle for every kernel.
 #![forbid(unsafe_code)]
 
+pub mod dot;
 pub mod error;
 pub mod graph;
 pub mod op;
 pub mod ops;
+mod parallel;
+pub mod reference;
 pub mod tensor;
+pub mod text;
+pub mod verify;
 
 pub use error::IrError;
 pub use graph::{Graph, Node, NodeKind, ValueId, WeightExpr};
 pub use op::{Op, OpDef};
 pub use tensor::{DType, Tensor, TensorType};
+pub use verify::verify;

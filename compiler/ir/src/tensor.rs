@@ -24,6 +24,11 @@ impl DType {
             DType::I8 => 1,
         }
     }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, DType::F32 | DType::F16)
+    }
 }
 
 impl fmt::Display for DType {

@@ -195,11 +195,11 @@ pub struct Kernel {
 pub struct Block {
     /// Name of the op that reads it.
     pub name: String,
-    /// Offset in the weights section.
+    /// Offset in the weights section, a multiple of [`crate::format::PAGE_BYTES`].
     pub offset_bytes: u64,
-    /// Length, a multiple of the alignment of the weights section.
+    /// Length; the next block starts at the next multiple of [`crate::format::PAGE_BYTES`].
     pub len_bytes: u64,
-    /// Hash of the bytes; see [`crate::format`].
+    /// [`crate::hash`] of the bytes.
     pub checksum: u64,
     /// Where it lives while it is used.
     pub residency: Residency,

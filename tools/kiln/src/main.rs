@@ -1,2 +1,56 @@
-//! The `kiln` command.
-fn main() {}
+//! The `kiln` command: compile a checkpoint into a bundle, run it, and look inside.
+
+mod cmd;
+mod model;
+mod size;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Compiles Stable Diffusion v2.1 into one bundle that runs on OpenCL inside a memory budget.
+#[derive(Parser)]
+#[command(name = "kiln", version, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  kiln compile --model emoji-256 -o emoji.kiln
+  kiln run emoji.kiln --prompt 'a red heart' -o out.png
+  kiln inspect emoji.kiln")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Compile(cmd::compile::Args),
+    Run(cmd::run::Args),
+    Eval(cmd::eval::Args),
+    Tokenize(cmd::tokenize::Args),
+    Inspect(cmd::inspect::Args),
+    Devices(cmd::devices::Args),
+    Graph(cmd::graph::Args),
+    Arena(cmd::arena::Args),
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Compile(args) => cmd::compile::run(args),
+        Command::Run(args) => cmd::run::run(args),
+        Command::Eval(args) => cmd::eval::run(args),
+        Command::Tokenize(args) => cmd::tokenize::run(args),
+        Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Devices(args) => cmd::devices::run(args),
+        Command::Graph(args) => cmd::graph::run(args),
+        Command::Arena(args) => cmd::arena::run(args),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            cmd::exit_code(&error)
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use super::expect_eq;
 use crate::error::shape_error;
+use crate::parallel::{dot, fill_rows};
 use crate::{IrError, OpDef, Tensor, TensorType};
+use std::ops::Range;
 
 /// Where an operand is: columns `[start, start + channels)` of an input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -87,33 +89,21 @@ impl OpDef for Attention {
         let batch = if q.0.shape.len() > 1 { q.0.shape[0] } else { 1 };
         let (lq, lk) = (q.0.rows() / batch, k.0.rows() / batch);
         let mut out = vec![0.0f32; batch * lq * self.channels];
-        for (b, head, i) in (0..batch * self.heads * lq)
-            .map(|x| (x / (self.heads * lq), x / lq % self.heads, x % lq))
-        {
-            let at = |(t, start): (&'_ Tensor, usize), r: usize| {
-                let c = start + head * d;
-                t.row(r)[c..c + d].to_vec()
-            };
-            let query = at(q, b * lq + i);
-            let seen = if self.causal { i + 1 } else { lk };
-            let scores: Vec<f64> = (0..seen)
-                .map(|j| {
-                    let key = at(k, b * lk + j);
-                    let dot: f64 = query.iter().zip(&key).map(|(a, b)| f64::from(a * b)).sum();
-                    dot * f64::from(self.scale())
-                })
-                .collect();
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let exps: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-            let sum: f64 = exps.iter().sum();
-            let mut acc = vec![0.0f64; d];
-            for (j, e) in exps.iter().enumerate() {
-                let value = at(v, b * lk + j);
-                acc.iter_mut().zip(&value).for_each(|(a, x)| *a += e / sum * f64::from(*x));
+        let work = 2 * out.len() * lk;
+        fill_rows(&mut out, self.channels, 1, work, |r, row| {
+            let first_key = r / lq * lk;
+            let seen = if self.causal { r % lq + 1 } else { lk };
+            for (head, out) in row.chunks_exact_mut(d).enumerate() {
+                let at = |(t, start): (&'_ Tensor, usize), r: usize| -> Range<usize> {
+                    let first = r * t.channels() + start + head * d;
+                    first..first + d
+                };
+                let query = &q.0.data[at(q, r)];
+                let key = |j: usize| &k.0.data[at(k, first_key + j)];
+                let value = |j: usize| &v.0.data[at(v, first_key + j)];
+                attend(query, seen, f64::from(self.scale()), key, value, out);
             }
-            let row = (b * lq + i) * self.channels + head * d;
-            acc.iter().enumerate().for_each(|(c, x)| out[row + c] = *x as f32);
-        }
+        });
         let mut shape = q.0.shape.clone();
         *shape.last_mut().expect("operands have columns") = self.channels;
         Tensor::new(&shape, out)
@@ -124,5 +114,68 @@ impl OpDef for Attention {
         let causal = if self.causal { " causal" } else { "" };
         let (q, k, v) = (at(self.q), at(self.k), at(self.v));
         format!("channels={} heads={} q={q} k={k} v={v}{causal}", self.channels, self.heads)
+    }
+}
+
+/// One query of one head over its `seen` first keys.
+fn attend<'a>(
+    query: &[f32],
+    seen: usize,
+    scale: f64,
+    key: impl Fn(usize) -> &'a [f32],
+    value: impl Fn(usize) -> &'a [f32],
+    out: &mut [f32],
+) {
+    let scores: Vec<f64> = (0..seen).map(|j| dot(query, key(j)) * scale).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let exps: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    let sum: f64 = exps.iter().sum();
+    let mut acc = vec![0.0f64; out.len()];
+    for (j, e) in exps.iter().enumerate() {
+        acc.iter_mut().zip(value(j)).for_each(|(a, x)| *a += e / sum * f64::from(*x));
+    }
+    out.iter_mut().zip(&acc).for_each(|(o, a)| *o = *a as f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_eval, error};
+    use super::*;
+
+    #[test]
+    fn weighs_values_by_the_softmax_of_scores() {
+        let q = Tensor::new(&[1, 2, 2], vec![1., 0., 0., 1.]);
+        let k = Tensor::new(&[1, 3, 2], vec![1., 1., 2., 0., 0., 3.]);
+        let v = Tensor::new(&[1, 3, 2], vec![1., 2., 3., 4., 5., 6.]);
+        let expected =
+            [2.712067670604236, 3.7120676706042364, 4.1106219035385685, 5.1106219035385685];
+        assert_eval(&Attention::separate(2, 1, false), &[&q, &k, &v], &[1, 2, 2], &expected);
+    }
+
+    #[test]
+    fn causal_over_column_ranges_of_one_input() {
+        let rows = [[9., 1., 0., 1., 1., 1., 2.], [9., 0., 1., 2., 0., 3., 4.]];
+        let qkv = Tensor::new(&[1, 2, 7], rows.concat());
+        let at = |start| Columns { input: 0, start };
+        let op = Attention { channels: 2, heads: 1, causal: true, q: at(1), k: at(3), v: at(5) };
+        let expected = [1.0, 2.0, 1.6604769013466862, 2.6604769013466862];
+        assert_eval(&op, &[&qkv], &[1, 2, 2], &expected);
+        assert_eq!(op.attributes(), "channels=2 heads=1 q=%0+1 k=%0+3 v=%0+5 causal");
+    }
+
+    #[test]
+    fn heads_and_batch_entries_are_independent() {
+        let q = Tensor::new(&[2, 1, 2], vec![0.0; 4]);
+        let v = Tensor::new(&[2, 2, 2], vec![1., 10., 3., 30., 5., 50., 9., 90.]);
+        let expected = [2., 20., 7., 70.];
+        assert_eval(&Attention::separate(2, 2, false), &[&q, &v, &v], &[2, 1, 2], &expected);
+    }
+
+    #[test]
+    fn rules() {
+        let found = error(&Attention::separate(4, 3, false), &[&[1, 2, 4], &[1, 3, 4], &[1, 3, 4]]);
+        assert_eq!(found, "attention: channels modulo heads is 1, must be 0");
+        let found = error(&Attention::separate(4, 1, true), &[&[1, 2, 4], &[1, 3, 4], &[1, 3, 4]]);
+        assert_eq!(found, "attention: rows of the keys (causal) is 3, must be 2");
     }
 }

@@ -3,6 +3,7 @@
 use super::epilogue::Epilogue;
 use super::{expect_eq, expect_inputs};
 use crate::error::shape_error;
+use crate::parallel::contract;
 use crate::{IrError, OpDef, Tensor, TensorType};
 
 /// Convolution with a square window over `[N, H, W, C]`.
@@ -88,25 +89,23 @@ impl OpDef for Conv2d {
         let oh = (eh + 2 * self.padding - k) / self.stride + 1;
         let ow = (ew + 2 * self.padding - k) / self.stride + 1;
         let f = eh / h;
-        let mut acc = Vec::with_capacity(n * oh * ow * o);
-        let mut window = vec![0.0f32; c * k * k];
-        for (b, oy, ox) in iter3(n, oh, ow) {
-            window.fill(0.0);
-            for (ky, kx) in (0..k * k).map(|i| (i / k, i % k)) {
-                let y = (oy * self.stride + ky).wrapping_sub(self.padding);
-                let xx = (ox * self.stride + kx).wrapping_sub(self.padding);
+        let filters = taps_outermost(&weights.data, c, k * k);
+        let acc = contract(n * oh * ow, o, &filters, |r, window| {
+            let (b, oy, ox) = (r / (oh * ow), r / ow % oh, r % ow);
+            for (tap, pixel) in window.chunks_exact_mut(c).enumerate() {
+                let y = (oy * self.stride + tap / k).wrapping_sub(self.padding);
+                let xx = (ox * self.stride + tap % k).wrapping_sub(self.padding);
                 if y >= eh || xx >= ew {
                     continue;
                 }
-                let row = (b * h + y / f) * w + xx / f;
-                let pixel = x.iter().flat_map(|t| t.row(row));
-                pixel.enumerate().for_each(|(ci, v)| window[(ci * k + ky) * k + kx] = *v);
+                let mut start = 0;
+                for source in x {
+                    let part = source.row((b * h + y / f) * w + xx / f);
+                    pixel[start..start + part.len()].copy_from_slice(part);
+                    start += part.len();
+                }
             }
-            for filter in weights.data.chunks_exact(c * k * k) {
-                let dot: f64 = filter.iter().zip(&window).map(|(a, b)| f64::from(a * b)).sum();
-                acc.push(dot as f32);
-            }
-        }
+        });
         let out = self.epilogue.apply(acc, o, &inputs[self.sources + 1..]);
         Tensor::new(&[n, oh, ow, self.epilogue.out_channels(o)], out)
     }
@@ -124,6 +123,51 @@ impl OpDef for Conv2d {
     }
 }
 
-fn iter3(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    (0..a * b * c).map(move |i| (i / (b * c), i / c % b, i % c))
+/// `[O, C, taps]` to `[O, taps, C]`, so that a window is gathered a pixel at a time.
+fn taps_outermost(weights: &[f32], channels: usize, taps: usize) -> Vec<f32> {
+    let filter = |f: &[f32]| -> Vec<f32> {
+        (0..taps * channels).map(|i| f[i % channels * taps + i / channels]).collect()
+    };
+    weights.chunks_exact(channels * taps).flat_map(filter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_eval, error};
+    use super::*;
+
+    fn picture() -> Tensor {
+        Tensor::new(&[1, 3, 3, 1], (1..10).map(|v| v as f32).collect())
+    }
+
+    #[test]
+    fn same_padding_reads_zeros_outside() {
+        let w = Tensor::new(&[1, 1, 3, 3], vec![1.0; 9]);
+        let expected = [12., 21., 16., 27., 45., 33., 24., 39., 28.];
+        assert_eval(&Conv2d::new(3, 1), &[&picture(), &w], &[1, 3, 3, 1], &expected);
+    }
+
+    #[test]
+    fn stride_and_tap_order() {
+        let w = Tensor::new(&[1, 1, 3, 3], vec![0., 0., 0., 0., 1., 10., 0., 100., 0.]);
+        let expected = [421., 603., 87., 9.];
+        assert_eval(&Conv2d::new(3, 2), &[&picture(), &w], &[1, 2, 2, 1], &expected);
+    }
+
+    #[test]
+    fn two_sources_upsampled() {
+        let a = Tensor::new(&[1, 1, 2, 1], vec![1., 2.]);
+        let b = Tensor::new(&[1, 1, 2, 1], vec![10., 20.]);
+        let w = Tensor::new(&[1, 2, 1, 1], vec![1., 2.]);
+        let op = Conv2d { upsample: true, sources: 2, ..Conv2d::new(1, 1) };
+        let row = [21., 21., 42., 42.];
+        assert_eval(&op, &[&a, &b, &w], &[1, 2, 4, 1], &[row, row].concat());
+    }
+
+    #[test]
+    fn rules() {
+        let found = error(&Conv2d::new(3, 1), &[&[1, 4, 4, 2], &[8, 3, 3, 3]]);
+        assert_eq!(found, "conv2d: input channels of the weights is 3, must be 2");
+        assert_eq!(Conv2d::new(3, 2).attributes(), "kernel=3 stride=2 padding=1");
+    }
 }

@@ -1,0 +1,103 @@
+//! Device profiles: everything the compiler knows of a device, one TOML file each.
+
+use anyhow::{Context, Result, anyhow};
+use kiln_kernels::Target;
+use serde::Deserialize;
+
+/// The profiles that ship. To add one: its file and its line here.
+const PROFILES: &[(&str, &str)] = &[
+    ("cpu-avx512", include_str!("../profiles/cpu-avx512.toml")),
+    ("cpu-avx2", include_str!("../profiles/cpu-avx2.toml")),
+    ("cpu-128", include_str!("../profiles/cpu-128.toml")),
+    ("gpu", include_str!("../profiles/gpu.toml")),
+    ("mali-g78", include_str!("../profiles/mali-g78.toml")),
+];
+
+/// A device as the planner sees it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceProfile {
+    /// What decides kernels.
+    pub target: Target,
+    /// What decides the plan.
+    pub memory: MemoryProfile,
+    /// What the device can do, for choosing residency and predicting time.
+    pub rates: Rates,
+}
+
+/// Memory facts of a device and its driver.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryProfile {
+    /// Offsets of buffers are multiples of this.
+    pub base_align_bytes: u64,
+    /// Largest single allocation; 0 if unknown.
+    pub max_alloc_bytes: u64,
+    /// Host and device share one memory: no staging, and device bytes count in the process.
+    pub unified: bool,
+    /// The process with the driver loaded, before anything of ours.
+    pub process_baseline_bytes: u64,
+    /// What the driver's compiler takes while kernels are built in the process.
+    pub compiler_bytes: u64,
+    /// Host memory of one compiled kernel.
+    pub kernel_bytes: u64,
+    /// Largest run of weights that one launch reads.
+    pub max_block_bytes: u64,
+    /// Slots for streamed weights: one in use, the others being filled.
+    pub slot_count: u32,
+}
+
+/// Sustained rates of a device.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// FP32 arithmetic, two for each multiply-add.
+    pub flops_per_s: f64,
+    /// Device memory.
+    pub memory_bytes_per_s: f64,
+    /// Reading weights from storage.
+    pub io_bytes_per_s: f64,
+}
+
+impl DeviceProfile {
+    /// The profile of that name, or the one in the TOML file at that path.
+    ///
+    /// Errors: neither a known name nor a readable file; a field that is unknown or missing.
+    pub fn load(name_or_path: &str) -> Result<(String, Self)> {
+        if let Some((name, text)) = PROFILES.iter().find(|(n, _)| *n == name_or_path) {
+            let profile = toml::from_str(text).with_context(|| format!("profile {name}"))?;
+            return Ok((name.to_string(), profile));
+        }
+        if !name_or_path.ends_with(".toml") {
+            let known: Vec<_> = Self::names().collect();
+            return Err(anyhow!(
+                "no device profile '{name_or_path}': use one of {}, or the path of a .toml file",
+                known.join(", ")
+            ));
+        }
+        let text = std::fs::read_to_string(name_or_path)
+            .with_context(|| format!("reading device profile {name_or_path}"))?;
+        let profile =
+            toml::from_str(&text).with_context(|| format!("device profile {name_or_path}"))?;
+        let name = std::path::Path::new(name_or_path).file_stem().unwrap_or_default();
+        Ok((name.to_string_lossy().into_owned(), profile))
+    }
+
+    /// Names of the profiles that ship.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        PROFILES.iter().map(|(name, _)| *name)
+    }
+
+    /// Name of the profile for an OpenCL device of that kind.
+    ///
+    /// `vector_width` is the device's native float vector width in elements.
+    pub fn name_for(is_gpu: bool, device_name: &str, vector_width: u32) -> &'static str {
+        match (is_gpu, vector_width) {
+            (true, _) if device_name.contains("Mali") => "mali-g78",
+            (true, _) => "gpu",
+            (false, 16..) => "cpu-avx512",
+            (false, 8..) => "cpu-avx2",
+            (false, _) => "cpu-128",
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Writes the bundle: constants are evaluated and packed one op at a time, in execution order.
+
+use anyhow::{Context, Result};
+use kiln_bundle::format::BundleWriter;
+use kiln_bundle::plan::{Plan, Step};
+use kiln_ir::{DType, NodeKind, Tensor, TensorType, WeightExpr, reference};
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::plan::Planned;
+use crate::plan::blocks::{BlockDraft, constant};
+use crate::plan::lower::{LoweredNetwork, Storage, Work};
+use crate::weights::{Requirement, TensorSource, check};
+
+/// Elements of a table that are read and written at a time.
+const TABLE_CHUNK_ELEMS: usize = 1 << 20;
+
+/// Bytes of all weights that a plan writes; the unit of [`emit`]'s progress.
+pub fn weight_bytes(planned: &Planned) -> u64 {
+    planned.blocks.drafts.iter().map(|b| b.len_bytes).sum()
+}
+
+/// Writes a bundle at `path`, or nothing.
+///
+/// `progress` is called with the bytes of weights packed so far. At most the constants of one op
+/// are in memory at a time.
+///
+/// Errors: tensors that the checkpoint lacks or has in another shape (all of them in one error);
+/// reading; writing.
+pub fn emit(
+    planned: &Planned,
+    source: &dyn TensorSource,
+    storage: Storage,
+    tokenizer: &[u8],
+    path: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(Plan, u64)> {
+    check_tensors(planned, source)?;
+    let mut emitter = Emitter {
+        planned,
+        source,
+        storage,
+        plan: planned.plan.clone(),
+        writer: BundleWriter::create(path)?,
+        written_bytes: 0,
+    };
+    for index in 0..planned.networks.len() {
+        emitter.network(index, progress).with_context(|| {
+            format!("packing the weights of {}", planned.networks[index].source.name)
+        })?;
+    }
+    let Emitter { writer, plan, .. } = emitter;
+    let file_bytes = writer.finish(&plan, tokenizer)?;
+    Ok((plan, file_bytes))
+}
+
+/// Every tensor that the networks read is there with its shape.
+fn check_tensors(planned: &Planned, source: &dyn TensorSource) -> Result<()> {
+    let mut required: Vec<Requirement> = Vec::new();
+    for network in &planned.networks {
+        let graph = &network.source.graph;
+        for id in graph.ids() {
+            if let NodeKind::Weight(expr) = &graph.node(id).kind {
+                let tensors = expr.tensors().into_iter();
+                required.extend(tensors.map(|(key, shape)| Requirement {
+                    name: key.to_string(),
+                    shape: shape.to_vec(),
+                }));
+            }
+        }
+    }
+    required.sort_by(|a, b| a.name.cmp(&b.name));
+    required.dedup();
+    check(source, &required)
+}
+
+struct Emitter<'a> {
+    planned: &'a Planned,
+    source: &'a dyn TensorSource,
+    storage: Storage,
+    plan: Plan,
+    writer: BundleWriter,
+    written_bytes: u64,
+}
+
+impl Emitter<'_> {
+    fn network(&mut self, index: usize, progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let planned = self.planned;
+        let network = &planned.networks[index];
+        let drafts = planned.blocks.drafts.iter().enumerate().filter(|(_, d)| d.network == index);
+        let (small, large): (Vec<_>, Vec<_>) = drafts.partition(|(_, d)| d.small);
+        let mut small: Vec<(usize, Vec<u8>)> =
+            small.iter().map(|(b, d)| (*b, vec![0; d.len_bytes as usize])).collect();
+        for op in 0..network.ops.len() {
+            if let Work::Gather = network.ops[op].work {
+                self.table(index, op)?;
+                continue;
+            }
+            let mut packed: HashMap<usize, Vec<u8>> = HashMap::new();
+            for (block, draft) in large.iter().filter(|(_, d)| d.pieces[0].op == op) {
+                let mut bytes = vec![0; draft.len_bytes as usize];
+                self.fill(network, op, draft, &mut packed, &mut bytes)?;
+                self.write(*block, &bytes, progress)?;
+            }
+            for (block, bytes) in &mut small {
+                self.fill(network, op, &planned.blocks.drafts[*block], &mut packed, bytes)?;
+            }
+        }
+        for (block, bytes) in small {
+            self.write(block, &bytes, progress)?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, block: usize, bytes: &[u8], progress: &mut dyn FnMut(u64)) -> Result<()> {
+        let (offset_bytes, len_bytes, checksum) = self.writer.write_block(bytes)?;
+        let entry = &mut self.plan.blocks[block];
+        (entry.offset_bytes, entry.len_bytes, entry.checksum) = (offset_bytes, len_bytes, checksum);
+        self.written_bytes += len_bytes;
+        progress(self.written_bytes);
+        Ok(())
+    }
+
+    /// Copies an op's pieces of a block into its bytes, packing each constant when it is first
+    /// needed.
+    fn fill(
+        &self,
+        network: &LoweredNetwork,
+        op: usize,
+        draft: &BlockDraft,
+        packed: &mut HashMap<usize, Vec<u8>>,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        for piece in draft.pieces.iter().filter(|p| p.op == op) {
+            if !packed.contains_key(&piece.input) {
+                packed.insert(piece.input, self.pack(network, op, piece.input)?);
+            }
+            let from = piece.offset_bytes as usize;
+            let (at, len) = (piece.at_bytes as usize, piece.len_bytes as usize);
+            let source = packed[&piece.input].get(from..from + len).with_context(|| {
+                format!(
+                    "a kernel reads {from}+{len} of {} packed bytes",
+                    packed[&piece.input].len()
+                )
+            })?;
+            bytes[at..at + len].copy_from_slice(source);
+        }
+        Ok(())
+    }
+
+    fn pack(&self, network: &LoweredNetwork, op: usize, input: usize) -> Result<Vec<u8>> {
+        let graph = &network.source.graph;
+        let node = graph.node(graph.operands(network.ops[op].id)[input]);
+        let NodeKind::Weight(expr) = &node.kind else { unreachable!("pieces are constants") };
+        let (packing, shape) =
+            constant(network, op, input, self.storage).context("pieces are constants")?;
+        let tensor = self.evaluate(expr, &node.ty)?;
+        Ok(packing.pack(&shape, &tensor.data))
+    }
+
+    fn evaluate(&self, expr: &WeightExpr, ty: &TensorType) -> Result<Tensor> {
+        Ok(reference::weight(expr, ty, &|key| {
+            let info = self.source.info(key).with_context(|| format!("no tensor {key}"))?;
+            Ok(Tensor::new(&info.shape, self.source.read_f32(key)?))
+        })?)
+    }
+
+    /// Streams the table of a gather and enters its offset in the plan.
+    fn table(&mut self, index: usize, op: usize) -> Result<()> {
+        let network = &self.planned.networks[index];
+        let graph = &network.source.graph;
+        let id = network.ops[op].id;
+        let table = graph.node(graph.operands(id)[1]);
+        let dtype = graph.ty(id).dtype;
+        let NodeKind::Weight(WeightExpr::Tensor { key, shape }) = &table.kind else {
+            anyhow::bail!("the table of {} is not a tensor of the checkpoint", graph.node(id).name);
+        };
+        let count: usize = shape.iter().product();
+        let source = self.source;
+        let chunks = (0..count).step_by(TABLE_CHUNK_ELEMS).map(|start| -> Result<Vec<u8>> {
+            let len = TABLE_CHUNK_ELEMS.min(count - start);
+            let values = source.read_f32_range(key, start, len)?;
+            Ok(encode(dtype, &values))
+        });
+        let offset_bytes = self.writer.write_stream(chunks)?;
+        let name = &graph.node(id).name;
+        for step in &mut self.plan.networks[index].steps {
+            if let Step::Gather(gather) = step
+                && gather.name == *name
+            {
+                gather.table_offset_bytes = offset_bytes;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(dtype: DType, values: &[f32]) -> Vec<u8> {
+    kiln_kernels::packing::encode(dtype, values.iter().copied())
+}

@@ -1,0 +1,26 @@
+//! Lets a convolution read a picture doubled by nearest neighbour instead of storing it doubled.
+
+use anyhow::Result;
+use kiln_ir::{Graph, Op};
+
+use super::contraction::Contraction;
+
+/// Folds every `upsample` into the convolutions that read it.
+pub fn run(graph: &mut Graph) -> Result<usize> {
+    let mut changes = 0;
+    for id in super::ops_in_order(graph)? {
+        if !matches!(graph.node(id).op(), Some(Op::Upsample(_))) {
+            continue;
+        }
+        let source = graph.operands(id);
+        for user in graph.users(id) {
+            let Some(mut conv) = Contraction::of(graph, user) else { continue };
+            if conv.is_conv() && !conv.upsample && conv.sources == [id] {
+                (conv.upsample, conv.sources) = (true, source.clone());
+                conv.rewrite(graph, user)?;
+                changes += 1;
+            }
+        }
+    }
+    Ok(changes)
+}

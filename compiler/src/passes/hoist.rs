@@ -1,0 +1,107 @@
+//! Takes out of the sampler's loop what does not change in it.
+//!
+//! A value that depends on the prompt alone (keys and values of cross-attention) moves to a
+//! network that runs once for each prompt, one that depends on the timestep alone (the projected
+//! timestep embedding) to a network that runs for many timesteps at once. What crosses the border
+//! is an output there and an input, of the same name, here.
+
+use anyhow::Result;
+use kiln_ir::{Graph, NodeKind, ValueId};
+use std::collections::{BTreeSet, HashMap};
+
+/// The U-Net in three parts; the first two are `None` if nothing could be hoisted into them.
+pub struct Hoisted {
+    /// Depends on `context` alone.
+    pub prompt: Option<Graph>,
+    /// Depends on `timestep` alone; `timestep_rows` rows.
+    pub timestep: Option<Graph>,
+    /// The rest.
+    pub step: Graph,
+}
+
+/// Splits a U-Net. The network of timesteps gets `timestep_rows` timesteps at a time.
+pub fn hoist(unet: &Graph, timestep_rows: usize) -> Result<Hoisted> {
+    let depends = dependencies(unet)?;
+    let only = |input: &str| -> BTreeSet<ValueId> {
+        unet.ids()
+            .filter(|id| unet.node(*id).op().is_some())
+            .filter(|id| depends[id].iter().eq([input]))
+            .collect()
+    };
+    let (prompt, timestep) = (only("context"), only("timestep"));
+    let rest: BTreeSet<ValueId> = unet
+        .ids()
+        .filter(|id| unet.node(*id).op().is_some())
+        .filter(|id| !prompt.contains(id) && !timestep.contains(id))
+        .collect();
+    let part = |name: &str, set: &BTreeSet<ValueId>, rows: Option<usize>| {
+        (!set.is_empty()).then(|| extract(unet, name, set, rows)).transpose()
+    };
+    Ok(Hoisted {
+        prompt: part("unet_prompt", &prompt, None)?,
+        timestep: part("unet_time", &timestep, Some(timestep_rows))?,
+        step: extract(unet, "unet", &rest, None)?,
+    })
+}
+
+/// Names of the inputs that each node depends on.
+fn dependencies(graph: &Graph) -> Result<HashMap<ValueId, BTreeSet<String>>> {
+    let mut depends: HashMap<ValueId, BTreeSet<String>> = HashMap::new();
+    for id in graph.topological()? {
+        let mut set: BTreeSet<String> =
+            graph.operands(id).iter().flat_map(|o| depends[o].clone()).collect();
+        if matches!(graph.node(id).kind, NodeKind::Input) {
+            set.insert(graph.node(id).name.clone());
+        }
+        depends.insert(id, set);
+    }
+    Ok(depends)
+}
+
+/// The subgraph of `set`: constants are copied, other values from outside become inputs, values
+/// that are read outside (or are outputs) become outputs. `rows` replaces the extent of axis 0
+/// of the inputs.
+fn extract(
+    graph: &Graph,
+    name: &str,
+    set: &BTreeSet<ValueId>,
+    rows: Option<usize>,
+) -> Result<Graph> {
+    let mut part = Graph::new(name);
+    let mut moved: HashMap<ValueId, ValueId> = HashMap::new();
+    for id in graph.topological()? {
+        if !set.contains(&id) {
+            continue;
+        }
+        let mut inputs = Vec::new();
+        for operand in graph.operands(id) {
+            let new = *moved.entry(operand).or_insert_with(|| {
+                let node = graph.node(operand);
+                match &node.kind {
+                    NodeKind::Weight(e) => part.weight(&node.name, e.clone(), node.ty.clone()),
+                    _ => {
+                        let mut ty = node.ty.clone();
+                        if let (Some(rows), Some(first)) = (rows, ty.shape.first_mut()) {
+                            *first = rows;
+                        }
+                        part.input(&node.name, ty)
+                    }
+                }
+            });
+            inputs.push(new);
+        }
+        let node = graph.node(id);
+        let op = node.op().expect("the set holds ops only").clone();
+        moved.insert(id, part.push(&node.name, op, &inputs)?);
+    }
+    for id in set {
+        let outside = graph.users(*id).iter().any(|u| !set.contains(u));
+        let named = graph.outputs().iter().find(|(_, v)| v == id);
+        if let Some((output, _)) = named {
+            part.output(output, moved[id]);
+        } else if outside {
+            part.output(&graph.node(*id).name, moved[id]);
+        }
+    }
+    Ok(part)
+}

@@ -1,0 +1,29 @@
+//! Computes equal things once: ops with equal attributes and operands, and equal constants.
+
+use anyhow::Result;
+use kiln_ir::{Graph, NodeKind, ValueId};
+
+/// Merges equal nodes in topological order, so that whole equal subgraphs collapse.
+pub fn run(graph: &mut Graph) -> Result<usize> {
+    let mut kept: Vec<ValueId> = Vec::new();
+    let mut changes = 0;
+    for id in graph.topological()? {
+        if matches!(graph.node(id).kind, NodeKind::Input) {
+            continue;
+        }
+        let operands = graph.operands(id);
+        let twin = kept.iter().copied().find(|k| {
+            graph.ty(*k) == graph.ty(id)
+                && graph.node(*k).kind == graph.node(id).kind
+                && graph.operands(*k) == operands
+        });
+        match twin {
+            Some(twin) => {
+                graph.replace_uses(id, twin);
+                changes += 1;
+            }
+            None => kept.push(id),
+        }
+    }
+    Ok(changes)
+}

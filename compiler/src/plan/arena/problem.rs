@@ -1,0 +1,309 @@
+//! What an arena problem is, when one is malformed, and what no placement can beat.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A block of memory that is needed during a half-open span of time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// First point in time at which the buffer is live.
+    pub lower: u32,
+    /// First point in time at which it no longer is; greater than `lower`.
+    pub upper: u32,
+    /// Size in bytes, at least 1. It is not rounded up to the alignment.
+    pub size_bytes: u64,
+    /// The offset must be a multiple of this; at least 1, not necessarily a power of two.
+    pub align_bytes: u64,
+    /// The offset, in bytes, where it is imposed from outside.
+    pub fixed_offset: Option<u64>,
+}
+
+impl Buffer {
+    /// A buffer live during `[lower, upper)` that may be put at any multiple of `align_bytes`.
+    pub fn new(lower: u32, upper: u32, size_bytes: u64, align_bytes: u64) -> Self {
+        Self { lower, upper, size_bytes, align_bytes, fixed_offset: None }
+    }
+
+    /// Checks what can be checked of a buffer alone; `index` goes into the error.
+    pub(super) fn validate(&self, index: usize) -> Result<(), ProblemError> {
+        if self.lower >= self.upper {
+            return Err(ProblemError::EmptyLifespan { buffer: index });
+        }
+        if self.size_bytes == 0 {
+            return Err(ProblemError::EmptyBuffer { buffer: index });
+        }
+        if self.align_bytes == 0 {
+            return Err(ProblemError::ZeroAlignment { buffer: index });
+        }
+        match self.fixed_offset {
+            Some(offset) if !offset.is_multiple_of(self.align_bytes) => {
+                let align_bytes = self.align_bytes;
+                Err(ProblemError::FixedMisaligned { buffer: index, offset, align_bytes })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Buffers that share one arena.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problem {
+    /// The buffers; everything else refers to one by its index here.
+    pub buffers: Vec<Buffer>,
+    /// A height that is good enough. With none, the height is to be as small as can be found.
+    pub capacity_bytes: Option<u64>,
+}
+
+/// Where every buffer goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Solution {
+    /// Offset in bytes, one for each buffer and in the same order.
+    pub offsets: Vec<u64>,
+    /// The largest `offset + size_bytes`; 0 when there are no buffers.
+    pub height_bytes: u64,
+}
+
+/// Why a problem has no meaning. Indices are positions in [`Problem::buffers`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProblemError {
+    /// `lower < upper` does not hold.
+    EmptyLifespan {
+        /// The buffer.
+        buffer: usize,
+    },
+    /// The size is 0 bytes.
+    EmptyBuffer {
+        /// The buffer.
+        buffer: usize,
+    },
+    /// The alignment is 0.
+    ZeroAlignment {
+        /// The buffer.
+        buffer: usize,
+    },
+    /// The fixed offset is not a multiple of the alignment.
+    FixedMisaligned {
+        /// The buffer.
+        buffer: usize,
+        /// Its fixed offset.
+        offset: u64,
+        /// Its alignment.
+        align_bytes: u64,
+    },
+    /// Two fixed buffers share a byte while both are live.
+    FixedOverlap {
+        /// The one with the smaller index.
+        first: usize,
+        /// The other one.
+        second: usize,
+    },
+    /// All sizes, alignments and fixed offsets together exceed 63 bits.
+    TooLarge,
+}
+
+impl fmt::Display for ProblemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmptyLifespan { buffer } => write!(f, "buffer {buffer} is never live"),
+            Self::EmptyBuffer { buffer } => write!(f, "buffer {buffer} has a size of 0 bytes"),
+            Self::ZeroAlignment { buffer } => write!(f, "buffer {buffer} has an alignment of 0"),
+            Self::FixedMisaligned { buffer, offset, align_bytes } => write!(
+                f,
+                "buffer {buffer} is fixed at {offset}, which is no multiple of its alignment \
+                 {align_bytes}"
+            ),
+            Self::FixedOverlap { first, second } => {
+                write!(f, "buffers {first} and {second} are fixed on top of each other")
+            }
+            Self::TooLarge => write!(f, "the sizes add up to more than 63 bits hold"),
+        }
+    }
+}
+
+impl std::error::Error for ProblemError {}
+
+/// A point in time at which the live buffers alone exceed a capacity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The time; the earliest one where `live_bytes` is largest.
+    pub time: u32,
+    /// What the live buffers need together, the gaps forced by alignment included.
+    pub live_bytes: u64,
+    /// Index and size in bytes of every buffer live then, largest first.
+    pub buffers: Vec<(usize, u64)>,
+}
+
+impl Problem {
+    /// Checks that the problem has a meaning, whatever its capacity.
+    ///
+    /// Errors: the first [`ProblemError`] met, in the order of the buffers.
+    pub fn validate(&self) -> Result<(), ProblemError> {
+        let mut total_bytes = 0u64;
+        let mut highest_fixed = 0u64;
+        for (index, buffer) in self.buffers.iter().enumerate() {
+            buffer.validate(index)?;
+            total_bytes = total_bytes
+                .checked_add(buffer.size_bytes)
+                .and_then(|sum| sum.checked_add(buffer.align_bytes))
+                .ok_or(ProblemError::TooLarge)?;
+            highest_fixed = highest_fixed.max(buffer.fixed_offset.unwrap_or(0));
+        }
+        match total_bytes.checked_add(highest_fixed) {
+            Some(sum) if sum <= u64::MAX >> 1 => self.validate_fixed(),
+            _ => Err(ProblemError::TooLarge),
+        }
+    }
+
+    fn validate_fixed(&self) -> Result<(), ProblemError> {
+        let fixed: Vec<(usize, &Buffer, u64)> = (self.buffers.iter().enumerate())
+            .filter_map(|(index, b)| b.fixed_offset.map(|offset| (index, b, offset)))
+            .collect();
+        for (position, &(first, a, a_offset)) in fixed.iter().enumerate() {
+            for &(second, b, b_offset) in &fixed[position + 1..] {
+                let in_time = a.lower < b.upper && b.lower < a.upper;
+                let in_space =
+                    a_offset < b_offset + b.size_bytes && b_offset < a_offset + a.size_bytes;
+                if in_time && in_space {
+                    return Err(ProblemError::FixedOverlap { first, second });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A height that no placement can go below: the largest sum of live sizes.
+    ///
+    /// All offsets are multiples of the alignments' common divisor, so every live buffer but the
+    /// topmost is counted with its size rounded up to that divisor. Requires a problem that
+    /// [`validate`](Self::validate) accepts.
+    pub fn lower_bound_bytes(&self) -> u64 {
+        let fixed = (self.buffers.iter())
+            .filter_map(|b| b.fixed_offset.map(|offset| offset + b.size_bytes))
+            .max();
+        let live = self.busiest_time().map_or(0, |(_, live_bytes)| live_bytes);
+        live.max(fixed.unwrap_or(0))
+    }
+
+    /// The earliest time with the largest need of live bytes, and that need.
+    fn busiest_time(&self) -> Option<(u32, u64)> {
+        let grain = self.grain_bytes();
+        // At equal times ends come first: lifespans are half-open.
+        let mut events: Vec<(u32, bool, usize)> = Vec::with_capacity(2 * self.buffers.len());
+        for (index, buffer) in self.buffers.iter().enumerate() {
+            events.push((buffer.lower, true, index));
+            events.push((buffer.upper, false, index));
+        }
+        events.sort_unstable();
+        let mut live_bytes = 0u64;
+        // How many live buffers there are for each size of the gap that rounding puts above them.
+        let mut gaps: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut busiest: Option<(u32, u64)> = None;
+        for (time, starts, index) in events {
+            let size_bytes = self.buffers[index].size_bytes;
+            let rounded = size_bytes.next_multiple_of(grain);
+            let count = gaps.entry(rounded - size_bytes).or_insert(0);
+            if starts {
+                *count += 1;
+                live_bytes += rounded;
+            } else {
+                *count -= 1;
+                if *count == 0 {
+                    gaps.remove(&(rounded - size_bytes));
+                }
+                live_bytes -= rounded;
+                continue;
+            }
+            let topmost_gap = gaps.last_key_value().map_or(0, |(&gap, _)| gap);
+            let need = live_bytes - topmost_gap;
+            if busiest.is_none_or(|(_, most)| need > most) {
+                busiest = Some((time, need));
+            }
+        }
+        busiest
+    }
+
+    /// The largest number that divides every alignment; 1 when there are no buffers.
+    pub(super) fn grain_bytes(&self) -> u64 {
+        self.buffers.iter().fold(0, |grain, b| gcd(grain, b.align_bytes)).max(1)
+    }
+}
+
+/// Says why `problem` cannot fit in `capacity_bytes`, where the live sizes alone forbid it.
+///
+/// `None` does not promise that a placement exists. Requires a problem that
+/// [`Problem::validate`] accepts.
+pub fn conflict(problem: &Problem, capacity_bytes: u64) -> Option<Conflict> {
+    let (time, live_bytes) = problem.busiest_time()?;
+    if live_bytes <= capacity_bytes {
+        return None;
+    }
+    let mut buffers: Vec<(usize, u64)> = (problem.buffers.iter().enumerate())
+        .filter(|(_, b)| b.lower <= time && time < b.upper)
+        .map(|(index, b)| (index, b.size_bytes))
+        .collect();
+    buffers.sort_by_key(|&(index, size_bytes)| (std::cmp::Reverse(size_bytes), index));
+    Some(Conflict { time, live_bytes, buffers })
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(buffers: &[(u32, u32, u64, u64)]) -> Problem {
+        let buffers = buffers.iter().map(|&(l, u, s, a)| Buffer::new(l, u, s, a)).collect();
+        Problem { buffers, capacity_bytes: None }
+    }
+
+    #[test]
+    fn the_lower_bound_is_the_largest_sum_of_live_sizes() {
+        assert_eq!(problem(&[]).lower_bound_bytes(), 0);
+        assert_eq!(problem(&[(0, 2, 5, 1), (2, 4, 7, 1), (1, 3, 2, 1)]).lower_bound_bytes(), 9);
+    }
+
+    #[test]
+    fn only_the_topmost_buffer_goes_without_padding() {
+        // 256 + 256 + 100, with the largest gap on top.
+        let p = problem(&[(0, 1, 200, 256), (0, 1, 256, 256), (0, 1, 100, 256)]);
+        assert_eq!(p.lower_bound_bytes(), 612);
+        // One byte can always hide behind the buffer of coarser alignment.
+        assert_eq!(problem(&[(0, 1, 1, 1), (0, 1, 1, 256)]).lower_bound_bytes(), 2);
+    }
+
+    #[test]
+    fn a_fixed_buffer_raises_the_lower_bound() {
+        let mut p = problem(&[(0, 1, 8, 8)]);
+        p.buffers[0].fixed_offset = Some(64);
+        assert_eq!(p.lower_bound_bytes(), 72);
+    }
+
+    #[test]
+    fn a_conflict_names_the_live_buffers_largest_first() {
+        let p = problem(&[(0, 9, 3, 1), (4, 6, 9, 1), (5, 7, 4, 1), (6, 8, 1, 1)]);
+        let expected = Conflict { time: 5, live_bytes: 16, buffers: vec![(1, 9), (2, 4), (0, 3)] };
+        assert_eq!(conflict(&p, 15), Some(expected));
+        assert_eq!(conflict(&p, 16), None);
+    }
+
+    #[test]
+    fn malformed_problems_are_named() {
+        let error = |p: &Problem| p.validate().unwrap_err();
+        let of = |b: (u32, u32, u64, u64)| problem(&[b]);
+        assert_eq!(error(&of((3, 3, 1, 1))), ProblemError::EmptyLifespan { buffer: 0 });
+        assert_eq!(error(&of((0, 1, 0, 1))), ProblemError::EmptyBuffer { buffer: 0 });
+        assert_eq!(error(&of((0, 1, 1, 0))), ProblemError::ZeroAlignment { buffer: 0 });
+        assert_eq!(error(&of((0, 1, u64::MAX, 1))), ProblemError::TooLarge);
+        let mut p = problem(&[(0, 2, 8, 8), (1, 3, 8, 8)]);
+        p.buffers[0].fixed_offset = Some(4);
+        let fixed = ProblemError::FixedMisaligned { buffer: 0, offset: 4, align_bytes: 8 };
+        assert_eq!(error(&p), fixed);
+        p.buffers[0].fixed_offset = Some(0);
+        p.buffers[1].fixed_offset = Some(0);
+        assert_eq!(error(&p), ProblemError::FixedOverlap { first: 0, second: 1 });
+        p.buffers[1].fixed_offset = Some(8);
+        assert_eq!(p.validate(), Ok(()));
+    }
+}

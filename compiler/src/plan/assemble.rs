@@ -1,0 +1,315 @@
+//! Writes the decisions down as the plan that the runtime walks.
+
+use anyhow::{Context, Result};
+use kiln_bundle::plan::{
+    Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
+    Manifest, MemoryPlan, Network, Plan, Port, Requirements, Residency, SlotId, Step,
+};
+use kiln_ir::ValueId;
+use kiln_kernels::{Argument, Launch};
+use std::collections::HashMap;
+
+use super::blocks::Blocks;
+use super::lifetime::Lifetimes;
+use super::lower::{LoweredNetwork, LoweredOp, Work};
+use super::residency::Placement;
+
+/// No warnings: the sources are tested, and drivers print them on the user's terminal.
+const BUILD_OPTIONS: &str = "-w";
+
+/// Everything that was decided.
+pub struct Decisions<'a> {
+    /// The networks as launches.
+    pub networks: &'a [LoweredNetwork],
+    /// Their constants.
+    pub blocks: &'a Blocks,
+    /// Their buffers.
+    pub lifetimes: &'a Lifetimes,
+    /// Addresses.
+    pub placement: &'a Placement,
+    /// Where the budget goes.
+    pub memory: MemoryPlan,
+    /// Alignment of every offset.
+    pub align_bytes: u64,
+}
+
+/// Makes the plan. Offsets and checksums of weights are zero until the weights are written.
+pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
+    let mut assembler = Assembler::new(decisions);
+    let networks =
+        (0..decisions.networks.len()).map(|i| assembler.network(i)).collect::<Result<Vec<_>>>()?;
+    let Assembler { sources, kernels, local_mem_bytes, work_group_size, times, .. } = assembler;
+    let buffers = assemble_buffers(decisions, &times);
+    let blocks = decisions
+        .blocks
+        .drafts
+        .iter()
+        .enumerate()
+        .map(|(i, draft)| Block {
+            name: draft.name.clone(),
+            offset_bytes: 0,
+            len_bytes: draft.len_bytes,
+            checksum: 0,
+            residency: match resident(decisions, i) {
+                Some(buffer) => Residency::Resident(BufferId(buffer as u32)),
+                None => Residency::Streamed,
+            },
+        })
+        .collect();
+    let slots = decisions.memory.slot_bytes.iter().copied().max().unwrap_or(0);
+    let requirements = Requirements {
+        max_alloc_bytes: decisions.memory.arena_bytes.max(slots),
+        local_mem_bytes,
+        work_group_size,
+        base_align_bytes: decisions.align_bytes,
+        extensions: vec![],
+    };
+    let memory = decisions.memory.clone();
+    Ok(Plan { manifest, requirements, memory, sources, kernels, blocks, buffers, networks })
+}
+
+fn resident(decisions: &Decisions, block: usize) -> Option<usize> {
+    let list = &decisions.placement.resident;
+    list.iter().find(|(b, _)| *b == block).map(|(_, buffer)| *buffer)
+}
+
+/// Steps of the launches and networks, for turning launch time into step time.
+#[derive(Default)]
+struct Times {
+    launches: Vec<u32>,
+    spans: Vec<(u32, u32)>,
+}
+
+fn assemble_buffers(decisions: &Decisions, times: &Times) -> Vec<Buffer> {
+    let spans = &decisions.lifetimes.spans;
+    let lower = |t: u32| match spans.iter().position(|s| s.0 == t) {
+        Some(i) => times.spans[i].0,
+        None => times.launches[t as usize],
+    };
+    let upper = |t: u32| match spans.iter().position(|s| s.1 == t) {
+        Some(i) => times.spans[i].1,
+        None => times.launches[t as usize - 1] + 1,
+    };
+    let drafts = decisions.placement.buffers.iter().zip(&decisions.placement.offsets);
+    drafts
+        .map(|(draft, offset)| Buffer {
+            name: draft.name.clone(),
+            offset_bytes: *offset,
+            len_bytes: draft.len_bytes,
+            lower: lower(draft.lower),
+            upper: upper(draft.upper),
+        })
+        .collect()
+}
+
+struct Assembler<'a> {
+    decisions: &'a Decisions<'a>,
+    sources: Vec<String>,
+    source_ids: HashMap<String, u32>,
+    kernels: Vec<Kernel>,
+    kernel_ids: HashMap<(u32, &'static str), KernelId>,
+    times: Times,
+    now: u32,
+    local_mem_bytes: u64,
+    work_group_size: u64,
+    /// Block in each slot, and when the slot was last freed.
+    slots: Vec<(Option<usize>, u32)>,
+}
+
+impl<'a> Assembler<'a> {
+    fn new(decisions: &'a Decisions<'a>) -> Self {
+        Self {
+            decisions,
+            sources: vec![],
+            source_ids: HashMap::new(),
+            kernels: vec![],
+            kernel_ids: HashMap::new(),
+            times: Times::default(),
+            now: 0,
+            local_mem_bytes: 0,
+            work_group_size: 1,
+            slots: vec![(None, 0); decisions.memory.slot_bytes.len()],
+        }
+    }
+
+    fn network(&mut self, index: usize) -> Result<Network> {
+        let network = &self.decisions.networks[index];
+        let graph = &network.source.graph;
+        let start = self.now;
+        let mut steps = Vec::new();
+        let mut launch_index = 0;
+        for (op_index, op) in network.ops.iter().enumerate() {
+            for i in 0..op.launch_count() {
+                self.load(index, launch_index, &mut steps)?;
+                self.times.launches.push(start + steps.len() as u32);
+                steps.push(match &op.work {
+                    Work::Kernels { variant, lowering } => Step::Dispatch(self.dispatch(
+                        (index, op_index),
+                        op,
+                        variant,
+                        &lowering.launches[i],
+                    )?),
+                    Work::Gather => Step::Gather(self.gather(index, op)),
+                });
+                self.free(index, launch_index, start, &mut steps);
+                launch_index += 1;
+            }
+        }
+        self.now = start + steps.len() as u32;
+        self.times.spans.push((start, self.now));
+        let port = |name: &str, id: ValueId| Port {
+            name: name.to_string(),
+            buffer: self.buffer(index, id),
+            dtype: dtype(graph.ty(id).dtype),
+            shape: graph.ty(id).shape.iter().map(|d| *d as u32).collect(),
+        };
+        Ok(Network {
+            name: network.source.name.clone(),
+            phase: network.source.phase,
+            inputs: graph.inputs().iter().map(|id| port(&graph.node(*id).name, *id)).collect(),
+            outputs: graph.outputs().iter().map(|(name, id)| port(name, *id)).collect(),
+            steps,
+        })
+    }
+
+    /// Streamed blocks of a network whose first (or last) launch is `launch`.
+    fn streamed(&self, network: usize, launch: u32, first: bool) -> Vec<usize> {
+        let drafts = self.decisions.blocks.drafts.iter().enumerate();
+        drafts
+            .filter(|(i, d)| {
+                let at = if first { d.launches.0 } else { d.launches.1 };
+                d.network == network
+                    && !d.small
+                    && at == launch
+                    && resident(self.decisions, *i).is_none()
+            })
+            .map(|(i, _)| i)
+            .collect()
+    }
+
+    fn load(&mut self, network: usize, launch: u32, steps: &mut Vec<Step>) -> Result<()> {
+        for block in self.streamed(network, launch, true) {
+            let free = self.slots.iter().enumerate().filter(|(_, s)| s.0.is_none());
+            let (slot, _) = free.min_by_key(|(_, s)| s.1).with_context(|| {
+                format!("no slot for {}", self.decisions.blocks.drafts[block].name)
+            })?;
+            self.slots[slot].0 = Some(block);
+            steps.push(Step::Load { block: BlockId(block as u32), slot: SlotId(slot as u32) });
+        }
+        Ok(())
+    }
+
+    fn free(&mut self, network: usize, launch: u32, start: u32, steps: &mut Vec<Step>) {
+        for block in self.streamed(network, launch, false) {
+            let now = start + steps.len() as u32 + 1;
+            for slot in self.slots.iter_mut().filter(|s| s.0 == Some(block)) {
+                *slot = (None, now);
+            }
+            steps.push(Step::Free { block: BlockId(block as u32) });
+        }
+    }
+
+    fn buffer(&self, network: usize, id: ValueId) -> BufferId {
+        BufferId(self.decisions.lifetimes.values[&(network, id)] as u32)
+    }
+
+    fn gather(&self, network: usize, op: &LoweredOp) -> Gather {
+        let graph = &self.decisions.networks[network].source.graph;
+        let operands = graph.operands(op.id);
+        let (table, ty) = (graph.ty(operands[1]), graph.ty(op.id));
+        Gather {
+            name: graph.node(op.id).name.clone(),
+            table_offset_bytes: 0,
+            row_bytes: table.shape[1] as u64 * ty.dtype.size_bytes(),
+            row_count: table.shape[0] as u32,
+            indices: self.buffer(network, operands[0]),
+            index_count: graph.ty(operands[0]).elem_count() as u32,
+            output: self.buffer(network, op.id),
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        (network, op_index): (usize, usize),
+        op: &LoweredOp,
+        variant: &'static str,
+        launch: &Launch,
+    ) -> Result<Dispatch> {
+        let graph = &self.decisions.networks[network].source.graph;
+        let node = graph.node(op.id);
+        let operands = graph.operands(op.id);
+        let args = launch
+            .args
+            .iter()
+            .map(|arg| match *arg {
+                Argument::U32(v) => Ok(Arg::U32(v)),
+                Argument::F32(v) => Ok(Arg::F32(v)),
+                Argument::Output => Ok(self.whole(self.buffer(network, op.id), Access::Write)),
+                Argument::Scratch { index, written } => {
+                    let id = self.decisions.lifetimes.scratch[&(network, op_index)][index];
+                    let access = if written { Access::Write } else { Access::Read };
+                    Ok(self.whole(BufferId(id as u32), access))
+                }
+                Argument::Input { index, offset_bytes, len_bytes } => {
+                    let value = operands[index];
+                    if graph.node(value).is_weight() {
+                        let key = (network, op_index, index, offset_bytes);
+                        let place = self.decisions.blocks.places.get(&key);
+                        let (block, at) = *place.context("a constant argument has no block")?;
+                        let block = BlockId(block as u32);
+                        Ok(Arg::Weight { block, offset_bytes: at, len_bytes })
+                    } else {
+                        let buffer = self.buffer(network, value);
+                        let access = Access::Read;
+                        Ok(Arg::Buffer { buffer, offset_bytes, len_bytes, access })
+                    }
+                }
+            })
+            .collect::<Result<Vec<_>>>()
+            .with_context(|| format!("node '{}'", node.name))?;
+        self.local_mem_bytes = self.local_mem_bytes.max(launch.local_mem_bytes);
+        if let Some(local) = launch.local {
+            self.work_group_size = self.work_group_size.max(local.iter().product());
+        }
+        Ok(Dispatch {
+            name: node.name.clone(),
+            kernel: self.kernel(launch, node.op().map_or("", |op| op.name()), variant),
+            args,
+            global: launch.global,
+            local: launch.local,
+            flops: launch.flops,
+        })
+    }
+
+    fn whole(&self, buffer: BufferId, access: Access) -> Arg {
+        let len_bytes = self.decisions.placement.buffers[buffer.index()].len_bytes;
+        Arg::Buffer { buffer, offset_bytes: 0, len_bytes, access }
+    }
+
+    fn kernel(&mut self, launch: &Launch, op: &str, variant: &str) -> KernelId {
+        let next = self.sources.len() as u32;
+        let source = *self.source_ids.entry(launch.source.clone()).or_insert_with(|| {
+            self.sources.push(launch.source.clone());
+            next
+        });
+        *self.kernel_ids.entry((source, launch.entry)).or_insert_with(|| {
+            self.kernels.push(Kernel {
+                source,
+                entry: launch.entry.to_string(),
+                op: op.to_string(),
+                variant: variant.to_string(),
+                options: BUILD_OPTIONS.to_string(),
+            });
+            KernelId(self.kernels.len() as u32 - 1)
+        })
+    }
+}
+
+fn dtype(dtype: kiln_ir::DType) -> DType {
+    match dtype {
+        kiln_ir::DType::F32 => DType::F32,
+        kiln_ir::DType::F16 => DType::F16,
+        kiln_ir::DType::I8 => DType::I8,
+        kiln_ir::DType::I32 => DType::I32,
+    }
+}

@@ -1,0 +1,156 @@
+//! Groups the constants of a network into blocks: what is loaded and freed together.
+//!
+//! The large constants of an op form one block for each launch that first reads them, so that an
+//! op whose weights were split over launches streams piece by piece. The small ones of a whole
+//! network (biases, norms) form one block that stays resident while the network runs.
+
+use kiln_ir::DType;
+use kiln_kernels::{Argument, Packing};
+use std::collections::HashMap;
+
+use super::lower::{LoweredNetwork, Storage, Work};
+
+/// Regions smaller than this are not worth a read of their own.
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// A region of a packed constant, and where it is in its block.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Index into [`LoweredNetwork::ops`].
+    pub op: usize,
+    /// Which input of the op.
+    pub input: usize,
+    /// Start in the packed constant.
+    pub offset_bytes: u64,
+    /// Length.
+    pub len_bytes: u64,
+    /// Start in the block.
+    pub at_bytes: u64,
+}
+
+/// A block before its bytes exist.
+#[derive(Clone, Debug)]
+pub struct BlockDraft {
+    /// Name of the op that reads it.
+    pub name: String,
+    /// Index of the network.
+    pub network: usize,
+    /// What it holds.
+    pub pieces: Vec<Piece>,
+    /// Length.
+    pub len_bytes: u64,
+    /// First and last launch that reads it, counted over the network.
+    pub launches: (u32, u32),
+    /// Always resident while the network runs.
+    pub small: bool,
+    /// Arithmetic of the launches that read it: what its loading can hide behind.
+    pub flops: u64,
+}
+
+/// Where a constant argument is: `(network, op, input, offset)` -> block and start in it.
+pub type Places = HashMap<(usize, usize, usize, u64), (usize, u64)>;
+
+/// Blocks of all networks, in the order in which they are written.
+#[derive(Default)]
+pub struct Blocks {
+    /// The blocks.
+    pub drafts: Vec<BlockDraft>,
+    /// Where each constant argument is.
+    pub places: Places,
+}
+
+/// Packing and shape of a constant input of a lowered op.
+pub fn constant(
+    network: &LoweredNetwork,
+    op: usize,
+    input: usize,
+    storage: Storage,
+) -> Option<(Packing, Vec<usize>)> {
+    let graph = &network.source.graph;
+    let lowered = &network.ops[op];
+    let value = graph.operands(lowered.id)[input];
+    if !graph.node(value).is_weight() {
+        return None;
+    }
+    let ty = graph.ty(value);
+    let dtype = if ty.dtype == DType::F32 { storage.of(ty.shape.len()) } else { ty.dtype };
+    Some((lowered.packing(input, dtype), ty.shape.clone()))
+}
+
+impl Blocks {
+    /// Adds the blocks of network number `index`.
+    pub fn add(&mut self, index: usize, network: &LoweredNetwork, align_bytes: u64) {
+        let graph = &network.source.graph;
+        let mut small = BlockDraft {
+            name: format!("{}.small", network.source.name),
+            network: index,
+            pieces: vec![],
+            len_bytes: 0,
+            launches: (0, 0),
+            small: true,
+            flops: 0,
+        };
+        let mut small_places = Vec::new();
+        let mut launch_index = 0;
+        for (op_index, op) in network.ops.iter().enumerate() {
+            let Work::Kernels { lowering, .. } = &op.work else {
+                launch_index += 1;
+                continue;
+            };
+            let operands = graph.operands(op.id);
+            for launch in &lowering.launches {
+                let mut own: Option<usize> = None;
+                for arg in &launch.args {
+                    let Argument::Input { index: input, offset_bytes, len_bytes } = *arg else {
+                        continue;
+                    };
+                    if !graph.node(operands[input]).is_weight() {
+                        continue;
+                    }
+                    let key = (index, op_index, input, offset_bytes);
+                    let piece =
+                        |at_bytes| Piece { op: op_index, input, offset_bytes, len_bytes, at_bytes };
+                    if let Some((block, _)) = self.places.get(&key) {
+                        self.drafts[*block].launches.1 = launch_index;
+                    } else if len_bytes < SMALL_BYTES {
+                        if !small_places.iter().any(|(k, _)| *k == key) {
+                            small_places.push((key, small.len_bytes));
+                            small.push(piece, align_bytes);
+                        }
+                    } else {
+                        let block = *own.get_or_insert_with(|| {
+                            self.drafts.push(BlockDraft {
+                                name: graph.node(op.id).name.clone(),
+                                network: index,
+                                pieces: vec![],
+                                len_bytes: 0,
+                                launches: (launch_index, launch_index),
+                                small: false,
+                                flops: launch.flops,
+                            });
+                            self.drafts.len() - 1
+                        });
+                        let draft = &mut self.drafts[block];
+                        self.places.insert(key, (block, draft.len_bytes));
+                        draft.push(piece, align_bytes);
+                    }
+                }
+                launch_index += 1;
+            }
+        }
+        if !small.pieces.is_empty() {
+            small.launches = (0, launch_index.max(1) - 1);
+            let block = self.drafts.len();
+            self.places.extend(small_places.into_iter().map(|(k, at)| (k, (block, at))));
+            self.drafts.push(small);
+        }
+    }
+}
+
+impl BlockDraft {
+    fn push(&mut self, piece: impl Fn(u64) -> Piece, align_bytes: u64) {
+        let piece = piece(self.len_bytes);
+        self.len_bytes = (self.len_bytes + piece.len_bytes).next_multiple_of(align_bytes);
+        self.pieces.push(piece);
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a budget is too small: what would have to be live at once.
+
+use kiln_bundle::plan::MemoryPlan;
+use std::fmt;
+
+use super::arena::{Buffer, Problem, conflict};
+use super::lifetime::BufferDraft;
+
+/// Buffers named in the message.
+const NAMED: usize = 4;
+
+/// What a plan needs, and what sets that need.
+#[derive(Clone, Debug)]
+pub struct Shortfall {
+    /// Smallest budget for which the plan exists.
+    pub needs_bytes: u64,
+    /// The largest buffers live at the peak.
+    pub live: Vec<(String, u64)>,
+    /// Sum of all that is live at the peak.
+    pub live_bytes: u64,
+    /// Everything outside the arena: name and bytes.
+    pub beside: Vec<(&'static str, u64)>,
+}
+
+impl Shortfall {
+    /// From the arena's buffers and the rest of the memory plan.
+    pub fn new(needs_bytes: u64, drafts: &[BufferDraft], beside: &MemoryPlan) -> Self {
+        let buffers =
+            drafts.iter().map(|b| Buffer::new(b.lower, b.upper, b.len_bytes, 1)).collect();
+        let problem = Problem { buffers, capacity_bytes: None };
+        let peak = conflict(&problem, problem.lower_bound_bytes().saturating_sub(1));
+        let live = peak.iter().flat_map(|c| &c.buffers).take(NAMED);
+        Self {
+            needs_bytes,
+            live: live.map(|(i, bytes)| (drafts[*i].name.clone(), *bytes)).collect(),
+            live_bytes: peak.map_or(0, |c| c.live_bytes),
+            beside: vec![
+                ("process and driver", beside.baseline_bytes),
+                ("compiled kernels", beside.program_bytes),
+                ("weight slots", beside.slot_bytes.iter().sum()),
+                ("staging", beside.staging_bytes),
+                ("host buffers", beside.host_bytes),
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the smallest feasible budget is {}; ", mib(self.needs_bytes))?;
+        write!(f, "{} are live at the peak, the largest ", mib(self.live_bytes))?;
+        let live: Vec<_> = self.live.iter().map(|(n, b)| format!("{n} {}", mib(*b))).collect();
+        write!(f, "{}; beside them ", live.join(", "))?;
+        let beside: Vec<_> = self
+            .beside
+            .iter()
+            .filter(|(_, b)| *b > 0)
+            .map(|(n, b)| format!("{n} {}", mib(*b)))
+            .collect();
+        f.write_str(&beside.join(", "))
+    }
+}
+
+/// Bytes for people, rounded up to a tenth of a MiB.
+pub fn mib(bytes: u64) -> String {
+    let tenths = (bytes as f64 / (1u64 << 20) as f64 * 10.0).ceil() / 10.0;
+    format!("{tenths:.1} MiB")
+}

@@ -1,0 +1,163 @@
+//! Lifetimes: which buffers there are, and over which launches each is live.
+//!
+//! Time here counts launches over all networks in execution order; the steps that load and free
+//! weights are put between them later and change no order.
+
+use kiln_bundle::plan::Phase;
+use kiln_ir::{NodeKind, TensorType, ValueId};
+use std::collections::HashMap;
+
+use super::blocks::Blocks;
+use super::lower::{LoweredNetwork, Work};
+
+/// A buffer without an address.
+#[derive(Clone, Debug)]
+pub struct BufferDraft {
+    /// Name of the value it holds.
+    pub name: String,
+    /// Length.
+    pub len_bytes: u64,
+    /// First launch at which it is live.
+    pub lower: u32,
+    /// First launch at which it is no longer live.
+    pub upper: u32,
+}
+
+/// All buffers but the resident weights, which are chosen later.
+#[derive(Default)]
+pub struct Lifetimes {
+    /// Half-open interval of launches of each network.
+    pub spans: Vec<(u32, u32)>,
+    /// The buffers.
+    pub buffers: Vec<BufferDraft>,
+    /// Buffer of each value, by network.
+    pub values: HashMap<(usize, ValueId), usize>,
+    /// Buffers of each op's scratch, by network and op.
+    pub scratch: HashMap<(usize, usize), Vec<usize>>,
+    /// Buffer of each small block.
+    pub small: HashMap<usize, usize>,
+}
+
+/// Name under which an input finds the output of an earlier network.
+fn produced_as(input: &str) -> &str {
+    if input == "context" { "embedding" } else { input }
+}
+
+impl Lifetimes {
+    /// Computes them for networks in execution order.
+    pub fn new(networks: &[LoweredNetwork], blocks: &Blocks) -> Self {
+        let mut this = Self::default();
+        let mut at = 0;
+        for network in networks {
+            let count: usize = network.ops.iter().map(|op| op.launch_count()).sum();
+            this.spans.push((at, at + count as u32));
+            at += count as u32;
+        }
+        for index in 0..networks.len() {
+            this.inputs(networks, index);
+            this.ops(networks, index);
+            for (_, id) in networks[index].source.graph.outputs() {
+                let buffer = this.values[&(index, *id)];
+                this.extend(buffer, this.spans[index].1);
+            }
+        }
+        for (block, draft) in blocks.drafts.iter().enumerate().filter(|(_, d)| d.small) {
+            let (lower, upper) = this.weight_span(networks, draft.network);
+            let name = draft.name.clone();
+            let id = this.push(BufferDraft { name, len_bytes: draft.len_bytes, lower, upper });
+            this.small.insert(block, id);
+        }
+        this
+    }
+
+    /// Interval over which resident weights of a network must stay. The network of timesteps may
+    /// run again between two steps, so what the steps keep must outlive it too.
+    pub fn weight_span(&self, networks: &[LoweredNetwork], index: usize) -> (u32, u32) {
+        let (mut lower, upper) = self.spans[index];
+        if networks[index].source.phase == Phase::Step {
+            for (i, n) in networks[..index].iter().enumerate() {
+                if n.source.phase == Phase::Timesteps {
+                    lower = lower.min(self.spans[i].0);
+                }
+            }
+        }
+        (lower, upper)
+    }
+
+    fn push(&mut self, draft: BufferDraft) -> usize {
+        self.buffers.push(draft);
+        self.buffers.len() - 1
+    }
+
+    fn extend(&mut self, buffer: usize, upper: u32) {
+        let draft = &mut self.buffers[buffer];
+        draft.upper = draft.upper.max(upper);
+    }
+
+    fn inputs(&mut self, networks: &[LoweredNetwork], index: usize) {
+        let network = &networks[index];
+        let (lower, upper) = self.spans[index];
+        for id in network.source.graph.inputs() {
+            let node = network.source.graph.node(id);
+            let repeats = network.source.phase == Phase::Step;
+            let produced = find_output(&networks[..index], produced_as(&node.name));
+            if let Some((from, value, ty)) = &produced {
+                let buffer = self.values[&(*from, *value)];
+                let same = *ty == node.ty;
+                if same {
+                    self.values.insert((index, id), buffer);
+                }
+                if !same || repeats {
+                    self.extend(buffer, upper);
+                }
+                if same {
+                    continue;
+                }
+            }
+            let upper = if repeats { upper } else { lower + 1 };
+            let len_bytes = node.ty.size_bytes();
+            let name = format!("{}.{}", network.source.name, node.name);
+            let buffer = self.push(BufferDraft { name, len_bytes, lower, upper });
+            self.values.insert((index, id), buffer);
+        }
+    }
+
+    fn ops(&mut self, networks: &[LoweredNetwork], index: usize) {
+        let network = &networks[index];
+        let graph = &network.source.graph;
+        let mut now = self.spans[index].0;
+        for (op_index, op) in network.ops.iter().enumerate() {
+            let end = now + op.launch_count() as u32;
+            for operand in graph.operands(op.id) {
+                if !matches!(graph.node(operand).kind, NodeKind::Weight(_)) {
+                    let buffer = self.values[&(index, operand)];
+                    self.extend(buffer, end);
+                }
+            }
+            let node = graph.node(op.id);
+            let draft =
+                |name: String, len_bytes| BufferDraft { name, len_bytes, lower: now, upper: end };
+            let name = format!("{}.{}", network.source.name, node.name);
+            if let Work::Kernels { lowering, .. } = &op.work {
+                let scratch = lowering
+                    .scratch_bytes
+                    .iter()
+                    .enumerate()
+                    .map(|(i, bytes)| self.push(draft(format!("{name}.scratch{i}"), *bytes)))
+                    .collect();
+                self.scratch.insert((index, op_index), scratch);
+            }
+            let buffer = self.push(draft(name, node.ty.size_bytes()));
+            self.values.insert((index, op.id), buffer);
+            now = end;
+        }
+    }
+}
+
+fn find_output(networks: &[LoweredNetwork], name: &str) -> Option<(usize, ValueId, TensorType)> {
+    networks.iter().enumerate().rev().find_map(|(i, n)| {
+        let graph = &n.source.graph;
+        let (_, id) = graph.outputs().iter().find(|(output, _)| output == name)?;
+        Some((i, *id, graph.ty(*id).clone()))
+    })
+}

@@ -1,0 +1,180 @@
+//! The memory plan: what lives where and when.
+//!
+//! networks -> [`lower`] (variants, schedule) -> [`blocks`] (constants) -> [`lifetime`] ->
+//! [`residency`] (addresses in the [`arena`], resident weights) -> [`assemble`] (the plan).
+
+pub mod arena;
+pub mod assemble;
+pub mod blocks;
+pub mod explain;
+pub mod lifetime;
+pub mod lower;
+pub mod residency;
+pub mod schedule;
+
+use anyhow::Result;
+use kiln_bundle::plan::{Manifest, MemoryPlan, Phase, Plan};
+
+use crate::device::DeviceProfile;
+use blocks::Blocks;
+use lifetime::Lifetimes;
+use lower::{LoweredNetwork, NetworkGraph, Preference, Storage};
+use residency::{Infeasible, Placement};
+
+/// What a plan is made for.
+pub struct PlanRequest<'a> {
+    /// The device.
+    pub profile: &'a DeviceProfile,
+    /// Storage types.
+    pub storage: Storage,
+    /// Most bytes of the whole process.
+    pub budget_bytes: u64,
+}
+
+/// One way to spend the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Strategy {
+    /// Rows of the U-Net batch: 2 runs both branches of guidance at once.
+    pub guidance_batch: usize,
+    /// How variants are chosen.
+    pub preference: Preference,
+    /// Largest run of weights that one launch reads.
+    pub max_block_bytes: u64,
+}
+
+/// Strategies from the fastest to the most frugal; the first that fits is taken.
+pub fn strategies(profile: &DeviceProfile) -> Vec<Strategy> {
+    let strategy = |guidance_batch, preference, divisor| Strategy {
+        guidance_batch,
+        preference,
+        max_block_bytes: profile.memory.max_block_bytes / divisor,
+    };
+    vec![
+        strategy(2, Preference::Fastest, 1),
+        strategy(2, Preference::LeastScratch, 4),
+        strategy(1, Preference::LeastScratch, 4),
+        strategy(1, Preference::LeastScratch, 16),
+    ]
+}
+
+/// A plan, and what is needed to write its weights.
+pub struct Planned {
+    /// The plan; weights have no offsets or checksums yet.
+    pub plan: Plan,
+    /// The networks as launches.
+    pub networks: Vec<LoweredNetwork>,
+    /// Their constants.
+    pub blocks: Blocks,
+}
+
+/// What came of one strategy.
+pub enum Outcome {
+    /// It fits.
+    Fits(Box<Planned>),
+    /// It needs more than the budget.
+    TooLarge(explain::Shortfall),
+}
+
+/// Plans networks, in execution order, by one strategy.
+pub fn build(
+    graphs: &[NetworkGraph],
+    manifest: Manifest,
+    strategy: Strategy,
+    request: &PlanRequest,
+) -> Result<Outcome> {
+    let profile = request.profile;
+    let align_bytes = profile.memory.base_align_bytes;
+    let networks = graphs
+        .iter()
+        .map(|g| {
+            let max = strategy.max_block_bytes;
+            lower::lower(g, &profile.target, request.storage, strategy.preference, max)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut blocks = Blocks::default();
+    for (index, network) in networks.iter().enumerate() {
+        blocks.add(index, network, align_bytes);
+    }
+    let lifetimes = Lifetimes::new(&networks, &blocks);
+    let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
+    let capacity_bytes = request.budget_bytes.saturating_sub(beside.peak_bytes());
+    let placement =
+        match residency::place(&networks, &blocks, &lifetimes, capacity_bytes, align_bytes) {
+            Ok(placement) => placement,
+            Err(error) => match error.downcast::<Infeasible>() {
+                Ok(Infeasible(buffers, height_bytes)) => {
+                    let needs_bytes = beside.peak_bytes() + height_bytes;
+                    let shortfall = explain::Shortfall::new(needs_bytes, &buffers, &beside);
+                    return Ok(Outcome::TooLarge(shortfall));
+                }
+                Err(error) => return Err(error),
+            },
+        };
+    let memory = with_arena(beside, &placement);
+    let decisions = assemble::Decisions {
+        networks: &networks,
+        blocks: &blocks,
+        lifetimes: &lifetimes,
+        placement: &placement,
+        memory,
+        align_bytes,
+    };
+    let plan = assemble::assemble(&decisions, manifest)?;
+    Ok(Outcome::Fits(Box::new(Planned { plan, networks, blocks })))
+}
+
+fn with_arena(mut memory: MemoryPlan, placement: &Placement) -> MemoryPlan {
+    memory.arena_bytes = placement.height_bytes;
+    memory.arena_lower_bound_bytes = placement.lower_bound_bytes;
+    memory
+}
+
+/// Every part of the budget but the arena.
+///
+/// Slots are sized by the largest block that may be streamed. A block of the repeated network may
+/// turn out resident, so its slot may be larger than needed, never smaller.
+fn beside_arena(
+    networks: &[LoweredNetwork],
+    blocks: &Blocks,
+    manifest: &Manifest,
+    profile: &DeviceProfile,
+    budget_bytes: u64,
+) -> MemoryPlan {
+    let streamed: Vec<u64> =
+        blocks.drafts.iter().filter(|b| !b.small).map(|b| b.len_bytes).collect();
+    let slot_bytes = streamed.iter().copied().max().unwrap_or(0);
+    let slot_count = (profile.memory.slot_count as usize).min(streamed.len());
+    let pixels = u64::from(manifest.image_px).pow(2);
+    let launches: usize =
+        networks.iter().flat_map(|n| &n.ops).map(lower::LoweredOp::launch_count).sum();
+    MemoryPlan {
+        budget_bytes,
+        slot_bytes: vec![slot_bytes; slot_count],
+        staging_bytes: if profile.memory.unified { 0 } else { slot_bytes },
+        host_bytes: HOST_FIXED_BYTES + pixels * HOST_BYTES_PER_PIXEL + launches as u64 * 2048,
+        program_bytes: profile.memory.compiler_bytes
+            + profile.memory.kernel_bytes * kernel_count(networks),
+        baseline_bytes: profile.memory.process_baseline_bytes,
+        ..MemoryPlan::default()
+    }
+}
+
+/// Tokenizer (vocabulary and merge ranks as hash maps) and the program itself.
+const HOST_FIXED_BYTES: u64 = 24 << 20;
+/// The decoded picture in `f32`, twice while its layout changes, and as bytes, plain and compressed.
+const HOST_BYTES_PER_PIXEL: u64 = 3 * (4 + 4 + 1 + 1);
+
+fn kernel_count(networks: &[LoweredNetwork]) -> u64 {
+    let mut sources = std::collections::HashSet::new();
+    for op in networks.iter().flat_map(|n| &n.ops) {
+        if let lower::Work::Kernels { lowering, .. } = &op.work {
+            sources.extend(lowering.launches.iter().map(|l| (l.source.as_str(), l.entry)));
+        }
+    }
+    sources.len() as u64
+}
+
+/// Name of the network that repeats.
+pub fn step_network(plan: &Plan) -> Option<usize> {
+    plan.networks.iter().position(|n| n.phase == Phase::Step)
+}

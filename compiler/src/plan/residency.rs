@@ -1,0 +1,140 @@
+//! Which weights stay in memory over the sampler's loop, and where everything goes.
+//!
+//! What the budget leaves free is spent on the weights of the repeated network, those first whose
+//! loading can hide behind the least arithmetic. All other networks run once: keeping their
+//! weights would buy nothing.
+
+use anyhow::{Result, bail};
+use kiln_bundle::plan::Phase;
+
+use super::arena::{self, Limits, Problem};
+use super::blocks::Blocks;
+use super::lifetime::{BufferDraft, Lifetimes};
+use super::lower::LoweredNetwork;
+
+/// Work the arena's search may do for one placement: about a tenth of a second.
+const SEARCH_STEPS: u64 = 20_000_000;
+
+/// Addresses, and the blocks that stay.
+pub struct Placement {
+    /// All buffers: those of the lifetimes, then one for each resident block.
+    pub buffers: Vec<BufferDraft>,
+    /// Their offsets.
+    pub offsets: Vec<u64>,
+    /// Resident blocks and their buffers, small ones included.
+    pub resident: Vec<(usize, usize)>,
+    /// Bytes of the arena.
+    pub height_bytes: u64,
+    /// Largest sum of live buffers.
+    pub lower_bound_bytes: u64,
+}
+
+/// Places everything in `capacity_bytes`.
+///
+/// Errors: the capacity is too small even with every weight streamed.
+pub fn place(
+    networks: &[LoweredNetwork],
+    blocks: &Blocks,
+    lifetimes: &Lifetimes,
+    capacity_bytes: u64,
+    align_bytes: u64,
+) -> Result<Placement> {
+    let mut order = candidates(networks, blocks);
+    let fixed = solve(lifetimes.buffers.clone(), align_bytes, capacity_bytes)?;
+    if fixed.1.height_bytes > capacity_bytes {
+        bail!(Infeasible(fixed.0, fixed.1.height_bytes));
+    }
+    let mut room = capacity_bytes.saturating_sub(peak_beside(networks, lifetimes, align_bytes));
+    loop {
+        let mut buffers = lifetimes.buffers.clone();
+        let mut resident: Vec<_> = lifetimes.small.iter().map(|(b, id)| (*b, *id)).collect();
+        let mut left = room;
+        for block in &order {
+            let draft = &blocks.drafts[*block];
+            let len_bytes = draft.len_bytes.next_multiple_of(align_bytes);
+            if len_bytes <= left {
+                left -= len_bytes;
+                let (lower, upper) = lifetimes.weight_span(networks, draft.network);
+                let name = format!("{}.weights", draft.name);
+                buffers.push(BufferDraft { name, len_bytes, lower, upper });
+                resident.push((*block, buffers.len() - 1));
+            }
+        }
+        let (buffers, solution, lower_bound_bytes) =
+            solve_with_bound(buffers, align_bytes, capacity_bytes)?;
+        if solution.height_bytes <= capacity_bytes {
+            resident.sort_unstable();
+            let (offsets, height_bytes) = (solution.offsets, solution.height_bytes);
+            return Ok(Placement { buffers, offsets, resident, height_bytes, lower_bound_bytes });
+        }
+        let over = solution.height_bytes - capacity_bytes;
+        if room <= over {
+            order.clear();
+        }
+        room = room.saturating_sub(over.max(room / 32));
+    }
+}
+
+/// The arena does not fit: its buffers and the height they need.
+#[derive(Debug)]
+pub struct Infeasible(pub Vec<BufferDraft>, pub u64);
+
+impl std::fmt::Display for Infeasible {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the arena needs {} bytes", self.1)
+    }
+}
+
+impl std::error::Error for Infeasible {}
+
+/// The blocks of the repeated network, those with the least arithmetic for each byte first.
+fn candidates(networks: &[LoweredNetwork], blocks: &Blocks) -> Vec<usize> {
+    let mut list: Vec<usize> = (0..blocks.drafts.len())
+        .filter(|b| {
+            let draft = &blocks.drafts[*b];
+            !draft.small && networks[draft.network].source.phase == Phase::Step
+        })
+        .collect();
+    let intensity = |b: &usize| {
+        let draft = &blocks.drafts[*b];
+        draft.flops as f64 / draft.len_bytes as f64
+    };
+    list.sort_by(|a, b| intensity(a).total_cmp(&intensity(b)).then(a.cmp(b)));
+    list
+}
+
+/// Largest sum of live buffers while the repeated network's weights would have to be there.
+fn peak_beside(networks: &[LoweredNetwork], lifetimes: &Lifetimes, align_bytes: u64) -> u64 {
+    let Some(step) = networks.iter().position(|n| n.source.phase == Phase::Step) else { return 0 };
+    let (lower, upper) = lifetimes.weight_span(networks, step);
+    let inside = lifetimes.buffers.iter().filter(|b| b.lower < upper && b.upper > lower).cloned();
+    problem(&inside.collect::<Vec<_>>(), align_bytes, 0).lower_bound_bytes()
+}
+
+fn problem(buffers: &[BufferDraft], align_bytes: u64, capacity_bytes: u64) -> Problem {
+    let buffers = buffers
+        .iter()
+        .map(|b| arena::Buffer::new(b.lower, b.upper, b.len_bytes, align_bytes))
+        .collect();
+    Problem { buffers, capacity_bytes: Some(capacity_bytes) }
+}
+
+fn solve(
+    buffers: Vec<BufferDraft>,
+    align_bytes: u64,
+    capacity_bytes: u64,
+) -> Result<(Vec<BufferDraft>, arena::Solution)> {
+    let limits = Limits { search_steps: SEARCH_STEPS, ..Limits::default() };
+    let solution = arena::solve(&problem(&buffers, align_bytes, capacity_bytes), &limits)?;
+    Ok((buffers, solution))
+}
+
+fn solve_with_bound(
+    buffers: Vec<BufferDraft>,
+    align_bytes: u64,
+    capacity_bytes: u64,
+) -> Result<(Vec<BufferDraft>, arena::Solution, u64)> {
+    let (buffers, solution) = solve(buffers, align_bytes, capacity_bytes)?;
+    let lower_bound_bytes = problem(&buffers, 1, capacity_bytes).lower_bound_bytes();
+    Ok((buffers, solution, lower_bound_bytes))
+}

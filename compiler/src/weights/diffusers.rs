@@ -1,0 +1,334 @@
+//! A diffusers model folder: `text_encoder/`, `unet/` and `vae/`, each one safetensors file or
+//! shards with an index.
+//!
+//! `names` says which tensor of the single-file layout each stored tensor is, or is a part of;
+//! this module finds the files and reads the parts. Tensors without a place in that layout stay
+//! visible as `<component>/<name>`, so that a message can point at them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+
+use super::safetensors::SafetensorsFile;
+use super::stored::StoredType;
+use super::{
+    TensorInfo, TensorSource, check_range, checked_elem_count, missing, one_line, position,
+};
+
+mod names;
+
+use names::{Form, Target};
+
+/// The largest shard index that is read, in bytes.
+const MAX_INDEX_BYTES: u64 = 100_000_000;
+
+/// A folder of the model and how its weight files are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Component {
+    TextEncoder,
+    Unet,
+    Vae,
+}
+
+impl Component {
+    const ALL: [Self; 3] = [Self::TextEncoder, Self::Unet, Self::Vae];
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::TextEncoder => "text_encoder",
+            Self::Unet => "unet",
+            Self::Vae => "vae",
+        }
+    }
+
+    fn stem(self) -> &'static str {
+        match self {
+            Self::TextEncoder => "model",
+            Self::Unet | Self::Vae => "diffusion_pytorch_model",
+        }
+    }
+
+    /// Files that may lie beside the weights: exports for text to image keep the encoder apart.
+    fn extra_files(self) -> &'static [&'static str] {
+        match self {
+            Self::Vae => &["encoder.safetensors"],
+            Self::TextEncoder | Self::Unet => &[],
+        }
+    }
+}
+
+/// Whether a folder looks like a diffusers model.
+pub fn is_folder(path: &Path) -> bool {
+    Component::ALL.iter().any(|c| path.join(c.folder()).is_dir())
+}
+
+/// An open diffusers model.
+#[derive(Debug)]
+pub struct DiffusersFolder {
+    path: PathBuf,
+    files: Vec<SafetensorsFile>,
+    tensors: Vec<TensorInfo>,
+    /// What each tensor of `tensors` is made of, in order.
+    pieces: Vec<Vec<Piece>>,
+}
+
+/// A stored tensor: a whole tensor of the single-file layout, or some leading rows of one.
+#[derive(Debug, Clone)]
+struct Piece {
+    /// Index into [`DiffusersFolder::files`].
+    file: usize,
+    /// Index into that file's tensors.
+    tensor: usize,
+    elem_count: usize,
+}
+
+impl DiffusersFolder {
+    /// Opens the weight files of all three components.
+    ///
+    /// Errors: a component or a shard is not there; a file is damaged; a shard's index names
+    /// files outside of its folder; parts of one tensor are missing or do not fit together.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut folder = Self {
+            path: path.to_path_buf(),
+            files: Vec::new(),
+            tensors: Vec::new(),
+            pieces: Vec::new(),
+        };
+        let mut entries: BTreeMap<String, Vec<Option<Stored>>> = BTreeMap::new();
+        for component in Component::ALL {
+            let stored = folder.open_component(component)?;
+            let named: Vec<&str> = stored.iter().map(|s| s.name.as_str()).collect();
+            let targets = names::targets(component, &named);
+            for (stored, target) in stored.into_iter().zip(targets) {
+                let (target, slot, slot_count) = match target {
+                    Some(Target { name, form: Form::Third(slot) }) => (name, slot, 3),
+                    Some(Target { name, .. }) => (name, 0, 1),
+                    None => (format!("{}/{}", component.folder(), stored.name), 0, 1),
+                };
+                let slots = entries.entry(target).or_insert_with(|| vec![None; slot_count]);
+                let stored_name = stored.name.clone();
+                if slots[slot].replace(stored).is_some() {
+                    bail!(
+                        "{}: `{}` is there twice, or under two names",
+                        path.join(component.folder()).display(),
+                        one_line(&stored_name)
+                    );
+                }
+            }
+        }
+        for (name, slots) in entries {
+            folder.add(name, slots)?;
+        }
+        Ok(folder)
+    }
+
+    /// Opens the files of one component and lists what is in them.
+    fn open_component(&mut self, component: Component) -> Result<Vec<Stored>> {
+        let folder = self.path.join(component.folder());
+        if !folder.is_dir() {
+            bail!(
+                "{}: no folder {}/; a diffusers model has text_encoder/, unet/ and vae/",
+                self.path.display(),
+                component.folder()
+            );
+        }
+        let mut stored = match find_weights(&folder, component.stem())? {
+            Weights::File(path) => self.open_file(component, &path)?,
+            Weights::Index(path) => self.open_shards(component, &folder, &path)?,
+        };
+        for extra in component.extra_files() {
+            let path = folder.join(extra);
+            if path.is_file() {
+                stored.extend(self.open_file(component, &path)?);
+            }
+        }
+        Ok(stored)
+    }
+
+    fn open_shards(
+        &mut self,
+        component: Component,
+        folder: &Path,
+        index_path: &Path,
+    ) -> Result<Vec<Stored>> {
+        let mut by_file: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (tensor, file) in read_index(index_path)?.weight_map {
+            by_file.entry(file).or_default().push(tensor);
+        }
+        let mut stored = Vec::new();
+        for (file, tensors) in by_file {
+            let plain_name = Path::new(&file).file_name().is_some_and(|n| *n == *file);
+            if !plain_name {
+                let file = one_line(&file);
+                bail!("{}: shard `{file}` is not in its folder", index_path.display());
+            }
+            let in_shard = self.open_file(component, &folder.join(&file))?;
+            let mut in_shard: HashMap<String, Stored> =
+                in_shard.into_iter().map(|s| (s.name.clone(), s)).collect();
+            for tensor in tensors {
+                let entry = in_shard.remove(&tensor).with_context(|| {
+                    let path = folder.join(&file);
+                    let tensor = one_line(&tensor);
+                    format!("{}: no tensor `{tensor}`, which the index lists", path.display())
+                })?;
+                stored.push(entry);
+            }
+        }
+        Ok(stored)
+    }
+
+    fn open_file(&mut self, component: Component, path: &Path) -> Result<Vec<Stored>> {
+        let file = SafetensorsFile::open(path)?;
+        let at = self.files.len();
+        let stored = file.tensors().iter().enumerate().map(|(tensor, info)| Stored {
+            component,
+            name: info.name.clone(),
+            dtype: info.dtype.clone(),
+            shape: info.shape.clone(),
+            piece: Piece { file: at, tensor, elem_count: info.elem_count() },
+        });
+        let stored = stored.collect();
+        self.files.push(file);
+        Ok(stored)
+    }
+
+    /// Adds the tensor `name`, made of its parts along the first dimension.
+    fn add(&mut self, name: String, slots: Vec<Option<Stored>>) -> Result<()> {
+        let parts: Vec<&Stored> = slots.iter().flatten().collect();
+        let component = parts.first().map_or("", |s| s.component.folder());
+        let folder = self.path.join(component);
+        if parts.len() < slots.len() {
+            let found: Vec<String> = parts.iter().map(|s| one_line(&s.name)).collect();
+            bail!(
+                "{}: query, key and value belong together, but there is only `{}`",
+                folder.display(),
+                found.join("`, `")
+            );
+        }
+        let (dtype, shape) = join(&parts).map_err(|what| {
+            anyhow!("{}: parts of `{}` do not fit: {what}", folder.display(), one_line(&name))
+        })?;
+        let shape = names::single_file_shape(&name, shape);
+        self.tensors.push(TensorInfo { name, dtype, shape });
+        self.pieces.push(slots.into_iter().flatten().map(|s| s.piece).collect());
+        Ok(())
+    }
+}
+
+impl TensorSource for DiffusersFolder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
+        let index = position(&self.tensors, name).with_context(|| missing(&self.path, name))?;
+        check_range(&self.path, &self.tensors[index], start_elem, out.len())?;
+        let mut skip = start_elem;
+        let mut rest = out;
+        for piece in &self.pieces[index] {
+            let from = skip.min(piece.elem_count);
+            skip -= from;
+            let len = rest.len().min(piece.elem_count - from);
+            let (now, later) = rest.split_at_mut(len);
+            if !now.is_empty() {
+                self.files[piece.file].read_index(piece.tensor, from, now)?;
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+}
+
+/// A tensor as a file has it.
+#[derive(Debug, Clone)]
+struct Stored {
+    component: Component,
+    name: String,
+    dtype: StoredType,
+    shape: Vec<usize>,
+    piece: Piece,
+}
+
+/// Type and shape of parts laid one after the other along the first dimension.
+fn join(parts: &[&Stored]) -> Result<(StoredType, Vec<usize>), String> {
+    let [first, others @ ..] = parts else {
+        return Err("none".to_owned());
+    };
+    let mut shape = first.shape.clone();
+    let mut dtype = first.dtype.clone();
+    for part in others {
+        let fits = shape.get(1..).is_some_and(|row| part.shape.get(1..) == Some(row));
+        if !fits {
+            return Err(format!("shapes {:?} and {:?}", first.shape, part.shape));
+        }
+        shape[0] = shape[0].checked_add(part.shape[0]).ok_or("too large")?;
+        if let StoredType::Unsupported(_) = part.dtype {
+            dtype = part.dtype.clone();
+        }
+    }
+    checked_elem_count(&shape).ok_or("too large")?;
+    Ok((dtype, shape))
+}
+
+/// Where a component's weights are.
+enum Weights {
+    File(PathBuf),
+    Index(PathBuf),
+}
+
+/// Full precision is preferred to the fp16 variant, and one file to shards.
+fn find_weights(folder: &Path, stem: &str) -> Result<Weights> {
+    for variant in ["", ".fp16"] {
+        let file = folder.join(format!("{stem}{variant}.safetensors"));
+        if file.is_file() {
+            return Ok(Weights::File(file));
+        }
+        let index = folder.join(format!("{stem}.safetensors.index{variant}.json"));
+        if index.is_file() {
+            return Ok(Weights::Index(index));
+        }
+    }
+    let pickled = folder.join(if stem == "model" {
+        "pytorch_model.bin"
+    } else {
+        "diffusion_pytorch_model.bin"
+    });
+    if pickled.is_file() {
+        bail!(
+            "{}: PyTorch pickles are not read, they can run code; save the model again with \
+             save_pretrained(..., safe_serialization=True)",
+            pickled.display()
+        );
+    }
+    bail!(
+        "{}: no weights; looked for {stem}.safetensors, {stem}.fp16.safetensors and \
+         {stem}.safetensors.index.json",
+        folder.display()
+    )
+}
+
+/// A shard index: which file holds which tensor.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn read_index(path: &Path) -> Result<ShardIndex> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| shown.to_string())?;
+    let mut text = Vec::new();
+    file.take(MAX_INDEX_BYTES + 1).read_to_end(&mut text).with_context(|| shown.to_string())?;
+    if text.len() as u64 > MAX_INDEX_BYTES {
+        bail!("{shown}: too large for a shard index");
+    }
+    serde_json::from_slice(&text)
+        .map_err(|e| anyhow!("{shown}: damaged shard index: {}", one_line(&e.to_string())))
+}

@@ -1,0 +1,168 @@
+//! Checkpoint readers.
+//!
+//! Every format is seen through [`TensorSource`]: named tensors in the key layout of Stability's
+//! single-file checkpoints (`model.diffusion_model.*`, `first_stage_model.*`,
+//! `cond_stage_model.model.*`), read one at a time, or a range of one at a time, as f32. No
+//! reader holds a checkpoint in memory, and none trusts what a file says about itself: a damaged
+//! or hostile file is a one-line error that names it.
+//!
+//! | form | module |
+//! |---|---|
+//! | single file `.safetensors` | [`safetensors`] |
+//! | the same compressed, `.safetensors.zst` | [`zst`] |
+//! | diffusers folder: `text_encoder/`, `unet/`, `vae/` | [`diffusers`] |
+//! | folder of `<key>.npy` | [`npy`] |
+//!
+//! What a graph wants of a checkpoint is compared with what is there by [`check`].
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+mod check;
+pub mod diffusers;
+pub mod npy;
+pub mod safetensors;
+mod stored;
+pub mod zst;
+
+pub use check::{Requirement, check};
+pub use stored::StoredType;
+
+/// A tensor of a checkpoint: what is known of it without reading its values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its key in the single-file layout.
+    pub name: String,
+    /// How its values are stored.
+    pub dtype: StoredType,
+    /// Its dimensions, slowest first; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// Number of values. Every reader has checked that it cannot overflow.
+    pub fn elem_count(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A checkpoint: tensors by name, read from disk when asked for.
+pub trait TensorSource: Send + Sync + fmt::Debug {
+    /// The file or folder, as the user named it; for messages.
+    fn path(&self) -> &Path;
+
+    /// All tensors, sorted by name.
+    fn tensors(&self) -> &[TensorInfo];
+
+    /// Fills `out` with the values from `start_elem` on, in row-major order, as f32.
+    ///
+    /// Errors: no such tensor; a range that leaves it; a dtype that is not a float; a failed read.
+    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()>;
+
+    /// The tensor called `name`.
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        let at = position(self.tensors(), name)?;
+        self.tensors().get(at)
+    }
+
+    /// All values of one tensor. Errors: as [`TensorSource::read_f32_into`].
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let info = self.info(name).with_context(|| missing(self.path(), name))?;
+        self.read_f32_range(name, 0, info.elem_count())
+    }
+
+    /// `len` values of one tensor from `start_elem` on, so that a large one can be streamed.
+    ///
+    /// Errors: as [`TensorSource::read_f32_into`], before anything is allocated.
+    fn read_f32_range(&self, name: &str, start_elem: usize, len: usize) -> Result<Vec<f32>> {
+        let info = self.info(name).with_context(|| missing(self.path(), name))?;
+        check_range(self.path(), info, start_elem, len)?;
+        let mut values = vec![0.0; len];
+        self.read_f32_into(name, start_elem, &mut values)?;
+        Ok(values)
+    }
+}
+
+/// Opens a checkpoint, whichever its form.
+///
+/// Errors: the path does not exist or is none of the forms above; whatever its reader refuses.
+pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
+    let kind = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    if kind.is_dir() {
+        return open_folder(path);
+    }
+    match path.extension().and_then(OsStr::to_str) {
+        Some("zst") => Ok(Box::new(zst::open(path)?)),
+        Some("ckpt" | "pt" | "pth" | "bin") => bail!(
+            "{}: PyTorch pickles are not read, they can run code; get the .safetensors file of \
+             the model or convert this one",
+            path.display()
+        ),
+        Some("npy" | "npz") => {
+            bail!("{}: give the folder that holds one <key>.npy for each tensor", path.display())
+        }
+        _ => Ok(Box::new(safetensors::SafetensorsFile::open(path)?)),
+    }
+}
+
+fn open_folder(path: &Path) -> Result<Box<dyn TensorSource>> {
+    if diffusers::is_folder(path) {
+        return Ok(Box::new(diffusers::DiffusersFolder::open(path)?));
+    }
+    if npy::is_folder(path)? {
+        return Ok(Box::new(npy::NpyFolder::open(path)?));
+    }
+    bail!(
+        "{}: neither a diffusers model (text_encoder/, unet/, vae/) nor a folder of .npy files; \
+         for a single-file checkpoint give the file itself",
+        path.display()
+    )
+}
+
+/// Index of the tensor called `name` in a list sorted by name.
+fn position(tensors: &[TensorInfo], name: &str) -> Option<usize> {
+    tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()
+}
+
+fn missing(path: &Path, name: &str) -> String {
+    format!("{}: no tensor `{}`", path.display(), one_line(name))
+}
+
+/// Refuses a range that leaves the tensor.
+fn check_range(path: &Path, info: &TensorInfo, start_elem: usize, len: usize) -> Result<()> {
+    let count = info.elem_count();
+    match start_elem.checked_add(len) {
+        Some(end) if end <= count => Ok(()),
+        _ => bail!(
+            "{}: asked for {len} values from {start_elem} on of `{}`, which has {count}",
+            path.display(),
+            one_line(&info.name)
+        ),
+    }
+}
+
+/// Product of the dimensions, unless it overflows.
+fn checked_elem_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
+}
+
+/// Text out of a file, made fit for a one-line message.
+fn one_line(text: &str) -> String {
+    const MAX_CHARS: usize = 240;
+    let mut line: String = text
+        .chars()
+        .take(MAX_CHARS)
+        .flat_map(|c| {
+            let escape = c.is_control().then(|| c.escape_default());
+            let plain = escape.is_none().then_some(c);
+            escape.into_iter().flatten().chain(plain)
+        })
+        .collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        line.push('…');
+    }
+    line
+}

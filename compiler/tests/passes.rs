@@ -1,0 +1,159 @@
+//! The passes change what is computed where, never what is computed.
+
+use kiln_compiler::passes::{self, hoist::hoist};
+use kiln_graphs::config::{ModelConfig, model};
+use kiln_ir::{Graph, NodeKind, Op, Tensor, reference};
+use std::collections::HashMap;
+
+/// A model of the same structure, small enough to evaluate in moments.
+fn tiny() -> ModelConfig {
+    let emoji = model("emoji-256").expect("it ships");
+    let mut config = emoji.clone();
+    config.latent_px = 8;
+    config.image_px = 64;
+    config
+}
+
+/// Deterministic values in [-1, 1) from a name.
+fn values(name: &str, count: usize, gain: f32) -> Vec<f32> {
+    let seed = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    (0..count as u64)
+        .map(|i| {
+            let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z >> 40) as f32 * 2f32.powi(-23) - 1.0) * gain
+        })
+        .collect()
+}
+
+fn checkpoint(graphs: &[&Graph]) -> HashMap<String, Tensor> {
+    let mut tensors = HashMap::new();
+    for graph in graphs {
+        for id in graph.ids() {
+            let NodeKind::Weight(expr) = &graph.node(id).kind else { continue };
+            for (key, shape) in expr.tensors() {
+                let fan_in: usize = shape[1..].iter().product();
+                let gain = if shape.len() > 1 { (3.0 / fan_in as f32).sqrt() } else { 0.5 };
+                let count = shape.iter().product();
+                tensors
+                    .entry(key.to_string())
+                    .or_insert_with(|| Tensor::new(shape, values(key, count, gain)));
+            }
+        }
+    }
+    tensors
+}
+
+fn inputs(graph: &Graph) -> HashMap<String, Tensor> {
+    graph
+        .inputs()
+        .into_iter()
+        .map(|id| {
+            let node = graph.node(id);
+            let count = node.ty.elem_count();
+            let data = match node.name.as_str() {
+                "timestep" => vec![501.0; count],
+                "tokens" => (0..count).map(|i| (i * 37 % 1000) as f32).collect(),
+                name => values(name, count, 1.7),
+            };
+            (node.name.clone(), Tensor::new(&node.ty.shape, data))
+        })
+        .collect()
+}
+
+fn evaluate(
+    graph: &Graph,
+    inputs: &HashMap<String, Tensor>,
+    tensors: &HashMap<String, Tensor>,
+) -> HashMap<String, Tensor> {
+    reference::evaluate(graph, inputs, &|key| Ok(tensors[key].clone()))
+        .expect("the graph is well formed")
+        .into_iter()
+        .collect()
+}
+
+fn relative_l2(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.shape, b.shape);
+    let square = |x: f64| x * x;
+    let error: f64 = a.data.iter().zip(&b.data).map(|(x, y)| square(f64::from(x - y))).sum();
+    let norm: f64 = b.data.iter().map(|y| square(f64::from(*y))).sum();
+    (error / norm).sqrt()
+}
+
+fn count(graph: &Graph, what: impl Fn(&Op) -> bool) -> usize {
+    graph.ids().filter(|id| graph.node(*id).op().is_some_and(&what)).count()
+}
+
+#[test]
+fn passes_preserve_the_unet() {
+    let config = tiny();
+    let plain = kiln_graphs::unet(&config, 2).expect("builds");
+    let tensors = checkpoint(&[&plain]);
+    let given = inputs(&plain);
+    let expected = evaluate(&plain, &given, &tensors);
+
+    let mut fused = plain.clone();
+    passes::optimize(&mut fused).expect("passes hold");
+    let found = evaluate(&fused, &given, &tensors);
+    // Only the order of sums changes: a few units in the last place over some fifty layers.
+    let error = relative_l2(&found["eps"], &expected["eps"]);
+    assert!(error < 2e-5, "after the passes: {error:e}");
+
+    let parts = hoist(&fused, 3).expect("splits");
+    let mut given = given;
+    let prompt = parts.prompt.expect("keys and values depend on the prompt alone");
+    let timestep = parts.timestep.expect("the embedding depends on the timestep alone");
+    given.extend(evaluate(&prompt, &given, &tensors));
+    let times = Tensor::new(&[3], vec![1.0, 501.0, 981.0]);
+    let rows = evaluate(&timestep, &HashMap::from([("timestep".to_string(), times)]), &tensors);
+    for (name, table) in rows {
+        let row = Tensor::new(&[1, table.channels()], table.row(1).to_vec());
+        given.insert(name, row);
+    }
+    let found = evaluate(&parts.step, &given, &tensors);
+    let error = relative_l2(&found["eps"], &expected["eps"]);
+    assert!(error < 2e-5, "after hoisting: {error:e}");
+}
+
+#[test]
+fn passes_preserve_text_encoder_and_decoder() {
+    let config = tiny();
+    for plain in [
+        kiln_graphs::text_encoder(&config, 2).expect("builds"),
+        kiln_graphs::vae_decoder(&config).expect("builds"),
+    ] {
+        let tensors = checkpoint(&[&plain]);
+        let given = inputs(&plain);
+        let mut fused = plain.clone();
+        passes::optimize(&mut fused).expect("passes hold");
+        let (expected, found) =
+            (evaluate(&plain, &given, &tensors), evaluate(&fused, &given, &tensors));
+        for (name, value) in &expected {
+            let error = relative_l2(&found[name], value);
+            assert!(error < 2e-5, "{} {name}: {error:e}", plain.name);
+        }
+    }
+}
+
+#[test]
+fn passes_leave_nothing_behind_that_they_fuse() {
+    let config = model("sd21-base").expect("it is known");
+    let mut unet = kiln_graphs::unet(config, 2).expect("builds");
+    passes::optimize(&mut unet).expect("passes hold");
+    let left = |name: &str| count(&unet, |op| op.name() == name);
+    for name in ["silu", "gelu", "geglu", "upsample", "add", "mul", "scale", "concat", "slice"] {
+        assert_eq!(left(name), 0, "{name} is left in the U-Net");
+    }
+    // One timestep projection for all 22 residual blocks, and three contractions for each of 16
+    // transformers' attentions where there were six (q, k, v twice).
+    let parts = hoist(&unet, 64).expect("splits");
+    let timestep = parts.timestep.expect("the embedding depends on the timestep alone");
+    assert_eq!(timestep.outputs().len(), 1);
+    assert_eq!(timestep.ty(timestep.outputs()[0].1).shape, [64, 20160]);
+    let prompt = parts.prompt.expect("keys and values depend on the prompt alone");
+    assert_eq!(prompt.outputs().len(), 16);
+    assert_eq!(count(&prompt, |op| op.name() == "matmul"), 16);
+}

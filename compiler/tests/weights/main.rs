@@ -1,0 +1,7 @@
+//! The checkpoint readers, on the model that ships with the project and on made-up files.
+
+mod fixtures;
+mod formats;
+mod hostile;
+mod requirements;
+mod sd21;

@@ -1,0 +1,29 @@
+//! The two linear layers of a transformer block, with the activation between them.
+
+use super::Layers;
+use kiln_ir::ops::geglu::Geglu;
+use kiln_ir::{IrError, ValueId};
+
+/// Width between the two layers over the width of the block.
+const EXPANSION: usize = 4;
+
+/// Feed-forward with a gated GELU (`FeedForward(glu=True)`): the first layer makes
+/// `[value | gate]`.
+///
+/// Shapes: `x: [N, L.., C]` -> `[N, L.., C]`.
+pub fn geglu_feed_forward(net: &mut Layers, path: &str, x: ValueId) -> Result<ValueId, IrError> {
+    let c = net.channels(x);
+    let h = net.linear(&format!("{path}.net.0.proj"), x, 2 * EXPANSION * c)?;
+    let h = net.graph.push(&format!("{path}.net.0"), Geglu, &[h])?;
+    net.linear(&format!("{path}.net.2"), h, c)
+}
+
+/// Feed-forward with GELU (`mlp` of OpenCLIP).
+///
+/// Shapes: `x: [N, L, C]` -> `[N, L, C]`.
+pub fn gelu_feed_forward(net: &mut Layers, path: &str, x: ValueId) -> Result<ValueId, IrError> {
+    let c = net.channels(x);
+    let h = net.linear(&format!("{path}.c_fc"), x, EXPANSION * c)?;
+    let h = net.gelu(&format!("{path}.gelu"), h)?;
+    net.linear(&format!("{path}.c_proj"), h, c)
+}

@@ -1,0 +1,15 @@
+//! The blocks that the networks are made of, one file each, and the layers that the blocks share.
+
+mod attention;
+mod feed_forward;
+mod layers;
+mod resample;
+mod resnet;
+mod spatial_transformer;
+
+pub use attention::{causal_attention, cross_attention, pixel_attention};
+pub use feed_forward::{geglu_feed_forward, gelu_feed_forward};
+pub use layers::Layers;
+pub use resample::{downsample, upsample};
+pub use resnet::{ResnetKeys, resnet};
+pub use spatial_transformer::spatial_transformer;

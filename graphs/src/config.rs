@@ -1,0 +1,171 @@
+//! The sizes that tell one model of the family from another, and the registry of known models.
+
+/// A text-to-image model: three networks and the facts that its sampler needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Name in the registry and on the command line.
+    pub name: &'static str,
+    /// Width and height of the picture in pixels.
+    pub image_px: usize,
+    /// Width and height of the latent: `image_px` over [`VaeConfig::factor`].
+    pub latent_px: usize,
+    /// Channels of the latent.
+    pub latent_channels: usize,
+    /// Tokens of a prompt, padding included.
+    pub context_tokens: usize,
+    /// The U-Net predicts velocity rather than noise.
+    pub v_prediction: bool,
+    /// Standard deviation of latents is brought to 1 by this factor; the decoder divides by it.
+    pub scaling_factor: f32,
+    /// The text encoder.
+    pub text: TextConfig,
+    /// The U-Net.
+    pub unet: UnetConfig,
+    /// The decoder.
+    pub vae: VaeConfig,
+    /// Name of the checkpoint's file as published.
+    pub weights_file: &'static str,
+}
+
+/// Text tower of OpenCLIP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Channels of a token.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Blocks that run. The checkpoint stores one more: the penultimate block's output is used.
+    pub layers: usize,
+    /// Rows of the token table.
+    pub vocab: usize,
+}
+
+/// U-Net with spatial transformers (`openaimodel.UNetModel`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnetConfig {
+    /// Channels of the first level.
+    pub channels: usize,
+    /// Channels of each level over those of the first; each level halves width and height.
+    pub multipliers: &'static [usize],
+    /// Residual blocks of a level on the way down; one more on the way up.
+    pub res_blocks: usize,
+    /// Columns of an attention head.
+    pub head_channels: usize,
+    /// Levels with a spatial transformer after each residual block; the middle always has one.
+    pub attention_levels: &'static [usize],
+    /// Channels of a context token.
+    pub context_width: usize,
+}
+
+/// Decoder of the autoencoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VaeConfig {
+    /// Channels of the last, largest level.
+    pub channels: usize,
+    /// Channels of each level over `channels`, the largest picture first.
+    pub multipliers: &'static [usize],
+    /// Residual blocks of a level in the encoder; the decoder has one more.
+    pub res_blocks: usize,
+    /// Channels of the picture.
+    pub image_channels: usize,
+}
+
+impl UnetConfig {
+    /// Width of the timestep embedding.
+    pub fn time_width(&self) -> usize {
+        4 * self.channels
+    }
+}
+
+impl VaeConfig {
+    /// Pixels of the picture for each of the latent, along one side.
+    pub fn factor(&self) -> usize {
+        1 << (self.multipliers.len() - 1)
+    }
+}
+
+const SD21_BASE: ModelConfig = ModelConfig {
+    name: "sd21-base",
+    image_px: 512,
+    latent_px: 64,
+    latent_channels: 4,
+    context_tokens: 77,
+    v_prediction: false,
+    scaling_factor: 0.18215,
+    text: TextConfig { width: 1024, heads: 16, layers: 23, vocab: 49408 },
+    unet: UnetConfig {
+        channels: 320,
+        multipliers: &[1, 2, 4, 4],
+        res_blocks: 2,
+        head_channels: 64,
+        attention_levels: &[0, 1, 2],
+        context_width: 1024,
+    },
+    vae: VaeConfig { channels: 128, multipliers: &[1, 2, 4, 4], res_blocks: 2, image_channels: 3 },
+    weights_file: "v2-1_512-ema-pruned.safetensors",
+};
+
+static MODELS: [ModelConfig; 3] = [
+    SD21_BASE,
+    ModelConfig {
+        name: "sd21",
+        image_px: 768,
+        latent_px: 96,
+        v_prediction: true,
+        weights_file: "v2-1_768-ema-pruned.safetensors",
+        ..SD21_BASE
+    },
+    ModelConfig {
+        name: "emoji-256",
+        image_px: 256,
+        latent_px: 32,
+        text: TextConfig { width: 192, heads: 3, layers: 5, vocab: 49408 },
+        unet: UnetConfig {
+            channels: 64,
+            multipliers: &[1, 2, 3, 3],
+            context_width: 192,
+            ..SD21_BASE.unet
+        },
+        vae: VaeConfig { channels: 32, ..SD21_BASE.vae },
+        weights_file: "emoji-256.safetensors.zst",
+        ..SD21_BASE
+    },
+];
+
+/// Every known model.
+pub fn models() -> &'static [ModelConfig] {
+    &MODELS
+}
+
+/// The model of that name.
+pub fn model(name: &str) -> Option<&'static ModelConfig> {
+    MODELS.iter().find(|m| m.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_find_their_models() {
+        for m in models() {
+            assert_eq!(model(m.name), Some(m));
+        }
+        assert_eq!(model("sd15"), None);
+    }
+
+    #[test]
+    fn sizes_agree_within_a_model() {
+        for m in models() {
+            assert_eq!(m.latent_px * m.vae.factor(), m.image_px, "{}", m.name);
+            assert_eq!(m.unet.context_width, m.text.width, "{}", m.name);
+            assert_eq!(m.text.width % m.text.heads, 0, "{}", m.name);
+            let halvings = m.unet.multipliers.len() - 1;
+            assert_eq!(m.latent_px % (1 << halvings), 0, "{}", m.name);
+            for level in m.unet.attention_levels {
+                let channels = m.unet.channels * m.unet.multipliers[*level];
+                assert_eq!(channels % m.unet.head_channels, 0, "{}", m.name);
+            }
+        }
+    }
+}

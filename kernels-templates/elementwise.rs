@@ -1,0 +1,112 @@
+//! The shared part of the element-wise ops: one loop, one geometry.
+
+use crate::launch::{Call, cpu};
+use crate::{Lowering, Problem, Target};
+use anyhow::Result;
+
+/// Vector types and arithmetic, in front of every vectorised template.
+pub(crate) const VECTOR: &str = include_str!("vector.cl.tera");
+const LOOP: &str = include_str!("elementwise.cl.tera");
+
+/// Elements a work-item of a CPU handles, so that starting it costs little beside.
+const ELEMENTS_PER_ITEM: usize = 4096;
+
+/// Where an op's second operand comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Second {
+    /// There is none.
+    None,
+    /// Input 1, the same for every row.
+    Repeat,
+    /// The second half of each row.
+    Gate,
+}
+
+/// Work-items and their shares of a `[rows][width]` result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shares {
+    /// Lanes of a vector.
+    pub v: usize,
+    /// Columns of a work-item.
+    pub run: usize,
+    /// Rows of a work-item.
+    pub row_block: usize,
+    /// Global work size.
+    pub global: [usize; 3],
+    /// Local work size.
+    pub local: [usize; 3],
+}
+
+impl Shares {
+    /// On a CPU a work-item owns a block of some thousand elements; elsewhere one vector of
+    /// each of `gpu_rows` rows, neighbours side by side.
+    pub fn new(rows: usize, width: usize, gpu_rows: usize, target: &Target) -> Self {
+        if cpu(target) {
+            let v = target.vector_width as usize;
+            let run = if width <= 2 * ELEMENTS_PER_ITEM { width } else { ELEMENTS_PER_ITEM };
+            let row_block = (ELEMENTS_PER_ITEM / run).max(1);
+            let global = [width.div_ceil(run), rows.div_ceil(row_block), 1];
+            return Self { v, run, row_block, global, local: [1, 1, 1] };
+        }
+        let (v, group) = (4, target.max_work_group.min(128) as usize);
+        let vectors = width.div_ceil(v);
+        let across = vectors.next_power_of_two().min(group);
+        let local = [across, group / across, 1];
+        let blocks = rows.div_ceil(gpu_rows);
+        let global = [vectors.next_multiple_of(across), blocks.next_multiple_of(local[1]), 1];
+        Self { v, run: v, row_block: gpu_rows, global, local }
+    }
+
+    /// Passes them to a template, with `aligned` if all of `strides` are multiples of a vector.
+    pub fn set<'a>(&self, call: Call<'a>, strides: &[usize]) -> Call<'a> {
+        let aligned = self.v == 4 && strides.iter().all(|s| s.is_multiple_of(4));
+        call.set("v", &self.v)
+            .set("FV", &format!("float{}", self.v))
+            .set("run", &self.run)
+            .set("row_block", &self.row_block)
+            .set("single", &(self.local == [1, 1, 1]))
+            .set("aligned", &aligned)
+    }
+}
+
+/// Lowers an element-wise op: `definition` is a template that defines `op_float` and `op_{{ FV }}`,
+/// specialized with `factor`.
+pub(crate) fn lower(
+    problem: &Problem,
+    target: &Target,
+    entry: &'static str,
+    definition: &str,
+    second: Second,
+    factor: &str,
+) -> Result<Lowering> {
+    let out = problem.output;
+    let (rows, width, stride) = match second {
+        Second::None => (1, out.elem_count(), out.elem_count()),
+        Second::Repeat => {
+            let period = problem.inputs[1].ty.elem_count();
+            (out.elem_count() / period, period, period)
+        }
+        Second::Gate => (out.rows(), out.channels(), 2 * out.channels()),
+    };
+    let shares = Shares::new(rows, width, 1, target);
+    let mut call = Call::new(problem).input("X", 0);
+    if second == Second::Repeat {
+        call = call.input("Y", 1);
+    }
+    let kind = match second {
+        Second::None => "none",
+        Second::Repeat => "repeat",
+        Second::Gate => "gate",
+    };
+    let call = shares
+        .set(call.output("OUT"), &if rows > 1 { vec![width, stride] } else { vec![] })
+        .set("entry", entry)
+        .set("rows", &rows)
+        .set("width", &width)
+        .set("stride", &stride)
+        .set("second", kind)
+        .set("factor", factor);
+    let template = [VECTOR, definition, LOOP].concat();
+    let launch = call.launch(entry, &template, shares.global, Some(shares.local))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}

@@ -1,0 +1,204 @@
+//! Kernels of [`kiln_ir::ops::group_norm`].
+
+use crate::elementwise::{Shares, VECTOR};
+use crate::launch::{Call, cpu, floating, literal};
+use crate::rows::TREE;
+use crate::{Family, Launch, Lowering, Problem, Target, Variant};
+use anyhow::{Result, bail};
+use kiln_ir::Op;
+use kiln_ir::ops::epilogue::Activation;
+
+/// The variants, best first.
+pub const VARIANTS: &[Variant] = &[
+    Variant { name: "chunked", applies, lower: chunked },
+    Variant { name: "naive", applies, lower: naive },
+];
+
+/// This folder's line of the registry.
+pub const FAMILY: Family = Family { op: "group_norm", variants: VARIANTS };
+
+/// Rows that are reduced in registers together.
+const TILE_ROWS: usize = 8;
+
+/// Scratch buffers of `chunked`, in the order of [`Lowering::scratch_bytes`].
+const MEANS: usize = 0;
+const SQUARES: usize = 1;
+const SHIFT: usize = 2;
+const FACTOR: usize = 3;
+
+/// The op's extents.
+struct Extents {
+    n: usize,
+    rows: usize,
+    /// Channels of each source.
+    sources: Vec<usize>,
+    /// Channels of all sources.
+    channels: usize,
+    groups: usize,
+    eps: f32,
+    silu: bool,
+}
+
+impl Extents {
+    fn new(problem: &Problem) -> Result<Self> {
+        let Op::GroupNorm(op) = problem.op else {
+            bail!("group_norm over another op");
+        };
+        let x = &problem.inputs[0].ty;
+        Ok(Self {
+            n: x.batch(),
+            rows: x.rows() / x.batch(),
+            sources: problem.inputs[..op.sources].iter().map(|o| o.ty.channels()).collect(),
+            channels: problem.output.channels(),
+            groups: op.groups,
+            eps: op.eps,
+            silu: op.activation == Activation::Silu,
+        })
+    }
+
+    fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call.set("rows", &self.rows)
+            .set("channels", &self.channels)
+            .set("width", &(self.channels / self.groups))
+            .set("eps", &literal(self.eps))
+            .set("silu", &self.silu)
+    }
+
+    /// Channels before those of a source.
+    fn base(&self, source: usize) -> usize {
+        self.sources[..source].iter().sum()
+    }
+
+    fn set_source<'a>(&self, call: Call<'a>, source: usize) -> Call<'a> {
+        self.set(call).set("x_channels", &self.sources[source]).set("base", &self.base(source))
+    }
+
+    /// Rows of a chunk: few chunks a CPU core, as joining them costs time; on a GPU enough
+    /// work-items for all its units.
+    fn chunk_rows(&self, target: &Target) -> usize {
+        let units = target.compute_units.max(1) as usize;
+        let rows = if cpu(target) {
+            self.rows.div_ceil(8 * units)
+        } else {
+            let vectors = self.n * self.rows * self.channels.div_ceil(4);
+            (vectors / (1024 * units)).min(256)
+        };
+        rows.next_multiple_of(TILE_ROWS).max(TILE_ROWS)
+    }
+}
+
+fn applies(problem: &Problem, target: &Target) -> bool {
+    let few = matches!(problem.op, Op::GroupNorm(op) if op.sources <= 2);
+    few && floating(problem, target)
+}
+
+fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let e = Extents::new(problem)?;
+    let chunk_rows = e.chunk_rows(target);
+    let chunks = e.rows.div_ceil(chunk_rows);
+    let floats = |count: usize| 4 * count as u64;
+    let partial = floats(e.n * chunks * e.channels);
+    let of_channels = floats(e.n * e.channels);
+    let sources = 0..e.sources.len();
+    let mut launches = vec![];
+    for source in sources.clone() {
+        launches.push(moments(problem, target, &e, source, chunk_rows, chunks)?);
+    }
+    launches.push(combine(problem, target, &e, chunk_rows, chunks)?);
+    for source in sources {
+        launches.push(apply(problem, target, &e, source)?);
+    }
+    Ok(Lowering {
+        launches,
+        scratch_bytes: vec![partial, partial, of_channels, of_channels],
+        ..Lowering::default()
+    })
+}
+
+fn moments(
+    problem: &Problem,
+    target: &Target,
+    e: &Extents,
+    source: usize,
+    chunk_rows: usize,
+    chunks: usize,
+) -> Result<Launch> {
+    let x_channels = e.sources[source];
+    let mut shares = Shares::new(chunks, x_channels, 1, target);
+    if cpu(target) {
+        shares.run = x_channels;
+        shares.global = [1, chunks, 1];
+    }
+    shares.global[2] = e.n;
+    let call = Call::new(problem)
+        .flops(5 * (e.n * e.rows * x_channels) as u64)
+        .input("X", source)
+        .scratch("MEANS", MEANS, true)
+        .scratch("SQUARES", SQUARES, true);
+    let call = shares
+        .set(e.set_source(call, source), &[x_channels, e.channels, e.base(source)])
+        .set("chunk_rows", &chunk_rows)
+        .set("chunks", &chunks);
+    let template = [VECTOR, include_str!("chunked_moments.cl.tera")].concat();
+    call.launch("group_norm_moments", &template, shares.global, Some(shares.local))
+}
+
+fn combine(
+    problem: &Problem,
+    target: &Target,
+    e: &Extents,
+    chunk_rows: usize,
+    chunks: usize,
+) -> Result<Launch> {
+    let partials = chunks * e.channels / e.groups;
+    let most = 1usize << target.max_work_group.clamp(1, 256).ilog2();
+    let group = if cpu(target) { 1 } else { partials.next_power_of_two().min(most) };
+    let call = Call::new(problem)
+        .flops(5 * (e.n * chunks * e.channels) as u64)
+        .scratch("MEANS", MEANS, false)
+        .scratch("SQUARES", SQUARES, false)
+        .input("GAMMA", e.sources.len())
+        .scratch("SHIFT", SHIFT, true)
+        .scratch("FACTOR", FACTOR, true)
+        .local_mem_bytes(4 * group as u64);
+    let call = e.set(call).set("group", &group).set("chunk_rows", &chunk_rows);
+    let template = [TREE, include_str!("chunked_combine.cl.tera")].concat();
+    let global = [e.groups * group, e.n, 1];
+    call.set("chunks", &chunks).launch("group_norm_combine", &template, global, Some([group, 1, 1]))
+}
+
+fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Result<Launch> {
+    let x_channels = e.sources[source];
+    let mut shares = Shares::new(e.rows, x_channels, TILE_ROWS, target);
+    shares.global[2] = e.n;
+    let per_element = if e.silu { 6 } else { 2 };
+    let call = Call::new(problem)
+        .flops(per_element * (e.n * e.rows * x_channels) as u64)
+        .input("X", source)
+        .scratch("SHIFT", SHIFT, false)
+        .scratch("FACTOR", FACTOR, false)
+        .input("BETA", e.sources.len() + 1)
+        .output("OUT");
+    let strides = [x_channels, e.channels, e.base(source)];
+    let call = shares.set(e.set_source(call, source), &strides);
+    let template = [VECTOR, include_str!("chunked_apply.cl.tera")].concat();
+    call.launch("group_norm_apply", &template, shares.global, Some(shares.local))
+}
+
+fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
+    let e = Extents::new(problem)?;
+    let (first, second) = (e.sources[0], e.sources.get(1).copied().unwrap_or(0));
+    let mut call = Call::new(problem).input("X0", 0);
+    if second > 0 {
+        call = call.input("X1", 1);
+    }
+    let call = call
+        .input("GAMMA", e.sources.len())
+        .input("BETA", e.sources.len() + 1)
+        .output("OUT")
+        .set("first", &first)
+        .set("second", &second);
+    let template = include_str!("naive.cl.tera");
+    let launch = e.set(call).launch("group_norm_naive", template, [e.groups, e.n, 1], None)?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}

@@ -1,0 +1,112 @@
+//! Putting a launch together: tensors, parameters and geometry of one kernel.
+
+use crate::template::{Parameters, render};
+use crate::{Argument, DeviceClass, Launch, Problem, Target};
+use anyhow::Result;
+use kiln_ir::DType;
+use serde::Serialize;
+
+/// One kernel call under construction. Tensors become arguments in the order they are named,
+/// and the template sees them under that name.
+pub struct Call<'a> {
+    problem: &'a Problem<'a>,
+    tensors: Vec<(&'static str, DType)>,
+    args: Vec<Argument>,
+    parameters: Parameters,
+    local_mem_bytes: u64,
+    flops: u64,
+}
+
+impl<'a> Call<'a> {
+    /// A call without arguments, to which the op's whole arithmetic is counted.
+    pub fn new(problem: &'a Problem<'a>) -> Self {
+        let types: Vec<_> = problem.inputs.iter().map(|o| &o.ty).collect();
+        Self {
+            problem,
+            tensors: vec![],
+            args: vec![],
+            parameters: Parameters::new(),
+            local_mem_bytes: 0,
+            flops: problem.op.flops(&types, problem.output),
+        }
+    }
+
+    /// Passes an input, whole.
+    pub fn input(mut self, name: &'static str, index: usize) -> Self {
+        let ty = &self.problem.inputs[index].ty;
+        self.tensors.push((name, ty.dtype));
+        self.args.push(Argument::Input { index, offset_bytes: 0, len_bytes: ty.size_bytes() });
+        self
+    }
+
+    /// Passes the output.
+    pub fn output(mut self, name: &'static str) -> Self {
+        self.tensors.push((name, self.problem.output.dtype));
+        self.args.push(Argument::Output);
+        self
+    }
+
+    /// Passes scratch memory of `float`.
+    pub fn scratch(mut self, name: &'static str, index: usize, written: bool) -> Self {
+        self.tensors.push((name, DType::F32));
+        self.args.push(Argument::Scratch { index, written });
+        self
+    }
+
+    /// Sets a parameter of the template.
+    pub fn set<T: Serialize + ?Sized>(mut self, key: &'static str, value: &T) -> Self {
+        self.parameters = self.parameters.set(key, value);
+        self
+    }
+
+    /// States the local memory that the kernel declares.
+    pub fn local_mem_bytes(mut self, bytes: u64) -> Self {
+        self.local_mem_bytes = bytes;
+        self
+    }
+
+    /// Counts other arithmetic than the op's.
+    pub fn flops(mut self, flops: u64) -> Self {
+        self.flops = flops;
+        self
+    }
+
+    /// Renders `template` for these global and local sizes.
+    ///
+    /// Errors: a template that names an undefined parameter.
+    pub fn launch(
+        self,
+        entry: &'static str,
+        template: &str,
+        global: [usize; 3],
+        local: Option<[usize; 3]>,
+    ) -> Result<Launch> {
+        let source = render(template, &self.tensors, &self.parameters)?;
+        Ok(Launch {
+            source,
+            entry,
+            args: self.args,
+            global: global.map(|v| v as u64),
+            local: local.map(|l| l.map(|v| v as u64)),
+            local_mem_bytes: self.local_mem_bytes,
+            flops: self.flops,
+        })
+    }
+}
+
+/// A C literal with the exact value of `v`.
+pub fn literal(v: f32) -> String {
+    format!("{v:e}f").replace("ef", "e0f")
+}
+
+/// Whether every input and the output are stored as floating point and none is empty: what all
+/// kernels but the contractions ask for.
+pub fn floating(problem: &Problem, _: &Target) -> bool {
+    let types = problem.inputs.iter().map(|o| &o.ty).chain([problem.output]);
+    types.into_iter().all(|ty| ty.dtype.is_float() && ty.elem_count() > 0)
+}
+
+/// Whether the target is a CPU, for variants that own whole rows with one work-item.
+pub fn cpu(target: &Target) -> bool {
+    target.class == DeviceClass::Cpu
+}

@@ -1,0 +1,83 @@
+//! The shared part of the ops on rows: reductions by one work-item or by a work-group.
+
+use crate::elementwise::VECTOR;
+use crate::launch::{Call, cpu, floating};
+use crate::{Lowering, Problem, Target};
+use anyhow::Result;
+
+const ROWS: &str = include_str!("rows.cl.tera");
+pub(crate) const TREE: &str = include_str!("tree.cl.tera");
+
+/// Elements a work-item of a CPU handles, so that starting it costs little beside.
+const ELEMENTS_PER_ITEM: usize = 4096;
+
+/// A row is owned by one work-item: CPUs only.
+pub(crate) fn vector_applies(problem: &Problem, target: &Target) -> bool {
+    floating(problem, target) && cpu(target)
+}
+
+/// A row is owned by a work-group.
+pub(crate) fn tree_applies(problem: &Problem, target: &Target) -> bool {
+    let group = group(problem, target) as u64;
+    floating(problem, target) && 4 * group <= target.local_mem_bytes
+}
+
+/// Work-items of a row: a power of two, four columns or more each.
+fn group(problem: &Problem, target: &Target) -> usize {
+    let channels = problem.inputs[0].ty.channels();
+    let most = 1 << target.max_work_group.clamp(1, 256).ilog2();
+    channels.div_ceil(4).next_power_of_two().clamp(1, most)
+}
+
+/// The call with the parameters of all kernels on rows: `rows` and `channels` of input 0.
+pub(crate) fn with_shape<'a>(problem: &'a Problem, call: Call<'a>) -> Call<'a> {
+    let x = &problem.inputs[0].ty;
+    call.set("rows", &x.rows()).set("channels", &x.channels())
+}
+
+/// One work-item a block of rows. `call` has the arguments and the op's own parameters.
+pub(crate) fn lower_vector(
+    problem: &Problem,
+    target: &Target,
+    call: Call,
+    entry: &'static str,
+    template: &str,
+) -> Result<Lowering> {
+    let x = &problem.inputs[0].ty;
+    let v = target.vector_width as usize;
+    let row_block = (ELEMENTS_PER_ITEM / x.channels()).max(1);
+    let call =
+        with_shape(problem, call).set("v", &v).set("aligned", &false).set("row_block", &row_block);
+    let global = [x.rows().div_ceil(row_block), 1, 1];
+    let template = [VECTOR, ROWS, template].concat();
+    let launch = call.launch(entry, &template, global, Some([1, 1, 1]))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}
+
+/// A work-group a row. `call` has the arguments and the op's own parameters.
+pub(crate) fn lower_tree(
+    problem: &Problem,
+    target: &Target,
+    call: Call,
+    entry: &'static str,
+    template: &str,
+) -> Result<Lowering> {
+    let group = group(problem, target);
+    let call = with_shape(problem, call).set("group", &group).local_mem_bytes(4 * group as u64);
+    let global = [problem.inputs[0].ty.rows() * group, 1, 1];
+    let template = [TREE, template].concat();
+    let launch = call.launch(entry, &template, global, Some([group, 1, 1]))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}
+
+/// One work-item a row, the obvious loop.
+pub(crate) fn lower_naive(
+    problem: &Problem,
+    call: Call,
+    entry: &'static str,
+    template: &str,
+) -> Result<Lowering> {
+    let global = [problem.inputs[0].ty.rows(), 1, 1];
+    let launch = with_shape(problem, call).launch(entry, template, global, None)?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}

@@ -1,0 +1,303 @@
+//! Runs lowerings on an OpenCL device and holds them to the references.
+//!
+//! The device is the first one, or number `KILN_TEST_DEVICE` over all platforms. A machine
+//! without a device fails. Scratch memory and outputs start as NaN, so that an element that is
+//! read before it is written, or never written, shows.
+#![allow(dead_code)] // each test binary uses its part
+
+use kiln_ir::{DType, Op, Tensor, TensorType};
+use kiln_kernels::packing::encode;
+use kiln_kernels::{Argument, DeviceClass, Launch, Lowering, Operand, Packing, Problem, Target};
+use opencl3::command_queue::CommandQueue;
+use opencl3::context::Context;
+use opencl3::device::{CL_DEVICE_TYPE_ALL, Device};
+use opencl3::kernel::{ExecuteKernel, Kernel};
+use opencl3::memory::{Buffer, CL_MEM_READ_WRITE};
+use opencl3::platform::get_platforms;
+use opencl3::program::Program;
+use opencl3::types::{CL_BLOCKING, cl_uchar};
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+/// Bytes behind the output that no kernel may change.
+const GUARD_BYTES: usize = 256;
+
+/// An OpenCL device with an in-order queue.
+pub struct Runner {
+    context: Context,
+    queue: CommandQueue,
+}
+
+/// A lowering with its memory, ready to run.
+pub struct Prepared {
+    kernels: Vec<(Kernel, Launch, Vec<Slot>)>,
+    scratch: Vec<Buffer<cl_uchar>>,
+    output: Buffer<cl_uchar>,
+    output_type: TensorType,
+}
+
+enum Slot {
+    Own(Buffer<cl_uchar>),
+    Scratch(usize),
+    Output,
+    U32(u32),
+    F32(f32),
+}
+
+impl Runner {
+    /// The device, opened once for all tests of a binary; panics if there is none.
+    pub fn shared() -> &'static Self {
+        static RUNNER: OnceLock<Runner> = OnceLock::new();
+        RUNNER.get_or_init(Self::open)
+    }
+
+    fn open() -> Self {
+        let index = std::env::var("KILN_TEST_DEVICE").map_or(0, |v| v.parse().unwrap());
+        let devices: Vec<_> = get_platforms()
+            .expect("an OpenCL platform")
+            .iter()
+            .flat_map(|p| p.get_devices(CL_DEVICE_TYPE_ALL).unwrap_or_default())
+            .collect();
+        let id = *devices.get(index).expect("an OpenCL device of that index");
+        let context = Context::from_device(&Device::new(id)).unwrap();
+        let queue = CommandQueue::create_default_with_properties(&context, 0, 0).unwrap();
+        Self { context, queue }
+    }
+
+    /// Builds the kernels, packs and uploads the inputs, each region into a buffer of its length.
+    pub fn prepare(&self, problem: &Problem, lowering: &Lowering, values: &[Vec<f32>]) -> Prepared {
+        let packed: Vec<Vec<u8>> = (0..values.len())
+            .map(|i| pack(lowering, i, &problem.inputs[i].ty, &values[i]))
+            .collect();
+        let slot = |argument: &Argument| match argument {
+            Argument::Input { index, offset_bytes, len_bytes } => {
+                let start = *offset_bytes as usize;
+                Slot::Own(self.upload(&packed[*index][start..start + *len_bytes as usize]))
+            }
+            Argument::Output => Slot::Output,
+            Argument::Scratch { index, .. } => Slot::Scratch(*index),
+            Argument::U32(v) => Slot::U32(*v),
+            Argument::F32(v) => Slot::F32(*v),
+        };
+        let kernels = lowering
+            .launches
+            .iter()
+            .map(|l| (self.build(l), l.clone(), l.args.iter().map(slot).collect()))
+            .collect();
+        let nan = |len: u64| self.upload(&vec![0xff; len as usize]);
+        Prepared {
+            kernels,
+            scratch: lowering.scratch_bytes.iter().map(|len| nan(*len)).collect(),
+            output: nan(problem.output.size_bytes() + GUARD_BYTES as u64),
+            output_type: problem.output.clone(),
+        }
+    }
+
+    fn build(&self, launch: &Launch) -> Kernel {
+        let program = Program::create_and_build_from_source(&self.context, &launch.source, "")
+            .unwrap_or_else(|log| panic!("{}\n{log}", numbered(&launch.source)));
+        Kernel::create(&program, launch.entry).unwrap()
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Buffer<cl_uchar> {
+        // SAFETY: the buffer owns its memory; the blocking write outlives nothing.
+        unsafe {
+            let mut buffer =
+                Buffer::create(&self.context, CL_MEM_READ_WRITE, bytes.len(), null_mut()).unwrap();
+            self.queue.enqueue_write_buffer(&mut buffer, CL_BLOCKING, 0, bytes, &[]).unwrap();
+            buffer
+        }
+    }
+
+    /// Runs all launches once and waits; seconds.
+    pub fn run(&self, prepared: &Prepared) -> f64 {
+        let start = Instant::now();
+        for (kernel, launch, slots) in &prepared.kernels {
+            let mut call = ExecuteKernel::new(kernel);
+            for slot in slots {
+                // SAFETY: the slots are the kernel's arguments as the lowering lists them.
+                unsafe {
+                    match slot {
+                        Slot::Own(buffer) => call.set_arg(buffer),
+                        Slot::Scratch(index) => call.set_arg(&prepared.scratch[*index]),
+                        Slot::Output => call.set_arg(&prepared.output),
+                        Slot::U32(v) => call.set_arg(v),
+                        Slot::F32(v) => call.set_arg(v),
+                    };
+                }
+            }
+            call.set_global_work_sizes(&launch.global.map(|v| v as usize));
+            if let Some(local) = launch.local {
+                call.set_local_work_sizes(&local.map(|v| v as usize));
+            }
+            // SAFETY: all memory is alive until the queue is finished below.
+            unsafe { call.enqueue_nd_range(&self.queue).unwrap() };
+        }
+        self.queue.finish().unwrap();
+        start.elapsed().as_secs_f64()
+    }
+
+    /// The output as `f32`. Panics if a kernel wrote behind it.
+    pub fn output(&self, prepared: &Prepared) -> Vec<f32> {
+        let len = prepared.output_type.size_bytes() as usize;
+        let mut bytes = vec![0u8; len + GUARD_BYTES];
+        // SAFETY: the blocking read fills exactly `bytes`.
+        unsafe {
+            self.queue
+                .enqueue_read_buffer(&prepared.output, CL_BLOCKING, 0, &mut bytes, &[])
+                .unwrap();
+        }
+        assert!(bytes[len..].iter().all(|b| *b == 0xff), "a kernel wrote behind the output");
+        decode(prepared.output_type.dtype, &bytes[..len])
+    }
+}
+
+fn pack(lowering: &Lowering, index: usize, ty: &TensorType, values: &[f32]) -> Vec<u8> {
+    if ty.dtype == DType::I32 {
+        return values.iter().flat_map(|v| (*v as i32).to_le_bytes()).collect();
+    }
+    let packing = lowering.packings.iter().find(|(input, _)| *input == index);
+    let packing = packing.map_or(Packing::RowMajor(ty.dtype), |(_, p)| *p);
+    let bytes = packing.pack(&ty.shape, values);
+    assert_eq!(bytes.len() as u64, packing.size_bytes(&ty.shape), "packed size of input {index}");
+    bytes
+}
+
+fn numbered(source: &str) -> String {
+    source.lines().enumerate().map(|(i, l)| format!("{:4} {l}\n", i + 1)).collect()
+}
+
+fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        DType::F16 => {
+            bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        }
+        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+/// `values` rounded to a storage type.
+pub fn stored(dtype: DType, values: &[f32]) -> Vec<f32> {
+    match dtype {
+        DType::F16 => decode(dtype, &encode(dtype, values.iter().copied())),
+        _ => values.to_vec(),
+    }
+}
+
+/// `count` values spread evenly over `[-1, 1)`, the same for a seed on every machine.
+pub fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// The targets whose kernels are tested on every device: all of them are legal OpenCL C.
+pub fn targets() -> Vec<Target> {
+    let mobile = Target { class: DeviceClass::MobileGpu, max_work_group: 128, ..Target::gpu() };
+    let narrow = Target { vector_width: 8, ..Target::cpu() };
+    vec![Target::cpu(), narrow, Target::gpu(), mobile]
+}
+
+/// Allowed difference `abs + rel * |reference|` of the arithmetic in `f32`; rounding of a 16-bit
+/// output is added by [`check`].
+#[derive(Clone, Copy)]
+pub struct Tolerance {
+    /// Absolute part.
+    pub abs: f32,
+    /// Relative part.
+    pub rel: f32,
+}
+
+/// Runs every variant of `op` for every target and storage type on random inputs of these
+/// shapes, scaled by `spread`, and compares with the reference.
+pub fn check(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, tolerance: Tolerance) {
+    let op = op.into();
+    let values: Vec<Vec<f32>> = (shapes.iter().enumerate())
+        .map(|(i, s)| random(i as u64 + 1, s.iter().product()))
+        .map(|v| v.into_iter().map(|x| x * spread).collect())
+        .collect();
+    for storage in [DType::F32, DType::F16] {
+        check_values(&op, shapes, &values, storage, tolerance);
+    }
+}
+
+/// [`check`] on given values and one storage type.
+pub fn check_values(
+    op: &Op,
+    shapes: &[&[usize]],
+    values: &[Vec<f32>],
+    storage: DType,
+    tolerance: Tolerance,
+) {
+    let inputs: Vec<Operand> = (shapes.iter())
+        .map(|s| Operand { ty: TensorType::new(storage, s), constant: false })
+        .collect();
+    let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
+    let output = op.infer(&types).unwrap();
+    let problem = Problem { op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
+    let values: Vec<Vec<f32>> = values.iter().map(|v| stored(storage, v)).collect();
+    let tensors: Vec<Tensor> =
+        (shapes.iter().zip(&values)).map(|(s, v)| Tensor::new(s, v.clone())).collect();
+    let expected = op.eval(&tensors.iter().collect::<Vec<_>>()).data;
+
+    let runner = Runner::shared();
+    let mut seen: Vec<Lowering> = vec![];
+    for target in targets() {
+        for variant in kiln_kernels::candidates(&problem, &target) {
+            let lowering = (variant.lower)(&problem, &target).unwrap();
+            if seen.contains(&lowering) {
+                continue;
+            }
+            let what = format!("{}/{} {types:?} for {:?}", op.name(), variant.name, target.class);
+            check_limits(&lowering, &target, &what);
+            let prepared = runner.prepare(&problem, &lowering, &values);
+            runner.run(&prepared);
+            compare(&runner.output(&prepared), &expected, storage, tolerance, &what);
+            seen.push(lowering);
+        }
+    }
+    assert!(!seen.is_empty(), "no variant applies to {} {types:?}", op.name());
+}
+
+fn check_limits(lowering: &Lowering, target: &Target, what: &str) {
+    for launch in &lowering.launches {
+        assert!(launch.local_mem_bytes <= target.local_mem_bytes, "{what}: local memory");
+        let Some(local) = launch.local else { continue };
+        assert!(
+            local.iter().product::<u64>() <= target.max_work_group.into(),
+            "{what}: work-group"
+        );
+        for (global, local) in launch.global.iter().zip(local) {
+            assert_eq!(global % local, 0, "{what}: work-groups fill {:?}", launch.global);
+        }
+    }
+}
+
+/// Panics with the worst element if any differs by more than the tolerance.
+pub fn compare(found: &[f32], expected: &[f32], dtype: DType, tolerance: Tolerance, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: element count");
+    let (half_abs, half_rel) =
+        if dtype == DType::F16 { (3e-8, 4.9e-4) } else { (f32::MIN_POSITIVE, 0.0) };
+    let excess = |i: usize| {
+        let allowed = tolerance.abs + half_abs + (tolerance.rel + half_rel) * expected[i].abs();
+        let ratio = (found[i] - expected[i]).abs() / allowed;
+        if ratio.is_nan() { f32::INFINITY } else { ratio }
+    };
+    let worst = (0..found.len()).max_by(|a, b| excess(*a).total_cmp(&excess(*b)));
+    if let Some(i) = worst.filter(|i| excess(*i) > 1.0) {
+        let bad = (0..found.len()).filter(|i| excess(*i) > 1.0).count();
+        panic!(
+            "{what}: {bad} of {} elements differ, worst {i}: {}, expected {} ({} times allowed)",
+            found.len(),
+            found[i],
+            expected[i],
+            excess(i)
+        );
+    }
+}

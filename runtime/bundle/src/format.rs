@@ -1,0 +1,165 @@
+//! The file: where its sections lie and how each is guarded.
+//!
+//! ```text
+//!      0  header page   magic, version, length of the file, section table, checksum
+//!   4096  weights       blocks and tables, each on a page boundary, padded with zeros
+//!         plan          see `codec`
+//!         tokenizer     bytes that only the tokenizer understands
+//!    end
+//! ```
+//!
+//! Sections follow one another without gaps, so every byte of the file is under a checksum. The
+//! header is written last: an unfinished file is never taken for a bundle. Checksums are
+//! XXH3 with 64 bits; they find accidents, and the rules of [`crate::check`] hold against malice.
+//! Integers are little-endian. [`BundleWriter`] and [`BundleFile`] are the two sides.
+
+use std::path::Path;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::BundleError;
+
+mod reader;
+mod writer;
+
+pub use reader::BundleFile;
+pub use writer::BundleWriter;
+
+/// Version of the file format and of the plan's encoding; any change to either raises it.
+pub const VERSION: u32 = 1;
+/// Alignment of the weights section and of each block in it.
+pub const PAGE_BYTES: u64 = 4096;
+/// Largest tokenizer section that is written or read.
+pub const MAX_TOKENIZER_BYTES: u64 = 16 << 20;
+
+/// Finds a transfer that rewrites line ends or drops the eighth bit, as PNG's does.
+const MAGIC: [u8; 8] = *b"\x89KILN\r\n\x1a";
+const ENTRY_BYTES: usize = 32;
+const TABLE_AT: usize = 24;
+const CHECKSUM_AT: usize = PAGE_BYTES as usize - 8;
+
+/// XXH3-64 of some bytes: the checksum of sections and of weight blocks.
+pub fn hash(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
+/// One row of the section table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Section {
+    offset_bytes: u64,
+    len_bytes: u64,
+    checksum: u64,
+}
+
+impl Section {
+    fn end_bytes(self) -> Option<u64> {
+        self.offset_bytes.checked_add(self.len_bytes)
+    }
+}
+
+/// The header page, decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Header {
+    file_bytes: u64,
+    weights: Section,
+    plan: Section,
+    tokenizer: Section,
+}
+
+impl Header {
+    fn to_page(self) -> Vec<u8> {
+        let mut page = Vec::with_capacity(PAGE_BYTES as usize);
+        page.extend(MAGIC);
+        page.extend(VERSION.to_le_bytes());
+        page.extend(3u32.to_le_bytes());
+        page.extend(self.file_bytes.to_le_bytes());
+        for (kind, section) in (1u64..).zip([self.weights, self.plan, self.tokenizer]) {
+            for word in [kind, section.offset_bytes, section.len_bytes, section.checksum] {
+                page.extend(word.to_le_bytes());
+            }
+        }
+        page.resize(CHECKSUM_AT, 0);
+        page.extend(hash(&page).to_le_bytes());
+        page
+    }
+
+    /// Decodes the first page of a file that has `found_bytes` bytes.
+    ///
+    /// Holds afterwards: the sections lie in the file, one after the other, without gaps, and
+    /// plan and tokenizer are small enough to read.
+    fn from_page(page: &[u8], found_bytes: u64, path: &Path) -> Result<Header, BundleError> {
+        let path = || path.to_owned();
+        if !page.starts_with(&MAGIC) {
+            return Err(BundleError::NotABundle { path: path() });
+        }
+        let length =
+            |expected_bytes| BundleError::Length { path: path(), expected_bytes, found_bytes };
+        let corrupt = |what| BundleError::Corrupt { path: path(), what };
+        if page.len() as u64 != PAGE_BYTES {
+            return Err(length(PAGE_BYTES));
+        }
+        let found = u32_at(page, 8);
+        if found != VERSION {
+            return Err(BundleError::Version { path: path(), found, supported: VERSION });
+        }
+        if hash(&page[..CHECKSUM_AT]) != u64_at(page, CHECKSUM_AT) {
+            return Err(corrupt("the header"));
+        }
+        let header = Header {
+            file_bytes: u64_at(page, 16),
+            weights: section_at(page, 0),
+            plan: section_at(page, 1),
+            tokenizer: section_at(page, 2),
+        };
+        if header.file_bytes != found_bytes {
+            return Err(length(header.file_bytes));
+        }
+        // One canonical encoding: kinds, counts, padding and all.
+        if header.to_page() != page || !header.is_contiguous() {
+            return Err(corrupt("the section table"));
+        }
+        let too_large = |what, section: Section, max_bytes| {
+            if section.len_bytes <= max_bytes {
+                return Ok(());
+            }
+            Err(BundleError::TooLarge {
+                path: path(),
+                what,
+                len_bytes: section.len_bytes,
+                max_bytes,
+            })
+        };
+        too_large("the plan", header.plan, crate::codec::MAX_PLAN_BYTES as u64)?;
+        too_large("the tokenizer", header.tokenizer, MAX_TOKENIZER_BYTES)?;
+        Ok(header)
+    }
+
+    fn is_contiguous(&self) -> bool {
+        self.weights.offset_bytes == PAGE_BYTES
+            && self.weights.len_bytes.is_multiple_of(PAGE_BYTES)
+            && self.weights.end_bytes() == Some(self.plan.offset_bytes)
+            && self.plan.end_bytes() == Some(self.tokenizer.offset_bytes)
+            && self.tokenizer.end_bytes() == Some(self.file_bytes)
+    }
+}
+
+fn u32_at(page: &[u8], at: usize) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&page[at..at + 4]);
+    u32::from_le_bytes(bytes)
+}
+
+fn u64_at(page: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&page[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+fn section_at(page: &[u8], index: usize) -> Section {
+    let at = TABLE_AT + index * ENTRY_BYTES;
+    Section {
+        offset_bytes: u64_at(page, at + 8),
+        len_bytes: u64_at(page, at + 16),
+        checksum: u64_at(page, at + 24),
+    }
+}

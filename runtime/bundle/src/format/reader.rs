@@ -1,0 +1,220 @@
+//! The read side: everything small is validated when the file is opened, weights on demand.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Header, PAGE_BYTES, Section, hash};
+use crate::check::{self, Checked};
+use crate::codec;
+use crate::error::BundleError;
+use crate::plan::{Block, BlockId, Plan};
+
+/// How much of the weights [`BundleFile::verify_all`] holds at a time.
+const CHUNK_BYTES: u64 = 1 << 20;
+
+/// An open bundle whose plan has passed [`check::check`].
+///
+/// Threads may share it: reads carry their own position.
+pub struct BundleFile {
+    file: File,
+    path: PathBuf,
+    weights: Section,
+    plan: Plan,
+    checked: Checked,
+    tokenizer: Vec<u8>,
+}
+
+impl BundleFile {
+    /// Opens a bundle from anywhere and validates all of it but the weights' bytes.
+    ///
+    /// Memory: bounded by the file's length and the limits of [`crate::format`] and
+    /// [`crate::codec`], whatever the file says of itself. Never panics.
+    /// Errors: `NotABundle`, `Version`, `Length`, `Corrupt`, `TooLarge`, `Codec`, `Unsound`, `Io`.
+    pub fn open(path: &Path) -> Result<Self, BundleError> {
+        let file = File::open(path).map_err(BundleError::io("open", path))?;
+        let metadata = file.metadata().map_err(BundleError::io("open", path))?;
+        if !metadata.is_file() {
+            return Err(BundleError::NotABundle { path: path.to_owned() });
+        }
+        let mut page = vec![0; metadata.len().min(PAGE_BYTES) as usize];
+        read_exact_at(&file, &mut page, 0).map_err(BundleError::io("read", path))?;
+        let header = Header::from_page(&page, metadata.len(), path)?;
+        let plan = read_section(&file, path, header.plan, "the plan")?;
+        let plan = codec::decode(&plan)
+            .map_err(|source| BundleError::Codec { path: path.to_owned(), source })?;
+        let tokenizer = read_section(&file, path, header.tokenizer, "the tokenizer")?;
+        let checked = check::check(&plan, header.weights.len_bytes).map_err(|violation| {
+            BundleError::Unsound { path: path.to_owned(), violation: Box::new(violation) }
+        })?;
+        let weights = header.weights;
+        Ok(BundleFile { file, path: path.to_owned(), weights, plan, checked, tokenizer })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the checker found out about the plan.
+    pub fn checked(&self) -> &Checked {
+        &self.checked
+    }
+
+    /// The tokenizer section.
+    pub fn tokenizer(&self) -> &[u8] {
+        &self.tokenizer
+    }
+
+    /// Length of the weights section, a multiple of [`PAGE_BYTES`].
+    pub fn weights_len_bytes(&self) -> u64 {
+        self.weights.len_bytes
+    }
+
+    /// Where the weights section starts in the file, a multiple of [`PAGE_BYTES`]: for readers
+    /// that go past the page cache with a handle of their own.
+    pub fn weights_at_bytes(&self) -> u64 {
+        self.weights.offset_bytes
+    }
+
+    /// The open file, for advice to the operating system.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where the bundle was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Fills `out` with the weights from `offset_bytes` on.
+    ///
+    /// Errors: `OutOfRange` if they end before that, `Truncated` if the file has become shorter
+    /// since it was opened, `Io`.
+    pub fn read_weights(&self, offset_bytes: u64, out: &mut [u8]) -> Result<(), BundleError> {
+        let len_bytes = out.len() as u64;
+        let end_bytes = offset_bytes.checked_add(len_bytes);
+        if end_bytes.is_none_or(|end_bytes| end_bytes > self.weights.len_bytes) {
+            return Err(BundleError::OutOfRange {
+                path: self.path.clone(),
+                offset_bytes,
+                len_bytes,
+                weights_len_bytes: self.weights.len_bytes,
+            });
+        }
+        read_exact_at(&self.file, out, self.weights.offset_bytes + offset_bytes).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    BundleError::Truncated { path: self.path.clone(), offset_bytes }
+                }
+                _ => BundleError::io("read", &self.path)(error),
+            }
+        })
+    }
+
+    /// Compares a block's bytes with its checksum.
+    ///
+    /// Errors: `CorruptBlock`, also when `bytes` is not as long as the block; `NoSuchBlock`.
+    pub fn verify_block(&self, block: BlockId, bytes: &[u8]) -> Result<(), BundleError> {
+        let Some(entry) = self.plan.blocks.get(block.index()) else {
+            return Err(BundleError::NoSuchBlock { path: self.path.clone(), block: block.0 });
+        };
+        if bytes.len() as u64 != entry.len_bytes || hash(bytes) != entry.checksum {
+            return Err(self.corrupt_block(block.index()));
+        }
+        Ok(())
+    }
+
+    /// Reads all weights once, in the order of the file, and compares every block and the whole
+    /// section with their checksums; the second covers the tables, which are in no block.
+    ///
+    /// `progress` hears how many bytes of [`weights_len_bytes`](Self::weights_len_bytes) are done.
+    pub fn verify_all(&self, mut progress: impl FnMut(u64)) -> Result<(), BundleError> {
+        let mut order: Vec<usize> = (0..self.plan.blocks.len()).collect();
+        order.sort_by_key(|&index| self.plan.blocks[index].offset_bytes);
+        let mut pending = order.into_iter().peekable();
+        let mut section_hash = Xxh3::new();
+        let mut block_hash = Xxh3::new();
+        let mut chunk = vec![0; CHUNK_BYTES.min(self.weights.len_bytes) as usize];
+        let mut at_bytes = 0;
+        while at_bytes < self.weights.len_bytes {
+            let len = CHUNK_BYTES.min(self.weights.len_bytes - at_bytes);
+            let chunk = &mut chunk[..len as usize];
+            self.read_weights(at_bytes, chunk)?;
+            section_hash.update(chunk);
+            while let Some(&index) = pending.peek() {
+                let block = &self.plan.blocks[index];
+                block_hash.update(part_of(block, chunk, at_bytes));
+                if block.offset_bytes + block.len_bytes > at_bytes + len {
+                    break;
+                }
+                if block_hash.digest() != block.checksum {
+                    return Err(self.corrupt_block(index));
+                }
+                block_hash.reset();
+                pending.next();
+            }
+            at_bytes += len;
+            progress(at_bytes);
+        }
+        if section_hash.digest() != self.weights.checksum {
+            return Err(BundleError::Corrupt { path: self.path.clone(), what: "a weight table" });
+        }
+        Ok(())
+    }
+
+    fn corrupt_block(&self, index: usize) -> BundleError {
+        let block = &self.plan.blocks[index];
+        BundleError::CorruptBlock {
+            path: self.path.clone(),
+            block: index as u32,
+            name: block.name.clone(),
+            offset_bytes: block.offset_bytes,
+            len_bytes: block.len_bytes,
+        }
+    }
+}
+
+/// The part of a block that is in a chunk of the section which starts at `at_bytes`.
+fn part_of<'a>(block: &Block, chunk: &'a [u8], at_bytes: u64) -> &'a [u8] {
+    let within =
+        |offset_bytes: u64| offset_bytes.saturating_sub(at_bytes).min(chunk.len() as u64) as usize;
+    &chunk[within(block.offset_bytes)..within(block.offset_bytes + block.len_bytes)]
+}
+
+fn read_section(
+    file: &File,
+    path: &Path,
+    section: Section,
+    what: &'static str,
+) -> Result<Vec<u8>, BundleError> {
+    let mut bytes = vec![0; section.len_bytes as usize];
+    read_exact_at(file, &mut bytes, section.offset_bytes).map_err(BundleError::io("read", path))?;
+    if hash(&bytes) != section.checksum {
+        return Err(BundleError::Corrupt { path: path.to_owned(), what });
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, out: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, offset_bytes)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut out: &mut [u8], mut offset_bytes: u64) -> io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, offset_bytes) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                out = &mut out[count..];
+                offset_bytes += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! The write side: weights as they come, the plan when it is known, the header last.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Header, MAX_TOKENIZER_BYTES, PAGE_BYTES, Section, hash};
+use crate::check;
+use crate::codec;
+use crate::error::BundleError;
+use crate::plan::Plan;
+
+/// Writes a bundle under a temporary name in the folder of its path, and gives it its name only
+/// when it is whole and on the disk. Dropped before that, it removes what it wrote.
+///
+/// Order of calls: any number of [`write_block`](Self::write_block) and
+/// [`write_stream`](Self::write_stream), then [`finish`](Self::finish). After an error only
+/// dropping makes sense.
+pub struct BundleWriter {
+    layout: Layout<BufWriter<File>>,
+    // After `layout`: the file is closed before it is removed.
+    temporary: Temporary,
+}
+
+impl BundleWriter {
+    /// Starts a bundle; nothing is at `path` before [`finish`](Self::finish), unless an older
+    /// bundle is there, which stays until then.
+    pub fn create(path: &Path) -> Result<Self, BundleError> {
+        let (file, temporary) = Temporary::create(path)?;
+        let layout = Layout::new(BufWriter::new(file), path)?;
+        Ok(BundleWriter { layout, temporary })
+    }
+
+    /// Appends a weight block and returns its offset in the weights section, its length and its
+    /// checksum: the fields of a [`Block`](crate::plan::Block). The offset is a multiple of
+    /// [`PAGE_BYTES`], the length is that of `bytes`.
+    pub fn write_block(&mut self, bytes: &[u8]) -> Result<(u64, u64, u64), BundleError> {
+        let offset_bytes = self.layout.align()?;
+        self.layout.append(bytes)?;
+        Ok((offset_bytes, bytes.len() as u64, hash(bytes)))
+    }
+
+    /// Appends a table that need not be in memory at once, piece by piece without gaps, and
+    /// returns its offset in the weights section, a multiple of [`PAGE_BYTES`].
+    ///
+    /// Errors: the first that `chunks` yields, or the writer's own.
+    pub fn write_stream<B, E>(
+        &mut self,
+        chunks: impl IntoIterator<Item = Result<B, E>>,
+    ) -> Result<u64, E>
+    where
+        B: AsRef<[u8]>,
+        E: From<BundleError>,
+    {
+        let offset_bytes = self.layout.align()?;
+        for chunk in chunks {
+            self.layout.append(chunk?.as_ref())?;
+        }
+        Ok(offset_bytes)
+    }
+
+    /// Bytes of the weights section so far.
+    pub fn weights_len_bytes(&self) -> u64 {
+        self.layout.weights_len_bytes
+    }
+
+    /// Writes plan, tokenizer and header, waits for the disk, gives the file its name and
+    /// returns its length.
+    ///
+    /// Errors: `Unsound` if the plan breaks a rule of [`check::check`], so that no bundle is
+    /// written that [`BundleFile::open`](super::BundleFile::open) would refuse; `DiskFull`;
+    /// `Io`. Whatever the error, the unfinished file is removed.
+    pub fn finish(self, plan: &Plan, tokenizer: &[u8]) -> Result<u64, BundleError> {
+        let BundleWriter { layout, temporary } = self;
+        let path = layout.path.clone();
+        let (sink, file_bytes) = layout.finish(plan, tokenizer)?;
+        let file = sink
+            .into_inner()
+            .map_err(|error| write_error(&path, file_bytes)(error.into_error()))?;
+        file.sync_all().map_err(write_error(&path, file_bytes))?;
+        drop(file);
+        temporary.rename(&path)?;
+        Ok(file_bytes)
+    }
+}
+
+/// Lays the sections out in anything that can be written and sought.
+struct Layout<S> {
+    sink: S,
+    path: PathBuf,
+    weights_len_bytes: u64,
+    weights_hash: Box<Xxh3>,
+}
+
+impl<S: Write + Seek> Layout<S> {
+    fn new(mut sink: S, path: &Path) -> Result<Self, BundleError> {
+        let blank = [0; PAGE_BYTES as usize];
+        sink.write_all(&blank).map_err(write_error(path, 0))?;
+        let weights_hash = Box::new(Xxh3::new());
+        Ok(Layout { sink, path: path.to_owned(), weights_len_bytes: 0, weights_hash })
+    }
+
+    /// Pads the weights to a page boundary and returns it.
+    fn align(&mut self) -> Result<u64, BundleError> {
+        let padding = self.weights_len_bytes.next_multiple_of(PAGE_BYTES) - self.weights_len_bytes;
+        let zeros = [0; PAGE_BYTES as usize];
+        self.append(&zeros[..padding as usize])?;
+        Ok(self.weights_len_bytes)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<(), BundleError> {
+        let at_bytes = PAGE_BYTES + self.weights_len_bytes;
+        self.sink.write_all(bytes).map_err(write_error(&self.path, at_bytes))?;
+        self.weights_hash.update(bytes);
+        self.weights_len_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self, plan: &Plan, tokenizer: &[u8]) -> Result<(S, u64), BundleError> {
+        self.align()?;
+        check::check(plan, self.weights_len_bytes).map_err(|violation| BundleError::Unsound {
+            path: self.path.clone(),
+            violation: Box::new(violation),
+        })?;
+        if tokenizer.len() as u64 > MAX_TOKENIZER_BYTES {
+            return Err(BundleError::TooLarge {
+                path: self.path,
+                what: "the tokenizer",
+                len_bytes: tokenizer.len() as u64,
+                max_bytes: MAX_TOKENIZER_BYTES,
+            });
+        }
+        let plan = codec::encode(plan)
+            .map_err(|source| BundleError::Codec { path: self.path.clone(), source })?;
+        let weights = Section {
+            offset_bytes: PAGE_BYTES,
+            len_bytes: self.weights_len_bytes,
+            checksum: self.weights_hash.digest(),
+        };
+        let plan_at = PAGE_BYTES + self.weights_len_bytes;
+        let tokenizer_at = plan_at + plan.len() as u64;
+        let file_bytes = tokenizer_at + tokenizer.len() as u64;
+        let section = |offset_bytes, bytes: &[u8]| Section {
+            offset_bytes,
+            len_bytes: bytes.len() as u64,
+            checksum: hash(bytes),
+        };
+        let header = Header {
+            file_bytes,
+            weights,
+            plan: section(plan_at, &plan),
+            tokenizer: section(tokenizer_at, tokenizer),
+        };
+        self.write_tail(&plan, tokenizer, header).map_err(write_error(&self.path, plan_at))?;
+        Ok((self.sink, file_bytes))
+    }
+
+    fn write_tail(&mut self, plan: &[u8], tokenizer: &[u8], header: Header) -> io::Result<()> {
+        self.sink.write_all(plan)?;
+        self.sink.write_all(tokenizer)?;
+        self.sink.seek(SeekFrom::Start(0))?;
+        self.sink.write_all(&header.to_page())?;
+        self.sink.flush()
+    }
+}
+
+fn write_error(path: &Path, written_bytes: u64) -> impl FnOnce(io::Error) -> BundleError {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull
+        | io::ErrorKind::QuotaExceeded
+        | io::ErrorKind::FileTooLarge
+        | io::ErrorKind::WriteZero => {
+            BundleError::DiskFull { path: path.to_owned(), written_bytes }
+        }
+        _ => BundleError::io("write", path)(error),
+    }
+}
+
+/// A file that is removed unless it is renamed.
+struct Temporary(Option<PathBuf>);
+
+impl Temporary {
+    fn create(path: &Path) -> Result<(File, Temporary), BundleError> {
+        let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
+        let name = path.file_name().ok_or_else(no_name).map_err(BundleError::io("create", path))?;
+        let mut attempt = 0;
+        loop {
+            let mut hidden = std::ffi::OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(".{}-{attempt}.part", std::process::id()));
+            let temporary = path.with_file_name(hidden);
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => return Ok((file, Temporary(Some(temporary)))),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(BundleError::io("create", &temporary)(error)),
+            }
+        }
+    }
+
+    fn rename(mut self, path: &Path) -> Result<(), BundleError> {
+        if let Some(temporary) = &self.0 {
+            fs::rename(temporary, path).map_err(BundleError::io("create", path))?;
+            self.0 = None;
+        }
+        sync_folder(path);
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.0 {
+            // Nothing better can be done than to leave it.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Makes the name as durable as the contents, where the system can: not all file systems let a
+/// folder be synced, and the bundle is whole either way.
+fn sync_folder(path: &Path) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::testing;
+
+    /// A disk with room for so many bytes.
+    struct SmallDisk {
+        file: Cursor<Vec<u8>>,
+        room_bytes: usize,
+    }
+
+    impl Write for SmallDisk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.room_bytes - (self.file.position() as usize).min(self.room_bytes);
+            if room == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.file.write(&bytes[..bytes.len().min(room)])
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Seek for SmallDisk {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.file.seek(to)
+        }
+    }
+
+    fn write_to(room_bytes: usize) -> Result<(SmallDisk, u64), BundleError> {
+        let disk = SmallDisk { file: Cursor::default(), room_bytes };
+        let mut layout = Layout::new(disk, Path::new("small.kiln"))?;
+        layout.append(&testing::weights())?;
+        layout.finish(&testing::plan(), testing::TOKENIZER)
+    }
+
+    #[test]
+    fn a_full_disk_is_named_wherever_it_strikes() {
+        let (disk, file_bytes) = write_to(usize::MAX).unwrap();
+        assert_eq!(disk.file.get_ref().len() as u64, file_bytes);
+        for room_bytes in (0..file_bytes as usize).step_by(997) {
+            match write_to(room_bytes) {
+                Err(error @ BundleError::DiskFull { .. }) => {
+                    assert!(error.to_string().contains("small.kiln"), "{error}");
+                }
+                Err(other) => panic!("{room_bytes} bytes of room: {other}"),
+                Ok(_) => panic!("{room_bytes} bytes of room were enough"),
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("full.kiln");
+        let (_, temporary) = Temporary::create(&path).unwrap();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let layout = Layout::new(BufWriter::new(full), &path).unwrap();
+        let mut writer = BundleWriter { layout, temporary };
+        let error = writer.write_block(&testing::weights()).unwrap_err();
+        assert!(matches!(error, BundleError::DiskFull { .. }), "{error}");
+        drop(writer);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

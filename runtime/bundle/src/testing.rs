@@ -1,0 +1,243 @@
+//! Valid plans for tests: a small one that uses every feature, and chains of any length.
+
+mod chain;
+
+use std::path::Path;
+
+use crate::error::BundleError;
+use crate::format::{BundleWriter, hash};
+use crate::plan::{
+    Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
+    Manifest, MemoryPlan, Network, Phase, Plan, Port, Requirements, Residency, SlotId, Step,
+};
+
+pub use chain::{chain, weights_len_bytes};
+
+/// What stands in for a tokenizer.
+pub const TOKENIZER: &[u8] = b"a tokenizer";
+
+const BLOCK_LENS: [u64; 3] = [4096, 5000, 4096];
+const BLOCK_OFFSETS: [u64; 3] = [0, 4096, 12288];
+const TABLE_OFFSET: u64 = 16384;
+const TABLE_LEN: u64 = 64 * 16;
+
+fn weight_byte(offset: u64) -> u8 {
+    (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
+}
+
+fn weight_bytes(offset: u64, len: u64) -> Vec<u8> {
+    (offset..offset + len).map(weight_byte).collect()
+}
+
+/// The weights section of [`plan`], short of its last padding.
+pub fn weights() -> Vec<u8> {
+    let mut bytes = vec![0; (TABLE_OFFSET + TABLE_LEN) as usize];
+    let ranges = BLOCK_OFFSETS.into_iter().zip(BLOCK_LENS).chain([(TABLE_OFFSET, TABLE_LEN)]);
+    for (offset, len) in ranges {
+        bytes[offset as usize..(offset + len) as usize].copy_from_slice(&weight_bytes(offset, len));
+    }
+    bytes
+}
+
+/// Writes a bundle of [`plan`] and returns its length.
+pub fn write(path: &Path) -> Result<u64, BundleError> {
+    let mut writer = BundleWriter::create(path)?;
+    for (offset, len) in BLOCK_OFFSETS.into_iter().zip(BLOCK_LENS) {
+        let bytes = weight_bytes(offset, len);
+        assert_eq!(writer.write_block(&bytes)?, (offset, len, hash(&bytes)));
+    }
+    let table = weight_bytes(TABLE_OFFSET, TABLE_LEN);
+    let offset = writer.write_stream(table.chunks(100).map(Ok::<_, BundleError>))?;
+    assert_eq!(offset, TABLE_OFFSET);
+    writer.finish(&plan(), TOKENIZER)
+}
+
+/// A valid plan with four networks, a table, streamed and resident blocks, a value written in two
+/// parts, and values that enter the sampler's loop.
+pub fn plan() -> Plan {
+    Plan {
+        manifest: manifest(),
+        requirements: requirements(),
+        memory: MemoryPlan {
+            budget_bytes: 1 << 20,
+            arena_bytes: 5504,
+            arena_lower_bound_bytes: 256 + 64 + 256 + 512 + 256 + 4096,
+            slot_bytes: vec![8192, 4096],
+            staging_bytes: 4096,
+            host_bytes: 8192,
+            program_bytes: 1024,
+            baseline_bytes: 65536,
+        },
+        sources: vec!["__kernel void first() {}".into(), "__kernel void second() {}".into()],
+        kernels: vec![kernel(0, "first"), kernel(1, "second")],
+        blocks: vec![
+            block("encode", 0, Residency::Streamed),
+            block("conv_in", 1, Residency::Streamed),
+            block("attention", 2, Residency::Resident(BufferId(8))),
+        ],
+        buffers: vec![
+            buffer("tokens", 512, 32, 0, 4),
+            buffer("embedding", 640, 128, 0, 3),
+            buffer("context", 0, 256, 2, 10),
+            buffer("timesteps", 384, 16, 4, 5),
+            buffer("time", 256, 64, 4, 10),
+            buffer("latent", 384, 256, 5, 10),
+            buffer("hidden", 640, 512, 6, 9),
+            buffer("noise", 1152, 256, 8, 10),
+            buffer("attention.weights", 1408, 4096, 5, 10),
+            buffer("decoder.latent", 0, 256, 10, 12),
+            buffer("image", 256, 768, 11, 13),
+        ],
+        networks: vec![text_encoder(), unet_time(), unet(), decoder()],
+    }
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        model: "tiny".into(),
+        precision: "fp16".into(),
+        profile: "cpu".into(),
+        compiler: "0.1.0".into(),
+        image_px: 16,
+        latent_px: 4,
+        latent_channels: 4,
+        context_tokens: 8,
+        context_channels: 8,
+        v_prediction: false,
+        guidance_batch: 1,
+        timestep_rows: 4,
+    }
+}
+
+fn requirements() -> Requirements {
+    Requirements {
+        max_alloc_bytes: 1 << 16,
+        local_mem_bytes: 0,
+        work_group_size: 64,
+        base_align_bytes: 128,
+        extensions: vec![],
+    }
+}
+
+fn text_encoder() -> Network {
+    let gather = Gather {
+        name: "embed".into(),
+        table_offset_bytes: TABLE_OFFSET,
+        row_bytes: 16,
+        row_count: 64,
+        indices: BufferId(0),
+        index_count: 8,
+        output: BufferId(1),
+    };
+    let args = vec![read(1, 0, 128), weight(0, 0, 4096), write_to(2, 0, 256)];
+    Network {
+        name: "text_encoder".into(),
+        phase: Phase::Prompt,
+        inputs: vec![port("tokens", 0, DType::I32, &[8])],
+        outputs: vec![port("context", 2, DType::F32, &[8, 8])],
+        steps: vec![Step::Gather(gather), load(0, 0), dispatch("encode", 0, args), free(0)],
+    }
+}
+
+fn unet_time() -> Network {
+    let args = vec![read(3, 0, 16), write_to(4, 0, 64), Arg::U32(4), Arg::F32(0.5)];
+    Network {
+        name: "unet_time".into(),
+        phase: Phase::Timesteps,
+        inputs: vec![port("timesteps", 3, DType::F32, &[4])],
+        outputs: vec![port("time", 4, DType::F32, &[4, 4])],
+        steps: vec![dispatch("time", 1, args)],
+    }
+}
+
+fn unet() -> Network {
+    let latent = || read(5, 0, 256);
+    let attention =
+        vec![read(6, 0, 512), read(2, 0, 256), read(4, 16, 16), weight(2, 64, 4032), noise()];
+    Network {
+        name: "unet".into(),
+        phase: Phase::Step,
+        inputs: vec![
+            port("latent", 5, DType::F32, &[1, 4, 4, 4]),
+            port("context", 2, DType::F32, &[8, 8]),
+        ],
+        outputs: vec![port("noise", 7, DType::F32, &[1, 4, 4, 4])],
+        steps: vec![
+            load(1, 0),
+            dispatch("conv_in.top", 0, vec![latent(), weight(1, 0, 5000), write_to(6, 0, 300)]),
+            dispatch("conv_in.bottom", 0, vec![latent(), write_to(6, 300, 212)]),
+            dispatch("attention", 1, attention),
+            free(1),
+        ],
+    }
+}
+
+fn noise() -> Arg {
+    write_to(7, 0, 256)
+}
+
+fn decoder() -> Network {
+    let args = vec![read(9, 0, 256), weight(0, 0, 4096), write_to(10, 0, 768)];
+    Network {
+        name: "decoder".into(),
+        phase: Phase::Picture,
+        inputs: vec![port("latent", 9, DType::F16, &[1, 4, 8, 4])],
+        outputs: vec![port("image", 10, DType::I8, &[16, 16, 3])],
+        steps: vec![load(0, 1), dispatch("decode", 0, args), free(0)],
+    }
+}
+
+fn kernel(source: u32, entry: &str) -> Kernel {
+    Kernel {
+        source,
+        entry: entry.into(),
+        op: "matmul".into(),
+        variant: "naive".into(),
+        options: "-cl-std=CL1.2".into(),
+    }
+}
+
+fn block(name: &str, index: usize, residency: Residency) -> Block {
+    let (offset_bytes, len_bytes) = (BLOCK_OFFSETS[index], BLOCK_LENS[index]);
+    let checksum = hash(&weight_bytes(offset_bytes, len_bytes));
+    Block { name: name.into(), offset_bytes, len_bytes, checksum, residency }
+}
+
+fn buffer(name: &str, offset_bytes: u64, len_bytes: u64, lower: u32, upper: u32) -> Buffer {
+    Buffer { name: name.into(), offset_bytes, len_bytes, lower, upper }
+}
+
+fn port(name: &str, buffer: u32, dtype: DType, shape: &[u32]) -> Port {
+    Port { name: name.into(), buffer: BufferId(buffer), dtype, shape: shape.to_vec() }
+}
+
+fn read(buffer: u32, offset_bytes: u64, len_bytes: u64) -> Arg {
+    Arg::Buffer { buffer: BufferId(buffer), offset_bytes, len_bytes, access: Access::Read }
+}
+
+fn write_to(buffer: u32, offset_bytes: u64, len_bytes: u64) -> Arg {
+    Arg::Buffer { buffer: BufferId(buffer), offset_bytes, len_bytes, access: Access::Write }
+}
+
+fn weight(block: u32, offset_bytes: u64, len_bytes: u64) -> Arg {
+    Arg::Weight { block: BlockId(block), offset_bytes, len_bytes }
+}
+
+fn load(block: u32, slot: u32) -> Step {
+    Step::Load { block: BlockId(block), slot: SlotId(slot) }
+}
+
+fn free(block: u32) -> Step {
+    Step::Free { block: BlockId(block) }
+}
+
+fn dispatch(name: &str, kernel: u32, args: Vec<Arg>) -> Step {
+    Step::Dispatch(Dispatch {
+        name: name.into(),
+        kernel: KernelId(kernel),
+        args,
+        global: [64, 4, 1],
+        local: Some([16, 2, 1]),
+        flops: 1000,
+    })
+}

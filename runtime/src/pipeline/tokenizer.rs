@@ -1,0 +1,118 @@
+//! CLIP's byte-pair tokenizer: a prompt to the token ids the text encoder reads.
+//!
+//! Owns the vocabulary and the 77-token context. Ids equal those of open_clip 3.3.0's `tokenize` on
+//! any text, which includes repairing misread text (`mojibake`) and HTML references (`entities`).
+
+mod bpe;
+mod entities;
+mod mojibake;
+mod split;
+mod unicode;
+
+use bpe::Merges;
+
+/// Tokens the text encoder takes.
+pub const CONTEXT_LENGTH: usize = 77;
+/// Id of the token every prompt starts with.
+pub const START_ID: u32 = 49_406;
+/// Id of the token every prompt ends with.
+pub const END_ID: u32 = 49_407;
+
+/// Why a vocabulary could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The merges are not UTF-8.
+    #[error("the tokenizer's merges are not UTF-8 text")]
+    NotUtf8(#[from] std::str::Utf8Error),
+    /// A line is not two known symbols that make a new one.
+    #[error("line {line} of the tokenizer's merges is not a pair of earlier symbols")]
+    MalformedMerge {
+        /// Number of the line, from 1.
+        line: usize,
+    },
+    /// There are fewer merges than CLIP's vocabulary needs.
+    #[error("the tokenizer's merges hold {found} pairs, CLIP's vocabulary needs {expected}")]
+    MergeCount {
+        /// Pairs found.
+        found: usize,
+        /// Pairs needed.
+        expected: usize,
+    },
+}
+
+/// The tokens of one prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids from the start token to the end token, at most [`CONTEXT_LENGTH`].
+    pub ids: Vec<u32>,
+    /// Whether the end of the prompt was cut off to fit.
+    pub truncated: bool,
+}
+
+impl Encoding {
+    /// The ids as the text encoder reads them.
+    ///
+    /// Shapes: `[77]`; places after the end token are 0, as Stable Diffusion 2 was trained.
+    pub fn padded(&self) -> [i32; CONTEXT_LENGTH] {
+        let mut padded = [0; CONTEXT_LENGTH];
+        for (place, &id) in padded.iter_mut().zip(&self.ids) {
+            *place = i32::try_from(id).unwrap_or_default();
+        }
+        padded
+    }
+}
+
+/// CLIP's vocabulary, ready to encode prompts. Takes about 0.3 MB.
+#[derive(Debug)]
+pub struct Tokenizer {
+    merges: Merges,
+}
+
+impl Tokenizer {
+    /// Builds the vocabulary from the text of CLIP's merges (`bpe_simple_vocab_16e6.txt`, or the
+    /// `merges.txt` of a checkpoint): a header line, then a pair of symbols a line.
+    ///
+    /// Errors: [`TokenizerError`] if the text is not UTF-8, has a line that does not follow from
+    /// the lines before it, or fewer than 48,894 pairs. Further lines are ignored.
+    pub fn from_merges(merges: &[u8]) -> Result<Self, TokenizerError> {
+        Ok(Self { merges: Merges::parse(std::str::from_utf8(merges)?)? })
+    }
+
+    /// Encodes a prompt, and tells whether it was cut.
+    ///
+    /// Source: open_clip 3.3.0, `SimpleTokenizer.__call__`.
+    pub fn tokenize(&self, text: &str) -> Encoding {
+        let cleaned = split::clean(text);
+        let mut ids = vec![START_ID];
+        for piece in split::pieces(&cleaned) {
+            match piece {
+                split::START_OF_TEXT => ids.push(START_ID),
+                split::END_OF_TEXT => ids.push(END_ID),
+                _ => self.merges.encode_word(piece, &mut ids),
+            }
+            if ids.len() >= CONTEXT_LENGTH {
+                break;
+            }
+        }
+        ids.push(END_ID);
+        let truncated = ids.len() > CONTEXT_LENGTH;
+        if truncated {
+            ids.truncate(CONTEXT_LENGTH - 1);
+            ids.push(END_ID);
+        }
+        Encoding { ids, truncated }
+    }
+
+    /// Token ids of a prompt, from the start token to the end token, at most 77, without padding.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        self.tokenize(text).ids
+    }
+
+    /// Token ids of a prompt as the text encoder reads them, and whether the prompt was cut.
+    ///
+    /// Shapes: `[77]`, padded with 0.
+    pub fn encode_padded(&self, text: &str) -> ([i32; CONTEXT_LENGTH], bool) {
+        let encoding = self.tokenize(text);
+        (encoding.padded(), encoding.truncated)
+    }
+}

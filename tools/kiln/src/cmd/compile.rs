@@ -1,0 +1,109 @@
+//! `kiln compile`: a checkpoint becomes a bundle.
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use kiln_compiler::plan::explain::mib;
+use kiln_compiler::plan::lower::Storage;
+use kiln_compiler::plan::{PlanRequest, Planned};
+use kiln_compiler::{emit, plan_model, weights};
+use kiln_ir::DType;
+use std::path::PathBuf;
+
+use crate::{model, size};
+
+/// Compile a checkpoint into a bundle that runs inside a memory budget.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln compile --model emoji-256 -o emoji.kiln
+  kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
+      --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln")]
+pub struct Args {
+    /// Architecture: emoji-256, sd21-base (512x512) or sd21 (768x768)
+    #[arg(long)]
+    pub model: String,
+    /// Checkpoint: .safetensors, .safetensors.zst, a diffusers folder, or a folder of .npy files
+    /// [default: the model's file in models/]
+    #[arg(long)]
+    pub weights: Option<PathBuf>,
+    /// Storage of the weights; arithmetic is in FP32
+    #[arg(long, value_enum, default_value = "fp32")]
+    pub precision: Precision,
+    /// Most memory of the whole process: 1GiB, 700MiB, 1.5GB, or bytes
+    #[arg(long, default_value = "1GiB", value_parser = size::parse)]
+    pub budget: u64,
+    /// Device profile (cpu-avx512, cpu-avx2, cpu-128, gpu, mali-g78, or a .toml file), or auto
+    /// for the device found here
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Bundle to write
+    #[arg(short, long)]
+    pub output: PathBuf,
+}
+
+/// Storage of weights.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Precision {
+    /// 4 bytes a weight
+    Fp32,
+    /// 2 bytes a weight
+    Fp16,
+}
+
+impl Precision {
+    fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Fp16 => "fp16",
+        }
+    }
+
+    fn storage(self) -> Storage {
+        let weights = match self {
+            Precision::Fp32 => DType::F32,
+            Precision::Fp16 => DType::F16,
+        };
+        Storage { weights }
+    }
+}
+
+/// Compiles.
+pub fn run(args: Args) -> Result<()> {
+    let model = model::find(&args.model)?;
+    let path = match &args.weights {
+        Some(path) => path.clone(),
+        None => model::default_weights(model.0)?,
+    };
+    let source = weights::open(&path)?;
+    let (name, profile) =
+        kiln_compiler::load_profile(&super::devices::profile_name(&args.device)?)?;
+    let storage = args.precision.storage();
+    let request = PlanRequest { profile: &profile, storage, budget_bytes: args.budget };
+    let planned = plan_model(&model, &name, args.precision.name(), &request)?;
+    let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
+    let (_, file_bytes) =
+        emit::emit(&planned, source.as_ref(), storage, model::MERGES, &args.output, &mut |bytes| {
+            bar.set_position(bytes)
+        })
+        .with_context(|| format!("compiling {} to {}", args.model, args.output.display()))?;
+    bar.finish_and_clear();
+    summarize(&planned, &args.output.display().to_string(), file_bytes);
+    Ok(())
+}
+
+fn summarize(planned: &Planned, path: &str, file_bytes: u64) {
+    let plan = &planned.plan;
+    println!(
+        "{path}: {} {} for {}, {} on disk",
+        plan.manifest.model,
+        plan.manifest.precision,
+        plan.manifest.profile,
+        mib(file_bytes)
+    );
+    println!(
+        "planned peak {} of a budget of {}; {} kernels, {} networks",
+        mib(plan.memory.peak_bytes()),
+        mib(plan.memory.budget_bytes),
+        plan.kernels.len(),
+        plan.networks.len()
+    );
+}

@@ -1,0 +1,46 @@
+//! `kiln graph`: the networks of a model as text or DOT, before or after the passes.
+
+use anyhow::{Result, bail};
+use kiln_compiler::Model;
+use kiln_compiler::passes;
+use kiln_ir::{Graph, dot, text};
+
+use crate::model;
+
+/// Print the graph of a network as text or DOT.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln graph --model sd21-base --network unet
+  kiln graph --model emoji-256 --network decoder --plain --dot | dot -Tsvg > decoder.svg")]
+pub struct Args {
+    /// Architecture
+    #[arg(long)]
+    pub model: String,
+    /// text_encoder, unet or decoder
+    #[arg(long)]
+    pub network: String,
+    /// As the architecture was built, before any pass
+    #[arg(long)]
+    pub plain: bool,
+    /// Graphviz instead of text
+    #[arg(long)]
+    pub dot: bool,
+}
+
+/// Prints it.
+pub fn run(args: Args) -> Result<()> {
+    let model = model::find(&args.model)?;
+    let mut graph: Graph = match args.network.as_str() {
+        "text_encoder" => model.text_encoder(2)?,
+        "unet" => model.unet(2)?,
+        "decoder" => model.decoder()?,
+        other => bail!("no network '{other}': use text_encoder, unet or decoder"),
+    };
+    if !args.plain {
+        for (pass, changes) in passes::optimize(&mut graph)? {
+            eprintln!("{pass}: {changes} changes");
+        }
+    }
+    print!("{}", if args.dot { dot::dot(&graph, false) } else { text::dump(&graph)? });
+    Ok(())
+}

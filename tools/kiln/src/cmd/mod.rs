@@ -1,0 +1,60 @@
+//! The subcommands, one file each.
+
+pub mod arena;
+pub mod compile;
+pub mod devices;
+pub mod eval;
+pub mod graph;
+pub mod inspect;
+pub mod run;
+pub mod tokenize;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use kiln_bundle::error::BundleError;
+use kiln_bundle::format::BundleFile;
+use kiln_runtime::RuntimeError;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Opens and checks a bundle.
+pub fn open_bundle(path: &Path) -> Result<BundleFile> {
+    Ok(BundleFile::open(path)?)
+}
+
+/// The exit code that an error means: 1 does not fit or is unsound, 2 usage or input, 3 device.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<kiln_compiler::DoesNotFit>().is_some()
+        || error.downcast_ref::<Refused>().is_some()
+    {
+        return ExitCode::from(1);
+    }
+    if matches!(error.downcast_ref::<BundleError>(), Some(BundleError::Unsound { .. })) {
+        return ExitCode::from(1);
+    }
+    match error.downcast_ref::<RuntimeError>() {
+        Some(error) => ExitCode::from(error.exit_code()),
+        None => ExitCode::from(2),
+    }
+}
+
+/// An answer that is no: exit code 1.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A progress bar in bytes on a terminal, nothing otherwise.
+pub fn byte_bar(total_bytes: u64, what: &str) -> Result<ProgressBar> {
+    let bar = ProgressBar::new(total_bytes);
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    bar.set_style(ProgressStyle::with_template(style).context("a constant template")?);
+    bar.set_message(what.to_string());
+    Ok(bar)
+}

@@ -1,0 +1,73 @@
+//! Model configurations as the compiler takes them.
+
+use anyhow::{Context, Result, bail};
+use kiln_bundle::plan::Manifest;
+use kiln_compiler::Model;
+use kiln_graphs::config::{self, ModelConfig};
+use kiln_ir::Graph;
+use std::path::PathBuf;
+
+/// CLIP's merges, which every model here shares.
+pub const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
+
+/// A configuration with its builders.
+pub struct ConfiguredModel(pub &'static ModelConfig);
+
+impl Model for ConfiguredModel {
+    fn text_encoder(&self, batch: usize) -> Result<Graph> {
+        Ok(kiln_graphs::text_encoder(self.0, batch)?)
+    }
+
+    fn unet(&self, batch: usize) -> Result<Graph> {
+        Ok(kiln_graphs::unet(self.0, batch)?)
+    }
+
+    fn decoder(&self) -> Result<Graph> {
+        Ok(kiln_graphs::vae_decoder(self.0)?)
+    }
+
+    fn manifest(&self) -> Manifest {
+        let c = self.0;
+        Manifest {
+            model: c.name.to_string(),
+            precision: String::new(),
+            profile: String::new(),
+            compiler: String::new(),
+            image_px: c.image_px as u32,
+            latent_px: c.latent_px as u32,
+            latent_channels: c.latent_channels as u32,
+            context_tokens: c.context_tokens as u32,
+            context_channels: c.text.width as u32,
+            v_prediction: c.v_prediction,
+            guidance_batch: 0,
+            timestep_rows: 0,
+        }
+    }
+}
+
+/// The model of that name.
+pub fn find(name: &str) -> Result<ConfiguredModel> {
+    let known = || config::models().iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
+    let found = config::model(name);
+    Ok(ConfiguredModel(
+        found.with_context(|| format!("no model '{name}': use one of {}", known()))?,
+    ))
+}
+
+/// The weights of a model that were not named: its file in `models/` here or beside the program.
+pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
+    let beside_program = std::env::current_exe().ok().and_then(|exe| {
+        let folders: Vec<PathBuf> = exe.ancestors().skip(1).map(|a| a.join("models")).collect();
+        folders.into_iter().map(|f| f.join(config.weights_file)).find(|p| p.exists())
+    });
+    let here = PathBuf::from("models").join(config.weights_file);
+    match here.exists().then_some(here).or(beside_program) {
+        Some(path) => Ok(path),
+        None => bail!(
+            "no weights for {}: models/{} is not there; pass --weights PATH \
+             (a .safetensors or .safetensors.zst file, a diffusers folder, or a folder of .npy files)",
+            config.name,
+            config.weights_file
+        ),
+    }
+}

@@ -1,0 +1,52 @@
+//! Sizes in bytes as people write them.
+
+/// Parses `1GiB`, `700MiB`, `1.5GB`, `4096`, with or without a space or the final `B`.
+///
+/// Errors: one line that says what is accepted.
+pub fn parse(text: &str) -> Result<u64, String> {
+    let error = || {
+        format!("'{text}' is not a size: write bytes, or a number with KiB, MiB, GiB, KB, MB or GB")
+    };
+    let text_ = text.trim();
+    let split = text_.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_.len());
+    let (number, unit) = text_.split_at(split);
+    let factor: f64 = match unit.trim().to_ascii_lowercase().trim_end_matches('b') {
+        "" => 1.0,
+        "ki" => 1024.0,
+        "mi" => 1024.0 * 1024.0,
+        "gi" => 1024.0 * 1024.0 * 1024.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        _ => return Err(error()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| error())? * factor;
+    if bytes >= 1.0 && bytes <= 2f64.powi(53) { Ok(bytes as u64) } else { Err(error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn accepts_what_people_write() {
+        let cases = [
+            ("1GiB", 1 << 30),
+            ("700MiB", 700 << 20),
+            ("1.5GB", 1_500_000_000),
+            ("1.5 gb", 1_500_000_000),
+            ("4096", 4096),
+            ("64k", 64_000),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_the_rest() {
+        for text in ["", "GiB", "-1", "1 parsec", "0", "1e30GiB", "1.2.3MB"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}
