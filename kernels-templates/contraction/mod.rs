@@ -61,6 +61,8 @@ pub struct Contraction<'a> {
 struct SourceView {
     name: &'static str,
     channels: usize,
+    /// Channels of the sources before it.
+    first: usize,
     half: bool,
 }
 
@@ -187,12 +189,14 @@ impl<'a> Contraction<'a> {
 
     /// Parameters that every template of the family may use.
     pub fn parameters(&self) -> Parameters {
-        let sources: Vec<_> = self
-            .sources
-            .iter()
-            .zip(SOURCE_NAMES)
-            .map(|(s, name)| SourceView { name, channels: s.channels, half: s.dtype == DType::F16 })
-            .collect();
+        let mut first = 0;
+        let view = |(s, name): (&Source, &'static str)| {
+            let half = s.dtype == DType::F16;
+            let view = SourceView { name, channels: s.channels, first, half };
+            first += s.channels;
+            view
+        };
+        let sources: Vec<_> = self.sources.iter().zip(SOURCE_NAMES).map(view).collect();
         let act = match self.epilogue.activation {
             Activation::None => "none",
             Activation::Silu => "silu",

@@ -153,16 +153,15 @@ fn time(
     repeats: usize,
 ) -> Timing {
     let bindings = runner.bind(problem, lowering, values);
-    runner.run(&bindings);
+    runner.run(&bindings, 1);
     let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
-    // Short launches are repeated, so that waking threads does not count.
-    let inner = (200_000_000 / flops.max(1)).clamp(1, 50) as usize;
+    // Short launches are queued together, so that waking threads does not count.
+    let inner = (4_000_000_000 / flops.max(1)).clamp(1, 50) as usize;
     let mut seconds = vec![];
     let mut processor = vec![];
     for _ in 0..repeats {
         let start = processor_ns();
-        let total: f64 = (0..inner).map(|_| runner.run(&bindings)).sum();
-        seconds.push(total / inner as f64);
+        seconds.push(runner.run(&bindings, inner) / inner as f64);
         processor.push((processor_ns() - start) as f64 * 1e-9 / inner as f64);
     }
     seconds.sort_by(f64::total_cmp);
@@ -170,92 +169,84 @@ fn time(
     Timing { median_s: seconds[repeats / 2], best_s: seconds[0], best_processor_s: processor[0] }
 }
 
-fn main() {
-    let mut args = std::env::args().skip(1);
-    let filter = args.next().unwrap_or_default();
-    let repeats: usize = args.next().map_or(7, |r| r.parse().expect("repeats is a number"));
-    let mut runner = Runner::new();
-    let mut target = Target::cpu();
-    if std::env::var("KILN_GPU").is_ok() {
-        target = Target::gpu();
-    }
-    let units = target.compute_units as f64;
+/// What each rate is compared with.
+struct Peak {
+    rate: f64,
+    processor_rate: f64,
+    units: f64,
+}
+
+fn measure_peak(runner: &mut Runner, target: &Target, repeats: usize) -> Peak {
     let output = TensorType::f32(&[16]);
     let any = matmul(1, 1, 1, Activation::None, false).op;
     let empty = Problem { op: &any, inputs: &[], output: &output, max_weight_bytes: 0 };
     let peak = Lowering { launches: vec![peak_kernel()], ..Lowering::default() };
-    let flops = peak.launches[0].flops as f64;
-    let t = time(&mut runner, &empty, &peak, &[], repeats.max(5));
-    let peak_rate = flops / t.best_s * 1e-9;
-    let peak_cpu = flops / t.best_processor_s * 1e-9 * units;
-    println!("FMA peak: {peak_rate:.0} GFLOP/s, cpu {peak_cpu:.0}");
+    let flops = peak.launches[0].flops as f64 * 1e-9;
+    let t = time(runner, &empty, &peak, &[], repeats.max(5));
+    let units = target.compute_units as f64;
+    Peak { rate: flops / t.best_s, processor_rate: flops / t.best_processor_s * units, units }
+}
+
+impl Shape {
+    fn name(&self) -> String {
+        let Self { op, sources, weights, activations, dtype } = self;
+        let text = format!("{} {sources:?}x{weights:?} {activations} {dtype} ", op.name());
+        text.replace(", ", ",") + op.attributes().trim()
+    }
+
+    fn inputs(&self) -> Vec<Operand> {
+        let activation =
+            |s: &[usize]| Operand { ty: TensorType::new(self.activations, s), constant: false };
+        let constant = |s: &[usize]| Operand { ty: TensorType::new(self.dtype, s), constant: true };
+        let mut inputs: Vec<_> = self.sources.iter().map(|s| activation(s)).collect();
+        inputs.push(constant(&self.weights));
+        inputs.push(constant(&self.weights[..1]));
+        if matches!(&self.op, Op::Matmul(op) if op.epilogue.residual) {
+            inputs.push(activation(&[self.sources[0][0], self.weights[0]]));
+        }
+        inputs
+    }
+}
+
+fn measure(runner: &mut Runner, target: &Target, shape: &Shape, peak: &Peak, repeats: usize) {
+    let inputs = shape.inputs();
+    let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
+    let output = shape.op.infer(&types).expect("the shapes fit");
+    let flops = shape.op.flops(&types, &output) as f64 * 1e-9;
+    let problem =
+        Problem { op: &shape.op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
+    let fill = |(i, t): (usize, &&TensorType)| noise(i as u64, t.elem_count(), 1.0);
+    let values: Vec<_> = types.iter().enumerate().map(fill).collect();
+    let wanted = std::env::var("KILN_VARIANT").ok();
+    let list = candidates(&problem, target);
+    let chosen = list.iter().find(|v| wanted.as_ref().is_none_or(|w| w == v.name));
+    let Some(variant) = chosen else { return };
+    let lowering = (variant.lower)(&problem, target).expect("it applies");
+    let t = time(runner, &problem, &lowering, &values, repeats);
+    let (best, processor) = (flops / t.best_s, flops / t.best_processor_s * peak.units);
     println!(
-        "{:58} {:>9} {:>8} {:>8} {:>6} {:>8} {:>6}",
-        "", "median ms", "GFLOP/s", "best", "%", "cpu", "%"
+        "{:9.3} {:8.1} {:8.1} {:5.1} {:8.1} {:5.1}  {}",
+        t.median_s * 1e3,
+        flops / t.median_s,
+        best,
+        best / peak.rate * 100.0,
+        processor,
+        processor / peak.processor_rate * 100.0,
+        shape.name()
     );
-    for shape in shapes() {
-        let name = format!(
-            "{} {:?}x{:?} a:{} w:{}",
-            shape.op.name(),
-            shape.sources,
-            shape.weights,
-            shape.activations,
-            shape.dtype
-        ) + &shape.op.attributes();
-        if !name.contains(&filter) {
-            continue;
-        }
-        let mut inputs: Vec<_> = shape
-            .sources
-            .iter()
-            .map(|s| Operand { ty: TensorType::new(shape.activations, s), constant: false })
-            .collect();
-        inputs.push(Operand { ty: TensorType::new(shape.dtype, &shape.weights), constant: true });
-        inputs.push(Operand {
-            ty: TensorType::new(shape.dtype, &shape.weights[..1]),
-            constant: true,
-        });
-        let residual = match &shape.op {
-            Op::Matmul(op) => op.epilogue.residual,
-            _ => false,
-        };
-        if residual {
-            inputs.push(Operand {
-                ty: TensorType::new(shape.activations, &[shape.sources[0][0], shape.weights[0]]),
-                constant: false,
-            });
-        }
-        let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
-        let output = shape.op.infer(&types).expect("the shapes fit");
-        let flops = shape.op.flops(&types, &output) as f64;
-        let geglu =
-            matches!(&shape.op, Op::Matmul(op) if op.epilogue.activation == Activation::Geglu);
-        let problem =
-            Problem { op: &shape.op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
-        let values: Vec<_> = inputs
-            .iter()
-            .enumerate()
-            .map(|(i, o)| noise(i as u64, o.ty.elem_count(), 1.0))
-            .collect();
-        let wanted = std::env::var("KILN_VARIANT").ok();
-        let list = candidates(&problem, &target);
-        let Some(variant) = list.iter().find(|v| wanted.as_ref().is_none_or(|w| w == v.name))
-        else {
-            continue;
-        };
-        let lowering = (variant.lower)(&problem, &target).expect("it applies");
-        let t = time(&mut runner, &problem, &lowering, &values, repeats);
-        let rate = |s: f64| flops / s * 1e-9;
-        println!(
-            "{:58} {:9.3} {:8.1} {:8.1} {:6.1} {:8.1} {:6.1}",
-            name.replace(", ", ","),
-            t.median_s * 1e3,
-            rate(t.median_s),
-            rate(t.best_s),
-            rate(t.best_s) / peak_rate * 100.0,
-            rate(t.best_processor_s) * units,
-            rate(t.best_processor_s) * units / peak_cpu * 100.0
-        );
-        let _ = geglu;
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let filter = args.next().unwrap_or_default();
+    let repeats: usize = args.next().map_or(7, |r| r.parse().expect("repeats is a number"));
+    let gpu = std::env::var("KILN_GPU").is_ok();
+    let target = if gpu { Target::gpu() } else { Target::cpu() };
+    let mut runner = Runner::new();
+    let peak = measure_peak(&mut runner, &target, repeats);
+    println!("FMA peak: {:.0} GFLOP/s, cpu {:.0}", peak.rate, peak.processor_rate);
+    println!("median ms  GFLOP/s     best     %      cpu     %");
+    for shape in shapes().iter().filter(|s| s.name().contains(&filter)) {
+        measure(&mut runner, &target, shape, &peak, repeats);
     }
 }

@@ -64,7 +64,8 @@ impl Runner {
                 .unwrap_or_else(|log| panic!("{log}\n{}", numbered(source)));
             self.programs.insert(source.to_string(), program);
         }
-        Kernel::create(&self.programs[source], entry).unwrap()
+        let kernel = Kernel::create(&self.programs[source], entry);
+        kernel.unwrap_or_else(|e| panic!("{entry}: {e}\n{}", numbered(source)))
     }
 
     fn buffer(&self, bytes: &[u8]) -> Buffer<cl_uchar> {
@@ -119,10 +120,10 @@ impl Runner {
         }
     }
 
-    /// Runs all launches and waits; seconds.
-    pub fn run(&self, bindings: &Bindings) -> f64 {
+    /// Runs all launches, `times` in a row, and waits; seconds.
+    pub fn run(&self, bindings: &Bindings, times: usize) -> f64 {
         let start = Instant::now();
-        for bound in &bindings.launches {
+        for bound in std::iter::repeat_n(&bindings.launches, times).flatten() {
             let mut call = ExecuteKernel::new(&bound.kernel);
             for slot in &bound.buffers {
                 unsafe {
