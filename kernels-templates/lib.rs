@@ -6,6 +6,7 @@
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
 pub mod add;
+pub mod attention;
 pub mod concat;
 pub mod elementwise;
 pub mod geglu;
@@ -134,6 +135,7 @@ pub struct Family {
 /// All families. To add one: its folder and its line here.
 pub const REGISTRY: &[&Family] = &[
     &add::FAMILY,
+    &attention::FAMILY,
     &concat::FAMILY,
     &geglu::FAMILY,
     &gelu::FAMILY,
