@@ -17,6 +17,7 @@ pub mod layer_norm;
 pub mod mean;
 pub mod mul;
 pub mod packing;
+pub mod permute;
 
 pub(crate) mod rows;
 pub mod scale;
@@ -143,6 +144,7 @@ pub const REGISTRY: &[&Family] = &[
     &layer_norm::FAMILY,
     &mean::FAMILY,
     &mul::FAMILY,
+    &permute::FAMILY,
     &scale::FAMILY,
     &silu::FAMILY,
     &slice::FAMILY,
