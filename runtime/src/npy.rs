@@ -1,7 +1,7 @@
 //! NumPy's `.npy` files: latents and dumps on a device without Python.
 //!
-//! Owns reading and writing arrays of little-endian `f32` and `i32` in C order. Refuses everything else
-//! the format allows (other types, Fortran order, pickled objects) with an error that says so.
+//! Owns reading and writing arrays of little-endian `f32` and `i32` in C order. Refuses everything
+//! else the format allows (other types, Fortran order, pickled objects) with an error.
 //!
 //! Source: NumPy enhancement proposal 1, format versions 1.0 to 3.0.
 
@@ -120,8 +120,8 @@ pub struct NpyArray<T> {
 
 /// Reads an array.
 ///
-/// Memory: at most about twice the data that is really there, whatever the header claims. Bytes after
-/// the array are left in the reader.
+/// Memory: at most about twice the data that is really there, whatever the header claims. Bytes
+/// after the array are left in the reader.
 /// Errors: [`NpyError`] for anything but a whole C-order array of `T`.
 pub fn read<T: NpyElement>(mut reader: impl Read) -> Result<NpyArray<T>, NpyError> {
     let shape = read_header(&mut reader, T::DESCR)?;

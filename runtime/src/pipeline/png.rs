@@ -128,8 +128,8 @@ pub struct GenerationParameters {
 }
 
 impl GenerationParameters {
-    /// The text chunks, key and value: one in the form other programs read back (`parameters`), then
-    /// one for each parameter.
+    /// The text chunks, key and value: one in the form other programs read back (`parameters`),
+    /// then one for each parameter.
     fn chunks(&self, width: u32, height: u32) -> [(&'static str, String); 10] {
         [
             ("parameters", self.info_text(width, height)),
@@ -182,7 +182,7 @@ fn quoted(value: &str) -> String {
 
 /// Writes a picture as PNG and flushes the writer.
 ///
-/// Text is written as `tEXt` if it is ASCII, which everything reads, and as `iTXt` (UTF-8) otherwise.
+/// Text is written as `tEXt` if it is ASCII, which everything reads, or else as `iTXt` (UTF-8).
 /// Errors: [`PngError::Write`] if the writer fails.
 pub fn write_png(
     writer: impl Write,

@@ -76,9 +76,10 @@ struct Coefficients {
 impl Ddim {
     /// Prepares the sampler: timesteps `offset + i * (train_steps / steps)`, largest first.
     ///
-    /// The division is an integer one: steps that do not divide the timesteps leave the noisiest ones
-    /// out, as in diffusers (`ldm` would run more steps than asked for). Where the offset would lead past the last timestep (only with as many steps as
-    /// timesteps), it is reduced.
+    /// The division is an integer one: steps that do not divide the timesteps leave the noisiest
+    /// ones out, as in diffusers (`ldm` would run more steps than asked for). Where the offset would
+    /// lead past the last timestep (only with as many steps as timesteps), it is reduced.
+    ///
     /// Errors: [`SamplerError::Steps`], [`SamplerError::Eta`], [`SamplerError::Schedule`].
     pub fn new(config: &DdimConfig) -> Result<Self, SamplerError> {
         let alphas = config.schedule.alphas_cumulative()?;
@@ -200,8 +201,8 @@ mod tests {
         }
     }
 
-    /// Their full loop: a ramp as sample, `sample * t / (t + 1)` as network. Returns sum and mean of
-    /// the result's magnitudes.
+    /// Their full loop: a ramp as sample, `sample * t / (t + 1)` as network. Returns sum and mean
+    /// of the result's magnitudes.
     fn full_loop(config: &DdimConfig) -> (f64, f64) {
         const ELEMS: usize = 4 * 3 * 8 * 8;
         let mut ddim = Ddim::new(config).unwrap();

@@ -1,7 +1,7 @@
 //! Diffusion samplers: which timesteps the U-Net sees, and how its output moves the latents.
 //!
-//! Owns the [`Sampler`] trait, the noise schedule, and the registry of samplers by name. Knows nothing
-//! of the U-Net: its output comes in as a slice. A new sampler is one file and one line in
+//! Owns the [`Sampler`] trait, the noise schedule, and the registry of samplers by name. Knows
+//! nothing of the U-Net: its output comes in as a slice. A new sampler is one file and one line in
 //! [`SAMPLERS`].
 
 pub mod ddim;
@@ -98,8 +98,8 @@ impl SamplerOptions {
 
 /// A diffusion sampler, prepared for a number of steps.
 ///
-/// One picture is: latents of noise times [`init_noise_sigma`](Self::init_noise_sigma); then for each
-/// step `i`, run the U-Net on the scaled latents at `timesteps()[i]`, and [`step`](Self::step).
+/// One picture is: latents of noise times [`init_noise_sigma`](Self::init_noise_sigma); then for
+/// each step `i`, run the U-Net on the scaled latents at `timesteps()[i]`, and [`step`](Self::step).
 pub trait Sampler {
     /// The timestep of each step, from noise to picture.
     ///
@@ -137,8 +137,8 @@ pub trait Sampler {
 
     /// Moves the latents one step towards the picture, in place and without allocating.
     ///
-    /// Shapes: `model_output` and `latents` have the same length. Noise is drawn in the order of the
-    /// elements, so it equals the reference's only in its layout, NCHW.
+    /// Shapes: `model_output` and `latents` have the same length. Noise is drawn in the order of
+    /// the elements, so it equals the reference's only in its layout, NCHW.
     /// Numerics: f32 arithmetic with coefficients computed in f64.
     /// Errors: [`SamplerError::StepIndex`] and [`SamplerError::Length`].
     fn step(

@@ -51,11 +51,17 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
             Cow::Borrowed(&*text)
         };
         let decoded = fix_encoding(&decoded);
-        let plain = plain_characters(&decoded);
+        let plain = if decoded.is_ascii() {
+            decoded
+        } else {
+            plain_characters(&decoded)
+        };
         let plain = plain.replace("\r\n", "\n").replace(is_line_break, "\n");
-        let mut plain = remove_terminal_escapes(&plain);
-        plain.retain(|c| !is_unwanted_control(c));
-        let next: String = plain.nfc().collect();
+        let mut next = remove_terminal_escapes(&plain);
+        next.retain(|c| !is_unwanted_control(c));
+        if !next.is_ascii() {
+            next = next.nfc().collect();
+        }
         if next == text {
             return text;
         }

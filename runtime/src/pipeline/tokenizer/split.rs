@@ -49,8 +49,8 @@ fn piece_length_bytes(text: &str, first: char) -> usize {
     }
 }
 
-/// White space, and the iota subscript: the pattern ignores case, by which it is a small iota and so
-/// not a character other than a letter, but as itself it is no letter either.
+/// White space, and the iota subscript: the pattern ignores case, by which it is a small iota and
+/// so not a character other than a letter, but as itself it is no letter either.
 fn is_separator(c: char) -> bool {
     c.is_whitespace() || c == '\u{345}'
 }
