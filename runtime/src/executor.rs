@@ -45,6 +45,8 @@ pub struct Executor {
     bindings: Bindings,
     /// What the host wrote to the ports that gathers take their indices from.
     indices: HashMap<BufferId, Vec<i32>>,
+    /// Whether the driver bears only one thread at a time: Oclgrind's crashes with two.
+    lockstep: bool,
     /// The last launch, on whose completion all earlier ones are complete.
     last: Option<Arc<Event>>,
     /// Launches not yet timed, when profiling.
@@ -81,7 +83,9 @@ impl Executor {
         )?);
         drop(driver);
         let indices = host_indices(plan);
-        let weights = Arc::new(Weights::new(Arc::clone(&bundle), Arc::clone(&memory), reading));
+        let lockstep = device.platform == "Oclgrind";
+        let weights = Weights::new(Arc::clone(&bundle), Arc::clone(&memory), reading, lockstep);
+        let weights = Arc::new(weights);
         let launches = profiling.then(Vec::new);
         let last = None;
         Ok(Executor {
@@ -93,6 +97,7 @@ impl Executor {
             bundle,
             bindings,
             indices,
+            lockstep,
             last,
             launches,
         })
@@ -124,7 +129,7 @@ impl Executor {
     /// Errors: `OpenCl` with the step's name; `Bundle` if a weight cannot be read; `Input` if a
     /// gather's index is outside of its table.
     pub fn run(&mut self, network: usize, stream: &mut Stream) -> Result<(), RuntimeError> {
-        if stream.next_has_residents() {
+        if stream.next_has_residents() || self.lockstep {
             self.finish()?;
         }
         stream.enter(network)?;
@@ -132,6 +137,9 @@ impl Executor {
         for (index, step) in bundle.plan().networks[network].steps.iter().enumerate() {
             match step {
                 Step::Load { block, slot } => {
+                    if self.lockstep {
+                        self.finish()?;
+                    }
                     let last = self.last.as_deref();
                     stream.wait(*block, *slot, &|| last.is_some_and(is_running))?;
                 }

@@ -33,6 +33,7 @@ pub struct Weights {
     memory: Arc<DeviceMemory>,
     queue: CommandQueue,
     verified: Vec<AtomicBool>,
+    lockstep: bool,
 }
 
 /// One run of a network.
@@ -60,10 +61,16 @@ pub struct StreamStats {
 }
 
 impl Weights {
-    /// `queue` is used by the reading thread alone.
-    pub fn new(bundle: Arc<BundleFile>, memory: Arc<DeviceMemory>, queue: CommandQueue) -> Self {
+    /// `queue` is used by the reading thread alone. `lockstep`: read only what the executor waits
+    /// for, so that only one thread uses the driver at a time.
+    pub fn new(
+        bundle: Arc<BundleFile>,
+        memory: Arc<DeviceMemory>,
+        queue: CommandQueue,
+        lockstep: bool,
+    ) -> Self {
         let verified = bundle.plan().blocks.iter().map(|_| AtomicBool::new(false)).collect();
-        Weights { bundle, memory, queue, verified }
+        Weights { bundle, memory, queue, verified, lockstep }
     }
 
     /// Reads one block to where it belongs. Verifies it the first time.
@@ -130,6 +137,9 @@ impl Weights {
             }
             for step in &plan.networks[run.network].steps {
                 let Step::Load { block, slot } = *step else { continue };
+                if self.lockstep {
+                    shared.wait_until(|state| state.expected > state.completed)?;
+                }
                 shared.wait_until(|state| state.slots[slot.index()].free)?;
                 let last_use = {
                     let mut state = shared.lock();
@@ -156,6 +166,8 @@ struct State {
     entered: usize,
     /// Loads that are done.
     completed: u64,
+    /// Loads that the executor has waited for, counting the one it waits for.
+    expected: u64,
     error: Option<RuntimeError>,
     cancelled: bool,
     /// The thread does nothing more.
@@ -263,7 +275,8 @@ impl Stream {
         self.entered += 1;
         self.expected += residents;
         let entered = self.entered;
-        self.shared.update(|state| state.entered = entered);
+        let expected = self.expected;
+        self.shared.update(|state| (state.entered, state.expected) = (entered, expected));
         let started = Instant::now();
         self.wait_completed(&|| false)?;
         if residents > 0 {
@@ -288,6 +301,8 @@ impl Stream {
         }
         self.occupants[slot.index()] = Some(block);
         self.expected += 1;
+        let expected = self.expected;
+        self.shared.update(|state| state.expected = expected);
         let stalled = self.wait_completed(busy)?;
         if let Some(since) = stalled {
             let seconds = since.elapsed().as_secs_f64();

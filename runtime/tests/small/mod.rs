@@ -81,6 +81,28 @@ const DECODE: u32 = RESIDENT + 1;
 /// Index of the resident block.
 pub const RESIDENT_BLOCK: usize = RESIDENT as usize;
 
+/// Elements of the embeddings of both prompts.
+const CONTEXT: usize = 2 * TOKENS * WIDTH;
+/// The instant after the U-Net, which begins at 10.
+const UNET_END: u32 = 10 + 3 * LAYERS as u32 + 1;
+
+struct Ids {
+    tokens: BufferId,
+    rows: BufferId,
+    embedding: BufferId,
+    kv: BufferId,
+    times: BufferId,
+    time_table: BufferId,
+    latent: BufferId,
+    hidden: [BufferId; 2],
+    eps: BufferId,
+    time_row: BufferId,
+    kv_in: BufferId,
+    resident: BufferId,
+    picture: BufferId,
+    image: BufferId,
+}
+
 #[derive(Default)]
 struct Arena {
     buffers: Vec<Buffer>,
@@ -126,119 +148,8 @@ impl Small {
     }
 
     fn plan(&self, mut blocks: Vec<Block>, table_at: u64) -> Plan {
-        let (batch, rows) = (self.batch, self.rows);
-        let unet_end = 10 + 3 * LAYERS as u32 + 1;
-        let context = 2 * TOKENS * WIDTH;
-        let mut arena = Arena::default();
-        let tokens = arena.add("tokens", 2 * TOKENS, 0, 1);
-        let rows_out = arena.add("x", 4096, 0, 3);
-        let embedding = arena.add("embedding", context, 2, 7);
-        let kv = arena.add("kv", context, 5, unet_end);
-        let times = arena.add("times", rows, 7, 9);
-        let time_table = arena.add("time", rows * WIDTH, 8, unet_end);
-        let latent = arena.add("latent", batch * LATENT, 10, unet_end);
-        let hidden =
-            [0, 1].map(|n| arena.add(&format!("hidden {n}"), batch * LATENT, 10, unet_end));
-        let eps = arena.add("eps", batch * LATENT, 10, unet_end);
-        let time_row = arena.add("time row", WIDTH, 10, unet_end);
-        let kv_in = match batch {
-            2 => kv,
-            _ => arena.add("kv branch", context / 2, 10, unet_end),
-        };
-        let over = arena.buffers[rows_out.index()].offset_bytes;
-        let resident = arena.place("resident", BLOCK_BYTES, over, 10, unet_end);
-        let picture = arena.add("picture latent", LATENT, unet_end, unet_end + 3);
-        let image = arena.add("image", 16 * 16 * 3, unet_end, unet_end + 3);
-        blocks[RESIDENT as usize].residency = Residency::Resident(resident);
-
-        let gather = Gather {
-            name: "embed".into(),
-            table_offset_bytes: table_at,
-            row_bytes: WIDTH as u64 * 4,
-            row_count: VOCABULARY as u32,
-            indices: tokens,
-            index_count: 2 * TOKENS as u32,
-            output: rows_out,
-        };
-        let mut text = vec![Step::Gather(gather)];
-        text.extend(streamed(TEXT, 0, |w| scale(rows_out, w, embedding, context, WIDTH)));
-        let prompt = streamed(PROMPT, 1, |w| scale(embedding, w, kv, context, WIDTH));
-        let time = streamed(TIME, 0, |w| {
-            let args = vec![read(times, rows), w, written(time_table, rows * WIDTH), n(WIDTH)];
-            dispatch("outer", 1, args, rows * WIDTH)
-        });
-        let mut unet = Vec::new();
-        let mut from = latent;
-        for layer in 0..LAYERS {
-            let to = hidden[layer % 2];
-            let block = LAYER + layer as u32;
-            unet.extend(streamed(block, layer as u32 % 2, |w| {
-                scale(from, w, to, batch * LATENT, 4)
-            }));
-            from = to;
-        }
-        let args = vec![
-            read(from, batch * LATENT),
-            read(kv_in, batch * TOKENS * WIDTH),
-            read(time_row, WIDTH),
-            weights(RESIDENT),
-            written(eps, batch * LATENT),
-            n(TOKENS * WIDTH),
-            Arg::F32(0.25),
-        ];
-        unet.push(dispatch("blend", 2, args, batch * LATENT));
-        let decode = streamed(DECODE, 1, |w| {
-            let args = vec![read(picture, LATENT), w, written(image, 768)];
-            dispatch("grow", 3, args, 768)
-        });
-
-        let context_shape = |rows| vec![rows as u32, TOKENS as u32, WIDTH as u32];
-        let latent_shape = |rows| vec![rows as u32, 4, 4, 4];
-        let token_port = port("tokens", tokens, DType::I32, vec![2, TOKENS as u32]);
-        let time_shape = |rows: usize| vec![rows as u32, WIDTH as u32];
-        let networks = vec![
-            Network {
-                name: "text_encoder".into(),
-                phase: Phase::Prompt,
-                inputs: vec![token_port],
-                outputs: vec![port("embedding", embedding, DType::F32, context_shape(2))],
-                steps: text,
-            },
-            Network {
-                name: "unet_prompt".into(),
-                phase: Phase::Prompt,
-                inputs: vec![port("context", embedding, DType::F32, context_shape(2))],
-                outputs: vec![port("kv", kv, DType::F32, context_shape(2))],
-                steps: prompt,
-            },
-            Network {
-                name: "unet_time".into(),
-                phase: Phase::Timesteps,
-                inputs: vec![port("timestep", times, DType::F32, vec![rows as u32])],
-                outputs: vec![port("time", time_table, DType::F32, time_shape(rows))],
-                steps: time,
-            },
-            Network {
-                name: "unet".into(),
-                phase: Phase::Step,
-                inputs: vec![
-                    port("latent", latent, DType::F32, latent_shape(batch)),
-                    port("kv", kv_in, DType::F32, context_shape(batch)),
-                    port("time", time_row, DType::F32, time_shape(1)),
-                ],
-                outputs: vec![port("eps", eps, DType::F32, latent_shape(batch))],
-                steps: unet,
-            },
-            Network {
-                name: "decoder".into(),
-                phase: Phase::Picture,
-                inputs: vec![port("latent", picture, DType::F32, latent_shape(1))],
-                outputs: vec![port("image", image, DType::F32, vec![1, 16, 16, 3])],
-                steps: decode,
-            },
-        ];
-        let kernels = ["scale", "outer", "blend", "grow"].map(kernel).to_vec();
-        let memory = self.memory(&arena, unet_end + 3);
+        let (arena, ids) = self.buffers();
+        blocks[RESIDENT as usize].residency = Residency::Resident(ids.resident);
         Plan {
             manifest: self.manifest(),
             requirements: Requirements {
@@ -246,12 +157,96 @@ impl Small {
                 base_align_bytes: 4096,
                 ..Requirements::default()
             },
-            memory,
+            memory: self.memory(&arena, UNET_END + 3),
             sources: vec![SOURCE.into()],
-            kernels,
+            kernels: ["scale", "outer", "blend", "grow"].map(kernel).to_vec(),
             blocks,
             buffers: arena.buffers,
-            networks,
+            networks: vec![
+                text_encoder(&ids, table_at),
+                unet_prompt(&ids),
+                self.unet_time(&ids),
+                self.unet(&ids),
+                decoder(&ids),
+            ],
+        }
+    }
+
+    fn buffers(&self) -> (Arena, Ids) {
+        let (batch, rows) = (self.batch, self.rows);
+        let mut arena = Arena::default();
+        let mut add = |name: &str, elems, lower, upper| arena.add(name, elems, lower, upper);
+        let kv = add("kv", CONTEXT, 5, UNET_END);
+        let ids = Ids {
+            tokens: add("tokens", 2 * TOKENS, 0, 1),
+            rows: add("rows", 4096, 0, 3),
+            embedding: add("embedding", CONTEXT, 2, 7),
+            kv,
+            times: add("times", rows, 7, 9),
+            time_table: add("time", rows * WIDTH, 8, UNET_END),
+            latent: add("latent", batch * LATENT, 10, UNET_END),
+            hidden: ["even", "odd"].map(|name| add(name, batch * LATENT, 10, UNET_END)),
+            eps: add("eps", batch * LATENT, 10, UNET_END),
+            time_row: add("time row", WIDTH, 10, UNET_END),
+            kv_in: match batch {
+                2 => kv,
+                _ => add("kv branch", CONTEXT / 2, 10, UNET_END),
+            },
+            picture: add("picture latent", LATENT, UNET_END, UNET_END + 3),
+            image: add("image", 16 * 16 * 3, UNET_END, UNET_END + 3),
+            resident: BufferId(0),
+        };
+        let over = arena.buffers[ids.rows.index()].offset_bytes;
+        let resident = arena.place("resident", BLOCK_BYTES, over, 10, UNET_END);
+        (arena, Ids { resident, ..ids })
+    }
+
+    fn unet_time(&self, ids: &Ids) -> Network {
+        let rows = self.rows;
+        let steps = streamed(TIME, 0, |w| {
+            let args = vec![read(ids.times, rows), w, written(ids.time_table, rows * WIDTH)];
+            dispatch("outer", 1, [args, vec![n(WIDTH)]].concat(), rows * WIDTH)
+        });
+        Network {
+            name: "unet_time".into(),
+            phase: Phase::Timesteps,
+            inputs: vec![port("timestep", ids.times, DType::F32, &[rows])],
+            outputs: vec![port("time", ids.time_table, DType::F32, &[rows, WIDTH])],
+            steps,
+        }
+    }
+
+    fn unet(&self, ids: &Ids) -> Network {
+        let batch = self.batch;
+        let elems = batch * LATENT;
+        let mut steps = Vec::new();
+        let mut from = ids.latent;
+        for layer in 0..LAYERS {
+            let to = ids.hidden[layer % 2];
+            let block = LAYER + layer as u32;
+            steps.extend(streamed(block, layer as u32 % 2, |w| scale(from, w, to, elems, 4)));
+            from = to;
+        }
+        let args = vec![
+            read(from, elems),
+            read(ids.kv_in, batch * TOKENS * WIDTH),
+            read(ids.time_row, WIDTH),
+            weights(RESIDENT),
+            written(ids.eps, elems),
+            n(TOKENS * WIDTH),
+            Arg::F32(0.25),
+        ];
+        steps.push(dispatch("blend", 2, args, elems));
+        Network {
+            name: "unet".into(),
+            phase: Phase::Step,
+            inputs: vec![
+                port("latent", ids.latent, DType::F32, &[batch, 4, 4, 4]),
+                port("kv", ids.kv_in, DType::F32, &[batch, TOKENS, WIDTH]),
+                port("time", ids.time_row, DType::F32, &[1, WIDTH]),
+            ],
+            outputs: vec![port("eps", ids.eps, DType::F32, &[batch, 4, 4, 4])],
+            steps,
         }
     }
 
@@ -290,13 +285,59 @@ impl Small {
     }
 }
 
+fn text_encoder(ids: &Ids, table_at: u64) -> Network {
+    let gather = Gather {
+        name: "embed".into(),
+        table_offset_bytes: table_at,
+        row_bytes: WIDTH as u64 * 4,
+        row_count: VOCABULARY as u32,
+        indices: ids.tokens,
+        index_count: 2 * TOKENS as u32,
+        output: ids.rows,
+    };
+    let mut steps = vec![Step::Gather(gather)];
+    steps.extend(streamed(TEXT, 0, |w| scale(ids.rows, w, ids.embedding, CONTEXT, WIDTH)));
+    Network {
+        name: "text_encoder".into(),
+        phase: Phase::Prompt,
+        inputs: vec![port("tokens", ids.tokens, DType::I32, &[2, TOKENS])],
+        outputs: vec![port("embedding", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        steps,
+    }
+}
+
+fn unet_prompt(ids: &Ids) -> Network {
+    Network {
+        name: "unet_prompt".into(),
+        phase: Phase::Prompt,
+        inputs: vec![port("context", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        outputs: vec![port("kv", ids.kv, DType::F32, &[2, TOKENS, WIDTH])],
+        steps: streamed(PROMPT, 1, |w| scale(ids.embedding, w, ids.kv, CONTEXT, WIDTH)),
+    }
+}
+
+fn decoder(ids: &Ids) -> Network {
+    let steps = streamed(DECODE, 1, |w| {
+        let args = vec![read(ids.picture, LATENT), w, written(ids.image, 768)];
+        dispatch("grow", 3, args, 768)
+    });
+    Network {
+        name: "decoder".into(),
+        phase: Phase::Picture,
+        inputs: vec![port("latent", ids.picture, DType::F32, &[1, 4, 4, 4])],
+        outputs: vec![port("image", ids.image, DType::F32, &[1, 16, 16, 3])],
+        steps,
+    }
+}
+
 fn kernel(entry: &str) -> Kernel {
     let text = || entry.to_owned();
     let options = "-cl-std=CL1.2".to_owned();
     Kernel { source: 0, entry: text(), op: text(), variant: "naive".into(), options }
 }
 
-fn port(name: &str, buffer: BufferId, dtype: DType, shape: Vec<u32>) -> Port {
+fn port(name: &str, buffer: BufferId, dtype: DType, shape: &[usize]) -> Port {
+    let shape = shape.iter().map(|&axis| axis as u32).collect();
     Port { name: name.into(), buffer, dtype, shape }
 }
 
