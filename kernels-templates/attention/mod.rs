@@ -1,75 +1,119 @@
 //! Kernels of [`kiln_ir::ops::attention`].
 
+mod flash;
+mod flash_cpu;
+
 use crate::launch::{Call, floating, literal};
 use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::{Result, bail};
 use kiln_ir::Op;
-use kiln_ir::ops::attention::{Attention, Columns};
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[Variant { name: "naive", applies: floating, lower: naive }];
+pub const VARIANTS: &[Variant] = &[
+    Variant { name: "flash_cpu", applies: flash_cpu::applies, lower: flash_cpu::lower },
+    Variant { name: "flash", applies: flash::applies, lower: flash::lower },
+    Variant { name: "naive", applies: floating, lower: naive },
+];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "attention", variants: VARIANTS };
 
-fn attention<'a>(problem: &'a Problem) -> Result<&'a Attention> {
-    let Op::Attention(op) = problem.op else { bail!("attention over another op") };
-    Ok(op)
+/// The op's extents. `d` is the width of a head.
+struct Extents {
+    n: usize,
+    heads: usize,
+    lq: usize,
+    lk: usize,
+    d: usize,
+    causal: bool,
+    scale: f32,
+    /// Input, row stride and first column of queries, keys and values.
+    q: (usize, usize, usize),
+    k: (usize, usize, usize),
+    v: (usize, usize, usize),
 }
 
-/// Passes an operand: `NAME` and its parameters `name.stride`, `name.start`.
-fn operand<'a>(
-    problem: &Problem,
-    call: Call<'a>,
-    name: &'static str,
-    key: [&'static str; 2],
-    at: Columns,
-) -> Call<'a> {
-    let stride = problem.inputs[at.input].ty.channels();
-    call.input(name, at.input).set(key[0], &stride).set(key[1], &at.start)
-}
+impl Extents {
+    fn new(problem: &Problem) -> Result<Self> {
+        let Op::Attention(op) = problem.op else {
+            bail!("attention over another op");
+        };
+        let [q, k, v] =
+            [op.q, op.k, op.v].map(|c| (c.input, problem.inputs[c.input].ty.channels(), c.start));
+        let (queries, keys) = (&problem.inputs[q.0].ty, &problem.inputs[k.0].ty);
+        let n = queries.batch();
+        Ok(Self {
+            n,
+            heads: op.heads,
+            lq: queries.rows() / n,
+            lk: keys.rows() / n,
+            d: op.head_channels(),
+            causal: op.causal,
+            scale: op.scale(),
+            q,
+            k,
+            v,
+        })
+    }
 
-/// Rows of queries and of keys of one batch entry.
-fn lengths(problem: &Problem, op: &Attention) -> (usize, usize) {
-    let (q, k) = (&problem.inputs[op.q.input].ty, &problem.inputs[op.k.input].ty);
-    (q.rows() / q.batch(), k.rows() / k.batch())
-}
+    /// Multiply-adds of one of the two contractions, twice.
+    fn flops(&self) -> u64 {
+        2 * (self.n * self.heads * self.lq * self.lk * self.d) as u64
+    }
 
-fn with_shape<'a>(problem: &Problem, op: &Attention, call: Call<'a>) -> Call<'a> {
-    let (lq, lk) = lengths(problem, op);
-    call.set("lq", &lq)
-        .set("lk", &lk)
-        .set("heads", &op.heads)
-        .set("d", &op.head_channels())
-        .set("channels", &op.channels)
-        .set("scale", &literal(op.scale()))
-        .set("causal", &op.causal)
+    fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call.set("heads", &self.heads)
+            .set("lq", &self.lq)
+            .set("lk", &self.lk)
+            .set("d", &self.d)
+            .set("channels", &(self.heads * self.d))
+            .set("causal", &self.causal)
+            .set("scale", &literal(self.scale))
+            .set("scale_log2", &literal(self.scale * std::f32::consts::LOG2_E))
+            .set("q_stride", &self.q.1)
+            .set("q_start", &self.q.2)
+            .set("k_stride", &self.k.1)
+            .set("k_start", &self.k.2)
+            .set("v_stride", &self.v.1)
+            .set("v_start", &self.v.2)
+    }
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
-    let op = attention(problem)?;
-    let (lq, lk) = lengths(problem, op);
-    let pairs = problem.inputs[op.q.input].ty.batch() * op.heads;
-    let new = || with_shape(problem, op, Call::new(problem));
-
-    let scores = operand(problem, new(), "Q", ["q_stride", "q_start"], op.q);
-    let scores = operand(problem, scores, "K", ["k_stride", "k_start"], op.k).scratch("S", 0, true);
-    let template = include_str!("naive_scores.cl.tera");
-    let scores = scores.launch("attention_scores", template, [lk, lq, pairs], None)?;
-
-    let softmax = new().flops(0).scratch("S", 0, false).scratch("P", 1, true);
-    let template = include_str!("naive_softmax.cl.tera");
-    let softmax = softmax.launch("attention_softmax", template, [lq, pairs, 1], None)?;
-
-    let sum = new().flops(0).scratch("P", 1, false);
-    let sum = operand(problem, sum, "V", ["v_stride", "v_start"], op.v).output("OUT");
-    let global = [op.head_channels(), lq, pairs];
-    let sum = sum.launch("attention_sum", include_str!("naive.cl.tera"), global, None)?;
-
-    let bytes = 4 * (pairs * lq * lk) as u64;
+    let e = Extents::new(problem)?;
+    let rows = e.n * e.heads * e.lq;
+    let call = || e.set(Call::new(problem));
+    let scores = call()
+        .flops(e.flops())
+        .input("Q", e.q.0)
+        .input("K", e.k.0)
+        .scratch("SCORES", 0, true)
+        .launch(
+            "attention_scores",
+            include_str!("naive_scores.cl.tera"),
+            [e.lk, e.lq, e.n * e.heads],
+            None,
+        )?;
+    let softmax = call().flops(5 * (rows * e.lk) as u64).scratch("SCORES", 0, true).launch(
+        "attention_softmax",
+        include_str!("naive_softmax.cl.tera"),
+        [rows, 1, 1],
+        None,
+    )?;
+    let gather = call()
+        .flops(e.flops())
+        .scratch("SCORES", 0, false)
+        .input("V", e.v.0)
+        .output("OUT")
+        .launch(
+            "attention_naive",
+            include_str!("naive.cl.tera"),
+            [e.heads * e.d, e.lq, e.n],
+            None,
+        )?;
     Ok(Lowering {
-        launches: vec![scores, softmax, sum],
-        scratch_bytes: vec![bytes, bytes],
+        launches: vec![scores, softmax, gather],
+        scratch_bytes: vec![4 * (rows * e.lk) as u64],
         ..Lowering::default()
     })
 }

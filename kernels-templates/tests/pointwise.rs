@@ -4,8 +4,8 @@ mod harness;
 
 use harness::{Tolerance, check};
 use kiln_ir::ops::{
-    add::Add, concat::Concat, geglu::Geglu, gelu::Gelu, mul::Mul, scale::Scale, silu::Silu,
-    slice::Slice, timestep_embedding::TimestepEmbedding, upsample::Upsample,
+    add::Add, concat::Concat, geglu::Geglu, gelu::Gelu, mul::Mul, permute::Permute, scale::Scale,
+    silu::Silu, slice::Slice, timestep_embedding::TimestepEmbedding, upsample::Upsample,
 };
 
 const EXACT: Tolerance = Tolerance { abs: 0.0, rel: 0.0 };
@@ -91,6 +91,15 @@ fn small_slice() {
     check(Slice { start: 0, len: 1 }, &[&[1, 1]], 1.0, EXACT);
     check(Slice { start: 5, len: 37 }, &[&[2, 3, 43]], 1.0, EXACT);
     check(Slice { start: 4, len: 16 }, &[&[9, 24]], 1.0, EXACT);
+}
+
+#[test]
+fn small_permute() {
+    let permute = |order: &[usize]| Permute { order: order.to_vec() };
+    check(permute(&[0]), &[&[19]], 1.0, EXACT);
+    check(permute(&[1, 0]), &[&[3, 17]], 1.0, EXACT);
+    check(permute(&[0, 2, 3, 1]), &[&[2, 3, 5, 7]], 1.0, EXACT);
+    check(permute(&[2, 0, 1, 3]), &[&[2, 3, 5, 19]], 1.0, EXACT);
 }
 
 #[test]

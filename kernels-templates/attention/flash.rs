@@ -1,0 +1,67 @@
+//! Online softmax for GPUs: tiles in local memory, outputs in registers.
+
+use super::Extents;
+use crate::launch::{Call, floating};
+use crate::{Lowering, Problem, Target};
+use anyhow::Result;
+
+/// Work-items of a work-group.
+const GROUP: usize = 128;
+
+/// Keys of a block.
+const KEYS: usize = 32;
+
+/// Outputs that a work-item keeps in registers.
+const OUTPUTS: usize = 64;
+
+/// How a head is cut.
+struct Tiling {
+    queries: usize,
+    slice: usize,
+    slices: usize,
+}
+
+impl Tiling {
+    fn new(d: usize) -> Self {
+        let slices = d.div_ceil(64);
+        let slice = d.div_ceil(slices).next_multiple_of(16);
+        let fits = OUTPUTS * GROUP / (slice * slices);
+        let queries = [64, 32, 16, 8].into_iter().find(|q| *q <= fits).unwrap_or(8);
+        Self { queries: if slices == 1 { queries } else { queries.min(32) }, slice, slices }
+    }
+
+    fn local_mem_bytes(&self) -> u64 {
+        let (q, s) = (self.queries, self.slice);
+        4 * ((q + KEYS) * (s + 1) + q * (KEYS + 4) + 2 * GROUP) as u64
+    }
+}
+
+pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
+    let Ok(e) = Extents::new(problem) else {
+        return false;
+    };
+    floating(problem, target)
+        && e.d <= 1024
+        && target.max_work_group as usize >= GROUP
+        && Tiling::new(e.d).local_mem_bytes() <= target.local_mem_bytes
+}
+
+pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
+    let e = Extents::new(problem)?;
+    let tiling = Tiling::new(e.d);
+    let call = e
+        .set(Call::new(problem))
+        .input("Q", e.q.0)
+        .input("K", e.k.0)
+        .input("V", e.v.0)
+        .output("OUT")
+        .set("queries", &tiling.queries)
+        .set("keys", &KEYS)
+        .set("slice", &tiling.slice)
+        .set("slices", &tiling.slices)
+        .local_mem_bytes(tiling.local_mem_bytes());
+    let global = [e.lq.div_ceil(tiling.queries) * GROUP, e.heads, e.n];
+    let template = include_str!("flash.cl.tera");
+    let launch = call.launch("attention_flash", template, global, Some([GROUP, 1, 1]))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}
