@@ -164,6 +164,8 @@ fn check(target: &Target, case: &Case, most_variants: usize) {
             format!("{} {} {} {types:?}", variant.name, case.op.name(), case.op.attributes())
         };
         verify_regions(&problem, &lowering, &what());
+        let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
+        assert_eq!(flops, case.op.flops(&types, &output), "{}", what());
         let prepared = runner.prepare(&problem, &lowering, &values);
         runner.run(&prepared);
         let found = runner.output(&prepared);
