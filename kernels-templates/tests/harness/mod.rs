@@ -112,8 +112,13 @@ impl Runner {
 
     /// Runs all launches once and waits; seconds.
     pub fn run(&self, prepared: &Prepared) -> f64 {
+        self.run_repeatedly(prepared, 1)
+    }
+
+    /// Queues all launches `times` in a row and waits for the last; seconds of all.
+    pub fn run_repeatedly(&self, prepared: &Prepared, times: usize) -> f64 {
         let start = Instant::now();
-        for (kernel, launch, slots) in &prepared.kernels {
+        for (kernel, launch, slots) in std::iter::repeat_n(&prepared.kernels, times).flatten() {
             let mut call = ExecuteKernel::new(kernel);
             for slot in slots {
                 // SAFETY: the slots are the kernel's arguments as the lowering lists them.
