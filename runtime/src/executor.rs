@@ -203,37 +203,21 @@ impl Executor {
         Ok(())
     }
 
-    /// Reads the rows straight into the mapped output.
+    /// Reads the rows, verifies them, and writes them to the output.
     fn gather(&mut self, gather: &Gather) -> Result<(), RuntimeError> {
         let indices = &self.indices[&gather.indices][..gather.index_count as usize];
-        for &index in indices {
-            if u32::try_from(index).is_ok_and(|index| index < gather.row_count) {
-                continue;
-            }
-            let (name, count) = (&gather.name, gather.row_count);
-            let message = format!("index {index} of {name} is outside a table of {count} rows");
-            return Err(RuntimeError::Input(message));
+        let mut rows = vec![0; indices.len() * gather.row_bytes as usize];
+        for (out, &index) in rows.chunks_exact_mut(gather.row_bytes as usize).zip(indices) {
+            let row = u32::try_from(index).ok().filter(|&row| row < gather.row_count);
+            let Some(row) = row else {
+                let (name, count) = (&gather.name, gather.row_count);
+                let message = format!("index {index} of {name} is outside a table of {count} rows");
+                return Err(RuntimeError::Input(message));
+            };
+            self.bundle.read_row(gather, row, out)?;
         }
-        let region = Region {
-            parent: Parent::Arena,
-            offset_bytes: self.bundle.plan().buffers[gather.output.index()].offset_bytes,
-            len_bytes: gather.row_bytes * u64::from(gather.index_count),
-        };
-        let bundle = Arc::clone(&self.bundle);
-        self.memory.fill_mapped(&self.compute, region, &gather.name, &mut |start_bytes, chunk| {
-            let mut done_bytes = 0;
-            while done_bytes < chunk.len() {
-                let at_bytes = start_bytes + done_bytes as u64;
-                let row = indices[(at_bytes / gather.row_bytes) as usize] as u64;
-                let column_bytes = at_bytes % gather.row_bytes;
-                let rest = chunk.len() - done_bytes;
-                let len = rest.min((gather.row_bytes - column_bytes) as usize);
-                let from_bytes = gather.table_offset_bytes + row * gather.row_bytes + column_bytes;
-                bundle.read_weights(from_bytes, &mut chunk[done_bytes..done_bytes + len])?;
-                done_bytes += len;
-            }
-            Ok(())
-        })
+        let offset_bytes = self.bundle.plan().buffers[gather.output.index()].offset_bytes;
+        self.memory.write(&self.compute, offset_bytes, &rows, &gather.name)
     }
 
     /// Writes a port's bytes, in its element type.
