@@ -110,10 +110,11 @@ impl Runner {
         }
     }
 
-    /// Runs all launches once and waits; seconds.
-    pub fn run(&self, prepared: &Prepared) -> f64 {
-        let start = Instant::now();
+    /// Runs all launches once, one after the other; the seconds of each.
+    pub fn run(&self, prepared: &Prepared) -> Vec<f64> {
+        let mut seconds = vec![];
         for (kernel, launch, slots) in &prepared.kernels {
+            let start = Instant::now();
             let mut call = ExecuteKernel::new(kernel);
             for slot in slots {
                 // SAFETY: the slots are the kernel's arguments as the lowering lists them.
@@ -131,11 +132,12 @@ impl Runner {
             if let Some(local) = launch.local {
                 call.set_local_work_sizes(&local.map(|v| v as usize));
             }
-            // SAFETY: all memory is alive until the queue is finished below.
+            // SAFETY: all memory is alive until the queue is finished just below.
             unsafe { call.enqueue_nd_range(&self.queue).unwrap() };
+            self.queue.finish().unwrap();
+            seconds.push(start.elapsed().as_secs_f64());
         }
-        self.queue.finish().unwrap();
-        start.elapsed().as_secs_f64()
+        seconds
     }
 
     /// The output as `f32`. Panics if a kernel wrote behind it.
