@@ -5,20 +5,22 @@
 //! folder: one work-item an output element, the obvious loop, the oracle on the device.
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
+
 pub mod add;
 pub mod attention;
 pub mod concat;
+pub mod contraction;
+pub mod conv2d;
 pub mod elementwise;
 pub mod geglu;
 pub mod gelu;
 pub mod group_norm;
 pub mod launch;
 pub mod layer_norm;
+pub mod matmul;
 pub mod mean;
 pub mod mul;
 pub mod packing;
-pub mod permute;
-
 pub(crate) mod rows;
 pub mod scale;
 pub mod silu;
@@ -138,13 +140,14 @@ pub const REGISTRY: &[&Family] = &[
     &add::FAMILY,
     &attention::FAMILY,
     &concat::FAMILY,
+    &conv2d::FAMILY,
     &geglu::FAMILY,
     &gelu::FAMILY,
     &group_norm::FAMILY,
     &layer_norm::FAMILY,
+    &matmul::FAMILY,
     &mean::FAMILY,
     &mul::FAMILY,
-    &permute::FAMILY,
     &scale::FAMILY,
     &silu::FAMILY,
     &slice::FAMILY,

@@ -12,7 +12,8 @@ pub enum Packing {
     /// As it comes.
     RowMajor(DType),
     /// `[ceil(N / width)][K][width]`, zeros in the places beyond `N`: a tile of `width` output
-    /// columns reads one contiguous run. For a convolution `K` runs over `[ky][kx][c]`.
+    /// columns reads one contiguous run. For a convolution `K` runs over `[ky][kx][c]`; a bias
+    /// `[N]` has `K = 1`.
     Panels {
         /// Output columns of a panel.
         width: usize,
@@ -57,7 +58,7 @@ pub fn panel_count(n: usize, width: usize, gated: bool) -> usize {
 
 fn panels(shape: &[usize], values: &[f32], width: usize, gated: bool) -> Vec<f32> {
     let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
-    let channels = shape[1];
+    let channels = shape.get(1).copied().unwrap_or(1);
     let window = k / channels;
     let mut out = vec![0.0; panel_count(n, width, gated) * width * k];
     for (row, source) in values.chunks_exact(k).enumerate() {

@@ -66,4 +66,18 @@ impl Target {
             prefer: BTreeMap::new(),
         }
     }
+
+    /// A mobile GPU.
+    pub fn mobile() -> Self {
+        Self {
+            class: DeviceClass::MobileGpu,
+            vector_width: 4,
+            tile_rows: 4,
+            tile_columns: 4,
+            max_work_group: 256,
+            local_mem_bytes: 32 << 10,
+            compute_units: 8,
+            prefer: BTreeMap::new(),
+        }
+    }
 }

@@ -45,9 +45,9 @@ pub fn emit(
         written_bytes: 0,
     };
     for index in 0..planned.networks.len() {
-        emitter
-            .network(index, progress)
-            .with_context(|| format!("packing the weights of {}", planned.networks[index].source.name))?;
+        emitter.network(index, progress).with_context(|| {
+            format!("packing the weights of {}", planned.networks[index].source.name)
+        })?;
     }
     let Emitter { writer, plan, .. } = emitter;
     let file_bytes = writer.finish(&plan, tokenizer)?;
@@ -138,7 +138,10 @@ impl Emitter<'_> {
             let from = piece.offset_bytes as usize;
             let (at, len) = (piece.at_bytes as usize, piece.len_bytes as usize);
             let source = packed[&piece.input].get(from..from + len).with_context(|| {
-                format!("a kernel reads {from}+{len} of {} packed bytes", packed[&piece.input].len())
+                format!(
+                    "a kernel reads {from}+{len} of {} packed bytes",
+                    packed[&piece.input].len()
+                )
             })?;
             bytes[at..at + len].copy_from_slice(source);
         }

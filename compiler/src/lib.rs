@@ -103,16 +103,16 @@ pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGrap
         passes::hoist::hoist(&unet, TIMESTEP_ROWS)?.step
     };
     let parts = [
-        (Phase::Prompt, Some(optimized(model.text_encoder(PROMPTS)?)?)),
-        (Phase::Prompt, hoisted.prompt),
-        (Phase::Timesteps, hoisted.timestep),
-        (Phase::Step, Some(step)),
-        (Phase::Picture, Some(optimized(model.decoder()?)?)),
+        ("text_encoder", Phase::Prompt, Some(optimized(model.text_encoder(PROMPTS)?)?)),
+        ("unet_prompt", Phase::Prompt, hoisted.prompt),
+        ("unet_time", Phase::Timesteps, hoisted.timestep),
+        ("unet", Phase::Step, Some(step)),
+        ("decoder", Phase::Picture, Some(optimized(model.decoder()?)?)),
     ];
     Ok(parts
         .into_iter()
-        .filter_map(|(phase, graph)| {
-            graph.map(|graph| NetworkGraph { name: graph.name.clone(), phase, graph })
+        .filter_map(|(name, phase, graph)| {
+            graph.map(|graph| NetworkGraph { name: name.to_string(), phase, graph })
         })
         .collect())
 }

@@ -16,7 +16,9 @@ fn tiny() -> ModelConfig {
 
 /// Deterministic values in [-1, 1) from a name.
 fn values(name: &str, count: usize, gain: f32) -> Vec<f32> {
-    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let seed = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     (0..count as u64)
         .map(|i| {
             let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -62,7 +64,11 @@ fn inputs(graph: &Graph) -> HashMap<String, Tensor> {
         .collect()
 }
 
-fn evaluate(graph: &Graph, inputs: &HashMap<String, Tensor>, tensors: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+fn evaluate(
+    graph: &Graph,
+    inputs: &HashMap<String, Tensor>,
+    tensors: &HashMap<String, Tensor>,
+) -> HashMap<String, Tensor> {
     reference::evaluate(graph, inputs, &|key| Ok(tensors[key].clone()))
         .expect("the graph is well formed")
         .into_iter()

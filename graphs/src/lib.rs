@@ -13,11 +13,11 @@
 //! (text tower).
 #![forbid(unsafe_code)]
 
-pub mod blocks;
-pub mod clip_text;
+mod blocks;
+mod clip_text;
 pub mod config;
-pub mod unet;
-pub mod vae_decoder;
+mod unet;
+mod vae_decoder;
 
 pub use clip_text::text_encoder;
 pub use config::{ModelConfig, TextConfig, UnetConfig, VaeConfig, model, models};

@@ -1,7 +1,7 @@
 //! Arithmetic and parameters of the full-size networks, against the reference's own figures.
 
 use kiln_graphs::{ModelConfig, model, models, text_encoder, unet, vae_decoder};
-use kiln_ir::{Graph, NodeKind, ValueId, WeightExpr};
+use kiln_ir::{Graph, NodeKind, ValueId, WeightExpr, verify};
 
 fn assert_within_percent(what: &str, found: u64, expected: f64) {
     let difference = (found as f64 / expected - 1.0).abs();
@@ -47,12 +47,13 @@ fn parameters(graph: &Graph) -> u64 {
 }
 
 #[test]
-fn every_graph_of_every_model_builds() {
+fn every_graph_of_every_model_builds_and_verifies() {
     for config in models() {
         let graphs =
             [text_encoder(config, 2), unet(config, 1), unet(config, 2), vae_decoder(config)];
         for graph in graphs {
-            graph.unwrap_or_else(|e| panic!("{}: {e}", config.name));
+            let graph = graph.unwrap_or_else(|e| panic!("{}: {e}", config.name));
+            verify(&graph).unwrap_or_else(|e| panic!("{}: {e}", config.name));
         }
     }
 }

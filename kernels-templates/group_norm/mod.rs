@@ -10,8 +10,8 @@ use kiln_ir::ops::epilogue::Activation;
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "chunked", applies: floating, lower: chunked },
-    Variant { name: "naive", applies: floating, lower: naive },
+    Variant { name: "chunked", applies, lower: chunked },
+    Variant { name: "naive", applies, lower: naive },
 ];
 
 /// This folder's line of the registry.
@@ -30,6 +30,9 @@ const FACTOR: usize = 3;
 struct Extents {
     n: usize,
     rows: usize,
+    /// Channels of each source.
+    sources: Vec<usize>,
+    /// Channels of all sources.
     channels: usize,
     groups: usize,
     eps: f32,
@@ -45,7 +48,8 @@ impl Extents {
         Ok(Self {
             n: x.batch(),
             rows: x.rows() / x.batch(),
-            channels: x.channels(),
+            sources: problem.inputs[..op.sources].iter().map(|o| o.ty.channels()).collect(),
+            channels: problem.output.channels(),
             groups: op.groups,
             eps: op.eps,
             silu: op.activation == Activation::Silu,
@@ -58,6 +62,15 @@ impl Extents {
             .set("width", &(self.channels / self.groups))
             .set("eps", &literal(self.eps))
             .set("silu", &self.silu)
+    }
+
+    /// Channels before those of a source.
+    fn base(&self, source: usize) -> usize {
+        self.sources[..source].iter().sum()
+    }
+
+    fn set_source<'a>(&self, call: Call<'a>, source: usize) -> Call<'a> {
+        self.set(call).set("x_channels", &self.sources[source]).set("base", &self.base(source))
     }
 
     /// Rows of a chunk: few chunks a CPU core, as joining them costs time; on a GPU enough
@@ -74,6 +87,11 @@ impl Extents {
     }
 }
 
+fn applies(problem: &Problem, target: &Target) -> bool {
+    let few = matches!(problem.op, Op::GroupNorm(op) if op.sources <= 2);
+    few && floating(problem, target)
+}
+
 fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let chunk_rows = e.chunk_rows(target);
@@ -81,12 +99,17 @@ fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
     let floats = |count: usize| 4 * count as u64;
     let partial = floats(e.n * chunks * e.channels);
     let of_channels = floats(e.n * e.channels);
+    let sources = 0..e.sources.len();
+    let mut launches = vec![];
+    for source in sources.clone() {
+        launches.push(moments(problem, target, &e, source, chunk_rows, chunks)?);
+    }
+    launches.push(combine(problem, target, &e, chunk_rows, chunks)?);
+    for source in sources {
+        launches.push(apply(problem, target, &e, source)?);
+    }
     Ok(Lowering {
-        launches: vec![
-            moments(problem, target, &e, chunk_rows, chunks)?,
-            combine(problem, target, &e, chunk_rows, chunks)?,
-            apply(problem, target, &e)?,
-        ],
+        launches,
         scratch_bytes: vec![partial, partial, of_channels, of_channels],
         ..Lowering::default()
     })
@@ -96,22 +119,24 @@ fn moments(
     problem: &Problem,
     target: &Target,
     e: &Extents,
+    source: usize,
     chunk_rows: usize,
     chunks: usize,
 ) -> Result<Launch> {
-    let mut shares = Shares::new(chunks, e.channels, 1, target);
+    let x_channels = e.sources[source];
+    let mut shares = Shares::new(chunks, x_channels, 1, target);
     if cpu(target) {
-        shares.run = e.channels;
+        shares.run = x_channels;
         shares.global = [1, chunks, 1];
     }
     shares.global[2] = e.n;
     let call = Call::new(problem)
-        .flops(5 * problem.output.elem_count() as u64)
-        .input("X", 0)
+        .flops(5 * (e.n * e.rows * x_channels) as u64)
+        .input("X", source)
         .scratch("MEANS", MEANS, true)
         .scratch("SQUARES", SQUARES, true);
     let call = shares
-        .set(e.set(call), &[e.channels])
+        .set(e.set_source(call, source), &[x_channels, e.channels, e.base(source)])
         .set("chunk_rows", &chunk_rows)
         .set("chunks", &chunks);
     let template = [VECTOR, include_str!("chunked_moments.cl.tera")].concat();
@@ -132,7 +157,7 @@ fn combine(
         .flops(5 * (e.n * chunks * e.channels) as u64)
         .scratch("MEANS", MEANS, false)
         .scratch("SQUARES", SQUARES, false)
-        .input("GAMMA", 1)
+        .input("GAMMA", e.sources.len())
         .scratch("SHIFT", SHIFT, true)
         .scratch("FACTOR", FACTOR, true)
         .local_mem_bytes(4 * group as u64);
@@ -142,25 +167,37 @@ fn combine(
     call.set("chunks", &chunks).launch("group_norm_combine", &template, global, Some([group, 1, 1]))
 }
 
-fn apply(problem: &Problem, target: &Target, e: &Extents) -> Result<Launch> {
-    let mut shares = Shares::new(e.rows, e.channels, TILE_ROWS, target);
+fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Result<Launch> {
+    let x_channels = e.sources[source];
+    let mut shares = Shares::new(e.rows, x_channels, TILE_ROWS, target);
     shares.global[2] = e.n;
     let per_element = if e.silu { 6 } else { 2 };
     let call = Call::new(problem)
-        .flops(per_element * problem.output.elem_count() as u64)
-        .input("X", 0)
+        .flops(per_element * (e.n * e.rows * x_channels) as u64)
+        .input("X", source)
         .scratch("SHIFT", SHIFT, false)
         .scratch("FACTOR", FACTOR, false)
-        .input("BETA", 2)
+        .input("BETA", e.sources.len() + 1)
         .output("OUT");
-    let call = shares.set(e.set(call), &[e.channels]);
+    let strides = [x_channels, e.channels, e.base(source)];
+    let call = shares.set(e.set_source(call, source), &strides);
     let template = [VECTOR, include_str!("chunked_apply.cl.tera")].concat();
     call.launch("group_norm_apply", &template, shares.global, Some(shares.local))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let call = Call::new(problem).input("X", 0).input("GAMMA", 1).input("BETA", 2).output("OUT");
+    let (first, second) = (e.sources[0], e.sources.get(1).copied().unwrap_or(0));
+    let mut call = Call::new(problem).input("X0", 0);
+    if second > 0 {
+        call = call.input("X1", 1);
+    }
+    let call = call
+        .input("GAMMA", e.sources.len())
+        .input("BETA", e.sources.len() + 1)
+        .output("OUT")
+        .set("first", &first)
+        .set("second", &second);
     let template = include_str!("naive.cl.tera");
     let launch = e.set(call).launch("group_norm_naive", template, [e.groups, e.n, 1], None)?;
     Ok(Lowering { launches: vec![launch], ..Lowering::default() })

@@ -7,7 +7,7 @@ use kiln_ir::DType;
 use kiln_ir::ops::{epilogue::Activation, group_norm::GroupNorm};
 
 fn norm(groups: usize, activation: Activation) -> GroupNorm {
-    GroupNorm { groups, eps: 1e-5, activation }
+    GroupNorm { sources: 1, groups, eps: 1e-5, activation }
 }
 
 /// Some roundings of a normal value of at most about 10.
@@ -46,4 +46,11 @@ fn a_large_mean_does_not_cancel() {
     let tolerance = Tolerance { abs: 3e-4, rel: 1e-4 };
     let op = norm(2, Activation::None).into();
     check_values(&op, &[shape, &[8], &[8]], &values, DType::F32, tolerance);
+}
+
+#[test]
+fn small_two_sources_with_groups_across_them() {
+    let two = |groups| GroupNorm { sources: 2, ..norm(groups, Activation::Silu) };
+    check(two(4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, TOLERANCE);
+    check(two(32), &[&[1, 8, 8, 640], &[1, 8, 8, 320], &[960], &[960]], 2.0, TOLERANCE);
 }

@@ -1,4 +1,29 @@
-//! The OpenCL runtime.
+//! The OpenCL runtime: walks a compiled plan on a device inside the memory it was promised.
+//!
+//! [`session`] is the entry: it opens a bundle and makes pictures or evaluates single networks.
+//! Under it, [`executor`] walks a network's steps, [`weights`] streams blocks into slots on a
+//! thread of its own, [`memory`] holds every device allocation, [`binding`] resolves arguments,
+//! [`program`] builds kernels and [`device`] finds devices. [`pipeline`] is what surrounds the
+//! networks, and [`cli`] the command.
+//!
+//! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
+//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`] and [`executor`].
+#![deny(unsafe_code)]
 
+pub mod binding;
+pub mod cli;
+pub mod device;
+pub mod error;
+pub mod executor;
+pub mod memory;
 pub mod npy;
 pub mod pipeline;
+pub mod program;
+pub mod report;
+pub mod session;
+pub mod tensor;
+pub mod weights;
+
+pub use error::RuntimeError;
+pub use session::{Picture, Progress, Request, Session, SessionOptions};
+pub use tensor::{Tensor, Values};

@@ -1,7 +1,7 @@
 //! NumPy's `.npy` files: latents and dumps on a device without Python.
 //!
-//! Owns reading and writing arrays of little-endian `f32` and `i32` in C order. Refuses everything else
-//! the format allows (other types, Fortran order, pickled objects) with an error that says so.
+//! Owns reading and writing arrays of little-endian `f32` and `i32` in C order. Refuses everything
+//! else the format allows (other types, Fortran order, pickled objects) with an error.
 //!
 //! Source: NumPy enhancement proposal 1, format versions 1.0 to 3.0.
 
@@ -120,14 +120,12 @@ pub struct NpyArray<T> {
 
 /// Reads an array.
 ///
-/// Memory: at most about twice the data that is really there, whatever the header claims. Bytes after
-/// the array are left in the reader.
+/// Memory: at most about twice the data that is really there, whatever the header claims. Bytes
+/// after the array are left in the reader.
 /// Errors: [`NpyError`] for anything but a whole C-order array of `T`.
 pub fn read<T: NpyElement>(mut reader: impl Read) -> Result<NpyArray<T>, NpyError> {
     let shape = read_header(&mut reader, T::DESCR)?;
-    let elems = elem_count(&shape).ok_or_else(|| NpyError::TooLarge {
-        shape: shape.clone(),
-    })?;
+    let elems = elem_count(&shape).ok_or_else(|| NpyError::TooLarge { shape: shape.clone() })?;
     let mut values = Vec::with_capacity(elems.min(CHUNK_ELEMS));
     let mut chunk = vec![0; elems.min(CHUNK_ELEMS) * ELEM_BYTES];
     while values.len() < elems {
@@ -136,10 +134,7 @@ pub fn read<T: NpyElement>(mut reader: impl Read) -> Result<NpyArray<T>, NpyErro
         let (found, _) = chunk[..found_bytes].as_chunks();
         values.extend(found.iter().map(|&bytes| T::from_le_bytes(bytes)));
         if found_bytes < wanted_bytes {
-            return Err(NpyError::Truncated {
-                found_elems: values.len(),
-                expected_elems: elems,
-            });
+            return Err(NpyError::Truncated { found_elems: values.len(), expected_elems: elems });
         }
     }
     Ok(NpyArray { shape, values })
@@ -155,25 +150,15 @@ pub fn write<T: NpyElement>(
     values: &[T],
 ) -> Result<(), NpyError> {
     if elem_count(shape) != Some(values.len()) {
-        return Err(NpyError::ShapeMismatch {
-            shape: shape.to_vec(),
-            elems: values.len(),
-        });
+        return Err(NpyError::ShapeMismatch { shape: shape.to_vec(), elems: values.len() });
     }
     let axes: String = shape.iter().map(|length| format!("{length}, ")).collect();
-    let axes = if shape.len() == 1 {
-        axes.trim_end()
-    } else {
-        axes.trim_end_matches(", ")
-    };
+    let axes = if shape.len() == 1 { axes.trim_end() } else { axes.trim_end_matches(", ") };
     let descr = T::DESCR;
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({axes}), }}");
     let preamble_bytes = MAGIC.len() + 4;
     let total_bytes = (preamble_bytes + header.len() + 1).next_multiple_of(HEADER_ALIGN_BYTES);
-    header.extend(std::iter::repeat_n(
-        ' ',
-        total_bytes - preamble_bytes - header.len() - 1,
-    ));
+    header.extend(std::iter::repeat_n(' ', total_bytes - preamble_bytes - header.len() - 1));
     header.push('\n');
     let header_bytes = u16::try_from(header.len()).map_err(|_| NpyError::Header("too long"))?;
     writer.write_all(MAGIC)?;
@@ -189,9 +174,7 @@ pub fn write<T: NpyElement>(
 
 /// The product of a shape, if that many elements fit into the address space.
 fn elem_count(shape: &[usize]) -> Option<usize> {
-    let elems = shape
-        .iter()
-        .try_fold(1usize, |elems, &length| elems.checked_mul(length))?;
+    let elems = shape.iter().try_fold(1usize, |elems, &length| elems.checked_mul(length))?;
     let bytes = elems.checked_mul(ELEM_BYTES)?;
     isize::try_from(bytes).ok().map(|_| elems)
 }
@@ -238,10 +221,7 @@ fn read_header(reader: &mut impl Read, descr: &'static str) -> Result<Vec<usize>
     let header = std::str::from_utf8(&header).map_err(|_| NpyError::Header("not text"))?;
     let header = Header::parse(header)?;
     if header.descr != descr {
-        return Err(NpyError::ElementType {
-            found: header.descr.to_owned(),
-            expected: descr,
-        });
+        return Err(NpyError::ElementType { found: header.descr.to_owned(), expected: descr });
     }
     if header.fortran_order && header.shape.iter().filter(|&&length| length != 1).count() > 1 {
         return Err(NpyError::FortranOrder);
@@ -260,17 +240,13 @@ impl<'h> Header<'h> {
     /// Parses a Python dictionary of exactly the three keys, in any order.
     fn parse(text: &'h str) -> Result<Self, NpyError> {
         let text = text.trim();
-        let body = text
-            .strip_prefix('{')
-            .and_then(|text| text.strip_suffix('}'));
+        let body = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
         let mut rest = body.ok_or(NpyError::Header("not a dictionary"))?.trim();
         let (mut descr, mut fortran_order, mut shape) = (None, None, None);
         while !rest.is_empty() {
             let (key, after) = quoted(rest).ok_or(NpyError::Header("a key is not a string"))?;
             let value = after.trim_start().strip_prefix(':');
-            let value = value
-                .ok_or(NpyError::Header("a key has no value"))?
-                .trim_start();
+            let value = value.ok_or(NpyError::Header("a key has no value"))?.trim_start();
             let after = match key {
                 "descr" => {
                     let (found, after) =
@@ -300,21 +276,16 @@ impl<'h> Header<'h> {
             };
         }
         match (descr, fortran_order, shape) {
-            (Some(descr), Some(fortran_order), Some(shape)) => Ok(Self {
-                descr,
-                fortran_order,
-                shape,
-            }),
+            (Some(descr), Some(fortran_order), Some(shape)) => {
+                Ok(Self { descr, fortran_order, shape })
+            }
             _ => Err(NpyError::Header("descr, fortran_order or shape is missing")),
         }
     }
 }
 
 fn quoted(text: &str) -> Option<(&str, &str)> {
-    let quote = text
-        .chars()
-        .next()
-        .filter(|quote| matches!(quote, '\'' | '"'))?;
+    let quote = text.chars().next().filter(|quote| matches!(quote, '\'' | '"'))?;
     text[1..].split_once(quote)
 }
 
@@ -389,40 +360,22 @@ mod tests {
             &full("(99999999999999999999,)"),
         ] {
             let result = read::<f32>(&*file(1, header, &[0; 64]));
-            assert!(
-                matches!(result, Err(NpyError::Header(_))),
-                "{header}: {result:?}"
-            );
+            assert!(matches!(result, Err(NpyError::Header(_))), "{header}: {result:?}");
         }
         let large = full("(4294967296, 4294967296)");
-        assert!(matches!(
-            read::<f32>(&*file(1, &large, &[])),
-            Err(NpyError::TooLarge { .. })
-        ));
+        assert!(matches!(read::<f32>(&*file(1, &large, &[])), Err(NpyError::TooLarge { .. })));
         let absent = full("(1000000000000,)");
         let result = read::<f32>(&*file(1, &absent, &[0; 9]));
-        assert!(matches!(
-            result,
-            Err(NpyError::Truncated { found_elems: 2, .. })
-        ));
+        assert!(matches!(result, Err(NpyError::Truncated { found_elems: 2, .. })));
         let long = " ".repeat(20_000);
-        assert!(matches!(
-            read::<f32>(&*file(2, &long, &[])),
-            Err(NpyError::Header(_))
-        ));
-        assert!(matches!(
-            read::<f32>(&*file(7, "", &[])),
-            Err(NpyError::Version { major: 7, .. })
-        ));
+        assert!(matches!(read::<f32>(&*file(2, &long, &[])), Err(NpyError::Header(_))));
+        assert!(matches!(read::<f32>(&*file(7, "", &[])), Err(NpyError::Version { major: 7, .. })));
         assert!(matches!(
             read::<i32>(&*file(1, &full("()"), &[])),
             Err(NpyError::ElementType { .. })
         ));
         let fortran = full("(2, 2)").replace("False", "True");
-        assert!(matches!(
-            read::<f32>(&*file(1, &fortran, &[])),
-            Err(NpyError::FortranOrder)
-        ));
+        assert!(matches!(read::<f32>(&*file(1, &fortran, &[])), Err(NpyError::FortranOrder)));
     }
 
     #[test]
@@ -446,9 +399,6 @@ mod tests {
     #[test]
     fn values_must_fill_the_shape() {
         let result = write(Vec::new(), &[2, 2], &[1.0f32; 3]);
-        assert!(matches!(
-            result,
-            Err(NpyError::ShapeMismatch { elems: 3, .. })
-        ));
+        assert!(matches!(result, Err(NpyError::ShapeMismatch { elems: 3, .. })));
     }
 }

@@ -25,24 +25,14 @@ fn ids_equal_open_clip() {
         let ids: Vec<u32> = serde_json::from_value(golden["ids"].clone()).expect("ids");
         // The goldens stop at the first end token, which a prompt may contain literally.
         let mut found = tokenizer.encode(prompt);
-        let end = found
-            .iter()
-            .position(|&id| id == END_ID)
-            .expect("an end token");
+        let end = found.iter().position(|&id| id == END_ID).expect("an end token");
         found.truncate(end + 1);
         if found != ids {
-            failures.push(format!(
-                "{prompt:?}\n  found    {found:?}\n  expected {ids:?}"
-            ));
+            failures.push(format!("{prompt:?}\n  found    {found:?}\n  expected {ids:?}"));
         }
         count += 1;
     }
-    assert!(
-        failures.is_empty(),
-        "{} of {count}:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {count}:\n{}", failures.len(), failures.join("\n"));
     assert!(count > 600, "only {count} prompts");
 }
 
@@ -53,10 +43,7 @@ fn an_overlong_prompt_is_cut_and_says_so() {
     assert_eq!((fits.ids.len(), fits.truncated), (CONTEXT_LENGTH, false));
     let cut = tokenizer.tokenize(&"heart ".repeat(CONTEXT_LENGTH - 1));
     assert_eq!((cut.ids.len(), cut.truncated), (CONTEXT_LENGTH, true));
-    assert_eq!(
-        (cut.ids.first(), cut.ids.last()),
-        (Some(&START_ID), Some(&END_ID))
-    );
+    assert_eq!((cut.ids.first(), cut.ids.last()), (Some(&START_ID), Some(&END_ID)));
     assert_eq!(cut.ids, fits.ids);
 }
 
@@ -69,10 +56,7 @@ fn literal_markers_are_their_tokens() {
 #[test]
 fn the_iota_subscript_separates() {
     let tokenizer = tokenizer();
-    assert_eq!(
-        tokenizer.encode("a\u{345}b!\u{345}!"),
-        tokenizer.encode("a b! !")
-    );
+    assert_eq!(tokenizer.encode("a\u{345}b!\u{345}!"), tokenizer.encode("a b! !"));
 }
 
 #[test]
@@ -85,12 +69,7 @@ fn padding_is_zero() {
 #[test]
 fn a_damaged_vocabulary_is_an_error() {
     let merges = std::fs::read(in_crate("../graphs/assets/clip_merges.txt")).expect("merges");
-    for damaged in [
-        &b""[..],
-        b"#version\n\xff",
-        &merges[..merges.len() / 2],
-        b"#version\na\n",
-    ] {
+    for damaged in [&b""[..], b"#version\n\xff", &merges[..merges.len() / 2], b"#version\na\n"] {
         assert!(Tokenizer::from_merges(damaged).is_err());
     }
     let twice = String::from_utf8_lossy(&merges).replacen("t h\n", "i n\n", 1);
@@ -100,9 +79,8 @@ fn a_damaged_vocabulary_is_an_error() {
 #[test]
 fn a_very_long_word_takes_no_quadratic_time() {
     let tokenizer = tokenizer();
-    let word: String = (0..200_000u32)
-        .map(|n| char::from(b'a' + (n % 4099 * (n % 4093) % 23) as u8))
-        .collect();
+    let word: String =
+        (0..200_000u32).map(|n| char::from(b'a' + (n % 4099 * (n % 4093) % 23) as u8)).collect();
     assert!(tokenizer.tokenize(&word).truncated);
 }
 

@@ -2,6 +2,7 @@
 //! concatenation.
 
 use anyhow::Result;
+use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::{Graph, Op, ValueId};
 
 use super::contraction::Contraction;
@@ -33,5 +34,12 @@ fn fold_into(graph: &mut Graph, user: ValueId, id: ValueId, parts: &[ValueId]) -
         contraction.rewrite(graph, user)?;
         return Ok(true);
     }
-    Ok(false)
+    let Some(Op::GroupNorm(norm)) = graph.node(user).op().cloned() else { return Ok(false) };
+    let operands = graph.operands(user);
+    if norm.sources != 1 || operands[0] != id {
+        return Ok(false);
+    }
+    let inputs = [parts, &operands[1..]].concat();
+    graph.rewrite(user, GroupNorm { sources: parts.len(), ..norm }, &inputs)?;
+    Ok(true)
 }

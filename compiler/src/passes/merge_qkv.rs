@@ -27,9 +27,8 @@ fn merge(graph: &mut Graph, id: ValueId, attention: Attention) -> Result<bool> {
         .map(value)
         .into_iter()
         .filter(|v| {
-            projection(graph, *v, id).is_some_and(|p| {
-                p.sources == key.sources && p.bias.is_some() == key.bias.is_some()
-            })
+            projection(graph, *v, id)
+                .is_some_and(|p| p.sources == key.sources && p.bias.is_some() == key.bias.is_some())
         })
         .collect();
     let distinct = mates.iter().collect::<std::collections::BTreeSet<_>>().len();
@@ -58,8 +57,8 @@ fn merge(graph: &mut Graph, id: ValueId, attention: Attention) -> Result<bool> {
 /// A matmul of constant weights with at most a bias, read by the attention alone.
 fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<Contraction> {
     let c = Contraction::of(graph, value)?;
-    let constant = graph.node(c.weight).is_weight()
-        && c.bias.is_none_or(|b| graph.node(b).is_weight());
+    let constant =
+        graph.node(c.weight).is_weight() && c.bias.is_none_or(|b| graph.node(b).is_weight());
     let alone = graph.users(value) == [attention] && !graph.is_output(value);
     (!c.is_conv() && c.is_linear() && constant && alone).then_some(c)
 }

@@ -36,8 +36,8 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
 
 fn row_projection(graph: &Graph, id: ValueId) -> Option<Contraction> {
     let c = Contraction::of(graph, id)?;
-    let constant = graph.node(c.weight).is_weight()
-        && c.bias.is_none_or(|b| graph.node(b).is_weight());
+    let constant =
+        graph.node(c.weight).is_weight() && c.bias.is_none_or(|b| graph.node(b).is_weight());
     let only_rows = graph.users(id).iter().all(|user| {
         Contraction::of(graph, *user).is_some_and(|u| {
             let others = graph.operands(*user).iter().filter(|v| **v == id).count();

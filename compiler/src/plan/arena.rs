@@ -12,30 +12,36 @@
 //! ```
 
 mod check;
+mod csv;
 mod greedy;
+mod improve;
+mod partial;
 mod problem;
+mod report;
+mod search;
+mod sections;
 
 pub use check::{CheckError, check};
+pub use csv::{CsvError, CsvErrorKind, Table, parse_csv, write_csv};
 pub use problem::{Buffer, Conflict, Problem, ProblemError, Solution, conflict};
+pub use report::{CsvConflict, CsvReport, run_csv};
 
 use std::time::Duration;
 
 /// How much work [`solve`] may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Steps of search after which the best solution so far is returned. Counted, not timed, so
-    /// that a problem has the same solution on every machine. 0 leaves greedy placement only.
-    pub search_nodes: u64,
-    /// Time after which the search stops in any case; gives up reproducibility.
+    /// Steps of search, a few nanoseconds each, after which the best solution so far is returned.
+    /// Counted, not timed, so that a problem has the same solution on every machine. 0 leaves
+    /// greedy placement only.
+    pub search_steps: u64,
+    /// When to stop the search in any case; makes the solution depend on the machine.
     pub time: Option<Duration>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            search_nodes: 2_000_000,
-            time: None,
-        }
+        Self { search_steps: 500_000_000, time: None }
     }
 }
 
@@ -48,8 +54,10 @@ impl Default for Limits {
 /// Errors: [`ProblemError`] if the problem is malformed.
 pub fn solve(problem: &Problem, limits: &Limits) -> Result<Solution, ProblemError> {
     problem.validate()?;
-    let lower_bound_bytes = problem.lower_bound_bytes();
-    let target_bytes = problem.capacity_bytes.unwrap_or(0).max(lower_bound_bytes);
-    let _ = limits;
-    Ok(greedy::greedy(problem, target_bytes))
+    let target_bytes = problem.capacity_bytes.unwrap_or(0).max(problem.lower_bound_bytes());
+    let solution = greedy::greedy(problem, target_bytes);
+    if solution.height_bytes <= target_bytes || limits.search_steps == 0 {
+        return Ok(solution);
+    }
+    Ok(improve::improve(problem, solution, target_bytes, limits))
 }

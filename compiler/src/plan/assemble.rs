@@ -14,6 +14,9 @@ use super::lifetime::Lifetimes;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
 
+/// No warnings: the sources are tested, and drivers print them on the user's terminal.
+const BUILD_OPTIONS: &str = "-w";
+
 /// Everything that was decided.
 pub struct Decisions<'a> {
     /// The networks as launches.
@@ -33,9 +36,8 @@ pub struct Decisions<'a> {
 /// Makes the plan. Offsets and checksums of weights are zero until the weights are written.
 pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
     let mut assembler = Assembler::new(decisions);
-    let networks = (0..decisions.networks.len())
-        .map(|i| assembler.network(i))
-        .collect::<Result<Vec<_>>>()?;
+    let networks =
+        (0..decisions.networks.len()).map(|i| assembler.network(i)).collect::<Result<Vec<_>>>()?;
     let Assembler { sources, kernels, local_mem_bytes, work_group_size, times, .. } = assembler;
     let buffers = assemble_buffers(decisions, &times);
     let blocks = decisions
@@ -176,7 +178,9 @@ impl<'a> Assembler<'a> {
         drafts
             .filter(|(i, d)| {
                 let at = if first { d.launches.0 } else { d.launches.1 };
-                d.network == network && !d.small && at == launch
+                d.network == network
+                    && !d.small
+                    && at == launch
                     && resident(self.decisions, *i).is_none()
             })
             .map(|(i, _)| i)
@@ -186,9 +190,9 @@ impl<'a> Assembler<'a> {
     fn load(&mut self, network: usize, launch: u32, steps: &mut Vec<Step>) -> Result<()> {
         for block in self.streamed(network, launch, true) {
             let free = self.slots.iter().enumerate().filter(|(_, s)| s.0.is_none());
-            let (slot, _) = free
-                .min_by_key(|(_, s)| s.1)
-                .with_context(|| format!("no slot for {}", self.decisions.blocks.drafts[block].name))?;
+            let (slot, _) = free.min_by_key(|(_, s)| s.1).with_context(|| {
+                format!("no slot for {}", self.decisions.blocks.drafts[block].name)
+            })?;
             self.slots[slot].0 = Some(block);
             steps.push(Step::Load { block: BlockId(block as u32), slot: SlotId(slot as u32) });
         }
@@ -294,7 +298,7 @@ impl<'a> Assembler<'a> {
                 entry: launch.entry.to_string(),
                 op: op.to_string(),
                 variant: variant.to_string(),
-                options: String::new(),
+                options: BUILD_OPTIONS.to_string(),
             });
             KernelId(self.kernels.len() as u32 - 1)
         })

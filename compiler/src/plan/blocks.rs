@@ -108,7 +108,8 @@ impl Blocks {
                         continue;
                     }
                     let key = (index, op_index, input, offset_bytes);
-                    let piece = |at_bytes| Piece { op: op_index, input, offset_bytes, len_bytes, at_bytes };
+                    let piece =
+                        |at_bytes| Piece { op: op_index, input, offset_bytes, len_bytes, at_bytes };
                     if let Some((block, _)) = self.places.get(&key) {
                         self.drafts[*block].launches.1 = launch_index;
                     } else if len_bytes < SMALL_BYTES {

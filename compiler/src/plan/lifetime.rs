@@ -135,7 +135,8 @@ impl Lifetimes {
                 }
             }
             let node = graph.node(op.id);
-            let draft = |name: String, len_bytes| BufferDraft { name, len_bytes, lower: now, upper: end };
+            let draft =
+                |name: String, len_bytes| BufferDraft { name, len_bytes, lower: now, upper: end };
             let name = format!("{}.{}", network.source.name, node.name);
             if let Work::Kernels { lowering, .. } = &op.work {
                 let scratch = lowering

@@ -73,8 +73,9 @@ pub struct LoweredNetwork {
 pub enum Preference {
     /// The target's first choice.
     Fastest,
-    /// The least scratch memory, then the target's choice.
-    LeastScratch,
+    /// The target's first choice among those with at most so many bytes of scratch memory; if
+    /// there is none, the one with the least.
+    ScratchUpTo(u64),
 }
 
 /// Storage types of a compilation.
@@ -136,13 +137,19 @@ fn kernels(
         })
         .collect();
     let problem = Problem { op, inputs: &inputs, output: graph.ty(id), max_weight_bytes };
+    let allowed_bytes = match preference {
+        Preference::Fastest => u64::MAX,
+        Preference::ScratchUpTo(bytes) => bytes,
+    };
     let mut lowered = Vec::new();
     for variant in candidates(&problem, target) {
         let lowering = (variant.lower)(&problem, target)
             .with_context(|| format!("variant {}", variant.name))?;
         let scratch: u64 = lowering.scratch_bytes.iter().sum();
         lowered.push((scratch, Work::Kernels { variant: variant.name, lowering }));
-        if preference == Preference::Fastest {
+        if scratch <= allowed_bytes {
+            let last = lowered.len() - 1;
+            lowered.drain(..last);
             break;
         }
     }

@@ -51,9 +51,11 @@ pub fn strategies(profile: &DeviceProfile) -> Vec<Strategy> {
     };
     vec![
         strategy(2, Preference::Fastest, 1),
-        strategy(2, Preference::LeastScratch, 4),
-        strategy(1, Preference::LeastScratch, 4),
-        strategy(1, Preference::LeastScratch, 16),
+        strategy(2, Preference::Fastest, 4),
+        strategy(2, Preference::ScratchUpTo(16 << 20), 4),
+        strategy(1, Preference::ScratchUpTo(4 << 20), 4),
+        strategy(1, Preference::ScratchUpTo(1 << 20), 16),
+        strategy(1, Preference::ScratchUpTo(0), 16),
     ]
 }
 

@@ -12,6 +12,9 @@ use super::blocks::Blocks;
 use super::lifetime::{BufferDraft, Lifetimes};
 use super::lower::LoweredNetwork;
 
+/// Work the arena's search may do for one placement: about a tenth of a second.
+const SEARCH_STEPS: u64 = 20_000_000;
+
 /// Addresses, and the blocks that stay.
 pub struct Placement {
     /// All buffers: those of the lifetimes, then one for each resident block.
@@ -57,7 +60,8 @@ pub fn place(
                 resident.push((*block, buffers.len() - 1));
             }
         }
-        let (buffers, solution, lower_bound_bytes) = solve_with_bound(buffers, align_bytes, capacity_bytes)?;
+        let (buffers, solution, lower_bound_bytes) =
+            solve_with_bound(buffers, align_bytes, capacity_bytes)?;
         if solution.height_bytes <= capacity_bytes {
             resident.sort_unstable();
             let (offsets, height_bytes) = (solution.offsets, solution.height_bytes);
@@ -120,7 +124,8 @@ fn solve(
     align_bytes: u64,
     capacity_bytes: u64,
 ) -> Result<(Vec<BufferDraft>, arena::Solution)> {
-    let solution = arena::solve(&problem(&buffers, align_bytes, capacity_bytes), &Limits::default())?;
+    let limits = Limits { search_steps: SEARCH_STEPS, ..Limits::default() };
+    let solution = arena::solve(&problem(&buffers, align_bytes, capacity_bytes), &limits)?;
     Ok((buffers, solution))
 }
 
@@ -129,7 +134,7 @@ fn solve_with_bound(
     align_bytes: u64,
     capacity_bytes: u64,
 ) -> Result<(Vec<BufferDraft>, arena::Solution, u64)> {
-    let problem = problem(&buffers, align_bytes, capacity_bytes);
-    let solution = arena::solve(&problem, &Limits::default())?;
-    Ok((buffers, solution, problem.lower_bound_bytes()))
+    let (buffers, solution) = solve(buffers, align_bytes, capacity_bytes)?;
+    let lower_bound_bytes = problem(&buffers, 1, capacity_bytes).lower_bound_bytes();
+    Ok((buffers, solution, lower_bound_bytes))
 }

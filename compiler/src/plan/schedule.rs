@@ -51,8 +51,7 @@ fn greedy(graph: &Graph) -> Vec<ValueId> {
     let mut waiting: HashMap<ValueId, usize> = HashMap::new();
     let mut ready = BTreeSet::new();
     for id in graph.ids().filter(|id| graph.node(*id).op().is_some()) {
-        let count =
-            operands(graph, id).iter().filter(|v| graph.node(**v).op().is_some()).count();
+        let count = operands(graph, id).iter().filter(|v| graph.node(**v).op().is_some()).count();
         waiting.insert(id, count);
         if count == 0 {
             ready.insert(id);

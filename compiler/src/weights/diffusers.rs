@@ -1,7 +1,7 @@
 //! A diffusers model folder: `text_encoder/`, `unet/` and `vae/`, each one safetensors file or
 //! shards with an index.
 //!
-//! [`names`] says which tensor of the single-file layout each stored tensor is, or is a part of;
+//! `names` says which tensor of the single-file layout each stored tensor is, or is a part of;
 //! this module finds the files and reads the parts. Tensors without a place in that layout stay
 //! visible as `<component>/<name>`, so that a message can point at them.
 

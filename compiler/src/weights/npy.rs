@@ -1,7 +1,7 @@
 //! A folder of `.npy` files, one for each tensor, named `<key>.npy`.
 //!
 //! Read are `<f2`, `<f4` and `<f8` in C order; NumPy has no bfloat16. Headers are parsed by
-//! `npyz`, after [`vet`] has refused those that would make a parser overflow or recurse.
+//! `npyz`, after `vet` has refused those that would make a parser overflow or recurse.
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -29,8 +29,10 @@ pub fn open(path: &Path) -> Result<SafetensorsFile> {
     let mut frames = Frames::new(BufReader::with_capacity(CHUNK_BYTES, source));
     let header = Header::read(&mut frames, path)?;
     let folder = std::env::temp_dir();
-    let mut spool = tempfile::tempfile_in(&folder)
-        .with_context(|| format!("{}: making a temporary file", folder.display()))?;
+    let mut spool = tempfile::tempfile_in(&folder).with_context(|| {
+        let (path, folder) = (path.display(), folder.display());
+        format!("{path}: no temporary file in {folder}; set TMPDIR to a folder that can be written")
+    })?;
     copy_data(&mut frames, &mut spool, header.data_bytes, path, &folder)?;
     SafetensorsFile::from_parts(path, spool, header, 0)
 }

@@ -4,3 +4,4 @@ mod fixtures;
 mod formats;
 mod hostile;
 mod requirements;
+mod sd21;

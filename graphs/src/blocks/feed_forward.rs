@@ -7,7 +7,8 @@ use kiln_ir::{IrError, ValueId};
 /// Width between the two layers over the width of the block.
 const EXPANSION: usize = 4;
 
-/// Feed-forward with a gated GELU (`FeedForward(glu=True)`): the first layer makes `[value | gate]`.
+/// Feed-forward with a gated GELU (`FeedForward(glu=True)`): the first layer makes
+/// `[value | gate]`.
 ///
 /// Shapes: `x: [N, L.., C]` -> `[N, L.., C]`.
 pub fn geglu_feed_forward(net: &mut Layers, path: &str, x: ValueId) -> Result<ValueId, IrError> {

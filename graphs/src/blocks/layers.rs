@@ -117,7 +117,7 @@ impl Layers {
     /// Group normalization.
     pub fn group_norm(&mut self, path: &str, x: ValueId, eps: f32) -> Result<ValueId, IrError> {
         let [gamma, beta] = self.norm_tensors(path, x);
-        let op = GroupNorm { groups: NORM_GROUPS, eps, activation: Activation::None };
+        let op = GroupNorm { sources: 1, groups: NORM_GROUPS, eps, activation: Activation::None };
         self.graph.push(path, op, &[x, gamma, beta])
     }
 

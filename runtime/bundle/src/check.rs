@@ -1,46 +1,56 @@
 //! Decides whether a plan keeps its promises, without knowing how it was made.
+//!
+//! The checker shares no code with the planner and trusts nothing in a plan: it is what stands
+//! between a forged bundle and a device, and between a bug in the planner and a wrong picture.
+//! It walks the timeline once and holds, in this order:
+//!
+//! 1. **Sizes** (`sizes`): the parts add up to no more than the budget; no allocation is larger
+//!    than the device allows; time is counted in 32 bits; networks and ports have one name each.
+//! 2. **Buffers** (`buffers`): aligned, inside the arena, alive for a while; no two share an
+//!    address at the same instant; the stated lower bound is the largest sum of live sizes.
+//! 3. **Weights** (`blocks`): blocks are aligned, inside the section and disjoint; a resident
+//!    block has a buffer to itself that holds it.
+//! 4. **Flow** (`flow`): every region that is read has been written, all of it, by an earlier
+//!    step or by the host through a port; every use falls into the life of its buffer; what
+//!    enters the sampler's loop stays alive through it; streamed weights are loaded before use,
+//!    not overwritten while in use, and freed by the end of their network.
+//! 5. **Launches** (`launch`): global and local sizes that a device accepts.
+//!
+//! What kernels do inside the regions they are given is not the checker's concern.
 
-use thiserror::Error;
+mod blocks;
+mod buffers;
+mod flow;
+mod interval_set;
+mod launch;
+mod sizes;
+mod violation;
 
 use crate::plan::Plan;
+
+pub use violation::{BlockAt, BufferAt, Place, Violation};
 
 /// What the checker computed on its way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Checked {
     /// Planned peak of the whole process.
     pub peak_bytes: u64,
-}
-
-/// The rule that a plan breaks.
-#[derive(Clone, PartialEq, Debug, Error)]
-#[non_exhaustive]
-pub enum Violation {
-    /// The sum of the parts is more than the user allowed.
-    #[error("peak of {peak_bytes:?} bytes exceeds the budget of {budget_bytes} bytes")]
-    Budget {
-        /// The sum; `None` if 64 bits do not hold it.
-        peak_bytes: Option<u64>,
-        /// What is allowed.
-        budget_bytes: u64,
-    },
+    /// Largest sum of live buffer sizes.
+    pub arena_lower_bound_bytes: u64,
+    /// Steps of all networks: the length of the timeline.
+    pub instant_count: u32,
 }
 
 /// Checks a plan against a weights section of that length.
-pub fn check(plan: &Plan, _weights_len_bytes: u64) -> Result<Checked, Violation> {
-    let memory = &plan.memory;
-    let parts = [
-        memory.arena_bytes,
-        memory.staging_bytes,
-        memory.host_bytes,
-        memory.program_bytes,
-        memory.baseline_bytes,
-    ];
-    let peak_bytes = parts
-        .iter()
-        .chain(&memory.slot_bytes)
-        .try_fold(0u64, |sum, &part_bytes| sum.checked_add(part_bytes));
-    match peak_bytes {
-        Some(peak_bytes) if peak_bytes <= memory.budget_bytes => Ok(Checked { peak_bytes }),
-        _ => Err(Violation::Budget { peak_bytes, budget_bytes: memory.budget_bytes }),
-    }
+///
+/// Time: in proportion to the plan's size, but for logarithms. Never panics.
+/// Errors: the first violation found.
+pub fn check(plan: &Plan, weights_len_bytes: u64) -> Result<Checked, Violation> {
+    let peak_bytes = sizes::check(plan)?;
+    let spans = sizes::spans(plan)?;
+    let instant_count = spans.last().map_or(0, |&(_, upper)| upper);
+    let arena_lower_bound_bytes = buffers::check(plan, instant_count)?;
+    let owners = blocks::check(plan, weights_len_bytes)?;
+    flow::check(plan, &spans, &owners, weights_len_bytes)?;
+    Ok(Checked { peak_bytes, arena_lower_bound_bytes, instant_count })
 }

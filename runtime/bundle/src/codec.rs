@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::plan::Plan;
 
 /// Largest encoded plan that is written or read.
-pub const MAX_PLAN_BYTES: usize = 32 << 20;
+pub const MAX_PLAN_BYTES: usize = 16 << 20;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_PLAN_BYTES>> =
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX_PLAN_BYTES>();

@@ -1,8 +1,8 @@
 //! The bundle: one file that holds a compiled model, and the contract between compiler and runtime.
 //!
 //! [`plan`] says what a program is, [`check`] decides, independently of the planner, whether a
-//! plan keeps its promises, [`format`] lays sections out in a file and [`codec`] turns a plan
-//! into bytes. This crate knows nothing of OpenCL, of graphs or of checkpoints.
+//! plan keeps its promises, [`mod@format`] lays sections out in a file and [`codec`] turns a
+//! plan into bytes. This crate knows nothing of OpenCL, of graphs or of checkpoints.
 #![forbid(unsafe_code)]
 
 pub mod check;

@@ -1,5 +1,7 @@
 //! Valid plans for tests: a small one that uses every feature, and chains of any length.
 
+mod chain;
+
 use std::path::Path;
 
 use crate::error::BundleError;
@@ -8,6 +10,8 @@ use crate::plan::{
     Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
     Manifest, MemoryPlan, Network, Phase, Plan, Port, Requirements, Residency, SlotId, Step,
 };
+
+pub use chain::{chain, weights_len_bytes};
 
 /// What stands in for a tokenizer.
 pub const TOKENIZER: &[u8] = b"a tokenizer";

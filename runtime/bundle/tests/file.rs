@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use kiln_bundle::format::MAX_TOKENIZER_BYTES;
 use kiln_bundle::plan::BlockId;
 use kiln_bundle::{BundleError, BundleFile, BundleWriter, testing};
 
@@ -169,4 +170,54 @@ fn another_version_is_named() {
     fs::write(&path, bytes).unwrap();
     let error = BundleFile::open(&path).err().unwrap();
     assert!(matches!(error, BundleError::Version { found: 7, supported: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_tokenizer_that_no_reader_takes_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = BundleWriter::create(&folder.path().join("x.kiln")).unwrap();
+    writer.write_block(&testing::weights()).unwrap();
+    let tokenizer = vec![0; MAX_TOKENIZER_BYTES as usize + 1];
+    let error = writer.finish(&testing::plan(), &tokenizer).unwrap_err();
+    assert!(matches!(error, BundleError::TooLarge { .. }), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn verification_finds_the_block_wherever_chunks_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chain.kiln");
+    let sizes = [(3 << 20) + 5, 1 << 20, 4096, (1 << 20) - 8192, 1, (2 << 20) + 1];
+    let mut plan = testing::chain(&sizes);
+    let mut writer = BundleWriter::create(&path).unwrap();
+    for (index, block) in plan.blocks.iter_mut().enumerate() {
+        let bytes = vec![index as u8 + 1; block.len_bytes as usize];
+        let (offset_bytes, len_bytes, checksum) = writer.write_block(&bytes).unwrap();
+        assert_eq!((offset_bytes, len_bytes), (block.offset_bytes, block.len_bytes));
+        block.checksum = checksum;
+    }
+    let table_at = writer.write_stream([Ok::<_, BundleError>([7; 100])]).unwrap();
+    writer.finish(&plan, b"").unwrap();
+
+    let bundle = BundleFile::open(&path).unwrap();
+    let mut heard = vec![];
+    bundle.verify_all(|done_bytes| heard.push(done_bytes)).unwrap();
+    assert!(heard.is_sorted() && heard.last() == Some(&bundle.weights_len_bytes()), "{heard:?}");
+    let good = fs::read(&path).unwrap();
+    let weights_at = bundle.weights_at_bytes();
+    let flipped = |offset: u64| {
+        let mut bytes = good.clone();
+        bytes[(weights_at + offset) as usize] ^= 4;
+        fs::write(&path, bytes).unwrap();
+        BundleFile::open(&path).unwrap().verify_all(|_| {}).unwrap_err()
+    };
+    for (index, block) in plan.blocks.iter().enumerate() {
+        for offset in [block.offset_bytes, block.offset_bytes + block.len_bytes - 1] {
+            match flipped(offset) {
+                BundleError::CorruptBlock { block, .. } => assert_eq!(block as usize, index),
+                other => panic!("{other}"),
+            }
+        }
+    }
+    assert!(matches!(flipped(table_at), BundleError::Corrupt { what: "a weight table", .. }));
 }

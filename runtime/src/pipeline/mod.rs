@@ -5,5 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod png;
 pub mod rng;
+pub mod sampler;
 pub mod tokenizer;

@@ -26,10 +26,7 @@ impl NormalRng {
     /// Starts from a seed. As in PyTorch, only its low 32 bits count.
     pub fn from_seed(seed: u64) -> Self {
         let [a, b, c, d, ..] = seed.to_le_bytes();
-        Self {
-            twister: Mt::new(u32::from_le_bytes([a, b, c, d])),
-            spare: None,
-        }
+        Self { twister: Mt::new(u32::from_le_bytes([a, b, c, d])), spare: None }
     }
 
     /// Fills a tensor with standard normal numbers, as one call of `torch.randn` does.
@@ -56,11 +53,7 @@ impl NormalRng {
         }
         let tail_elems = count % CHUNK_ELEMS;
         // With a tail, PyTorch draws the last 16 anew after all others, overwriting some.
-        let kept = if tail_elems == 0 {
-            count
-        } else {
-            count - CHUNK_ELEMS
-        };
+        let kept = if tail_elems == 0 { count } else { count - CHUNK_ELEMS };
         for chunk in 0..count / CHUNK_ELEMS {
             let first = chunk * CHUNK_ELEMS;
             for (index, noise) in (first..kept).zip(self.next_chunk()) {
@@ -128,10 +121,7 @@ mod tests {
     fn assert_close(found: &[f32], expected: &[f32], tolerance: f32) {
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
-            assert!(
-                (found - expected).abs() <= tolerance,
-                "{found} is not {expected}"
-            );
+            assert!((found - expected).abs() <= tolerance, "{found} is not {expected}");
         }
     }
 
@@ -140,9 +130,7 @@ mod tests {
     fn first_numbers_equal_torch() {
         let mut values = [0.0; 16];
         NormalRng::from_seed(0).fill(&mut values);
-        let expected = [
-            -1.1258, -1.1524, -0.2506, -0.4339, 0.8487, 0.6920, -0.3160, -2.1152,
-        ];
+        let expected = [-1.1258, -1.1524, -0.2506, -0.4339, 0.8487, 0.6920, -0.3160, -2.1152];
         assert_close(&values[..8], &expected, 5e-5);
         let mut few = [0.0; 5];
         NormalRng::from_seed(0).fill(&mut few);

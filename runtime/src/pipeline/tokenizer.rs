@@ -75,9 +75,7 @@ impl Tokenizer {
     /// Errors: [`TokenizerError`] if the text is not UTF-8, has a line that does not follow from
     /// the lines before it, or fewer than 48,894 pairs. Further lines are ignored.
     pub fn from_merges(merges: &[u8]) -> Result<Self, TokenizerError> {
-        Ok(Self {
-            merges: Merges::parse(std::str::from_utf8(merges)?)?,
-        })
+        Ok(Self { merges: Merges::parse(std::str::from_utf8(merges)?)? })
     }
 
     /// Encodes a prompt, and tells whether it was cut.

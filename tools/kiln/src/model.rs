@@ -49,7 +49,9 @@ impl Model for ConfiguredModel {
 pub fn find(name: &str) -> Result<ConfiguredModel> {
     let known = || config::models().iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
     let found = config::model(name);
-    Ok(ConfiguredModel(found.with_context(|| format!("no model '{name}': use one of {}", known()))?))
+    Ok(ConfiguredModel(
+        found.with_context(|| format!("no model '{name}': use one of {}", known()))?,
+    ))
 }
 
 /// The weights of a model that were not named: its file in `models/` here or beside the program.

@@ -4,7 +4,9 @@
 ///
 /// Errors: one line that says what is accepted.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let error = || format!("'{text}' is not a size: write bytes, or a number with KiB, MiB, GiB, KB, MB or GB");
+    let error = || {
+        format!("'{text}' is not a size: write bytes, or a number with KiB, MiB, GiB, KB, MB or GB")
+    };
     let text_ = text.trim();
     let split = text_.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_.len());
     let (number, unit) = text_.split_at(split);

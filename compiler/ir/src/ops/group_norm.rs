@@ -1,5 +1,6 @@
 //! Group normalization.
 
+use super::concat::Concat;
 use super::epilogue::{Activation, silu};
 use super::{expect_eq, expect_inputs, expect_rank, moments};
 use crate::error::shape_error;
@@ -7,11 +8,15 @@ use crate::{IrError, OpDef, Tensor, TensorType};
 
 /// Normalizes groups of adjacent channels of each batch entry, then scales, shifts and activates.
 ///
-/// Inputs: `x` `[N, .., C]`, `gamma` `[C]`, `beta` `[C]`. Mean and biased variance are taken over
-/// all axes but the first and over the `C / groups` channels of a group. Output: the type of `x`.
+/// Inputs: `sources` values `[N, .., *]` that are read as one of `C` channels, `gamma` `[C]`,
+/// `beta` `[C]`; a group may cross from one source to the next. Mean and biased variance are taken over
+/// all axes but the first and over the `C / groups` channels of a group. Output:
+/// `[N, .., C]`.
 /// Source: Wu & He 2018 (arXiv:1803.08494), section 3.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GroupNorm {
+    /// Number of values read as one.
+    pub sources: usize,
     /// Number of groups; divides the channels.
     pub groups: usize,
     /// Added to the variance.
@@ -24,9 +29,12 @@ impl OpDef for GroupNorm {
     const NAME: &'static str = "group_norm";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        expect_inputs(Self::NAME, inputs, 3)?;
-        let x = inputs[0];
-        expect_rank(Self::NAME, x, 2)?;
+        expect_inputs(Self::NAME, inputs, self.sources + 2)?;
+        expect_rank(Self::NAME, inputs[0], 2)?;
+        let x = &match self.sources {
+            1 => inputs[0].clone(),
+            _ => Concat.infer(&inputs[..self.sources])?,
+        };
         if self.groups == 0 || !x.channels().is_multiple_of(self.groups) {
             let what = format!("{} groups do not divide the channels of {x}", self.groups);
             return Err(shape_error(Self::NAME, what));
@@ -35,18 +43,27 @@ impl OpDef for GroupNorm {
             let what = format!("activation {:?} is neither None nor Silu", self.activation);
             return Err(shape_error(Self::NAME, what));
         }
-        expect_eq(Self::NAME, "length of gamma", inputs[1].elem_count(), x.channels())?;
-        expect_eq(Self::NAME, "length of beta", inputs[2].elem_count(), x.channels())?;
+        expect_eq(Self::NAME, "length of gamma", inputs[self.sources].elem_count(), x.channels())?;
+        expect_eq(
+            Self::NAME,
+            "length of beta",
+            inputs[self.sources + 1].elem_count(),
+            x.channels(),
+        )?;
         Ok(x.clone())
     }
 
-    fn flops(&self, inputs: &[&TensorType], _output: &TensorType) -> u64 {
+    fn flops(&self, _inputs: &[&TensorType], output: &TensorType) -> u64 {
         let each = if self.activation == Activation::Silu { 11 } else { 7 };
-        each * inputs[0].elem_count() as u64
+        each * output.elem_count() as u64
     }
 
     fn eval(&self, inputs: &[&Tensor]) -> Tensor {
-        let (x, gamma, beta) = (inputs[0], &inputs[1].data, &inputs[2].data);
+        let x = &match self.sources {
+            1 => inputs[0].clone(),
+            _ => Concat.eval(&inputs[..self.sources]),
+        };
+        let (gamma, beta) = (&inputs[self.sources].data, &inputs[self.sources + 1].data);
         let c = x.channels();
         let width = c / self.groups;
         let entry_len = x.data.len() / x.shape[0];
@@ -76,7 +93,9 @@ impl OpDef for GroupNorm {
         } else {
             format!(" act={:?}", self.activation).to_lowercase()
         };
-        format!("groups={} eps={:e}{act}", self.groups, self.eps)
+        let sources =
+            if self.sources > 1 { format!(" sources={}", self.sources) } else { String::new() };
+        format!("groups={} eps={:e}{sources}{act}", self.groups, self.eps)
     }
 }
 
@@ -86,7 +105,7 @@ mod tests {
     use super::*;
 
     fn norm(groups: usize, activation: Activation) -> GroupNorm {
-        GroupNorm { groups, eps: 1e-6, activation }
+        GroupNorm { sources: 1, groups, eps: 1e-6, activation }
     }
 
     fn inputs() -> [Tensor; 3] {
@@ -124,8 +143,21 @@ mod tests {
         let x = Tensor::new(&[2, 2], vec![1., 3., 10., 30.]);
         let g = Tensor::new(&[2], vec![2.0, 1.0]);
         let b = Tensor::new(&[2], vec![0.5, 0.0]);
-        let op = GroupNorm { groups: 1, eps: 0.0, activation: Activation::None };
+        let op = GroupNorm { sources: 1, groups: 1, eps: 0.0, activation: Activation::None };
         assert_eval(&op, &[&x, &g, &b], &[2, 2], &[-1.5, 1.0, -1.5, 1.0]);
+    }
+
+    #[test]
+    fn two_sources_are_read_as_one() {
+        let [x, g, b] = inputs();
+        let part = |columns: std::ops::Range<usize>| {
+            let data: Vec<f32> = (0..2).flat_map(|r| x.row(r)[columns.clone()].to_vec()).collect();
+            Tensor::new(&[1, 2, 1, columns.len()], data)
+        };
+        let one = norm(2, Activation::Silu);
+        let two = GroupNorm { sources: 2, ..one.clone() };
+        let values: Vec<f64> = one.eval(&[&x, &g, &b]).data.iter().map(|v| f64::from(*v)).collect();
+        assert_eval(&two, &[&part(0..1), &part(1..4), &g, &b], &[1, 2, 1, 4], &values);
     }
 
     #[test]

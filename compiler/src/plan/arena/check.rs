@@ -62,61 +62,29 @@ pub enum CheckError {
 impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Count {
-                buffer_count,
-                offset_count,
-            } => {
+            Self::Count { buffer_count, offset_count } => {
                 write!(f, "{offset_count} offsets for {buffer_count} buffers")
             }
-            Self::Alignment {
-                buffer,
-                offset,
-                align_bytes,
-            } => write!(
+            Self::Alignment { buffer, offset, align_bytes } => write!(
                 f,
                 "buffer {buffer} is at {offset}, which is no multiple of its alignment \
                  {align_bytes}"
             ),
-            Self::Fixed {
-                buffer,
-                offset,
-                fixed_offset,
-            } => {
-                write!(
-                    f,
-                    "buffer {buffer} is at {offset} but was fixed at {fixed_offset}"
-                )
+            Self::Fixed { buffer, offset, fixed_offset } => {
+                write!(f, "buffer {buffer} is at {offset} but was fixed at {fixed_offset}")
             }
             Self::Overlap { first, second } => {
-                write!(
-                    f,
-                    "buffers {first} and {second} share memory while both are live"
-                )
+                write!(f, "buffers {first} and {second} share memory while both are live")
             }
-            Self::Height {
-                buffer: Some(buffer),
-                end_bytes,
-                height_bytes,
-            } => write!(
+            Self::Height { buffer: Some(buffer), end_bytes, height_bytes } => write!(
                 f,
                 "the stated height is {height_bytes} bytes but the highest buffer, {buffer}, ends \
                  at {end_bytes}"
             ),
-            Self::Height {
-                buffer: None,
-                height_bytes,
-                ..
-            } => {
-                write!(
-                    f,
-                    "the stated height is {height_bytes} bytes but there are no buffers"
-                )
+            Self::Height { buffer: None, height_bytes, .. } => {
+                write!(f, "the stated height is {height_bytes} bytes but there are no buffers")
             }
-            Self::Capacity {
-                buffer,
-                end_bytes,
-                capacity_bytes,
-            } => write!(
+            Self::Capacity { buffer, end_bytes, capacity_bytes } => write!(
                 f,
                 "buffer {buffer} ends at {end_bytes}, above the capacity of {capacity_bytes} bytes"
             ),
@@ -135,28 +103,17 @@ pub fn check(problem: &Problem, solution: &Solution) -> Result<(), CheckError> {
     let offsets = &solution.offsets;
     if buffers.len() != offsets.len() {
         let (buffer_count, offset_count) = (buffers.len(), offsets.len());
-        return Err(CheckError::Count {
-            buffer_count,
-            offset_count,
-        });
+        return Err(CheckError::Count { buffer_count, offset_count });
     }
     // 128 bits, so that no sum can wrap whatever the offsets are.
     let mut highest: Option<(u128, usize)> = None;
     for (i, (a, &a_offset)) in buffers.iter().zip(offsets).enumerate() {
         if a_offset % a.align_bytes != 0 {
             let align_bytes = a.align_bytes;
-            return Err(CheckError::Alignment {
-                buffer: i,
-                offset: a_offset,
-                align_bytes,
-            });
+            return Err(CheckError::Alignment { buffer: i, offset: a_offset, align_bytes });
         }
         if let Some(fixed_offset) = a.fixed_offset.filter(|&fixed| fixed != a_offset) {
-            return Err(CheckError::Fixed {
-                buffer: i,
-                offset: a_offset,
-                fixed_offset,
-            });
+            return Err(CheckError::Fixed { buffer: i, offset: a_offset, fixed_offset });
         }
         let a_end = u128::from(a_offset) + u128::from(a.size_bytes);
         for (j, (b, &b_offset)) in buffers.iter().zip(offsets).enumerate().skip(i + 1) {
@@ -164,10 +121,7 @@ pub fn check(problem: &Problem, solution: &Solution) -> Result<(), CheckError> {
             let apart_in_time = a.upper <= b.lower || b.upper <= a.lower;
             let apart_in_space = a_end <= u128::from(b_offset) || b_end <= u128::from(a_offset);
             if !apart_in_time && !apart_in_space {
-                return Err(CheckError::Overlap {
-                    first: i,
-                    second: j,
-                });
+                return Err(CheckError::Overlap { first: i, second: j });
             }
         }
         highest = highest.max(Some((a_end, i)));
@@ -184,19 +138,11 @@ fn check_height(
     let end_bytes = u64::try_from(end).unwrap_or(u64::MAX);
     if end != u128::from(solution.height_bytes) {
         let (buffer, height_bytes) = (highest.map(|(_, i)| i), solution.height_bytes);
-        return Err(CheckError::Height {
-            buffer,
-            end_bytes,
-            height_bytes,
-        });
+        return Err(CheckError::Height { buffer, end_bytes, height_bytes });
     }
     match (highest, problem.capacity_bytes) {
         (Some((_, buffer)), Some(capacity_bytes)) if end > u128::from(capacity_bytes) => {
-            Err(CheckError::Capacity {
-                buffer,
-                end_bytes,
-                capacity_bytes,
-            })
+            Err(CheckError::Capacity { buffer, end_bytes, capacity_bytes })
         }
         _ => Ok(()),
     }
@@ -209,22 +155,10 @@ mod tests {
 
     /// Two buffers that meet in time and one that comes later.
     fn example() -> (Problem, Solution) {
-        let buffers = vec![
-            Buffer::new(0, 2, 16, 8),
-            Buffer::new(1, 3, 8, 8),
-            Buffer::new(3, 4, 24, 8),
-        ];
-        let problem = Problem {
-            buffers,
-            capacity_bytes: Some(24),
-        };
-        (
-            problem,
-            Solution {
-                offsets: vec![0, 16, 0],
-                height_bytes: 24,
-            },
-        )
+        let buffers =
+            vec![Buffer::new(0, 2, 16, 8), Buffer::new(1, 3, 8, 8), Buffer::new(3, 4, 24, 8)];
+        let problem = Problem { buffers, capacity_bytes: Some(24) };
+        (problem, Solution { offsets: vec![0, 16, 0], height_bytes: 24 })
     }
 
     #[test]
@@ -239,74 +173,36 @@ mod tests {
         let (mut problem, good) = example();
         let mut bad = good.clone();
         bad.offsets[1] = 8;
-        assert_eq!(
-            check(&problem, &bad),
-            Err(CheckError::Overlap {
-                first: 0,
-                second: 1
-            })
-        );
+        assert_eq!(check(&problem, &bad), Err(CheckError::Overlap { first: 0, second: 1 }));
         bad.offsets[1] = 20;
-        let error = CheckError::Alignment {
-            buffer: 1,
-            offset: 20,
-            align_bytes: 8,
-        };
+        let error = CheckError::Alignment { buffer: 1, offset: 20, align_bytes: 8 };
         assert_eq!(check(&problem, &bad), Err(error));
         bad.offsets.pop();
-        let error = CheckError::Count {
-            buffer_count: 3,
-            offset_count: 2,
-        };
+        let error = CheckError::Count { buffer_count: 3, offset_count: 2 };
         assert_eq!(check(&problem, &bad), Err(error));
 
         bad = good.clone();
         bad.height_bytes = 32;
-        let error = CheckError::Height {
-            buffer: Some(2),
-            end_bytes: 24,
-            height_bytes: 32,
-        };
+        let error = CheckError::Height { buffer: Some(2), end_bytes: 24, height_bytes: 32 };
         assert_eq!(check(&problem, &bad), Err(error));
-        let error = CheckError::Height {
-            buffer: None,
-            end_bytes: 0,
-            height_bytes: 32,
-        };
+        let error = CheckError::Height { buffer: None, end_bytes: 0, height_bytes: 32 };
         bad.offsets.clear();
         assert_eq!(check(&Problem::default(), &bad), Err(error));
 
         problem.buffers[0].fixed_offset = Some(8);
-        let error = CheckError::Fixed {
-            buffer: 0,
-            offset: 0,
-            fixed_offset: 8,
-        };
+        let error = CheckError::Fixed { buffer: 0, offset: 0, fixed_offset: 8 };
         assert_eq!(check(&problem, &good), Err(error));
         problem.buffers[0].fixed_offset = None;
         problem.capacity_bytes = Some(23);
-        let error = CheckError::Capacity {
-            buffer: 2,
-            end_bytes: 24,
-            capacity_bytes: 23,
-        };
+        let error = CheckError::Capacity { buffer: 2, end_bytes: 24, capacity_bytes: 23 };
         assert_eq!(check(&problem, &good), Err(error));
     }
 
     #[test]
     fn offsets_near_the_end_of_64_bits_do_not_wrap() {
         let buffers = vec![Buffer::new(0, 1, 16, 1), Buffer::new(0, 1, 16, 1)];
-        let problem = Problem {
-            buffers,
-            capacity_bytes: None,
-        };
-        let solution = Solution {
-            offsets: vec![u64::MAX - 4, 0],
-            height_bytes: 12,
-        };
-        assert!(matches!(
-            check(&problem, &solution),
-            Err(CheckError::Height { .. })
-        ));
+        let problem = Problem { buffers, capacity_bytes: None };
+        let solution = Solution { offsets: vec![u64::MAX - 4, 0], height_bytes: 12 };
+        assert!(matches!(check(&problem, &solution), Err(CheckError::Height { .. })));
     }
 }

@@ -45,16 +45,10 @@ pub(super) fn greedy(problem: &Problem, target_bytes: u64) -> Solution {
     let mut best: Option<Solution> = None;
     for (order, fit) in ATTEMPTS {
         let solution = place(problem, &sequence(problem, order), fit);
-        if best
-            .as_ref()
-            .is_none_or(|b| solution.height_bytes < b.height_bytes)
-        {
+        if best.as_ref().is_none_or(|b| solution.height_bytes < b.height_bytes) {
             best = Some(solution);
         }
-        if best
-            .as_ref()
-            .is_some_and(|b| b.height_bytes <= target_bytes)
-        {
+        if best.as_ref().is_some_and(|b| b.height_bytes <= target_bytes) {
             break;
         }
     }
@@ -95,9 +89,7 @@ fn contention(problem: &Problem) -> Vec<u64> {
     };
     let mut live_bytes = vec![0u64; times.len()];
     for b in buffers {
-        live_bytes[span(b.lower, b.upper)]
-            .iter_mut()
-            .for_each(|live| *live += b.size_bytes);
+        live_bytes[span(b.lower, b.upper)].iter_mut().for_each(|live| *live += b.size_bytes);
     }
     let most = |b: &super::Buffer| live_bytes[span(b.lower, b.upper)].iter().copied().max();
     buffers.iter().map(|b| most(b).unwrap_or(0)).collect()
@@ -106,15 +98,11 @@ fn contention(problem: &Problem) -> Vec<u64> {
 /// Places the fixed buffers, then all others in the order given.
 fn place(problem: &Problem, sequence: &[usize], fit: Fit) -> Solution {
     let buffers = &problem.buffers;
-    let mut solution = Solution {
-        offsets: vec![0; buffers.len()],
-        height_bytes: 0,
-    };
+    let mut solution = Solution { offsets: vec![0; buffers.len()], height_bytes: 0 };
     // Placed buffers by offset.
     let mut placed: Vec<usize> = Vec::with_capacity(buffers.len());
-    let (fixed, free): (Vec<usize>, Vec<usize>) = sequence
-        .iter()
-        .partition(|&&i| buffers[i].fixed_offset.is_some());
+    let (fixed, free): (Vec<usize>, Vec<usize>) =
+        sequence.iter().partition(|&&i| buffers[i].fixed_offset.is_some());
     for i in fixed.into_iter().chain(free) {
         let offset = match buffers[i].fixed_offset {
             Some(offset) => offset,
@@ -122,10 +110,7 @@ fn place(problem: &Problem, sequence: &[usize], fit: Fit) -> Solution {
         };
         solution.offsets[i] = offset;
         solution.height_bytes = solution.height_bytes.max(offset + buffers[i].size_bytes);
-        placed.insert(
-            placed.partition_point(|&j| solution.offsets[j] <= offset),
-            i,
-        );
+        placed.insert(placed.partition_point(|&j| solution.offsets[j] <= offset), i);
     }
     solution
 }
@@ -154,9 +139,7 @@ fn find_offset(problem: &Problem, offsets: &[u64], placed: &[usize], i: usize, f
         }
         floor = floor.max(ceiling + other.size_bytes);
     }
-    best.map_or(floor.next_multiple_of(buffer.align_bytes), |(_, offset)| {
-        offset
-    })
+    best.map_or(floor.next_multiple_of(buffer.align_bytes), |(_, offset)| offset)
 }
 
 #[cfg(test)]
@@ -167,27 +150,18 @@ mod tests {
     #[test]
     fn buffers_that_never_meet_share_memory() {
         let buffers = (0..9).map(|t| Buffer::new(t, t + 1, 64, 16)).collect();
-        let problem = Problem {
-            buffers,
-            capacity_bytes: None,
-        };
+        let problem = Problem { buffers, capacity_bytes: None };
         assert_eq!(greedy(&problem, 64).height_bytes, 64);
     }
 
     #[test]
     fn best_fit_takes_the_smallest_gap() {
         // The last buffer fits in a gap of 12 at 0 and in one of 8 at 16.
-        let mut buffers = vec![
-            Buffer::new(0, 9, 4, 1),
-            Buffer::new(0, 9, 4, 1),
-            Buffer::new(0, 9, 8, 1),
-        ];
+        let mut buffers =
+            vec![Buffer::new(0, 9, 4, 1), Buffer::new(0, 9, 4, 1), Buffer::new(0, 9, 8, 1)];
         buffers[0].fixed_offset = Some(12);
         buffers[1].fixed_offset = Some(24);
-        let problem = Problem {
-            buffers,
-            capacity_bytes: None,
-        };
+        let problem = Problem { buffers, capacity_bytes: None };
         let sequence = sequence(&problem, Order::Size);
         assert_eq!(place(&problem, &sequence, Fit::Best).offsets, [12, 24, 16]);
         assert_eq!(place(&problem, &sequence, Fit::First).offsets, [12, 24, 0]);
@@ -201,10 +175,7 @@ mod tests {
             Buffer::new(lower, upper, 1 + u64::from(i * 37 % 301), 1 << (i % 7))
         };
         let buffers = (0..120).map(buffer).collect();
-        let problem = Problem {
-            buffers,
-            capacity_bytes: None,
-        };
+        let problem = Problem { buffers, capacity_bytes: None };
         for (order, fit) in ATTEMPTS {
             let solution = place(&problem, &sequence(&problem, order), fit);
             assert_eq!(check(&problem, &solution), Ok(()), "{order:?} {fit:?}");

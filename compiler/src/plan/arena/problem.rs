@@ -21,12 +21,26 @@ pub struct Buffer {
 impl Buffer {
     /// A buffer live during `[lower, upper)` that may be put at any multiple of `align_bytes`.
     pub fn new(lower: u32, upper: u32, size_bytes: u64, align_bytes: u64) -> Self {
-        Self {
-            lower,
-            upper,
-            size_bytes,
-            align_bytes,
-            fixed_offset: None,
+        Self { lower, upper, size_bytes, align_bytes, fixed_offset: None }
+    }
+
+    /// Checks what can be checked of a buffer alone; `index` goes into the error.
+    pub(super) fn validate(&self, index: usize) -> Result<(), ProblemError> {
+        if self.lower >= self.upper {
+            return Err(ProblemError::EmptyLifespan { buffer: index });
+        }
+        if self.size_bytes == 0 {
+            return Err(ProblemError::EmptyBuffer { buffer: index });
+        }
+        if self.align_bytes == 0 {
+            return Err(ProblemError::ZeroAlignment { buffer: index });
+        }
+        match self.fixed_offset {
+            Some(offset) if !offset.is_multiple_of(self.align_bytes) => {
+                let align_bytes = self.align_bytes;
+                Err(ProblemError::FixedMisaligned { buffer: index, offset, align_bytes })
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -83,7 +97,7 @@ pub enum ProblemError {
         /// The other one.
         second: usize,
     },
-    /// All sizes, alignments and fixed offsets together do not fit in 64 bits.
+    /// All sizes, alignments and fixed offsets together exceed 63 bits.
     TooLarge,
 }
 
@@ -93,22 +107,15 @@ impl fmt::Display for ProblemError {
             Self::EmptyLifespan { buffer } => write!(f, "buffer {buffer} is never live"),
             Self::EmptyBuffer { buffer } => write!(f, "buffer {buffer} has a size of 0 bytes"),
             Self::ZeroAlignment { buffer } => write!(f, "buffer {buffer} has an alignment of 0"),
-            Self::FixedMisaligned {
-                buffer,
-                offset,
-                align_bytes,
-            } => write!(
+            Self::FixedMisaligned { buffer, offset, align_bytes } => write!(
                 f,
                 "buffer {buffer} is fixed at {offset}, which is no multiple of its alignment \
                  {align_bytes}"
             ),
             Self::FixedOverlap { first, second } => {
-                write!(
-                    f,
-                    "buffers {first} and {second} are fixed on top of each other"
-                )
+                write!(f, "buffers {first} and {second} are fixed on top of each other")
             }
-            Self::TooLarge => write!(f, "the sizes add up to more than 64 bits hold"),
+            Self::TooLarge => write!(f, "the sizes add up to more than 63 bits hold"),
         }
     }
 }
@@ -134,17 +141,17 @@ impl Problem {
         let mut total_bytes = 0u64;
         let mut highest_fixed = 0u64;
         for (index, buffer) in self.buffers.iter().enumerate() {
-            validate_buffer(index, buffer)?;
+            buffer.validate(index)?;
             total_bytes = total_bytes
                 .checked_add(buffer.size_bytes)
                 .and_then(|sum| sum.checked_add(buffer.align_bytes))
                 .ok_or(ProblemError::TooLarge)?;
             highest_fixed = highest_fixed.max(buffer.fixed_offset.unwrap_or(0));
         }
-        total_bytes
-            .checked_add(highest_fixed)
-            .ok_or(ProblemError::TooLarge)?;
-        self.validate_fixed()
+        match total_bytes.checked_add(highest_fixed) {
+            Some(sum) if sum <= u64::MAX >> 1 => self.validate_fixed(),
+            _ => Err(ProblemError::TooLarge),
+        }
     }
 
     fn validate_fixed(&self) -> Result<(), ProblemError> {
@@ -217,10 +224,7 @@ impl Problem {
 
     /// The largest number that divides every alignment; 1 when there are no buffers.
     pub(super) fn grain_bytes(&self) -> u64 {
-        self.buffers
-            .iter()
-            .fold(0, |grain, b| gcd(grain, b.align_bytes))
-            .max(1)
+        self.buffers.iter().fold(0, |grain, b| gcd(grain, b.align_bytes)).max(1)
     }
 }
 
@@ -238,34 +242,7 @@ pub fn conflict(problem: &Problem, capacity_bytes: u64) -> Option<Conflict> {
         .map(|(index, b)| (index, b.size_bytes))
         .collect();
     buffers.sort_by_key(|&(index, size_bytes)| (std::cmp::Reverse(size_bytes), index));
-    Some(Conflict {
-        time,
-        live_bytes,
-        buffers,
-    })
-}
-
-fn validate_buffer(index: usize, buffer: &Buffer) -> Result<(), ProblemError> {
-    if buffer.lower >= buffer.upper {
-        return Err(ProblemError::EmptyLifespan { buffer: index });
-    }
-    if buffer.size_bytes == 0 {
-        return Err(ProblemError::EmptyBuffer { buffer: index });
-    }
-    if buffer.align_bytes == 0 {
-        return Err(ProblemError::ZeroAlignment { buffer: index });
-    }
-    match buffer.fixed_offset {
-        Some(offset) if !offset.is_multiple_of(buffer.align_bytes) => {
-            let align_bytes = buffer.align_bytes;
-            Err(ProblemError::FixedMisaligned {
-                buffer: index,
-                offset,
-                align_bytes,
-            })
-        }
-        _ => Ok(()),
-    }
+    Some(Conflict { time, live_bytes, buffers })
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -277,23 +254,14 @@ mod tests {
     use super::*;
 
     fn problem(buffers: &[(u32, u32, u64, u64)]) -> Problem {
-        let buffers = buffers
-            .iter()
-            .map(|&(l, u, s, a)| Buffer::new(l, u, s, a))
-            .collect();
-        Problem {
-            buffers,
-            capacity_bytes: None,
-        }
+        let buffers = buffers.iter().map(|&(l, u, s, a)| Buffer::new(l, u, s, a)).collect();
+        Problem { buffers, capacity_bytes: None }
     }
 
     #[test]
     fn the_lower_bound_is_the_largest_sum_of_live_sizes() {
         assert_eq!(problem(&[]).lower_bound_bytes(), 0);
-        assert_eq!(
-            problem(&[(0, 2, 5, 1), (2, 4, 7, 1), (1, 3, 2, 1)]).lower_bound_bytes(),
-            9
-        );
+        assert_eq!(problem(&[(0, 2, 5, 1), (2, 4, 7, 1), (1, 3, 2, 1)]).lower_bound_bytes(), 9);
     }
 
     #[test]
@@ -302,10 +270,7 @@ mod tests {
         let p = problem(&[(0, 1, 200, 256), (0, 1, 256, 256), (0, 1, 100, 256)]);
         assert_eq!(p.lower_bound_bytes(), 612);
         // One byte can always hide behind the buffer of coarser alignment.
-        assert_eq!(
-            problem(&[(0, 1, 1, 1), (0, 1, 1, 256)]).lower_bound_bytes(),
-            2
-        );
+        assert_eq!(problem(&[(0, 1, 1, 1), (0, 1, 1, 256)]).lower_bound_bytes(), 2);
     }
 
     #[test]
@@ -318,11 +283,7 @@ mod tests {
     #[test]
     fn a_conflict_names_the_live_buffers_largest_first() {
         let p = problem(&[(0, 9, 3, 1), (4, 6, 9, 1), (5, 7, 4, 1), (6, 8, 1, 1)]);
-        let expected = Conflict {
-            time: 5,
-            live_bytes: 16,
-            buffers: vec![(1, 9), (2, 4), (0, 3)],
-        };
+        let expected = Conflict { time: 5, live_bytes: 16, buffers: vec![(1, 9), (2, 4), (0, 3)] };
         assert_eq!(conflict(&p, 15), Some(expected));
         assert_eq!(conflict(&p, 16), None);
     }
@@ -331,36 +292,17 @@ mod tests {
     fn malformed_problems_are_named() {
         let error = |p: &Problem| p.validate().unwrap_err();
         let of = |b: (u32, u32, u64, u64)| problem(&[b]);
-        assert_eq!(
-            error(&of((3, 3, 1, 1))),
-            ProblemError::EmptyLifespan { buffer: 0 }
-        );
-        assert_eq!(
-            error(&of((0, 1, 0, 1))),
-            ProblemError::EmptyBuffer { buffer: 0 }
-        );
-        assert_eq!(
-            error(&of((0, 1, 1, 0))),
-            ProblemError::ZeroAlignment { buffer: 0 }
-        );
+        assert_eq!(error(&of((3, 3, 1, 1))), ProblemError::EmptyLifespan { buffer: 0 });
+        assert_eq!(error(&of((0, 1, 0, 1))), ProblemError::EmptyBuffer { buffer: 0 });
+        assert_eq!(error(&of((0, 1, 1, 0))), ProblemError::ZeroAlignment { buffer: 0 });
         assert_eq!(error(&of((0, 1, u64::MAX, 1))), ProblemError::TooLarge);
         let mut p = problem(&[(0, 2, 8, 8), (1, 3, 8, 8)]);
         p.buffers[0].fixed_offset = Some(4);
-        let fixed = ProblemError::FixedMisaligned {
-            buffer: 0,
-            offset: 4,
-            align_bytes: 8,
-        };
+        let fixed = ProblemError::FixedMisaligned { buffer: 0, offset: 4, align_bytes: 8 };
         assert_eq!(error(&p), fixed);
         p.buffers[0].fixed_offset = Some(0);
         p.buffers[1].fixed_offset = Some(0);
-        assert_eq!(
-            error(&p),
-            ProblemError::FixedOverlap {
-                first: 0,
-                second: 1
-            }
-        );
+        assert_eq!(error(&p), ProblemError::FixedOverlap { first: 0, second: 1 });
         p.buffers[1].fixed_offset = Some(8);
         assert_eq!(p.validate(), Ok(()));
     }

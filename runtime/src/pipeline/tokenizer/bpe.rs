@@ -44,20 +44,13 @@ impl Merges {
             let (left, right) = line.split_once(' ').ok_or_else(malformed)?;
             let id_of = |symbol: &str| ids.get(symbol).copied().ok_or_else(malformed);
             let merged = FIRST_MERGED_ID + u32::try_from(index).map_err(|_| malformed())?;
-            merges.push((
-                narrow(id_of(left)?)?,
-                narrow(id_of(right)?)?,
-                narrow(merged)?,
-            ));
+            merges.push((narrow(id_of(left)?)?, narrow(id_of(right)?)?, narrow(merged)?));
             if ids.insert(format!("{left}{right}"), merged).is_some() {
                 return Err(malformed());
             }
         }
         if merges.len() != MERGE_COUNT {
-            return Err(TokenizerError::MergeCount {
-                found: merges.len(),
-                expected: MERGE_COUNT,
-            });
+            return Err(TokenizerError::MergeCount { found: merges.len(), expected: MERGE_COUNT });
         }
         merges.sort_unstable();
         Ok(Self { byte_ids, merges })
@@ -65,10 +58,7 @@ impl Merges {
 
     fn merged(&self, left: u32, right: u32) -> Option<u32> {
         let pair = (u16::try_from(left).ok()?, u16::try_from(right).ok()?);
-        let at = self
-            .merges
-            .binary_search_by_key(&pair, |&(l, r, _)| (l, r))
-            .ok()?;
+        let at = self.merges.binary_search_by_key(&pair, |&(l, r, _)| (l, r)).ok()?;
         self.merges.get(at).map(|&(_, _, merged)| u32::from(merged))
     }
 
@@ -77,10 +67,8 @@ impl Merges {
     /// Merges the best pair first, the leftmost of equals. A merged token only takes part in later,
     /// worse merges, so this equals merging all occurrences of the best pair at once.
     pub(super) fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
-        let mut tokens: Vec<u32> = word
-            .bytes()
-            .map(|byte| self.byte_ids[usize::from(byte)])
-            .collect();
+        let mut tokens: Vec<u32> =
+            word.bytes().map(|byte| self.byte_ids[usize::from(byte)]).collect();
         let count = tokens.len();
         if let Some(last) = tokens.last_mut() {
             *last += END_OF_WORD;
@@ -94,9 +82,8 @@ impl Merges {
             let merged = self.merged(tokens[left], right_token)?;
             Some(Reverse((merged, left, tokens[left], right_token)))
         };
-        let mut queue: BinaryHeap<_> = (0..count)
-            .filter_map(|left| candidate(&tokens, left, left + 1))
-            .collect();
+        let mut queue: BinaryHeap<_> =
+            (0..count).filter_map(|left| candidate(&tokens, left, left + 1)).collect();
         while let Some(Reverse((merged, left, left_token, right_token))) = queue.pop() {
             let right = next[left];
             let current = alive[left] && tokens[left] == left_token;
@@ -112,30 +99,20 @@ impl Merges {
             queue.extend(previous[left].and_then(|before| candidate(&tokens, before, left)));
             queue.extend(candidate(&tokens, left, next[left]));
         }
-        ids.extend(
-            tokens
-                .iter()
-                .zip(&alive)
-                .filter(|(_, alive)| **alive)
-                .map(|(token, _)| *token),
-        );
+        ids.extend(tokens.iter().zip(&alive).filter(|(_, alive)| **alive).map(|(token, _)| *token));
     }
 }
 
 fn narrow(id: u32) -> Result<u16, TokenizerError> {
     // The vocabulary has fewer than 2^16 tokens.
-    u16::try_from(id).map_err(|_| TokenizerError::MergeCount {
-        found: id as usize,
-        expected: MERGE_COUNT,
-    })
+    u16::try_from(id)
+        .map_err(|_| TokenizerError::MergeCount { found: id as usize, expected: MERGE_COUNT })
 }
 
 /// The printable character that stands for each byte in the merges, in the order of token ids.
 fn byte_symbols() -> Vec<(u8, char)> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let as_is = (0..=255)
-        .filter(|&byte| printable(byte))
-        .map(|byte| (byte, char::from(byte)));
+    let as_is = (0..=255).filter(|&byte| printable(byte)).map(|byte| (byte, char::from(byte)));
     let shifted = (0..=255).filter(|&byte| !printable(byte)).zip('\u{100}'..);
     as_is.chain(shifted).collect()
 }

@@ -14,9 +14,7 @@ const MAX_STRICT_CHARS: usize = 24;
 /// Replacement text by name, the name without `&` but with the semicolon, if it has one.
 static NAMED: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
     let entities = entities::ENTITIES.iter();
-    entities
-        .map(|entity| (entity.entity.trim_start_matches('&'), entity.characters))
-        .collect()
+    entities.map(|entity| (entity.entity.trim_start_matches('&'), entity.characters)).collect()
 });
 
 /// Decodes every reference as HTML 5 does: the semicolon may be missing, and the longest known
@@ -46,10 +44,7 @@ pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
             // A reference that ends early, or decodes to a semicolon, is left alone.
             (used == reference.len() && value != ";").then_some(value)
         } else {
-            NAMED
-                .get(reference)
-                .map(|value| (*value).to_owned())
-                .or_else(|| capitals(reference))
+            NAMED.get(reference).map(|value| (*value).to_owned()).or_else(|| capitals(reference))
         };
         value.map(|value| (value, reference.len()))
     })
@@ -89,19 +84,12 @@ fn numeric(reference: &str) -> Option<(String, usize)> {
         Some(digits) => (digits, 16),
         None => (body, 10),
     };
-    let length = digits
-        .bytes()
-        .take_while(|&byte| char::from(byte).is_digit(radix))
-        .count();
+    let length = digits.bytes().take_while(|&byte| char::from(byte).is_digit(radix)).count();
     if length == 0 {
         return None;
     }
-    let code = digits[..length]
-        .chars()
-        .filter_map(|digit| digit.to_digit(radix));
-    let code = code.fold(0u32, |code, digit| {
-        code.saturating_mul(radix).saturating_add(digit)
-    });
+    let code = digits[..length].chars().filter_map(|digit| digit.to_digit(radix));
+    let code = code.fold(0u32, |code, digit| code.saturating_mul(radix).saturating_add(digit));
     let semicolon = usize::from(digits.as_bytes().get(length) == Some(&b';'));
     let used = reference.len() - digits.len() + length + semicolon;
     Some((charref(code), used))
@@ -113,11 +101,7 @@ fn charref(code: u32) -> String {
     const WINDOWS_1252_C1: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ";
     match code {
         0 => "\u{fffd}".to_owned(),
-        0x80..=0x9f => WINDOWS_1252_C1
-            .chars()
-            .skip(code as usize - 0x80)
-            .take(1)
-            .collect(),
+        0x80..=0x9f => WINDOWS_1252_C1.chars().skip(code as usize - 0x80).take(1).collect(),
         0x1..=0x8 | 0xb | 0xe..=0x1f | 0x7f | 0xfdd0..=0xfdef => String::new(),
         _ => match char::from_u32(code) {
             Some(_) if code & 0xfffe == 0xfffe => String::new(),
@@ -141,11 +125,7 @@ fn name_prefix(reference: &str) -> Option<&str> {
 
 /// The longest entity that `name` starts with, of two characters or more unless it is all of it.
 fn longest_entity(name: &str) -> Option<(&str, &'static str)> {
-    let ends = name
-        .char_indices()
-        .map(|(at, _)| at)
-        .skip(2)
-        .chain([name.len()]);
+    let ends = name.char_indices().map(|(at, _)| at).skip(2).chain([name.len()]);
     let ends: Vec<usize> = ends.collect();
     ends.into_iter()
         .rev()
@@ -159,9 +139,7 @@ fn capitals(reference: &str) -> Option<String> {
     {
         return None;
     }
-    NAMED
-        .get(&*reference.to_ascii_lowercase())
-        .map(|value| value.to_uppercase())
+    NAMED.get(&*reference.to_ascii_lowercase()).map(|value| value.to_uppercase())
 }
 
 #[cfg(test)]
@@ -171,14 +149,8 @@ mod tests {
     #[test]
     fn semicolons_are_optional_as_in_html() {
         for (text, expected) in [
-            (
-                "&lt;b&gt &amp;amp; &notit; &notin; &x",
-                "<b> &amp; ¬it; ∉ &x",
-            ),
-            (
-                "&#39;&#x27;&#128;&#0;&#xD800;&#1;&#99999999999;",
-                "''€\u{fffd}\u{fffd}\u{fffd}",
-            ),
+            ("&lt;b&gt &amp;amp; &notit; &notin; &x", "<b> &amp; ¬it; ∉ &x"),
+            ("&#39;&#x27;&#128;&#0;&#xD800;&#1;&#99999999999;", "''€\u{fffd}\u{fffd}\u{fffd}"),
             ("& && &; &# &#x; &#xg", "& && &; &# &#x; &#xg"),
         ] {
             assert_eq!(unescape(text), expected);
@@ -190,10 +162,7 @@ mod tests {
         for (text, expected) in [
             ("this&not that &lt;b&gt;", "this&not that <b>"),
             ("&ntilde; &Ntilde; &NTILDE; &nTILDE;", "ñ Ñ Ñ &nTILDE;"),
-            (
-                "BUNDESSTRA&SZLIG;E &#59; &#x41; &#65b;",
-                "BUNDESSTRASSE &#59; A &#65b;",
-            ),
+            ("BUNDESSTRA&SZLIG;E &#59; &#x41; &#65b;", "BUNDESSTRASSE &#59; A &#65b;"),
         ] {
             assert_eq!(unescape_strict(text), expected);
         }

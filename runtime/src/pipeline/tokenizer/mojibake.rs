@@ -28,10 +28,7 @@ pub(super) fn fix_text(text: &str) -> String {
     for line in text.split_inclusive('\n') {
         let mut rest = line;
         while !rest.is_empty() {
-            let end = rest
-                .char_indices()
-                .nth(MAX_SEGMENT_CHARS)
-                .map_or(rest.len(), |(at, _)| at);
+            let end = rest.char_indices().nth(MAX_SEGMENT_CHARS).map_or(rest.len(), |(at, _)| at);
             let (segment, later) = rest.split_at(end);
             unescape &= !segment.contains('<');
             fixed.push_str(&fix_segment(segment, unescape));
@@ -45,17 +42,16 @@ pub(super) fn fix_text(text: &str) -> String {
 fn fix_segment(segment: &str, unescape: bool) -> String {
     let mut text = segment.to_owned();
     loop {
-        let decoded = if unescape {
-            entities::unescape_strict(&text)
-        } else {
-            Cow::Borrowed(&*text)
-        };
+        let decoded =
+            if unescape { entities::unescape_strict(&text) } else { Cow::Borrowed(&*text) };
         let decoded = fix_encoding(&decoded);
-        let plain = plain_characters(&decoded);
+        let plain = if decoded.is_ascii() { decoded } else { plain_characters(&decoded) };
         let plain = plain.replace("\r\n", "\n").replace(is_line_break, "\n");
-        let mut plain = remove_terminal_escapes(&plain);
-        plain.retain(|c| !is_unwanted_control(c));
-        let next: String = plain.nfc().collect();
+        let mut next = remove_terminal_escapes(&plain);
+        next.retain(|c| !is_unwanted_control(c));
+        if !next.is_ascii() {
+            next = next.nfc().collect();
+        }
         if next == text {
             return text;
         }
@@ -100,12 +96,7 @@ fn fix_encoding_once(text: &str) -> Option<String> {
     if let Some(bytes) = LATIN_1.encode(text)
         && bytes.iter().all(|&byte| WINDOWS_1252.assigns(byte))
     {
-        return Some(
-            bytes
-                .iter()
-                .map(|&byte| WINDOWS_1252.decode_byte(byte))
-                .collect(),
-        );
+        return Some(bytes.iter().map(|&byte| WINDOWS_1252.decode_byte(byte)).collect());
     }
     Some(text.chars().map(fix_c1_control).collect())
 }
@@ -144,11 +135,7 @@ fn misread_run_length(chars: &[char]) -> usize {
         let Some((&lead, later)) = chars[run..].split_first() else {
             return run;
         };
-        let follow = later
-            .iter()
-            .take(3)
-            .take_while(|&&c| c == ' ' || is_continuation(c))
-            .count();
+        let follow = later.iter().take(3).take_while(|&&c| c == ' ' || is_continuation(c)).count();
         let lead_is = |accept: fn(u8) -> bool| codepage::any_latin_byte(lead, accept);
         run += if follow >= 1 && lead_is(|byte| matches!(byte, 0xc2..=0xdf)) {
             2
@@ -168,10 +155,7 @@ fn is_continuation(c: char) -> bool {
 
 /// Punctuation that stands for itself next to misread text, although it could be a misread byte.
 fn is_quiet_continuation(c: char) -> bool {
-    matches!(
-        c,
-        '–' | '—' | '―' | '‘' | '’' | '‚' | '“' | '”' | '„' | '•' | '…'
-    )
+    matches!(c, '–' | '—' | '―' | '‘' | '’' | '‚' | '“' | '”' | '„' | '•' | '…')
 }
 
 fn fix_c1_control(c: char) -> char {
@@ -194,10 +178,7 @@ fn plain_characters(text: &str) -> String {
     }
     plain
         .replace(['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}'], "\"")
-        .replace(
-            ['\u{2bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'],
-            "'",
-        )
+        .replace(['\u{2bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "'")
 }
 
 /// The letters of a typographic ligature or of a digraph made for conversion from Cyrillic.
@@ -280,10 +261,7 @@ mod tests {
     #[test]
     fn glitches_are_removed_and_good_text_is_kept() {
         for (text, expected) in [
-            (
-                "Broken text&hellip; it&#x2019;s ﬂubberiﬁc!",
-                "Broken text… it's flubberific!",
-            ),
+            ("Broken text&hellip; it&#x2019;s ﬂubberiﬁc!", "Broken text… it's flubberific!"),
             ("ＬＯＵＤ　ＮＯＩＳＥＳ Ｕﾀｰﾝ", "LOUD NOISES Uターン"),
             ("\u{1b}[36;44mblue\u{1b}[0m\r\n\u{feff}x", "blue\nx"),
             ("e\u{301} déjà 東京 😀", "é déjà 東京 😀"),

@@ -14,9 +14,7 @@ pub(super) fn clean(text: &str) -> String {
     let fixed = mojibake::fix_text(text);
     let once = entities::unescape(&fixed);
     let twice = entities::unescape(&once);
-    let words = twice
-        .split(unicode::is_python_space)
-        .filter(|word| !word.is_empty());
+    let words = twice.split(unicode::is_python_space).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join(" ").to_lowercase()
 }
 
@@ -37,9 +35,7 @@ pub(super) fn pieces(cleaned: &str) -> impl Iterator<Item = &str> {
 fn piece_length_bytes(text: &str, first: char) -> usize {
     const CONTRACTIONS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
     let literals = [START_OF_TEXT, END_OF_TEXT].into_iter().chain(CONTRACTIONS);
-    let literal = literals
-        .filter_map(|literal| prefix_length_bytes(text, literal))
-        .next();
+    let literal = literals.filter_map(|literal| prefix_length_bytes(text, literal)).next();
     let run = |member: fn(char) -> bool| text.find(|c| !member(c)).unwrap_or(text.len());
     match literal {
         Some(length_bytes) => length_bytes,
@@ -49,8 +45,8 @@ fn piece_length_bytes(text: &str, first: char) -> usize {
     }
 }
 
-/// White space, and the iota subscript: the pattern ignores case, by which it is a small iota and so
-/// not a character other than a letter, but as itself it is no letter either.
+/// White space, and the iota subscript: the pattern ignores case, by which it is a small iota and
+/// so not a character other than a letter, but as itself it is no letter either.
 fn is_separator(c: char) -> bool {
     c.is_whitespace() || c == '\u{345}'
 }

@@ -74,7 +74,8 @@ pub fn run(args: Args) -> Result<()> {
         None => model::default_weights(model.0)?,
     };
     let source = weights::open(&path)?;
-    let (name, profile) = kiln_compiler::load_profile(&super::devices::profile_name(&args.device)?)?;
+    let (name, profile) =
+        kiln_compiler::load_profile(&super::devices::profile_name(&args.device)?)?;
     let storage = args.precision.storage();
     let request = PlanRequest { profile: &profile, storage, budget_bytes: args.budget };
     let planned = plan_model(&model, &name, args.precision.name(), &request)?;

@@ -41,6 +41,6 @@ pub fn run(args: Args) -> Result<()> {
             eprintln!("{pass}: {changes} changes");
         }
     }
-    print!("{}", if args.dot { dot::dump(&graph) } else { text::dump(&graph) });
+    print!("{}", if args.dot { dot::dot(&graph, false) } else { text::dump(&graph)? });
     Ok(())
 }

@@ -169,21 +169,37 @@ impl<'a> Summary<'a> {
         parts.iter().for_each(|(name, bytes)| println!("  {name:<40}{:>12}", mib(*bytes)));
         let slack = m.arena_bytes.saturating_sub(m.arena_lower_bound_bytes);
         println!("  {:<40}{:>12}", "arena above its lower bound", mib(slack));
-        println!("\nnetworks {:>33} {:>9} {:>9} {:>12} {:>12}", "runs", "launches", "GFLOP", "streamed", "arena peak");
+        println!(
+            "\nnetworks {:>33} {:>9} {:>9} {:>12} {:>12}",
+            "runs", "launches", "GFLOP", "streamed", "arena peak"
+        );
         for n in &self.networks {
             let gflop = n.flops as f64 / 1e9;
             let (streamed, peak) = (mib(n.streamed_bytes), mib(n.arena_peak_bytes));
-            println!("  {:<16}{:>24} {:>9} {gflop:>9.1} {streamed:>12} {peak:>12}", n.name, n.runs, n.launches);
+            println!(
+                "  {:<16}{:>24} {:>9} {gflop:>9.1} {streamed:>12} {peak:>12}",
+                n.name, n.runs, n.launches
+            );
         }
         let p = &self.peak;
         println!("\narena peak: {} live in {}, {}", mib(p.live_bytes), p.network, p.op);
         for r in p.live.iter().take(8) {
-            println!("  {:<60}{:>12} at {:>12}", shorten(r.name, 58), mib(r.len_bytes), r.offset_bytes);
+            println!(
+                "  {:<60}{:>12} at {:>12}",
+                shorten(r.name, 58),
+                mib(r.len_bytes),
+                r.offset_bytes
+            );
         }
         let w = &self.weights;
-        println!("\nweights: {} resident in {} blocks, {} streamed in {} blocks ({} a pass of the U-Net)",
-            mib(w.resident_bytes), w.resident_blocks, mib(w.streamed_bytes), w.streamed_blocks,
-            mib(w.streamed_bytes_a_pass));
+        println!(
+            "\nweights: {} resident in {} blocks, {} streamed in {} blocks ({} a pass of the U-Net)",
+            mib(w.resident_bytes),
+            w.resident_blocks,
+            mib(w.streamed_bytes),
+            w.streamed_blocks,
+            mib(w.streamed_bytes_a_pass)
+        );
         println!("\nkernels {:>31} {:>9} {:>9}", "programs", "launches", "GFLOP");
         for k in &self.kernels {
             let (name, gflop) = (format!("{} {}", k.op, k.variant), k.flops as f64 / 1e9);
@@ -194,7 +210,11 @@ impl<'a> Summary<'a> {
 
 fn shorten(name: &str, width: usize) -> String {
     let skip = name.chars().count().saturating_sub(width);
-    if skip == 0 { name.to_string() } else { format!("…{}", name.chars().skip(skip + 1).collect::<String>()) }
+    if skip == 0 {
+        name.to_string()
+    } else {
+        format!("…{}", name.chars().skip(skip + 1).collect::<String>())
+    }
 }
 
 fn network(plan: &Plan, index: usize) -> NetworkSummary<'_> {

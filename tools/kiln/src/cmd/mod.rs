@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_bundle::error::BundleError;
 use kiln_bundle::format::BundleFile;
+use kiln_runtime::RuntimeError;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -23,14 +24,31 @@ pub fn open_bundle(path: &Path) -> Result<BundleFile> {
 
 /// The exit code that an error means: 1 does not fit or is unsound, 2 usage or input, 3 device.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<kiln_compiler::DoesNotFit>().is_some() {
+    if error.downcast_ref::<kiln_compiler::DoesNotFit>().is_some()
+        || error.downcast_ref::<Refused>().is_some()
+    {
         return ExitCode::from(1);
     }
     if matches!(error.downcast_ref::<BundleError>(), Some(BundleError::Unsound { .. })) {
         return ExitCode::from(1);
     }
-    ExitCode::from(kiln_runtime::exit_code(error))
+    match error.downcast_ref::<RuntimeError>() {
+        Some(error) => ExitCode::from(error.exit_code()),
+        None => ExitCode::from(2),
+    }
 }
+
+/// An answer that is no: exit code 1.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
 
 /// A progress bar in bytes on a terminal, nothing otherwise.
 pub fn byte_bar(total_bytes: u64, what: &str) -> Result<ProgressBar> {

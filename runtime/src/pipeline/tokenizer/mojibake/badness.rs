@@ -39,10 +39,7 @@ const CATEGORIES: &[(u16, &str)] = &[
     (END_PUNCTUATION, "®»˝”›™"),
     (NUMERIC, "±²³µ¹¼½¾×÷⁄№∂∆∏∑√∞∩∫≈≠≡≤≥"),
     (KAOMOJI, "°Ò-ÖÙ-Üò-öø-üŌŐŪŲ"),
-    (
-        UPPER_ACCENTED,
-        "À-ÑØÜÝĀĂĄĆČĎĐĒĖĘĚĞĢĪİĶĹĻĽŁŃŅŇŒŘŚŞŠŢŤŮŰŸŹŻŽҐ",
-    ),
+    (UPPER_ACCENTED, "À-ÑØÜÝĀĂĄĆČĎĐĒĖĘĚĞĢĪİĶĹĻĽŁŃŅŇŒŘŚŞŠŢŤŮŰŸŹŻŽҐ"),
     (LOWER_ACCENTED, "ß-ñüāăąćčďđēėęěğģīįķĺļľłœŕśşšťźżžґﬁﬂ"),
     (UPPER_COMMON, "ÞΆΈΉΊΌΎΏΑ-ΫЁ-Я"),
     (LOWER_COMMON, "ά-ωа-џ"),
@@ -71,27 +68,14 @@ use Place::{In, MaybeSpace, NotIn, Space, Start, Word};
 const SEQUENCES: &[&[Place]] = &[
     &[In(C1, "")],
     &[In(NEAR_BAD | BAD, ""), In(BAD, "")],
-    &[
-        In(0, "a-zA-Z"),
-        In(LOWER_COMMON | UPPER_COMMON, ""),
-        In(BAD, ""),
-    ],
+    &[In(0, "a-zA-Z"), In(LOWER_COMMON | UPPER_COMMON, ""), In(BAD, "")],
     &[In(BAD, ""), In(NEAR_BAD, "")],
     &[
-        In(
-            LOWER_ACCENTED | LOWER_COMMON | BOX | END_PUNCTUATION | CURRENCY | NUMERIC,
-            "",
-        ),
+        In(LOWER_ACCENTED | LOWER_COMMON | BOX | END_PUNCTUATION | CURRENCY | NUMERIC, ""),
         In(UPPER_ACCENTED, ""),
     ],
-    &[
-        In(BOX | END_PUNCTUATION | CURRENCY | NUMERIC, ""),
-        In(LOWER_ACCENTED, ""),
-    ],
-    &[
-        In(LOWER_ACCENTED | BOX | END_PUNCTUATION, ""),
-        In(CURRENCY, ""),
-    ],
+    &[In(BOX | END_PUNCTUATION | CURRENCY | NUMERIC, ""), In(LOWER_ACCENTED, "")],
+    &[In(LOWER_ACCENTED | BOX | END_PUNCTUATION, ""), In(CURRENCY, "")],
     &[Space, In(UPPER_ACCENTED, ""), In(CURRENCY, "")],
     &[In(UPPER_ACCENTED | BOX, ""), In(NUMERIC | LAW, "")],
     &[
@@ -105,33 +89,18 @@ const SEQUENCES: &[&[Place]] = &[
         In(START_PUNCTUATION, ""),
     ],
     &[In(CURRENCY | NUMERIC | BOX, ""), In(START_PUNCTUATION, "")],
-    &[
-        In(0, "a-z"),
-        In(UPPER_ACCENTED, ""),
-        In(START_PUNCTUATION | CURRENCY, ""),
-    ],
+    &[In(0, "a-z"), In(UPPER_ACCENTED, ""), In(START_PUNCTUATION | CURRENCY, "")],
     &[In(BOX, ""), In(KAOMOJI, "")],
-    &[
-        In(ACCENTED | CURRENCY | NUMERIC | PUNCTUATION | LAW, ""),
-        In(BOX, ""),
-    ],
+    &[In(ACCENTED | CURRENCY | NUMERIC | PUNCTUATION | LAW, ""), In(BOX, "")],
     &[In(BOX, ""), In(END_PUNCTUATION, "")],
     &[In(ACCENTED, ""), In(PUNCTUATION, ""), Word],
     // The ligature œ before anything but an unaccented letter.
     &[In(0, "Œœ"), NotIn("A-Za-z")],
     &[In(UPPER_ACCENTED, ""), In(0, "°")],
     // Windows-1252 readings of two-byte sequences, and of Arabic words.
-    &[
-        In(0, "ÂÃÎÐ"),
-        In(PUNCTUATION, "€œŠš¢£Ÿž\u{a0}\u{ad}®©°·»–—´"),
-    ],
+    &[In(0, "ÂÃÎÐ"), In(PUNCTUATION, "€œŠš¢£Ÿž\u{a0}\u{ad}®©°·»–—´")],
     &[In(0, "×"), In(0, "²³")],
-    &[
-        In(0, "ØÙ"),
-        In(ARABIC_TAIL, "ŸŠ®°µ»"),
-        In(0, "ØÙ"),
-        In(ARABIC_TAIL, "ŸŠ®°µ»"),
-    ],
+    &[In(0, "ØÙ"), In(ARABIC_TAIL, "ŸŠ®°µ»"), In(0, "ØÙ"), In(ARABIC_TAIL, "ŸŠ®°µ»")],
     // Windows-1252 readings of South Asian alphabets.
     &[In(0, "à"), In(0, "²µ¹¼½¾")],
     // Mac OS Roman readings.
@@ -141,36 +110,16 @@ const SEQUENCES: &[&[Place]] = &[
     &[In(0, "‚"), In(0, "âó"), In(0, "àä°ê")],
     // Windows-1251 readings of punctuation, of Cyrillic, and of text misread twice.
     &[In(0, "в"), In(0, "Ђ")],
-    &[
-        In(0, "ВГРС"),
-        In(C1 | BAD | PUNCTUATION | CURRENCY, "°µ"),
-        In(0, "ВГРС"),
-    ],
-    &[
-        In(0, "Г"),
-        In(0, "ў"),
-        In(0, "В"),
-        In(0, "Ђ"),
-        In(0, "В"),
-        NotIn("\n"),
-        In(0, "A-Za-z "),
-    ],
+    &[In(0, "ВГРС"), In(C1 | BAD | PUNCTUATION | CURRENCY, "°µ"), In(0, "ВГРС")],
+    &[In(0, "Г"), In(0, "ў"), In(0, "В"), In(0, "Ђ"), In(0, "В"), NotIn("\n"), In(0, "A-Za-z ")],
     // Windows-1252 readings of à, á and of the no-break space.
     &[In(0, "Ã"), In(0, "\u{a0}¡")],
     &[In(0, "a-z"), MaybeSpace, In(0, "ÃÂ"), In(0, " ")],
     &[Start, In(0, "ÃÂ"), In(0, " ")],
-    &[
-        In(END_PUNCTUATION, "a-z.,?!"),
-        In(0, "Â"),
-        In(PUNCTUATION, " "),
-    ],
+    &[In(END_PUNCTUATION, "a-z.,?!"), In(0, "Â"), In(PUNCTUATION, " ")],
     // Windows-1253 readings of punctuation and of Greek.
     &[In(0, "β"), In(0, "€"), In(0, "™\u{a0}Ά\u{ad}®°")],
-    &[
-        In(0, "ΒΓΞΟ"),
-        In(C1 | BAD | PUNCTUATION | CURRENCY, "°"),
-        In(0, "ΒΓΞΟ"),
-    ],
+    &[In(0, "ΒΓΞΟ"), In(C1 | BAD | PUNCTUATION | CURRENCY, "°"), In(0, "ΒΓΞΟ")],
     // Windows-1257 readings of punctuation.
     &[In(0, "ā"), In(0, "€")],
 ];
@@ -183,11 +132,7 @@ pub(super) fn is_bad(text: &str) -> bool {
         return false;
     }
     let chars: Vec<(char, u16)> = text.chars().map(|c| (c, categories_of(c))).collect();
-    (0..chars.len()).any(|at| {
-        SEQUENCES
-            .iter()
-            .any(|sequence| matches_at(&chars, at, sequence))
-    })
+    (0..chars.len()).any(|at| SEQUENCES.iter().any(|sequence| matches_at(&chars, at, sequence)))
 }
 
 fn matches_at(chars: &[(char, u16)], at: usize, sequence: &[Place]) -> bool {

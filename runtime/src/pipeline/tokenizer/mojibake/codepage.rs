@@ -19,11 +19,7 @@ pub(super) struct CodePage {
 }
 
 /// Latin-1: byte `n` is U+00`n`.
-pub(super) const LATIN_1: CodePage = CodePage {
-    upper: None,
-    sloppy: false,
-    has_lost_spaces: true,
-};
+pub(super) const LATIN_1: CodePage = CodePage { upper: None, sloppy: false, has_lost_spaces: true };
 /// Windows-1252 with its five unassigned bytes read as Latin-1.
 pub(super) const WINDOWS_1252: CodePage = CodePage::sloppy(UPPER_1252);
 
@@ -36,21 +32,9 @@ pub(super) static CANDIDATES: [CodePage; 10] = [
     CodePage::sloppy(UPPER_1253),
     CodePage::sloppy(UPPER_1254),
     CodePage::sloppy(UPPER_1257),
-    CodePage {
-        upper: Some(UPPER_ISO_8859_2),
-        sloppy: false,
-        has_lost_spaces: true,
-    },
-    CodePage {
-        upper: Some(UPPER_MACINTOSH),
-        sloppy: false,
-        has_lost_spaces: false,
-    },
-    CodePage {
-        upper: Some(UPPER_CP437),
-        sloppy: false,
-        has_lost_spaces: true,
-    },
+    CodePage { upper: Some(UPPER_ISO_8859_2), sloppy: false, has_lost_spaces: true },
+    CodePage { upper: Some(UPPER_MACINTOSH), sloppy: false, has_lost_spaces: false },
+    CodePage { upper: Some(UPPER_CP437), sloppy: false, has_lost_spaces: true },
 ];
 
 /// How many of `CANDIDATES`, from the front, resemble Latin-1: in them, lead bytes of UTF-8 look
@@ -62,21 +46,14 @@ const SUBSTITUTE: u8 = 0x1a;
 
 impl CodePage {
     const fn sloppy(upper: &'static str) -> Self {
-        Self {
-            upper: Some(upper),
-            sloppy: true,
-            has_lost_spaces: true,
-        }
+        Self { upper: Some(upper), sloppy: true, has_lost_spaces: true }
     }
 
     /// The character a byte stands for; an unassigned byte stands for its Latin-1 character.
     pub(super) fn decode_byte(&self, byte: u8) -> char {
         match self.upper {
             Some(upper) if byte >= 0x80 => {
-                let c = upper
-                    .chars()
-                    .nth(usize::from(byte - 0x80))
-                    .unwrap_or(UNASSIGNED);
+                let c = upper.chars().nth(usize::from(byte - 0x80)).unwrap_or(UNASSIGNED);
                 if c == UNASSIGNED { char::from(byte) } else { c }
             }
             _ => char::from(byte),
@@ -97,22 +74,15 @@ impl CodePage {
             return Some(SUBSTITUTE);
         }
         if c.is_ascii() {
-            return u8::try_from(c)
-                .ok()
-                .filter(|&byte| !(self.sloppy && byte == SUBSTITUTE));
+            return u8::try_from(c).ok().filter(|&byte| !(self.sloppy && byte == SUBSTITUTE));
         }
         let Some(upper) = self.upper else {
             return u8::try_from(c).ok();
         };
-        match upper
-            .chars()
-            .position(|assigned| assigned == c && c != UNASSIGNED)
-        {
+        match upper.chars().position(|assigned| assigned == c && c != UNASSIGNED) {
             Some(position) => u8::try_from(position + 0x80).ok(),
             // A C1 control stands for itself where the page assigns nothing to its byte.
-            None => u8::try_from(c)
-                .ok()
-                .filter(|&byte| self.decode_byte(byte) == c),
+            None => u8::try_from(c).ok().filter(|&byte| self.decode_byte(byte) == c),
         }
     }
 

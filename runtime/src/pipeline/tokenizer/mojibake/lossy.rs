@@ -17,11 +17,7 @@ pub(super) fn restore_no_break_spaces(bytes: &[u8]) -> Vec<u8> {
             restored.push(first);
             rest = &rest[1..];
         } else {
-            restored.extend(
-                rest[..length]
-                    .iter()
-                    .map(|&b| if b == b' ' { 0xa0 } else { b }),
-            );
+            restored.extend(rest[..length].iter().map(|&b| if b == b' ' { 0xa0 } else { b }));
             rest = &rest[length..];
         }
     }

@@ -34,15 +34,9 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
 fn misspelt(bytes: &[u8]) -> Option<(char, usize)> {
     match *bytes {
         [0xc0, 0x80, ..] | [0xc0, b'\n'] => Some(('\0', 2)),
-        [
-            0xed,
-            b1 @ 0xa0..=0xaf,
-            b2 @ 0x80..=0xbf,
-            0xed,
-            b4 @ 0xb0..=0xbf,
-            b5,
-            ref rest @ ..,
-        ] if matches!(b5, 0x80..=0xbf) || b5 == b'\n' && rest.is_empty() => {
+        [0xed, b1 @ 0xa0..=0xaf, b2 @ 0x80..=0xbf, 0xed, b4 @ 0xb0..=0xbf, b5, ref rest @ ..]
+            if matches!(b5, 0x80..=0xbf) || b5 == b'\n' && rest.is_empty() =>
+        {
             let bits = |byte: u8, count: u32| u32::from(byte) & ((1 << count) - 1);
             let offset = bits(b1, 4) << 16 | bits(b2, 6) << 10 | bits(b4, 4) << 6 | bits(b5, 6);
             char::from_u32(0x10000 + offset).map(|c| (c, 6))

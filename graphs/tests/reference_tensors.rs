@@ -1,0 +1,75 @@
+//! The shipped model's networks, evaluated by the ops' references, against tensors that another
+//! implementation made from the same weights in f32.
+
+mod stored;
+
+use kiln_graphs::{ModelConfig, model, text_encoder, unet, vae_decoder};
+use kiln_ir::{Graph, Tensor, reference};
+
+/// Both sides accumulate in f32 or better; they differ in the order of sums only.
+const TOLERANCE: f64 = 1e-6;
+
+fn config() -> &'static ModelConfig {
+    model("emoji-256").unwrap()
+}
+
+/// Evaluates a graph of one output on the shipped weights.
+fn evaluate(graph: &Graph, inputs: &[(&str, Tensor)]) -> Tensor {
+    let inputs = inputs.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+    let outputs = reference::evaluate(graph, &inputs, &stored::weight).unwrap();
+    let [(_, value)] = <[_; 1]>::try_from(outputs).unwrap();
+    value
+}
+
+/// Values of batch one as one value.
+fn batch(parts: &[Tensor]) -> Tensor {
+    let mut shape = parts[0].shape.clone();
+    shape[0] = parts.len();
+    Tensor::new(&shape, parts.iter().flat_map(|p| p.data.iter().copied()).collect())
+}
+
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.shape, expected.shape, "{what}");
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let pairs = found.data.iter().zip(&expected.data);
+    let difference = norm(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let error = difference / norm(&mut expected.data.iter().map(|v| f64::from(*v)));
+    println!("{what}: relative L2 error {error:.1e}");
+    assert!(error <= TOLERANCE, "{what}: relative L2 error {error}");
+}
+
+#[test]
+fn text_encoder_agrees() {
+    let prompts = ["0", "1", "uncond"];
+    let tokens = batch(&prompts.map(|p| stored::ids(&format!("{p}-ids"))));
+    let expected = batch(&prompts.map(|p| stored::rows(&format!("{p}-text"))));
+    let graph = text_encoder(config(), prompts.len()).unwrap();
+    assert_close("text", &evaluate(&graph, &[("tokens", tokens)]), &expected);
+}
+
+#[test]
+fn unet_agrees() {
+    for prompt in ["0", "1"] {
+        let latent = stored::picture(&format!("{prompt}-init"));
+        let context = ["uncond".to_string(), prompt.to_string()].map(|p| format!("{p}-text"));
+        let inputs = [
+            ("latent", batch(&[latent.clone(), latent])),
+            ("timestep", Tensor::new(&[1], vec![951.0])),
+            ("context", batch(&context.map(|name| stored::rows(&name)))),
+        ];
+        let expected = ["uncond", "cond"].map(|c| stored::picture(&format!("{prompt}-eps-{c}")));
+        let found = evaluate(&unet(config(), 2).unwrap(), &inputs);
+        assert_close(&format!("eps of prompt {prompt}"), &found, &batch(&expected));
+    }
+}
+
+#[test]
+fn decoder_agrees() {
+    let graph = vae_decoder(config()).unwrap();
+    for prompt in ["0", "1"] {
+        let latent = stored::picture(&format!("{prompt}-latents-20"));
+        let expected = stored::picture(&format!("{prompt}-image"));
+        let found = evaluate(&graph, &[("latent", latent)]);
+        assert_close(&format!("image of prompt {prompt}"), &found, &expected);
+    }
+}

@@ -1,0 +1,127 @@
+//! Where the rows of A lie in a source.
+
+use kiln_ir::TensorType;
+use kiln_ir::ops::conv2d::Conv2d;
+use serde::Serialize;
+
+/// Output pixel `(b, oy, ox)` under tap `(ky, kx)` reads the source's pixel
+/// `y = oy * stride_y + ky * step_y - padding`, `x = ox * stride_x + kx - padding`, zero outside
+/// `[0, window_h) x [0, window_w)`; with `upsample` at `(y / 2, x / 2)`. A pixel is
+/// `pixel_factor` times the channels of a tap wide, and row `ky` of the window begins
+/// `ky * tap_factor` times these channels into it.
+///
+/// ```text
+///            step_y  pixel_factor  tap_factor
+///  window         1             1           0    the picture itself
+///  im2win         0             k           1    each pixel holds its column of the window
+///  rows           1             1           0    a picture of one line, window 1x1
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct Geometry {
+    /// Pictures.
+    pub batch: usize,
+    /// Stored height of a source.
+    pub in_h: usize,
+    /// Stored width of a source.
+    pub in_w: usize,
+    /// Height that the window sees.
+    pub window_h: usize,
+    /// Width that the window sees.
+    pub window_w: usize,
+    /// Output height.
+    pub out_h: usize,
+    /// Output width.
+    pub out_w: usize,
+    /// Taps in each direction.
+    pub kernel: usize,
+    /// Lines between windows.
+    pub stride_y: usize,
+    /// Pixels between windows.
+    pub stride_x: usize,
+    /// Zeros around the picture.
+    pub padding: usize,
+    /// Lines between taps.
+    pub step_y: usize,
+    /// Width of a pixel in channels of a tap.
+    pub pixel_factor: usize,
+    /// Channels of a tap between window lines.
+    pub tap_factor: usize,
+    /// The window sees each pixel doubled in both directions.
+    pub upsample: bool,
+    /// Row `m` is pixel `m`: no window at all.
+    pub pointwise: bool,
+}
+
+impl Geometry {
+    /// A matrix of `rows`.
+    pub fn rows(rows: usize) -> Self {
+        Self {
+            batch: 1,
+            in_h: 1,
+            in_w: rows,
+            window_h: 1,
+            window_w: rows,
+            out_h: 1,
+            out_w: rows,
+            kernel: 1,
+            stride_y: 1,
+            stride_x: 1,
+            padding: 0,
+            step_y: 1,
+            pixel_factor: 1,
+            tap_factor: 0,
+            upsample: false,
+            pointwise: true,
+        }
+    }
+
+    /// A convolution over pictures `[n, h, w, _]`.
+    pub fn window(op: &Conv2d, [n, h, w, _]: [usize; 4], output: &TensorType) -> Self {
+        let (window_h, window_w) = op.window_extent(h, w);
+        let plain = op.kernel == 1 && op.stride == 1 && op.padding == 0 && !op.upsample;
+        if plain {
+            return Self::rows(n * h * w);
+        }
+        Self {
+            batch: n,
+            in_h: h,
+            in_w: w,
+            window_h,
+            window_w,
+            out_h: output.shape[1],
+            out_w: output.shape[2],
+            kernel: op.kernel,
+            stride_y: op.stride,
+            stride_x: op.stride,
+            padding: op.padding,
+            upsample: op.upsample,
+            pointwise: false,
+            ..Self::rows(1)
+        }
+    }
+
+    /// The same windows over a copy `[batch][out_h][in_w][ky][c]` of the picture in which every
+    /// pixel holds its column of the window, padding included.
+    pub fn im2win(&self) -> Self {
+        let width = (self.out_w - 1) * self.stride_x + self.kernel;
+        Self {
+            in_h: self.out_h,
+            in_w: width,
+            window_h: self.out_h,
+            window_w: width,
+            stride_y: 1,
+            step_y: 0,
+            padding: 0,
+            upsample: false,
+            pointwise: false,
+            pixel_factor: self.kernel,
+            tap_factor: 1,
+            ..*self
+        }
+    }
+
+    /// Output pixels of all pictures.
+    pub fn rows_total(&self) -> usize {
+        self.batch * self.out_h * self.out_w
+    }
+}

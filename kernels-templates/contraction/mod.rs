@@ -1,0 +1,337 @@
+//! What matmul and conv2d share: one normal form of the problem, the fetch of A, the epilogue,
+//! the split of large weights, and the register-tile kernels of each device class.
+//!
+//! Both ops are `OUT[m, n] = epilogue(sum_k A[m, k] * W[n, k])`. Row `m` is a token or an output
+//! pixel; `k` runs over `[ky][kx][c]`, `c` over the channels of all sources in turn. A is never
+//! stored: [`Geometry`] says where row `m` of tap `(ky, kx)` lies in a source.
+
+pub mod cpu;
+mod geometry;
+pub mod gpu;
+pub mod mobile;
+mod split;
+
+use crate::template::Parameters;
+use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
+use anyhow::{Context as _, Result};
+pub use geometry::Geometry;
+use kiln_ir::ops::epilogue::{Activation, Epilogue};
+use kiln_ir::{DType, Op};
+use serde::Serialize;
+pub use split::{Split, splits};
+
+/// Declares the functions and components of the epilogue.
+pub const EPILOGUE: &str = include_str!("epilogue.cl.tera");
+
+/// Names of the sources in templates; also the most that a kernel reads as one.
+pub const SOURCE_NAMES: [&str; 4] = ["A0", "A1", "A2", "A3"];
+
+/// A tensor that is read as part of A.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What to bind.
+    pub argument: Argument,
+    /// Elements between two rows (pixels); the channels that one tap reads.
+    pub channels: usize,
+    /// Storage type.
+    pub dtype: DType,
+}
+
+/// A matmul or convolution in normal form.
+#[derive(Clone, Debug)]
+pub struct Contraction<'a> {
+    problem: &'a Problem<'a>,
+    /// The op's epilogue.
+    pub epilogue: &'a Epilogue,
+    /// Tensors read as one along channels.
+    pub sources: Vec<Source>,
+    /// Where the rows of A lie.
+    pub geometry: Geometry,
+    /// Accumulator columns: twice the stored ones for GEGLU.
+    pub n: usize,
+    /// Stored columns.
+    pub out_n: usize,
+    /// Length of the sum.
+    pub k: usize,
+    weights: usize,
+}
+
+/// A source as templates see it.
+#[derive(Serialize)]
+struct SourceView {
+    name: &'static str,
+    channels: usize,
+    /// Channels of the sources before it.
+    first: usize,
+    half: bool,
+}
+
+/// The epilogue as templates see it.
+#[derive(Serialize)]
+struct EpilogueView {
+    bias: bool,
+    row: bool,
+    act: &'static str,
+    residual: bool,
+    gated: bool,
+}
+
+impl<'a> Contraction<'a> {
+    /// The normal form of a matmul or conv2d; `None` for another op or too many sources.
+    pub fn new(problem: &'a Problem<'a>) -> Option<Self> {
+        let types: Vec<_> = problem.inputs.iter().map(|i| &i.ty).collect();
+        let (count, epilogue, geometry) = match problem.op {
+            Op::Matmul(op) => (op.sources, &op.epilogue, Geometry::rows(types[0].rows())),
+            Op::Conv2d(op) => {
+                (op.sources, &op.epilogue, Geometry::window(op, types[0].nhwc()?, problem.output))
+            }
+            _ => return None,
+        };
+        if count > SOURCE_NAMES.len() {
+            return None;
+        }
+        let sources = (0..count).map(|i| Source {
+            argument: whole(problem, i),
+            channels: types[i].channels(),
+            dtype: types[i].dtype,
+        });
+        let n = types[count].shape[0];
+        Some(Self {
+            problem,
+            epilogue,
+            sources: sources.collect(),
+            geometry,
+            n,
+            out_n: epilogue.out_channels(n),
+            k: types[count].elem_count() / n,
+            weights: count,
+        })
+    }
+
+    /// The same sums, with A found elsewhere (in scratch memory).
+    pub fn with_sources(self, sources: Vec<Source>, geometry: Geometry) -> Self {
+        Self { sources, geometry, ..self }
+    }
+
+    /// Rows of A and of the output.
+    pub fn m(&self) -> usize {
+        self.geometry.rows_total()
+    }
+
+    /// Channels of all sources.
+    pub fn channels(&self) -> usize {
+        self.sources.iter().map(|s| s.channels).sum()
+    }
+
+    /// GEGLU: value and gate columns belong together.
+    pub fn gated(&self) -> bool {
+        self.epilogue.activation == Activation::Geglu
+    }
+
+    /// Storage type of the weights.
+    pub fn weight_dtype(&self) -> DType {
+        self.problem.inputs[self.weights].ty.dtype
+    }
+
+    /// Index of the bias among the inputs.
+    pub fn bias(&self) -> Option<usize> {
+        self.epilogue.bias.then_some(self.weights + 1)
+    }
+
+    /// Weights and bias may be packed, and every storage type is a floating-point one.
+    pub fn packable(&self) -> bool {
+        let constant = |i: usize| self.problem.inputs[i].constant;
+        self.floating() && constant(self.weights) && self.bias().is_none_or(constant)
+    }
+
+    /// Every storage type is a floating-point one.
+    pub fn floating(&self) -> bool {
+        let float = |d: DType| matches!(d, DType::F32 | DType::F16);
+        self.problem.inputs.iter().all(|i| float(i.ty.dtype)) && float(self.problem.output.dtype)
+    }
+
+    /// Packings of weights and bias for panels of `width` columns.
+    pub fn panel_packings(&self, width: usize) -> Vec<(usize, Packing)> {
+        let panels = |i: usize| {
+            let dtype = self.problem.inputs[i].ty.dtype;
+            (i, Packing::Panels { width, dtype, gated: self.gated() })
+        };
+        std::iter::once(self.weights).chain(self.bias()).map(panels).collect()
+    }
+
+    /// Packings of weights and bias as they come.
+    pub fn row_major_packings(&self) -> Vec<(usize, Packing)> {
+        let inputs = &self.problem.inputs;
+        std::iter::once(self.weights)
+            .chain(self.bias())
+            .filter(|i| inputs[*i].constant)
+            .map(|i| (i, Packing::RowMajor(inputs[i].ty.dtype)))
+            .collect()
+    }
+
+    /// Tensors by their names in templates.
+    pub fn tensors(&self) -> Vec<(&'static str, DType)> {
+        let inputs = &self.problem.inputs;
+        let mut list: Vec<_> =
+            SOURCE_NAMES.iter().copied().zip(self.sources.iter().map(|s| s.dtype)).collect();
+        list.push(("W", self.weight_dtype()));
+        let epilogue = [
+            ("BIAS", self.epilogue.bias),
+            ("ROW", self.epilogue.row_offset.is_some()),
+            ("RES", self.epilogue.residual),
+        ];
+        let present = epilogue.iter().filter(|(_, present)| *present);
+        let stored = inputs[self.weights + 1..].iter();
+        list.extend(present.zip(stored).map(|((name, _), input)| (*name, input.ty.dtype)));
+        list.push(("OUT", self.problem.output.dtype));
+        list
+    }
+
+    /// Parameters that every template of the family may use.
+    pub fn parameters(&self) -> Parameters {
+        let mut first = 0;
+        let view = |(s, name): (&Source, &'static str)| {
+            let half = s.dtype == DType::F16;
+            let view = SourceView { name, channels: s.channels, first, half };
+            first += s.channels;
+            view
+        };
+        let sources: Vec<_> = self.sources.iter().zip(SOURCE_NAMES).map(view).collect();
+        let act = match self.epilogue.activation {
+            Activation::None => "none",
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::Geglu => "geglu",
+        };
+        let epilogue = EpilogueView {
+            bias: self.epilogue.bias,
+            row: self.epilogue.row_offset.is_some(),
+            act,
+            residual: self.epilogue.residual,
+            gated: self.gated(),
+        };
+        Parameters::new()
+            .set("sources", &sources)
+            .set("e", &epilogue)
+            .set("g", &self.geometry)
+            .set("m", &self.m())
+            .set("n", &self.n)
+            .set("out_n", &self.out_n)
+            .set("k", &self.k)
+            .set("channels", &self.channels())
+    }
+
+    /// Arguments of a launch over the output columns of `split`.
+    pub fn arguments(&self, split: &Split) -> Vec<Argument> {
+        let mut args: Vec<_> = self.sources.iter().map(|s| s.argument.clone()).collect();
+        args.push(split.weights(self.weights));
+        let mut next = self.weights + 1;
+        if self.epilogue.bias {
+            args.push(split.bias(next));
+            next += 1;
+        }
+        if self.epilogue.row_offset.is_some() {
+            args.push(whole(self.problem, next));
+            next += 1;
+        }
+        if self.epilogue.residual {
+            args.push(whole(self.problem, next));
+        }
+        args.push(Argument::Output);
+        args.push(Argument::U32(split.first_column as u32));
+        args.extend(self.epilogue.row_offset.map(|o| Argument::U32(o as u32)));
+        args
+    }
+
+    /// One launch a split: the same program over its own columns.
+    ///
+    /// `entry` is the kernel's name, `global` the work size for a number of units (panels or
+    /// columns).
+    pub fn launches(
+        &self,
+        template: &str,
+        parameters: &Parameters,
+        entry: &'static str,
+        splits: &[Split],
+        global: impl Fn(usize) -> ([u64; 3], Option<[u64; 3]>),
+    ) -> Result<Vec<Launch>> {
+        let text = [EPILOGUE, template].concat();
+        let source = crate::template::render(&text, &self.tensors(), parameters)
+            .with_context(|| format!("kernel {entry}"))?;
+        let launch = |split: &Split| {
+            let (global, local) = global(split.units);
+            Launch {
+                source: source.clone(),
+                entry,
+                args: self.arguments(split),
+                global,
+                local,
+                local_mem_bytes: 0,
+                flops: 2 * (self.m() * self.k * split.accumulators) as u64,
+            }
+        };
+        Ok(splits.iter().map(launch).collect())
+    }
+
+    /// The ranges of panels that each launch reads.
+    pub fn panel_splits(&self, width: usize) -> Vec<Split> {
+        let panels = crate::packing::panel_count(self.n, width, self.gated());
+        self.unit_splits(panels, width, self.out_width(width))
+    }
+
+    /// Stored columns of a panel of `width` accumulator columns.
+    pub fn out_width(&self, width: usize) -> usize {
+        if self.gated() { width / 2 } else { width }
+    }
+
+    /// The ranges of output columns that each launch of a row-major kernel reads; `None` if
+    /// GEGLU's two halves do not fit one launch.
+    pub fn column_splits(&self) -> Option<Vec<Split>> {
+        if self.gated() {
+            let one = self.unit_splits(1, self.n, self.out_n);
+            let bytes = (self.n * self.k) as u64 * self.weight_dtype().size_bytes();
+            return (bytes <= self.problem.max_weight_bytes).then_some(one);
+        }
+        Some(self.unit_splits(self.n, 1, 1))
+    }
+
+    fn unit_splits(&self, units: usize, width: usize, out_width: usize) -> Vec<Split> {
+        let weight_bytes = (width * self.k) as u64 * self.weight_dtype().size_bytes();
+        let bias_dtype = self.bias().map(|i| self.problem.inputs[i].ty.dtype);
+        let bias_bytes = bias_dtype.map_or(0, |d| width as u64 * d.size_bytes());
+        splits(units, width, out_width, weight_bytes, bias_bytes, self.problem.max_weight_bytes)
+    }
+
+    /// The one thread-per-element lowering: `naive` of both ops.
+    pub fn lower_naive(&self, template: &str, entry: &'static str) -> Result<Lowering> {
+        let splits = self.column_splits().context("GEGLU weights exceed one launch")?;
+        let rows = self.m() as u64;
+        let launches = self.launches(template, &self.parameters(), entry, &splits, |units| {
+            let columns = if self.gated() { self.out_n } else { units };
+            ([columns as u64, rows, 1], None)
+        })?;
+        Ok(Lowering { launches, scratch_bytes: vec![], packings: self.row_major_packings() })
+    }
+}
+
+/// Whether the device class' own kernel can compute a problem.
+pub fn tiled_applies(problem: &Problem, target: &Target) -> bool {
+    match target.class {
+        DeviceClass::Cpu => cpu::applies(problem, target),
+        DeviceClass::Gpu => gpu::applies(problem, target),
+        DeviceClass::MobileGpu => mobile::applies(problem, target),
+    }
+}
+
+/// The launches of the device class' own kernel.
+pub fn lower_tiled(contraction: &Contraction, target: &Target) -> Result<Lowering> {
+    match target.class {
+        DeviceClass::Cpu => cpu::lower_contraction(contraction, target),
+        DeviceClass::Gpu => gpu::lower_contraction(contraction, target),
+        DeviceClass::MobileGpu => mobile::lower_contraction(contraction, target),
+    }
+}
+
+fn whole(problem: &Problem, index: usize) -> Argument {
+    Argument::Input { index, offset_bytes: 0, len_bytes: problem.inputs[index].ty.size_bytes() }
+}

@@ -1,0 +1,105 @@
+//! Weights too large for one launch, as ranges of output columns.
+
+use crate::Argument;
+
+/// A run of units (panels, or single columns of row-major weights) that one launch computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Number of units.
+    pub units: usize,
+    /// First stored column.
+    pub first_column: usize,
+    /// Accumulator columns, padding included.
+    pub accumulators: usize,
+    weight_range: (u64, u64),
+    bias_range: (u64, u64),
+}
+
+impl Split {
+    /// The weights' region.
+    pub fn weights(&self, index: usize) -> Argument {
+        region(index, self.weight_range)
+    }
+
+    /// The bias' region.
+    pub fn bias(&self, index: usize) -> Argument {
+        region(index, self.bias_range)
+    }
+}
+
+fn region(index: usize, (offset_bytes, len_bytes): (u64, u64)) -> Argument {
+    Argument::Input { index, offset_bytes, len_bytes }
+}
+
+/// Alignment of regions wherever the limit leaves room for it, in bytes.
+const ALIGNMENT_BYTES: u64 = 128;
+
+/// Splits `units`, each `width` accumulator and `out_width` stored columns wide, so that no launch
+/// reads more than `max_bytes` of weights; at least one unit each. Launches are as equal as the
+/// alignment of their regions allows.
+pub fn splits(
+    units: usize,
+    width: usize,
+    out_width: usize,
+    weight_bytes: u64,
+    bias_bytes: u64,
+    max_bytes: u64,
+) -> Vec<Split> {
+    let most = (max_bytes / weight_bytes.max(1)).clamp(1, units as u64) as usize;
+    let aligned = |n: &usize| {
+        (*n as u64 * weight_bytes).is_multiple_of(ALIGNMENT_BYTES)
+            && (*n as u64 * bias_bytes).is_multiple_of(ALIGNMENT_BYTES)
+    };
+    let quantum = (1..=128).find(aligned).unwrap_or(1);
+    let even = units.div_ceil(units.div_ceil(most));
+    let step = if even == units {
+        units
+    } else if most >= quantum {
+        (even.next_multiple_of(quantum)).min(most / quantum * quantum)
+    } else {
+        even
+    };
+    let range =
+        |first: usize, count: usize, bytes: u64| (first as u64 * bytes, count as u64 * bytes);
+    (0..units)
+        .step_by(step)
+        .map(|first| {
+            let count = step.min(units - first);
+            Split {
+                units: count,
+                first_column: first * out_width,
+                accumulators: count * width,
+                weight_range: range(first, count, weight_bytes),
+                bias_range: range(first, count, bias_bytes),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn covers_every_unit_once_within_the_limit() {
+        for (units, weight, bias, max) in
+            [(10, 1000, 128, 3000), (7, 64, 64, 1 << 20), (9, 4096, 64, 8192), (3, 50, 0, 10)]
+        {
+            let list = splits(units, 32, 32, weight, bias, max);
+            assert_eq!(list.iter().map(|s| s.units).sum::<usize>(), units);
+            let mut next = (0, 0);
+            for split in &list {
+                assert_eq!((split.weight_range.0, split.bias_range.0), next);
+                next = (next.0 + split.weight_range.1, next.1 + split.bias_range.1);
+                assert!(split.weight_range.1 <= max || split.units == 1);
+            }
+        }
+    }
+
+    #[test]
+    fn regions_are_aligned_where_the_limit_allows() {
+        let list = splits(64, 32, 32, 64 * 77, 64, 64 * 77 * 9);
+        assert!(list.len() > 1);
+        assert!(list.iter().all(|s| s.weight_range.0 % 128 == 0 && s.bias_range.0 % 128 == 0));
+    }
+}

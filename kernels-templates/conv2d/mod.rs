@@ -1,0 +1,97 @@
+//! Kernels of [`kiln_ir::ops::conv2d`].
+
+use crate::contraction::{self, Contraction, Geometry, Source, cpu, gpu, mobile};
+use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
+use anyhow::{Context as _, Result};
+use kiln_ir::DType;
+
+/// The variants, best first.
+pub const VARIANTS: &[Variant] = &[
+    Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
+    Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
+    Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
+    Variant { name: "im2win", applies: unrolled_applies, lower: im2win },
+    Variant { name: "im2col", applies: unrolled_applies, lower: im2col },
+    Variant { name: "naive", applies: naive_applies, lower: naive },
+];
+
+/// This folder's line of the registry.
+pub const FAMILY: Family = Family { op: "conv2d", variants: VARIANTS };
+
+fn naive_applies(problem: &Problem, _: &Target) -> bool {
+    Contraction::new(problem).is_some_and(|c| c.floating() && c.column_splits().is_some())
+}
+
+fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("conv2d over another op")?;
+    contraction.lower_naive(include_str!("naive.cl.tera"), "conv2d_naive")
+}
+
+fn unrolled_applies(problem: &Problem, target: &Target) -> bool {
+    contraction::tiled_applies(problem, target)
+}
+
+fn im2col(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("conv2d over another op")?;
+    let (g, k) = (contraction.geometry, contraction.k);
+    let rows = g.rows_total();
+    let global = [contraction.channels(), g.kernel * g.kernel, rows];
+    let template = include_str!("im2col.cl.tera");
+    let scratch =
+        Scratch { template, entry: "conv2d_im2col", global, geometry: Geometry::rows(rows) };
+    scratch.lower(contraction, k, target)
+}
+
+fn im2win(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("conv2d over another op")?;
+    let (geometry, channels) = (contraction.geometry.im2win(), contraction.channels());
+    let pixels = geometry.batch * geometry.in_h * geometry.in_w;
+    let global = [channels, geometry.kernel, pixels];
+    let template = include_str!("im2win.cl.tera");
+    let scratch = Scratch { template, entry: "conv2d_im2win", global, geometry };
+    scratch.lower(contraction, channels, target)
+}
+
+/// A copy of the picture in another order, one work-item an element.
+struct Scratch {
+    template: &'static str,
+    entry: &'static str,
+    global: [usize; 3],
+    /// Where the rows of A lie in the copy.
+    geometry: Geometry,
+}
+
+impl Scratch {
+    /// The copy, then the device's own contraction over it, with `channels` a tap.
+    fn lower(self, contraction: Contraction, channels: usize, target: &Target) -> Result<Lowering> {
+        let dtype = contraction.sources.first().map_or(DType::F32, |s| s.dtype);
+        let copy = self.copy(&contraction, dtype)?;
+        let scratch = |written| Argument::Scratch { index: 0, written };
+        let source = Source { argument: scratch(false), channels, dtype };
+        let second = contraction.with_sources(vec![source], self.geometry);
+        let mut lowering = contraction::lower_tiled(&second, target)?;
+        lowering.launches.insert(0, copy);
+        let elements = self.global.iter().product::<usize>() as u64;
+        lowering.scratch_bytes = vec![elements * dtype.size_bytes()];
+        Ok(lowering)
+    }
+
+    fn copy(&self, contraction: &Contraction, dtype: DType) -> Result<Launch> {
+        let mut tensors = contraction.tensors();
+        tensors.truncate(contraction.sources.len());
+        tensors.push(("OUT", dtype));
+        let parameters = contraction.parameters().set("w", &self.geometry);
+        let source = crate::template::render(self.template, &tensors, &parameters)?;
+        let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
+        args.push(Argument::Scratch { index: 0, written: true });
+        Ok(Launch {
+            source,
+            entry: self.entry,
+            args,
+            global: self.global.map(|v| v as u64),
+            local: None,
+            local_mem_bytes: 0,
+            flops: 0,
+        })
+    }
+}

@@ -1,0 +1,66 @@
+//! Kernels of [`kiln_ir::ops::matmul`].
+
+use crate::contraction::{Contraction, cpu, gpu, mobile};
+use crate::{Argument, Family, Lowering, Problem, Target, Variant};
+use anyhow::{Context as _, Result};
+
+/// The variants, best first.
+pub const VARIANTS: &[Variant] = &[
+    Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
+    Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
+    Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
+    Variant { name: "tiled", applies: tiled_applies, lower: tiled },
+    Variant { name: "naive", applies: naive_applies, lower: naive },
+];
+
+/// This folder's line of the registry.
+pub const FAMILY: Family = Family { op: "matmul", variants: VARIANTS };
+
+fn naive_applies(problem: &Problem, _: &Target) -> bool {
+    Contraction::new(problem).is_some_and(|c| c.floating() && c.column_splits().is_some())
+}
+
+fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("matmul over another op")?;
+    contraction.lower_naive(include_str!("naive.cl.tera"), "matmul_naive")
+}
+
+/// The largest square tile that the device takes.
+fn square_tile(gated: bool, target: &Target) -> Option<(usize, u64)> {
+    [16usize, 8, 4].into_iter().find_map(|tile| {
+        let bytes = 4 * tile * (2 * tile + 1) + if gated { 4 * tile * (tile + 1) } else { 0 };
+        let fits =
+            tile * tile <= target.max_work_group as usize && bytes as u64 <= target.local_mem_bytes;
+        fits.then_some((tile, bytes as u64))
+    })
+}
+
+fn tiled_applies(problem: &Problem, target: &Target) -> bool {
+    let fits = |c: Contraction| square_tile(c.gated(), target).is_some();
+    naive_applies(problem, target) && Contraction::new(problem).is_some_and(fits)
+}
+
+fn tiled(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("matmul over another op")?;
+    let gated = contraction.gated();
+    let (tile, local_mem_bytes) = square_tile(gated, target).context("no tile fits the device")?;
+    let splits = contraction.column_splits().context("GEGLU weights exceed one launch")?;
+    let columns = |units: usize| if gated { contraction.out_n } else { units };
+    let round = |count: usize| count.next_multiple_of(tile) as u64;
+    let mut launches = contraction.launches(
+        include_str!("tiled.cl.tera"),
+        &contraction.parameters().set("tile", &tile),
+        "matmul_tiled",
+        &splits,
+        |units| {
+            let global = [round(columns(units)), round(contraction.m()), 1];
+            (global, Some([tile as u64, tile as u64, 1]))
+        },
+    )?;
+    for (launch, split) in launches.iter_mut().zip(&splits) {
+        launch.args.push(Argument::U32(columns(split.units) as u32));
+        launch.local_mem_bytes = local_mem_bytes;
+    }
+    let packings = contraction.row_major_packings();
+    Ok(Lowering { launches, scratch_bytes: vec![], packings })
+}

@@ -1,0 +1,353 @@
+//! Every contraction variant against the ops' reference evaluation.
+//!
+//! `small_*` also run under oclgrind, which reports memory errors and races. The tests load the
+//! OpenCL library at run time, so it comes as a driver, not through its wrapper:
+//! ```sh
+//! echo /usr/lib/oclgrind/liboclgrind-rt-icd.so > /tmp/oclgrind.icd
+//! OCL_ICD_VENDORS=/tmp/oclgrind.icd OCLGRIND_DATA_RACES=1 OCLGRIND_STOP_ERRORS=1 \
+//!     cargo test --release -p kiln-kernels --test contraction small_
+//! ```
+
+mod contraction_device;
+
+use contraction_device::{Runner, noise, stored};
+use kiln_ir::ops::conv2d::Conv2d;
+use kiln_ir::ops::epilogue::{Activation, Epilogue};
+use kiln_ir::ops::matmul::Matmul;
+use kiln_ir::{DType, Op, Tensor, TensorType};
+use kiln_kernels::{Operand, Problem, Target, candidates};
+use std::sync::Mutex;
+
+/// An op with the shapes and storage types of its operands.
+#[derive(Clone)]
+struct Case {
+    op: Op,
+    inputs: Vec<Operand>,
+    max_weight_bytes: u64,
+}
+
+/// Storage types of a case.
+#[derive(Clone, Copy)]
+struct Storage {
+    activations: DType,
+    weights: DType,
+}
+
+const STORAGES: [Storage; 4] = [
+    Storage { activations: DType::F32, weights: DType::F32 },
+    Storage { activations: DType::F32, weights: DType::F16 },
+    Storage { activations: DType::F16, weights: DType::F32 },
+    Storage { activations: DType::F16, weights: DType::F16 },
+];
+
+const PLAIN: Storage = STORAGES[0];
+
+/// All storage types take turns beside the plain one.
+fn two_storages(i: usize) -> [Storage; 2] {
+    [PLAIN, STORAGES[1 + i % 3]]
+}
+
+fn case(op: Op, sources: &[&[usize]], weights: &[usize], storage: Storage) -> Case {
+    let activation =
+        |s: &[usize]| Operand { ty: TensorType::new(storage.activations, s), constant: false };
+    let constant =
+        |s: &[usize]| Operand { ty: TensorType::new(storage.weights, s), constant: true };
+    let epilogue = match &op {
+        Op::Matmul(op) => op.epilogue.clone(),
+        Op::Conv2d(op) => op.epilogue.clone(),
+        _ => unreachable!(),
+    };
+    let mut inputs: Vec<_> = sources.iter().map(|s| activation(s)).collect();
+    inputs.push(constant(weights));
+    // The shape of the output does not depend on the epilogue's inputs.
+    let mut bare = op.clone();
+    match &mut bare {
+        Op::Matmul(op) => op.epilogue = only_activation(&epilogue),
+        Op::Conv2d(op) => op.epilogue = only_activation(&epilogue),
+        _ => unreachable!(),
+    }
+    let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
+    let output = bare.infer(&types).unwrap();
+    if epilogue.bias {
+        inputs.push(constant(&[weights[0]]));
+    }
+    if let Some(offset) = epilogue.row_offset {
+        inputs.push(activation(&[1, offset + weights[0] + 3]));
+    }
+    if epilogue.residual {
+        inputs.push(activation(&output.shape));
+    }
+    Case { op, inputs, max_weight_bytes: u64::MAX }
+}
+
+fn only_activation(e: &Epilogue) -> Epilogue {
+    Epilogue { activation: e.activation, ..Epilogue::default() }
+}
+
+fn matmul(m: usize, k: &[usize], n: usize, epilogue: Epilogue, storage: Storage) -> Case {
+    let shapes: Vec<_> = k.iter().map(|k| vec![1, m, *k]).collect();
+    let op = Matmul { sources: k.len(), epilogue };
+    let views: Vec<_> = shapes.iter().map(|s| s.as_slice()).collect();
+    case(op.into(), &views, &[n, k.iter().sum()], storage)
+}
+
+fn conv2d(op: Conv2d, picture: [usize; 3], c: &[usize], o: usize, storage: Storage) -> Case {
+    let [n, h, w] = picture;
+    let shapes: Vec<_> = c.iter().map(|c| vec![n, h, w, *c]).collect();
+    let views: Vec<_> = shapes.iter().map(|s| s.as_slice()).collect();
+    let op = Conv2d { sources: c.len(), ..op };
+    let weights = [o, c.iter().sum(), op.kernel, op.kernel];
+    case(op.into(), &views, &weights, storage)
+}
+
+fn epilogue(bias: bool, row: Option<usize>, activation: Activation, residual: bool) -> Epilogue {
+    Epilogue { bias, row_offset: row, activation, residual }
+}
+
+/// The combinations that occur in Stable Diffusion, and all at once.
+fn epilogues() -> Vec<Epilogue> {
+    use Activation::{Geglu, Gelu, Silu};
+    vec![
+        Epilogue::default(),
+        epilogue(true, None, IDENTITY, false),
+        epilogue(true, Some(5), IDENTITY, false),
+        epilogue(true, None, IDENTITY, true),
+        epilogue(true, None, Silu, false),
+        epilogue(true, None, Gelu, false),
+        epilogue(true, None, Geglu, false),
+        epilogue(false, None, Geglu, false),
+        epilogue(true, Some(7), Silu, true),
+        epilogue(true, Some(7), Geglu, true),
+    ]
+}
+
+const IDENTITY: Activation = Activation::None;
+
+/// Runs the best variants of a case on a target; bounds follow from the length of the sum and the
+/// rounding of the storage types.
+fn check(runner: &mut Runner, target: &Target, case: &Case, most_variants: usize) {
+    let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
+    let output = case.op.infer(&types).unwrap();
+    let k = match &case.op {
+        Op::Matmul(op) => types[op.sources].shape[1],
+        Op::Conv2d(op) => types[op.sources].elem_count() / types[op.sources].shape[0],
+        _ => unreachable!(),
+    };
+    let values: Vec<_> = case
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, input)| {
+            let is_weight = input.constant && input.ty.shape.len() > 1;
+            let scale = if is_weight { 2.0 / (k as f32).sqrt() } else { 1.0 };
+            stored(input.ty.dtype, noise(i as u64 + 1, input.ty.elem_count(), scale))
+        })
+        .collect();
+    let tensors: Vec<_> =
+        case.inputs.iter().zip(&values).map(|(i, v)| Tensor::new(&i.ty.shape, v.clone())).collect();
+    let expected = case.op.eval(&tensors.iter().collect::<Vec<_>>());
+    let problem = Problem {
+        op: &case.op,
+        inputs: &case.inputs,
+        output: &output,
+        max_weight_bytes: case.max_weight_bytes,
+    };
+    let half = output.dtype == DType::F16;
+    let atol = (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
+    let rtol = if half { 2.0f32.powi(-11) } else { 0.0 } + 16.0 * f32::EPSILON;
+    let variants = candidates(&problem, target);
+    assert!(!variants.is_empty(), "{} has no variant", case.op.name());
+    for variant in variants.into_iter().take(most_variants) {
+        let lowering = (variant.lower)(&problem, target).unwrap();
+        let what = || {
+            let types: Vec<_> = types.iter().map(|t| t.to_string()).collect();
+            format!("{} {} {} {types:?}", variant.name, case.op.name(), case.op.attributes())
+        };
+        verify_regions(&problem, &lowering, &what());
+        let bindings = runner.bind(&problem, &lowering, &values);
+        runner.run(&bindings, 1);
+        let found = runner.output(&bindings);
+        for (i, (f, e)) in found.iter().zip(&expected.data).enumerate() {
+            let bound = atol + rtol * e.abs();
+            assert!((f - e).abs() <= bound, "{}: [{i}] {f} for {e}, bound {bound}", what());
+        }
+    }
+}
+
+/// Launches stay within the limit, and name the whole of a constant between them.
+fn verify_regions(problem: &Problem, lowering: &kiln_kernels::Lowering, what: &str) {
+    use kiln_kernels::Argument;
+    for (index, packing) in &lowering.packings {
+        let shape = &problem.inputs[*index].ty.shape;
+        let total = packing.size_bytes(shape);
+        let mut regions: Vec<_> = lowering
+            .launches
+            .iter()
+            .flat_map(|l| &l.args)
+            .filter_map(|a| match a {
+                Argument::Input { index: i, offset_bytes, len_bytes } if i == index => {
+                    Some((*offset_bytes, *len_bytes))
+                }
+                _ => None,
+            })
+            .collect();
+        regions.sort();
+        let end = regions.iter().fold(0, |end, (offset, len)| {
+            assert_eq!(*offset, end, "{what}: a gap in input {index}");
+            offset + len
+        });
+        assert_eq!(end, total, "{what}: input {index}");
+    }
+}
+
+/// One device user at a time: drivers initialise without locks.
+static DEVICE: Mutex<()> = Mutex::new(());
+
+/// Every variant of every case on a CPU target, and the best variant on one of the others in
+/// turn; their kernels take drivers for CPUs long to compile.
+fn check_all(cases: &[Case]) {
+    let _device = DEVICE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut runner = Runner::new();
+    let others = other_targets();
+    for (i, case) in cases.iter().enumerate() {
+        check(&mut runner, &Target::cpu(), case, usize::MAX);
+        check(&mut runner, &others[i % others.len()], case, 1);
+    }
+}
+
+/// Every variant on every target. Lines of the im2win scratch must not be a power of two long:
+/// oclgrind 21.10 truncates to odd widths without masking.
+fn check_everywhere(cases: &[Case]) {
+    let _device = DEVICE.lock().unwrap_or_else(|e| e.into_inner());
+    let mut runner = Runner::new();
+    for target in other_targets().into_iter().chain([Target::cpu()]) {
+        cases.iter().for_each(|case| check(&mut runner, &target, case, usize::MAX));
+    }
+}
+
+fn other_targets() -> Vec<Target> {
+    let narrow = Target { vector_width: 4, tile_rows: 5, tile_columns: 12, ..Target::cpu() };
+    let wide = Target { tile_rows: 6, tile_columns: 8, ..Target::mobile() };
+    vec![Target::gpu(), narrow, Target::mobile(), wide, Target { vector_width: 8, ..Target::cpu() }]
+}
+
+fn same(kernel: usize, stride: usize) -> Conv2d {
+    Conv2d::new(kernel, stride)
+}
+
+#[test]
+fn matmul_shapes() {
+    let e = || epilogue(true, None, IDENTITY, true);
+    let shapes: [(usize, &[usize], usize); 10] = [
+        (1, &[37], 48),
+        (2, &[64], 33),
+        (13, &[31], 35),
+        (13, &[300], 3),
+        (25, &[17, 40], 64),
+        (40, &[64, 16], 100),
+        (77, &[128], 96),
+        (154, &[20], 32),
+        (25, &[1050], 40),
+        (600, &[19], 32),
+    ];
+    let cases: Vec<_> =
+        shapes.iter().flat_map(|(m, k, n)| STORAGES.map(|s| matmul(*m, k, *n, e(), s))).collect();
+    check_all(&cases);
+}
+
+#[test]
+fn matmul_epilogues() {
+    let cases: Vec<_> = epilogues()
+        .into_iter()
+        .flat_map(|e| {
+            [matmul(13, &[41], 72, e.clone(), PLAIN), matmul(30, &[64], 64, e, STORAGES[3])]
+        })
+        .collect();
+    check_all(&cases);
+}
+
+#[test]
+fn matmul_of_split_weights() {
+    let e = epilogue(true, Some(2), IDENTITY, true);
+    let mut cases = vec![
+        matmul(13, &[64], 200, e.clone(), PLAIN),
+        matmul(13, &[61], 200, e, STORAGES[3]),
+        matmul(13, &[64], 200, epilogue(true, Some(3), Activation::Geglu, true), STORAGES[1]),
+    ];
+    cases.iter_mut().for_each(|c| c.max_weight_bytes = 20_000);
+    check_all(&cases);
+}
+
+#[test]
+fn conv2d_shapes() {
+    let e = epilogue(true, None, IDENTITY, true);
+    let op = |kernel, stride| Conv2d { epilogue: e.clone(), ..same(kernel, stride) };
+    let valid = Conv2d { padding: 0, ..op(3, 2) };
+    let up = Conv2d { upsample: true, ..op(3, 1) };
+    let shapes: [(Conv2d, [usize; 3], &[usize], usize); 11] = [
+        (op(1, 1), [2, 5, 3], &[23], 40),
+        (op(1, 2), [1, 7, 8], &[16], 32),
+        (op(3, 1), [1, 1, 1], &[19], 5),
+        (op(3, 1), [2, 5, 7], &[23], 40),
+        (op(3, 1), [1, 6, 50], &[20], 32),
+        (op(3, 1), [1, 8, 16], &[16, 7], 36),
+        (op(3, 1), [1, 5, 124], &[6], 32),
+        (op(3, 2), [2, 9, 26], &[13], 32),
+        (valid, [1, 9, 27], &[8], 32),
+        (up.clone(), [2, 5, 7], &[16], 34),
+        (up, [1, 4, 16], &[3, 16], 3),
+    ];
+    let cases: Vec<_> = shapes
+        .into_iter()
+        .enumerate()
+        .flat_map(|(i, (op, picture, c, o))| {
+            two_storages(i).map(|s| conv2d(op.clone(), picture, c, o, s))
+        })
+        .collect();
+    check_all(&cases);
+}
+
+#[test]
+fn conv2d_epilogues() {
+    let cases: Vec<_> = epilogues()
+        .into_iter()
+        .flat_map(|e| {
+            let op = Conv2d { epilogue: e, ..same(3, 1) };
+            [
+                conv2d(op.clone(), [1, 4, 17], &[11], 72, PLAIN),
+                conv2d(op, [2, 3, 5], &[16], 64, STORAGES[3]),
+            ]
+        })
+        .collect();
+    check_all(&cases);
+}
+
+#[test]
+fn conv2d_of_split_weights() {
+    let e = epilogue(true, Some(2), IDENTITY, true);
+    let op = Conv2d { epilogue: e, ..same(3, 1) };
+    let mut cases = vec![conv2d(op, [1, 4, 13], &[16], 200, PLAIN)];
+    cases.iter_mut().for_each(|c| c.max_weight_bytes = 40_000);
+    check_all(&cases);
+}
+
+#[test]
+fn small_matmul() {
+    let e = epilogue(true, Some(1), Activation::Geglu, true);
+    check_everywhere(&[
+        matmul(13, &[5, 18], 36, epilogue(true, None, Activation::Gelu, true), PLAIN),
+        matmul(3, &[19], 40, e, STORAGES[3]),
+    ]);
+}
+
+#[test]
+fn small_conv2d() {
+    let op = Conv2d { epilogue: epilogue(true, Some(1), Activation::Silu, true), ..same(3, 1) };
+    let up = Conv2d { upsample: true, ..same(3, 1) };
+    check_everywhere(&[
+        conv2d(op.clone(), [1, 3, 15], &[5, 3], 17, PLAIN),
+        conv2d(op, [2, 3, 4], &[17], 6, STORAGES[3]),
+        conv2d(up, [1, 2, 4], &[5], 4, STORAGES[1]),
+        conv2d(same(3, 2), [1, 5, 5], &[4], 4, PLAIN),
+    ]);
+}

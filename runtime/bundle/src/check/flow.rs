@@ -1,0 +1,361 @@
+//! Walks the timeline once: who wrote what is read, and which weights are where.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::interval_set::IntervalSet;
+use super::launch;
+use super::violation::{Place, Violation, block_at, buffer_at, place};
+use crate::plan::{
+    Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Network, Phase, Plan, Port, Residency,
+    SlotId, Step,
+};
+
+/// Checks every port and every step.
+///
+/// Requires: `owners` has one entry a buffer, `spans` one a network.
+pub(super) fn check(
+    plan: &Plan,
+    spans: &[(u32, u32)],
+    owners: &[Option<BlockId>],
+    weights_len_bytes: u64,
+) -> Result<(), Violation> {
+    let mut flow = Flow {
+        plan,
+        owners,
+        weights_len_bytes,
+        written: vec![IntervalSet::default(); plan.buffers.len()],
+        first_written: vec![None; plan.buffers.len()],
+        last_input: vec![None; plan.buffers.len()],
+        index_bytes: HashMap::new(),
+        slots: BTreeMap::new(),
+        slot_of: HashMap::new(),
+        network: 0,
+        span: (0, 0),
+        step: 0,
+    };
+    for (index, (network, &span)) in plan.networks.iter().zip(spans).enumerate() {
+        flow.network = index;
+        flow.span = span;
+        flow.enter(network)?;
+        for (step_index, step) in network.steps.iter().enumerate() {
+            flow.step = step_index;
+            flow.run(step)?;
+        }
+        flow.leave(network)?;
+    }
+    Ok(())
+}
+
+/// What is known at an instant.
+struct Flow<'a> {
+    plan: &'a Plan,
+    /// The block that is resident in a buffer.
+    owners: &'a [Option<BlockId>],
+    weights_len_bytes: u64,
+    /// Bytes of each buffer that hold its value.
+    written: Vec<IntervalSet>,
+    /// The network that first wrote to each buffer.
+    first_written: Vec<Option<usize>>,
+    /// The last network of which each buffer was an input.
+    last_input: Vec<Option<usize>>,
+    /// The `i32` inputs of the current network and their lengths.
+    index_bytes: HashMap<BufferId, u64>,
+    /// The block in each slot, and the other way round.
+    slots: BTreeMap<SlotId, BlockId>,
+    slot_of: HashMap<BlockId, SlotId>,
+    network: usize,
+    span: (u32, u32),
+    step: usize,
+}
+
+/// A region of a buffer.
+#[derive(Clone, Copy)]
+struct Region {
+    buffer: BufferId,
+    offset_bytes: u64,
+    len_bytes: u64,
+}
+
+impl Flow<'_> {
+    fn instant(&self) -> u32 {
+        // The span's length is the number of steps: neither cast nor sum overflows.
+        self.span.0 + self.step as u32
+    }
+
+    fn place(&self) -> Box<Place> {
+        place(self.plan, self.network, self.step, self.instant())
+    }
+
+    /// The host writes the inputs.
+    fn enter(&mut self, network: &Network) -> Result<(), Violation> {
+        self.index_bytes.clear();
+        for port in &network.inputs {
+            let by = || format!("input {:?} of network {:?}", port.name, network.name);
+            let region = self.port_region(port, by)?;
+            self.check_use(region, self.span.0, by)?;
+            self.note_written(region);
+            self.last_input[region.buffer.index()] = Some(self.network);
+            if port.dtype == DType::I32 {
+                let bytes = self.index_bytes.entry(region.buffer).or_default();
+                *bytes = region.len_bytes.max(*bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// The host reads the outputs.
+    fn leave(&mut self, network: &Network) -> Result<(), Violation> {
+        if let Some((&slot, &block)) = self.slots.first_key_value() {
+            return Err(Violation::NotFreed {
+                network: network.name.clone(),
+                block: block_at(self.plan, block),
+                slot: slot.0,
+            });
+        }
+        for port in &network.outputs {
+            let by = || format!("output {:?} of network {:?}", port.name, network.name);
+            let region = self.port_region(port, by)?;
+            self.check_use(region, self.span.1 - 1, by)?;
+            self.check_written(region, by)?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, step: &Step) -> Result<(), Violation> {
+        match step {
+            &Step::Load { block, slot } => self.load(block, slot),
+            Step::Gather(gather) => self.gather(gather),
+            Step::Dispatch(dispatch) => self.dispatch(dispatch),
+            &Step::Free { block } => self.free(block),
+        }
+    }
+
+    fn load(&mut self, block: BlockId, slot: SlotId) -> Result<(), Violation> {
+        let len_bytes = self.streamed_len_bytes(block)?;
+        let slots = &self.plan.memory.slot_bytes;
+        let Some(&slot_bytes) = slots.get(slot.index()) else {
+            let by = self.place().to_string();
+            return Err(Violation::NoSuch { by, what: "slot", id: slot.0, count: slots.len() });
+        };
+        let (place, block_at_) = (|| self.place(), || block_at(self.plan, block));
+        if len_bytes > slot_bytes {
+            let (place, block) = (place(), block_at_());
+            return Err(Violation::SlotTooSmall { place, block, slot: slot.0, slot_bytes });
+        }
+        if let Some(slot) = self.slot_of.get(&block) {
+            let (place, block) = (place(), block_at_());
+            return Err(Violation::LoadedTwice { place, block, slot: slot.0 });
+        }
+        if let Some(&holds) = self.slots.get(&slot) {
+            let (place, block) = (place(), block_at_());
+            let holds = block_at(self.plan, holds);
+            return Err(Violation::SlotTaken { place, block, slot: slot.0, holds });
+        }
+        self.slots.insert(slot, block);
+        self.slot_of.insert(block, slot);
+        Ok(())
+    }
+
+    fn free(&mut self, block: BlockId) -> Result<(), Violation> {
+        self.streamed_len_bytes(block)?;
+        match self.slot_of.remove(&block) {
+            Some(slot) => {
+                self.slots.remove(&slot);
+                Ok(())
+            }
+            None => Err(self.not_loaded(block)),
+        }
+    }
+
+    fn gather(&mut self, gather: &Gather) -> Result<(), Violation> {
+        let &Gather { table_offset_bytes, row_bytes, row_count, index_count, .. } = gather;
+        let end_bytes = row_bytes
+            .checked_mul(row_count.into())
+            .filter(|&table_bytes| table_bytes > 0)
+            .and_then(|table_bytes| table_bytes.checked_add(table_offset_bytes));
+        if end_bytes.is_none_or(|end_bytes| end_bytes > self.weights_len_bytes) {
+            return Err(Violation::Table {
+                place: self.place(),
+                table_offset_bytes,
+                row_bytes,
+                row_count,
+                weights_len_bytes: self.weights_len_bytes,
+            });
+        }
+        let region = |buffer, len_bytes| Region { buffer, offset_bytes: 0, len_bytes };
+        let indices = region(gather.indices, u64::from(index_count) * DType::I32.size_bytes());
+        self.read(indices)?;
+        if self.index_bytes.get(&gather.indices).is_none_or(|&bytes| bytes < indices.len_bytes) {
+            return Err(Violation::Indices {
+                place: self.place(),
+                buffer: buffer_at(self.plan, gather.indices),
+                index_count,
+            });
+        }
+        // A length that 64 bits do not hold is in no buffer either.
+        self.write(region(gather.output, row_bytes.saturating_mul(index_count.into())))
+    }
+
+    fn dispatch(&mut self, dispatch: &Dispatch) -> Result<(), Violation> {
+        let count = self.plan.kernels.len();
+        if dispatch.kernel.index() >= count {
+            let (by, id) = (self.place().to_string(), dispatch.kernel.0);
+            return Err(Violation::NoSuch { by, what: "kernel", id, count });
+        }
+        launch::check(dispatch, &self.plan.requirements, || self.place())?;
+        for arg in &dispatch.args {
+            match *arg {
+                Arg::Buffer { buffer, offset_bytes, len_bytes, access: Access::Read } => {
+                    self.read(Region { buffer, offset_bytes, len_bytes })?;
+                }
+                Arg::Weight { block, offset_bytes, len_bytes } => {
+                    self.read_weight(block, offset_bytes, len_bytes)?;
+                }
+                Arg::Buffer { access: Access::Write, .. } | Arg::U32(_) | Arg::F32(_) => {}
+            }
+        }
+        // After all reads: a launch does not read what it writes itself.
+        for arg in &dispatch.args {
+            if let Arg::Buffer { buffer, offset_bytes, len_bytes, access: Access::Write } = *arg {
+                self.write(Region { buffer, offset_bytes, len_bytes })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, region: Region) -> Result<(), Violation> {
+        let by = || self.place().to_string();
+        self.check_use(region, self.instant(), by)?;
+        self.check_written(region, by)?;
+        let index = region.buffer.index();
+        let from_outside = self.last_input[index] == Some(self.network)
+            || self.first_written[index].is_some_and(|network| network < self.network);
+        let looped = self.plan.networks[self.network].phase == Phase::Step;
+        if looped && from_outside && !self.lives_through(region.buffer) {
+            return Err(Violation::NotLiveInLoop {
+                place: self.place(),
+                buffer: buffer_at(self.plan, region.buffer),
+                span: self.span,
+            });
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, region: Region) -> Result<(), Violation> {
+        self.check_use(region, self.instant(), || self.place().to_string())?;
+        self.note_written(region);
+        Ok(())
+    }
+
+    fn read_weight(&self, id: BlockId, offset_bytes: u64, len_bytes: u64) -> Result<(), Violation> {
+        let Some(block) = self.plan.blocks.get(id.index()) else {
+            return Err(self.no_such_block(id));
+        };
+        if !is_inside(offset_bytes, len_bytes, block.len_bytes) {
+            let (by, of) = (self.place().to_string(), block_at(self.plan, id).to_string());
+            return Err(Violation::Region { by, offset_bytes, len_bytes, of });
+        }
+        match block.residency {
+            Residency::Streamed if !self.slot_of.contains_key(&id) => Err(self.not_loaded(id)),
+            Residency::Resident(buffer) if !self.lives_through(buffer) => {
+                Err(Violation::ResidentNotLive {
+                    place: self.place(),
+                    block: block_at(self.plan, id),
+                    buffer: buffer_at(self.plan, buffer),
+                    span: self.span,
+                })
+            }
+            Residency::Streamed | Residency::Resident(_) => Ok(()),
+        }
+    }
+
+    /// The region of a port, which may be longer than its buffer.
+    fn port_region(&self, port: &Port, by: impl Fn() -> String) -> Result<Region, Violation> {
+        let count = self.plan.buffers.len();
+        if port.buffer.index() >= count {
+            return Err(Violation::NoSuch { by: by(), what: "buffer", id: port.buffer.0, count });
+        }
+        let len_bytes = port
+            .shape
+            .iter()
+            .try_fold(port.dtype.size_bytes(), |product, &dim| product.checked_mul(dim.into()));
+        // A length that 64 bits do not hold is in no buffer either.
+        let len_bytes = len_bytes.unwrap_or(u64::MAX);
+        Ok(Region { buffer: port.buffer, offset_bytes: 0, len_bytes })
+    }
+
+    /// The buffer is there, live and no resident weights, and the region is inside it.
+    fn check_use(
+        &self,
+        region: Region,
+        instant: u32,
+        by: impl Fn() -> String,
+    ) -> Result<(), Violation> {
+        let Region { buffer: id, offset_bytes, len_bytes } = region;
+        let Some(buffer) = self.plan.buffers.get(id.index()) else {
+            let count = self.plan.buffers.len();
+            return Err(Violation::NoSuch { by: by(), what: "buffer", id: id.0, count });
+        };
+        let shown = || buffer_at(self.plan, id);
+        if !is_inside(offset_bytes, len_bytes, buffer.len_bytes) {
+            let of = shown().to_string();
+            return Err(Violation::Region { by: by(), offset_bytes, len_bytes, of });
+        }
+        if let Some(block) = self.owners[id.index()] {
+            let (buffer, block) = (shown(), block_at(self.plan, block));
+            return Err(Violation::ResidentUsed { by: by(), buffer, block });
+        }
+        if !(buffer.lower..buffer.upper).contains(&instant) {
+            return Err(Violation::NotLive { by: by(), buffer: shown(), instant });
+        }
+        Ok(())
+    }
+
+    fn check_written(&self, region: Region, by: impl Fn() -> String) -> Result<(), Violation> {
+        let Region { buffer, offset_bytes, len_bytes } = region;
+        match self.written[buffer.index()].gap(offset_bytes, offset_bytes + len_bytes) {
+            None => Ok(()),
+            Some(gap) => {
+                let buffer = buffer_at(self.plan, buffer);
+                Err(Violation::NotWritten { by: by(), buffer, gap })
+            }
+        }
+    }
+
+    fn note_written(&mut self, region: Region) {
+        let Region { buffer, offset_bytes, len_bytes } = region;
+        self.written[buffer.index()].insert(offset_bytes, offset_bytes + len_bytes);
+        self.first_written[buffer.index()].get_or_insert(self.network);
+    }
+
+    fn lives_through(&self, buffer: BufferId) -> bool {
+        let buffer = &self.plan.buffers[buffer.index()];
+        buffer.lower <= self.span.0 && self.span.1 <= buffer.upper
+    }
+
+    fn streamed_len_bytes(&self, id: BlockId) -> Result<u64, Violation> {
+        match self.plan.blocks.get(id.index()) {
+            None => Err(self.no_such_block(id)),
+            Some(block) if block.residency == Residency::Streamed => Ok(block.len_bytes),
+            Some(_) => {
+                let (place, block) = (self.place(), block_at(self.plan, id));
+                Err(Violation::NotStreamed { place, block })
+            }
+        }
+    }
+
+    fn no_such_block(&self, id: BlockId) -> Violation {
+        let (by, count) = (self.place().to_string(), self.plan.blocks.len());
+        Violation::NoSuch { by, what: "block", id: id.0, count }
+    }
+
+    fn not_loaded(&self, id: BlockId) -> Violation {
+        Violation::NotLoaded { place: self.place(), block: block_at(self.plan, id) }
+    }
+}
+
+/// Whether a region has bytes, all of them inside a length.
+fn is_inside(offset_bytes: u64, len_bytes: u64, within_bytes: u64) -> bool {
+    let end_bytes = offset_bytes.checked_add(len_bytes);
+    len_bytes > 0 && end_bytes.is_some_and(|end_bytes| end_bytes <= within_bytes)
+}

@@ -1,0 +1,378 @@
+//! The checker accepts valid plans and rejects each of them after one mutation, for the reason
+//! that was planted.
+
+use std::time::Instant;
+
+use arbtest::arbitrary::{self, Unstructured};
+use kiln_bundle::check::{Violation, check};
+use kiln_bundle::plan::{
+    Access, Arg, BlockId, Buffer, BufferId, DType, Dispatch, Gather, KernelId, Plan, Residency,
+    SlotId, Step,
+};
+use kiln_bundle::testing;
+
+const WEIGHTS_LEN_BYTES: u64 = 20480;
+
+/// The violation that one mutation of the small plan makes.
+fn after(mutate: impl FnOnce(&mut Plan)) -> Violation {
+    let mut plan = testing::plan();
+    mutate(&mut plan);
+    let violation = check(&plan, WEIGHTS_LEN_BYTES).expect_err("the mutation breaks a rule");
+    assert!(!violation.to_string().contains('\n'), "{violation}");
+    violation
+}
+
+/// One line a mutation: what is done to the plan and which rule that breaks.
+macro_rules! rejects {
+    ($($name:ident: |$plan:ident| $mutation:expr => $pattern:pat,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let violation = after(|$plan| { $mutation; });
+                assert!(matches!(violation, $pattern), "{violation}");
+            }
+        )*
+    };
+}
+
+fn dispatch(plan: &mut Plan, network: usize, step: usize) -> &mut Dispatch {
+    match &mut plan.networks[network].steps[step] {
+        Step::Dispatch(dispatch) => dispatch,
+        other => panic!("{other:?} is no dispatch"),
+    }
+}
+
+fn gather(plan: &mut Plan) -> &mut Gather {
+    match &mut plan.networks[0].steps[0] {
+        Step::Gather(gather) => gather,
+        other => panic!("{other:?} is no gather"),
+    }
+}
+
+/// Takes a step's place without shifting time.
+fn nothing(plan: &Plan) -> Step {
+    let mut plan = plan.clone();
+    let mut step = dispatch(&mut plan, 0, 2).clone();
+    step.args.clear();
+    Step::Dispatch(step)
+}
+
+fn blank(plan: &mut Plan, network: usize, step: usize) {
+    plan.networks[network].steps[step] = nothing(plan);
+}
+
+fn set_region(arg: &mut Arg, offset: u64, len: u64) {
+    match arg {
+        Arg::Buffer { offset_bytes, len_bytes, .. }
+        | Arg::Weight { offset_bytes, len_bytes, .. } => {
+            (*offset_bytes, *len_bytes) = (offset, len);
+        }
+        other => panic!("{other:?} has no region"),
+    }
+}
+
+rejects! {
+    budget: |plan| plan.memory.budget_bytes = plan.memory.peak_bytes() - 1
+        => Violation::Budget { .. },
+    sum_overflow: |plan| {
+        plan.memory.staging_bytes = u64::MAX;
+        plan.memory.budget_bytes = u64::MAX;
+    } => Violation::Budget { .. },
+    arena_allocation: |plan| plan.requirements.max_alloc_bytes = plan.memory.arena_bytes - 1
+        => Violation::Allocation { .. },
+    slot_allocation: |plan| plan.memory.slot_bytes[1] = plan.requirements.max_alloc_bytes + 1
+        => Violation::Allocation { .. },
+    alignment_zero: |plan| plan.requirements.base_align_bytes = 0
+        => Violation::BaseAlignment { .. },
+    alignment_odd: |plan| plan.requirements.base_align_bytes = 96
+        => Violation::BaseAlignment { .. },
+    empty_network: |plan| plan.networks[1].steps.clear() => Violation::EmptyNetwork { .. },
+    same_network: |plan| plan.networks[3].name = "unet".into() => Violation::Duplicate { .. },
+    same_input: |plan| plan.networks[2].inputs[1].name = "latent".into()
+        => Violation::Duplicate { .. },
+    kernel_source: |plan| plan.kernels[1].source = 2 => Violation::NoSuch { what: "source", .. },
+
+    empty_buffer: |plan| plan.buffers[3].len_bytes = 0 => Violation::Empty { .. },
+    misaligned_buffer: |plan| plan.buffers[3].offset_bytes += 64 => Violation::Misaligned { .. },
+    arena_too_small: |plan| plan.memory.arena_bytes -= 1 => Violation::Outside { .. },
+    buffer_overflow: |plan| plan.buffers[3].offset_bytes = u64::MAX - 127
+        => Violation::Outside { .. },
+    no_life: |plan| plan.buffers[3].lower = 5 => Violation::Life { .. },
+    life_after_the_end: |plan| plan.buffers[10].upper = 14 => Violation::Life { .. },
+    buffers_in_one_place: |plan| plan.buffers[7].offset_bytes = plan.buffers[6].offset_bytes + 256
+        => Violation::BuffersOverlap { .. },
+    buffers_swapped: |plan| {
+        let other = plan.buffers[7].offset_bytes;
+        plan.buffers[7].offset_bytes = std::mem::replace(&mut plan.buffers[8].offset_bytes, other);
+    } => Violation::BuffersOverlap { .. },
+    longer_life: |plan| plan.buffers[1].upper = 7 => Violation::BuffersOverlap { .. },
+    lower_bound_low: |plan| plan.memory.arena_lower_bound_bytes -= 1
+        => Violation::LowerBound { .. },
+    lower_bound_high: |plan| plan.memory.arena_lower_bound_bytes += 1
+        => Violation::LowerBound { .. },
+
+    empty_block: |plan| plan.blocks[1].len_bytes = 0 => Violation::Empty { .. },
+    misaligned_block: |plan| plan.blocks[1].offset_bytes = 4160 => Violation::Misaligned { .. },
+    block_outside: |plan| plan.blocks[1].offset_bytes = 16384 => Violation::Outside { .. },
+    block_overflow: |plan| plan.blocks[1].len_bytes = u64::MAX => Violation::Outside { .. },
+    blocks_in_one_place: |plan| plan.blocks[1].offset_bytes = 8192
+        => Violation::BlocksOverlap { .. },
+    resident_nowhere: |plan| plan.blocks[2].residency = Residency::Resident(BufferId(11))
+        => Violation::NoSuch { what: "buffer", id: 11, .. },
+    resident_too_large: |plan| plan.blocks[2].len_bytes = 4097
+        => Violation::ResidentTooLarge { .. },
+    resident_twice: |plan| plan.blocks[0].residency = Residency::Resident(BufferId(8))
+        => Violation::ResidentShared { .. },
+    resident_late: |plan| plan.buffers[8].lower = 6 => Violation::ResidentNotLive { .. },
+    resident_gone: |plan| plan.buffers[8].upper = 9 => Violation::ResidentNotLive { .. },
+    resident_overwritten: |plan| dispatch(plan, 2, 1).args[2] = Arg::Buffer {
+        buffer: BufferId(8), offset_bytes: 0, len_bytes: 16, access: Access::Write,
+    } => Violation::ResidentUsed { .. },
+
+    port_nowhere: |plan| plan.networks[2].inputs[0].buffer = BufferId(99)
+        => Violation::NoSuch { what: "buffer", id: 99, .. },
+    port_too_large: |plan| plan.networks[2].inputs[0].shape[0] = 2 => Violation::Region { .. },
+    port_overflow: |plan| plan.networks[2].inputs[0].shape = vec![u32::MAX; 9]
+        => Violation::Region { .. },
+    port_empty: |plan| plan.networks[2].inputs[0].shape[2] = 0 => Violation::Region { .. },
+    input_not_live: |plan| plan.networks[2].inputs[0].buffer = BufferId(6)
+        => Violation::NotLive { .. },
+    output_not_live: |plan| plan.buffers[7].upper = 9 => Violation::NotLive { .. },
+    output_not_written: |plan| { dispatch(plan, 2, 3).args.pop(); } => Violation::NotWritten { .. },
+    input_forgotten: |plan| { plan.networks[2].inputs.remove(0); } => Violation::NotWritten { .. },
+    input_too_small: |plan| plan.networks[2].inputs[0].dtype = DType::F16
+        => Violation::NotWritten { gap: (128, 256), .. },
+
+    no_such_kernel: |plan| dispatch(plan, 2, 3).kernel = KernelId(2)
+        => Violation::NoSuch { what: "kernel", id: 2, .. },
+    no_such_buffer: |plan| dispatch(plan, 2, 3).args[4] = Arg::Buffer {
+        buffer: BufferId(11), offset_bytes: 0, len_bytes: 16, access: Access::Write,
+    } => Violation::NoSuch { what: "buffer", id: 11, .. },
+    no_such_block: |plan| dispatch(plan, 2, 3).args[3] = Arg::Weight {
+        block: BlockId(3), offset_bytes: 0, len_bytes: 16,
+    } => Violation::NoSuch { what: "block", id: 3, .. },
+    read_outside: |plan| set_region(&mut dispatch(plan, 2, 3).args[0], 1, 512)
+        => Violation::Region { .. },
+    read_overflow: |plan| set_region(&mut dispatch(plan, 2, 3).args[0], u64::MAX, 2)
+        => Violation::Region { .. },
+    read_nothing: |plan| set_region(&mut dispatch(plan, 2, 3).args[0], 0, 0)
+        => Violation::Region { .. },
+    write_outside: |plan| set_region(&mut dispatch(plan, 2, 2).args[1], 300, 213)
+        => Violation::Region { .. },
+    weight_outside: |plan| set_region(&mut dispatch(plan, 2, 1).args[1], 1, 5000)
+        => Violation::Region { .. },
+    read_too_early: |plan| plan.networks[2].steps.swap(1, 3) => Violation::NotWritten { .. },
+    read_after_life: |plan| {
+        plan.buffers[6].upper = 8;
+        plan.memory.arena_lower_bound_bytes -= 256;
+    } => Violation::NotLive { .. },
+    written_before_life: |plan| plan.buffers[6].lower = 7 => Violation::NotLive { .. },
+    writer_dropped: |plan| blank(plan, 2, 2) => Violation::NotWritten { gap: (300, 512), .. },
+    first_writer_dropped: |plan| blank(plan, 2, 1) => Violation::NotWritten { gap: (0, 300), .. },
+    gap_between_writers: |plan| set_region(&mut dispatch(plan, 2, 1).args[2], 0, 299)
+        => Violation::NotWritten { gap: (299, 300), .. },
+    earlier_network_wrote_nothing: |plan| {
+        plan.networks[1].outputs.clear();
+        dispatch(plan, 1, 0).args.remove(1);
+    } => Violation::NotWritten { .. },
+    input_dies_in_the_loop: |plan| plan.buffers[5].upper = 9 => Violation::NotLiveInLoop { .. },
+    prompt_value_dies_in_the_loop: |plan| plan.buffers[2].upper = 9
+        => Violation::NotLiveInLoop { .. },
+    timestep_value_dies_in_the_loop: |plan| plan.buffers[4].upper = 9
+        => Violation::NotLiveInLoop { .. },
+
+    load_of_resident: |plan| plan.networks[2].steps[0] =
+        Step::Load { block: BlockId(2), slot: SlotId(0) } => Violation::NotStreamed { .. },
+    free_of_resident: |plan| plan.networks[2].steps[4] = Step::Free { block: BlockId(2) }
+        => Violation::NotStreamed { .. },
+    load_of_nothing: |plan| plan.networks[2].steps[0] =
+        Step::Load { block: BlockId(3), slot: SlotId(0) }
+        => Violation::NoSuch { what: "block", id: 3, .. },
+    load_nowhere: |plan| plan.networks[2].steps[0] =
+        Step::Load { block: BlockId(1), slot: SlotId(2) }
+        => Violation::NoSuch { what: "slot", id: 2, .. },
+    load_dropped: |plan| blank(plan, 2, 0) => Violation::NotLoaded { .. },
+    load_after_use: |plan| plan.networks[2].steps.swap(0, 1) => Violation::NotLoaded { .. },
+    load_into_small_slot: |plan| plan.networks[2].steps[2] =
+        Step::Load { block: BlockId(1), slot: SlotId(1) } => Violation::SlotTooSmall { .. },
+    load_twice: |plan| plan.networks[2].steps[2] =
+        Step::Load { block: BlockId(1), slot: SlotId(0) } => Violation::LoadedTwice { .. },
+    load_over_another: |plan| plan.networks[2].steps[2] =
+        Step::Load { block: BlockId(0), slot: SlotId(0) } => Violation::SlotTaken { .. },
+    slot_too_small: |plan| plan.memory.slot_bytes[0] = 4999 => Violation::SlotTooSmall { .. },
+    free_dropped: |plan| blank(plan, 2, 4) => Violation::NotFreed { .. },
+    use_after_free: |plan| {
+        plan.networks[3].steps.swap(1, 2);
+        plan.buffers[9].upper = 13;
+    } => Violation::NotLoaded { .. },
+    free_of_unloaded: |plan| plan.networks[2].steps[0] = Step::Free { block: BlockId(1) }
+        => Violation::NotLoaded { .. },
+    loads_do_not_cross_networks: |plan| blank(plan, 3, 0) => Violation::NotLoaded { .. },
+
+    table_outside: |plan| gather(plan).row_count = 257 => Violation::Table { .. },
+    table_overflow: |plan| gather(plan).row_bytes = u64::MAX => Violation::Table { .. },
+    table_far: |plan| gather(plan).table_offset_bytes = u64::MAX => Violation::Table { .. },
+    table_empty: |plan| gather(plan).row_count = 0 => Violation::Table { .. },
+    too_many_rows: |plan| gather(plan).row_bytes = 17 => Violation::Region { .. },
+    too_many_indices: |plan| gather(plan).index_count = 9 => Violation::Region { .. },
+    indices_of_floats: |plan| plan.networks[0].inputs[0].dtype = DType::F32
+        => Violation::Indices { .. },
+    indices_not_written: |plan| plan.networks[0].inputs.clear() => Violation::NotWritten { .. },
+
+    no_work: |plan| dispatch(plan, 2, 3).global[1] = 0 => Violation::WorkSize { .. },
+    local_zero: |plan| dispatch(plan, 2, 3).local = Some([16, 0, 1]) => Violation::WorkSize { .. },
+    local_uneven: |plan| dispatch(plan, 2, 3).local = Some([24, 1, 1])
+        => Violation::WorkSize { .. },
+    work_group: |plan| dispatch(plan, 2, 3).local = Some([64, 2, 1]) => Violation::WorkGroup { .. },
+    work_group_overflow: |plan| {
+        dispatch(plan, 2, 3).global = [1 << 63, 1 << 63, 1];
+        dispatch(plan, 2, 3).local = Some([1 << 63, 1 << 63, 1]);
+    } => Violation::WorkGroup { .. },
+}
+
+#[test]
+fn the_untouched_plan_is_sound() {
+    let plan = testing::plan();
+    let checked = check(&plan, WEIGHTS_LEN_BYTES).unwrap();
+    assert_eq!(checked.peak_bytes, plan.memory.peak_bytes());
+    assert_eq!(checked.arena_lower_bound_bytes, plan.memory.arena_lower_bound_bytes);
+    assert_eq!(checked.instant_count, 13);
+}
+
+#[test]
+fn a_violation_names_ids_names_and_bytes() {
+    let violation = after(|plan| plan.buffers[7].offset_bytes = 1024);
+    assert_eq!(
+        violation.to_string(),
+        "buffer 6 \"hidden\" (512 bytes at 640, live in [6, 9)) and \
+         buffer 7 \"noise\" (256 bytes at 1024, live in [8, 10)) overlap"
+    );
+    let violation = after(|plan| blank(plan, 2, 0));
+    assert_eq!(
+        violation.to_string(),
+        "\"conv_in.top\" (network \"unet\", instant 6) uses \
+         block 1 \"conv_in\" (5000 bytes at 4096), which is not loaded"
+    );
+}
+
+#[test]
+fn a_plan_of_true_size_is_checked_in_no_time() {
+    let sizes: Vec<u64> = (0..6000).map(|index| 1000 + index * 7919 % 50000).collect();
+    let plan = testing::chain(&sizes);
+    let start = Instant::now();
+    check(&plan, testing::weights_len_bytes(&plan)).unwrap();
+    let elapsed = start.elapsed();
+    eprintln!("{} steps in {elapsed:?}", plan.networks[0].steps.len());
+    assert!(elapsed.as_millis() < 500, "{elapsed:?}");
+}
+
+fn arg_of(plan: &mut Plan, step: usize, access: Access) -> &mut Arg {
+    let wanted =
+        |arg: &&mut Arg| matches!(arg, Arg::Buffer { access: found, .. } if *found == access);
+    dispatch(plan, 0, step).args.iter_mut().find(wanted).unwrap()
+}
+
+fn buffer(plan: &mut Plan, index: usize) -> &mut Buffer {
+    &mut plan.buffers[index]
+}
+
+/// What is done to a chain, in words and in deed.
+type Mutation<'a> = (&'static str, &'a dyn Fn(&mut Plan));
+
+/// Breaks one rule somewhere in a chain of at least four values and says which.
+fn break_chain(plan: &mut Plan, u: &mut Unstructured<'_>) -> arbitrary::Result<&'static str> {
+    let count = plan.buffers.len();
+    // A value that is made and read in the middle, and the step of its launch.
+    let value = u.int_in_range(1..=count - 3)?;
+    let step = 3 * value + 1;
+    let beyond = u.int_in_range(count as u32..=u32::MAX)?;
+    let some = u.int_in_range(1..=u32::MAX)?;
+    let mutations: [Mutation; 24] = [
+        ("load dropped", &|plan| {
+            plan.networks[0].steps[step - 1] = plan.networks[0].steps[1].clone()
+        }),
+        ("load late", &|plan| plan.networks[0].steps.swap(step - 1, step)),
+        ("free early", &|plan| plan.networks[0].steps.swap(step, step + 1)),
+        ("free dropped", &|plan| plan.networks[0].steps[step + 1] = empty(plan)),
+        ("free of another", &|plan| {
+            plan.networks[0].steps[step + 1] = Step::Free { block: BlockId(0) }
+        }),
+        ("slot id", &|plan| {
+            plan.networks[0].steps[step - 1] =
+                Step::Load { block: BlockId(value as u32), slot: SlotId(beyond) }
+        }),
+        ("block id", &|plan| {
+            plan.networks[0].steps[step - 1] =
+                Step::Load { block: BlockId(beyond), slot: SlotId(0) }
+        }),
+        ("kernel id", &|plan| dispatch(plan, 0, step).kernel = KernelId(some)),
+        ("no writer", &|plan| plan.networks[0].steps[step] = empty(plan)),
+        ("wrong writer", &|plan| match arg_of(plan, step, Access::Write) {
+            Arg::Buffer { buffer, .. } => *buffer = BufferId(beyond),
+            _ => unreachable!(),
+        }),
+        ("short write", &|plan| match arg_of(plan, step, Access::Write) {
+            Arg::Buffer { len_bytes, .. } => *len_bytes -= 1,
+            _ => unreachable!(),
+        }),
+        ("shifted write", &|plan| match arg_of(plan, step, Access::Write) {
+            Arg::Buffer { offset_bytes, .. } => *offset_bytes += u64::from(some),
+            _ => unreachable!(),
+        }),
+        ("long read", &|plan| match arg_of(plan, step, Access::Read) {
+            Arg::Buffer { len_bytes, .. } => *len_bytes += u64::from(some),
+            _ => unreachable!(),
+        }),
+        ("far read", &|plan| match arg_of(plan, step, Access::Read) {
+            Arg::Buffer { offset_bytes, .. } => *offset_bytes = u64::MAX - u64::from(some),
+            _ => unreachable!(),
+        }),
+        ("overlap", &|plan| {
+            plan.buffers[value].offset_bytes = plan.buffers[value - 1].offset_bytes
+        }),
+        ("shorter life", &|plan| buffer(plan, value).upper -= 1),
+        ("later life", &|plan| buffer(plan, value).lower += 1),
+        ("loop", &|plan| buffer(plan, 0).upper -= 1),
+        ("misaligned", &|plan| buffer(plan, value).offset_bytes += 1),
+        ("arena", &|plan| plan.memory.arena_bytes -= 1),
+        ("budget", &|plan| plan.memory.budget_bytes -= 1),
+        ("lower bound", &|plan| plan.memory.arena_lower_bound_bytes += u64::from(some)),
+        ("blocks", &|plan| plan.blocks[value].offset_bytes = plan.blocks[value + 1].offset_bytes),
+        ("small slot", &|plan| plan.memory.slot_bytes.iter_mut().for_each(|slot| *slot -= 1)),
+    ];
+    let (name, mutate) = u.choose(&mutations)?;
+    mutate(plan);
+    Ok(name)
+}
+
+fn empty(plan: &Plan) -> Step {
+    let mut plan = plan.clone();
+    dispatch(&mut plan, 0, 1).args.clear();
+    plan.networks[0].steps[1].clone()
+}
+
+#[test]
+fn one_mutation_of_any_chain_is_found() {
+    arbtest::arbtest(|u| {
+        let count = u.int_in_range(4..=20)?;
+        let sizes =
+            (0..count).map(|_| u.int_in_range(1..=10_000)).collect::<Result<Vec<u64>, _>>()?;
+        let mut plan = testing::chain(&sizes);
+        let weights_len_bytes = testing::weights_len_bytes(&plan);
+        if let Err(violation) = check(&plan, weights_len_bytes) {
+            panic!("{sizes:?}: {violation}");
+        }
+        let mutation = break_chain(&mut plan, u)?;
+        let mut verdict = check(&plan, weights_len_bytes);
+        if let (Err(Violation::LowerBound { found_bytes, .. }), true) =
+            (&verdict, mutation != "lower bound")
+        {
+            // Lives are found to be wrong even by those who count them right.
+            plan.memory.arena_lower_bound_bytes = *found_bytes;
+            verdict = check(&plan, weights_len_bytes);
+        }
+        assert!(verdict.is_err(), "{mutation} of {sizes:?}");
+        Ok(())
+    })
+    .budget_ms(2000);
+}

@@ -1,0 +1,212 @@
+//! Resolves a plan's arguments to regions of device memory, once, before anything is allocated.
+//!
+//! Pure: knows where every buffer, block and slot is, and nothing of OpenCL.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use kiln_bundle::plan::{Arg, BlockId, Network, Plan, Residency, SlotId, Step};
+
+use crate::error::RuntimeError;
+
+/// One of the allocations that regions are cut from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Parent {
+    /// The arena.
+    Arena,
+    /// A slot of streamed weights.
+    Slot(SlotId),
+}
+
+/// A region of one allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Region {
+    /// What it is cut from.
+    pub parent: Parent,
+    /// Where it starts.
+    pub offset_bytes: u64,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+/// One kernel argument, as it is set.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Binding {
+    /// Index into [`Bindings::regions`].
+    Region(u32),
+    /// A 32-bit unsigned scalar.
+    U32(u32),
+    /// A 32-bit floating-point scalar.
+    F32(f32),
+}
+
+/// The arguments of every launch of a plan.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Bindings {
+    /// The regions, without duplicates.
+    pub regions: Vec<Region>,
+    args: Vec<Binding>,
+    ranges: Vec<Vec<Range<u32>>>,
+}
+
+impl Bindings {
+    /// Resolves all arguments of a plan.
+    ///
+    /// Errors: `Plan` if a launch reads a block that is in no slot, or a region does not start
+    /// at a multiple of the plan's base alignment.
+    pub fn resolve(plan: &Plan) -> Result<Bindings, RuntimeError> {
+        let mut resolver = Resolver { plan, bindings: Bindings::default(), ids: HashMap::new() };
+        for network in &plan.networks {
+            resolver.network(network)?;
+        }
+        Ok(resolver.bindings)
+    }
+
+    /// The arguments of one step; none if it is not a launch.
+    pub fn of(&self, network: usize, step: usize) -> &[Binding] {
+        let Range { start, end } = self.ranges[network][step];
+        &self.args[start as usize..end as usize]
+    }
+}
+
+struct Resolver<'a> {
+    plan: &'a Plan,
+    bindings: Bindings,
+    ids: HashMap<Region, u32>,
+}
+
+impl Resolver<'_> {
+    fn network(&mut self, network: &Network) -> Result<(), RuntimeError> {
+        let mut slots: HashMap<BlockId, SlotId> = HashMap::new();
+        let mut ranges = Vec::with_capacity(network.steps.len());
+        for step in &network.steps {
+            let start = self.bindings.args.len() as u32;
+            match step {
+                Step::Load { block, slot } => {
+                    slots.insert(*block, *slot);
+                }
+                Step::Free { block } => {
+                    slots.remove(block);
+                }
+                Step::Gather(_) => {}
+                Step::Dispatch(dispatch) => {
+                    for arg in &dispatch.args {
+                        let place = || format!("{} of {}", dispatch.name, network.name);
+                        let binding = self.arg(arg, &slots, place)?;
+                        self.bindings.args.push(binding);
+                    }
+                }
+            }
+            ranges.push(start..self.bindings.args.len() as u32);
+        }
+        self.bindings.ranges.push(ranges);
+        Ok(())
+    }
+
+    fn arg(
+        &mut self,
+        arg: &Arg,
+        slots: &HashMap<BlockId, SlotId>,
+        place: impl Fn() -> String,
+    ) -> Result<Binding, RuntimeError> {
+        let region = match *arg {
+            Arg::U32(value) => return Ok(Binding::U32(value)),
+            Arg::F32(value) => return Ok(Binding::F32(value)),
+            Arg::Buffer { buffer, offset_bytes, len_bytes, .. } => {
+                let base_bytes = self.plan.buffers[buffer.index()].offset_bytes;
+                let offset_bytes = base_bytes + offset_bytes;
+                Region { parent: Parent::Arena, offset_bytes, len_bytes }
+            }
+            Arg::Weight { block, offset_bytes, len_bytes } => {
+                let entry = &self.plan.blocks[block.index()];
+                match (entry.residency, slots.get(&block)) {
+                    (Residency::Resident(buffer), _) => {
+                        let base_bytes = self.plan.buffers[buffer.index()].offset_bytes;
+                        let offset_bytes = base_bytes + offset_bytes;
+                        Region { parent: Parent::Arena, offset_bytes, len_bytes }
+                    }
+                    (Residency::Streamed, Some(&slot)) => {
+                        Region { parent: Parent::Slot(slot), offset_bytes, len_bytes }
+                    }
+                    (Residency::Streamed, None) => {
+                        let name = &entry.name;
+                        let message = format!("{} reads block {name:?}, not in a slot", place());
+                        return Err(RuntimeError::Plan(message));
+                    }
+                }
+            }
+        };
+        let align_bytes = self.plan.requirements.base_align_bytes.max(1);
+        if !region.offset_bytes.is_multiple_of(align_bytes) {
+            let Region { parent, offset_bytes, .. } = region;
+            let message = format!(
+                "{} has an argument at offset {offset_bytes} of {parent:?}, not a multiple of \
+                 {align_bytes}",
+                place()
+            );
+            return Err(RuntimeError::Plan(message));
+        }
+        Ok(Binding::Region(self.intern(region)))
+    }
+
+    fn intern(&mut self, region: Region) -> u32 {
+        let next = self.bindings.regions.len() as u32;
+        *self.ids.entry(region).or_insert_with(|| {
+            self.bindings.regions.push(region);
+            next
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_bundle::plan::Access;
+
+    /// The bundle's test plan with its one launch split at an offset that no device takes.
+    fn plan() -> Plan {
+        let mut plan = kiln_bundle::testing::plan();
+        plan.requirements.base_align_bytes = 4;
+        plan
+    }
+
+    #[test]
+    fn regions_are_shared_and_in_place() {
+        let plan = plan();
+        let bindings = Bindings::resolve(&plan).unwrap();
+        let mut seen = bindings.regions.clone();
+        seen.sort_by_key(|r| (format!("{:?}", r.parent), r.offset_bytes, r.len_bytes));
+        seen.dedup();
+        assert_eq!(seen.len(), bindings.regions.len());
+        let encode = bindings.of(0, 2);
+        let Binding::Region(first) = encode[0] else { panic!("{encode:?}") };
+        let expected = Region {
+            parent: Parent::Arena,
+            offset_bytes: plan.buffers[1].offset_bytes,
+            len_bytes: 128,
+        };
+        assert_eq!(bindings.regions[first as usize], expected);
+        assert!(bindings.of(0, 0).is_empty());
+        assert_eq!(bindings.of(1, 0)[2..], [Binding::U32(4), Binding::F32(0.5)]);
+    }
+
+    #[test]
+    fn a_region_off_the_grid_is_refused_by_name() {
+        let mut plan = plan();
+        let Step::Dispatch(dispatch) = &mut plan.networks[0].steps[2] else { panic!() };
+        let Arg::Buffer { access: Access::Read, offset_bytes, .. } = &mut dispatch.args[0] else {
+            panic!()
+        };
+        *offset_bytes = 2;
+        let error = Bindings::resolve(&plan).unwrap_err().to_string();
+        assert!(error.contains("encode of text_encoder"), "{error}");
+    }
+
+    #[test]
+    fn a_block_in_no_slot_is_refused_by_name() {
+        let mut plan = plan();
+        plan.networks[0].steps[1] = Step::Free { block: BlockId(0) };
+        let error = Bindings::resolve(&plan).unwrap_err().to_string();
+        assert!(error.contains("not in a slot"), "{error}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Finds devices and knows what they offer; nothing here allocates.
+//!
+//! Listing opens every driver that the loader knows, and each costs the process memory that it
+//! never gives back (tens to hundreds of megabytes). Under a hard budget, leave one driver to the
+//! loader: `OCL_ICD_VENDORS=/etc/OpenCL/vendors/pocl.icd`.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kiln_bundle::plan::{Plan, Requirements};
+use opencl3::device::{
+    CL_DEVICE_TYPE_ACCELERATOR, CL_DEVICE_TYPE_ALL, CL_DEVICE_TYPE_CPU, CL_DEVICE_TYPE_GPU, Device,
+};
+use opencl3::error_codes::{
+    CL_DEVICE_NOT_FOUND, CL_PLATFORM_NOT_FOUND_KHR, ClError, DLOPEN_RUNTIME_LOAD_FAILED,
+};
+use opencl3::platform::get_platforms;
+use serde::Serialize;
+
+use crate::error::{At, RuntimeError};
+
+/// What a device is made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceType {
+    /// A graphics processor.
+    Gpu,
+    /// The host's own processor.
+    Cpu,
+    /// A processor beside the host that is not for graphics.
+    Accelerator,
+    /// Anything else.
+    Other,
+}
+
+/// What the planner wants to know of a device. A figure that the driver does not tell is 0.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceFacts {
+    /// Position in [`list`]'s answer.
+    pub index: usize,
+    /// Name of the platform, which is the driver.
+    pub platform: String,
+    /// Name of the device.
+    pub name: String,
+    /// Who makes it.
+    pub vendor: String,
+    /// Version of the driver.
+    pub driver: String,
+    /// OpenCL version.
+    pub version: String,
+    /// What it is made for.
+    pub device_type: DeviceType,
+    /// Compute units.
+    pub compute_units: u32,
+    /// Highest clock in MHz.
+    pub clock_mhz: u32,
+    /// Memory.
+    pub global_mem_bytes: u64,
+    /// Largest single allocation.
+    pub max_alloc_bytes: u64,
+    /// Local memory of a work-group.
+    pub local_mem_bytes: u64,
+    /// Sub-buffers start at multiples of this. OpenCL reports it in bits.
+    pub base_align_bytes: u64,
+    /// Largest work-group.
+    pub max_work_group_size: u64,
+    /// Host and device share memory.
+    pub unified_memory: bool,
+    /// Elements of the widest `float` vector that the device has instructions for.
+    pub native_vector_width_f32: u32,
+    /// Extensions.
+    pub extensions: Vec<String>,
+    /// `CL_DEVICE_SVM_CAPABILITIES`, a bit field; 0 where there is no shared virtual memory.
+    pub svm_capabilities: u64,
+    #[serde(skip)]
+    pub(crate) device: Device,
+}
+
+impl DeviceFacts {
+    fn query(index: usize, platform: &str, device: Device) -> DeviceFacts {
+        let text = |answer: Result<String, ClError>| answer.unwrap_or_default().trim().to_owned();
+        let device_type = match device.dev_type().unwrap_or_default() {
+            kind if kind & CL_DEVICE_TYPE_GPU != 0 => DeviceType::Gpu,
+            kind if kind & CL_DEVICE_TYPE_CPU != 0 => DeviceType::Cpu,
+            kind if kind & CL_DEVICE_TYPE_ACCELERATOR != 0 => DeviceType::Accelerator,
+            _ => DeviceType::Other,
+        };
+        DeviceFacts {
+            index,
+            platform: platform.to_owned(),
+            name: text(device.name()),
+            vendor: text(device.vendor()),
+            driver: text(device.driver_version()),
+            version: text(device.version()),
+            device_type,
+            compute_units: device.max_compute_units().unwrap_or_default(),
+            clock_mhz: device.max_clock_frequency().unwrap_or_default(),
+            global_mem_bytes: device.global_mem_size().unwrap_or_default(),
+            max_alloc_bytes: device.max_mem_alloc_size().unwrap_or_default(),
+            local_mem_bytes: device.local_mem_size().unwrap_or_default(),
+            base_align_bytes: u64::from(device.mem_base_addr_align().unwrap_or_default()) / 8,
+            max_work_group_size: device.max_work_group_size().unwrap_or_default() as u64,
+            unified_memory: device.host_unified_memory().unwrap_or_default(),
+            native_vector_width_f32: device.native_vector_width_float().unwrap_or_default(),
+            extensions: text(device.extensions()).split_whitespace().map(str::to_owned).collect(),
+            svm_capabilities: device.svm_capabilities().unwrap_or_default(),
+            device,
+        }
+    }
+
+    /// Refuses a plan that needs more than this device has, and says what.
+    ///
+    /// Errors: `Requirement`.
+    pub fn meets(&self, plan: &Plan) -> Result<(), RuntimeError> {
+        let refuse = |what, needed: String, found: String| {
+            Err(RuntimeError::Requirement { device: self.name.clone(), what, needed, found })
+        };
+        let Requirements { max_alloc_bytes, local_mem_bytes, work_group_size, .. } =
+            plan.requirements;
+        for (what, needed, found) in [
+            ("bytes in one allocation", max_alloc_bytes, self.max_alloc_bytes),
+            ("bytes of local memory", local_mem_bytes, self.local_mem_bytes),
+            ("work-items in a work-group", work_group_size, self.max_work_group_size),
+        ] {
+            if needed > found {
+                return refuse(what, needed.to_string(), found.to_string());
+            }
+        }
+        let (planned, own) = (plan.requirements.base_align_bytes, self.base_align_bytes.max(1));
+        if planned == 0 || !planned.is_multiple_of(own) {
+            return refuse("bytes of base alignment", planned.to_string(), own.to_string());
+        }
+        for extension in &plan.requirements.extensions {
+            if !self.extensions.contains(extension) {
+                return refuse("the OpenCL extensions", extension.clone(), "no such one".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Held while a driver starts or compiles: PoCL 3.1 does neither safely on two threads.
+static DRIVER: Mutex<()> = Mutex::new(());
+
+pub(crate) fn lock_driver() -> MutexGuard<'static, ()> {
+    DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All devices of all drivers, in the loader's order.
+///
+/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`.
+pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
+    let _driver = lock_driver();
+    let platforms = match get_platforms() {
+        Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => return Err(RuntimeError::NoLoader),
+        Err(ClError(CL_PLATFORM_NOT_FOUND_KHR)) => return Err(RuntimeError::NoPlatform),
+        answer => answer.at("clGetPlatformIDs", || "the search for devices")?,
+    };
+    if platforms.is_empty() {
+        return Err(RuntimeError::NoPlatform);
+    }
+    let mut devices = Vec::new();
+    for platform in platforms {
+        let name = platform.name().unwrap_or_default();
+        let ids = match platform.get_devices(CL_DEVICE_TYPE_ALL) {
+            Err(ClError(CL_DEVICE_NOT_FOUND)) => Vec::new(),
+            answer => answer.at("clGetDeviceIDs", || name.clone())?,
+        };
+        for id in ids {
+            devices.push(DeviceFacts::query(devices.len(), &name, Device::new(id)));
+        }
+    }
+    Ok(devices)
+}
+
+/// The device of that index, or the first whose name or platform contains the text, whatever the
+/// case; `auto` is the first GPU, else the first CPU, else the first device.
+///
+/// Errors: those of [`list`]; `NoDevice`.
+pub fn select(wanted: &str) -> Result<DeviceFacts, RuntimeError> {
+    let mut devices = list()?;
+    let position = match (wanted, wanted.parse::<usize>()) {
+        ("auto", _) => {
+            let first = |wanted| devices.iter().position(|d| d.device_type == wanted);
+            first(DeviceType::Gpu).or_else(|| first(DeviceType::Cpu)).or(Some(0))
+        }
+        (_, Ok(index)) => Some(index),
+        (name, Err(_)) => {
+            let name = name.to_lowercase();
+            devices.iter().position(|device| {
+                [&device.name, &device.platform].iter().any(|n| n.to_lowercase().contains(&name))
+            })
+        }
+    };
+    match position.filter(|&position| position < devices.len()) {
+        Some(position) => Ok(devices.swap_remove(position)),
+        None => Err(RuntimeError::NoDevice {
+            asked: wanted.to_owned(),
+            available: devices.iter().map(|d| format!("{} {}", d.index, d.name)).collect(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pocl_is_found_by_every_name() {
+        let auto = select("auto").unwrap();
+        assert_eq!(select("0").unwrap().name, list().unwrap()[0].name);
+        assert_eq!(select(&auto.name.to_uppercase()).unwrap().name, auto.name);
+        assert!(auto.base_align_bytes >= 4 && auto.base_align_bytes <= 4096);
+        assert!(auto.max_alloc_bytes > 1 << 20 && auto.compute_units > 0);
+    }
+
+    #[test]
+    fn an_unknown_device_is_refused_with_those_there_are() {
+        let message = select("no such thing").unwrap_err().to_string();
+        assert!(message.contains("no such thing") && message.contains("0 "), "{message}");
+        assert!(matches!(select("999"), Err(RuntimeError::NoDevice { .. })));
+    }
+
+    #[test]
+    fn a_plan_that_needs_more_is_refused_by_name() {
+        let device = select("auto").unwrap();
+        let mut plan = kiln_bundle::testing::plan();
+        assert!(device.meets(&plan).is_ok());
+        plan.requirements.extensions = vec!["cl_kiln_unheard_of".into()];
+        assert!(device.meets(&plan).unwrap_err().to_string().contains("cl_kiln_unheard_of"));
+        plan.requirements.extensions.clear();
+        plan.requirements.local_mem_bytes = 1 << 40;
+        assert!(device.meets(&plan).unwrap_err().to_string().contains("local memory"));
+        plan.requirements.local_mem_bytes = 0;
+        plan.requirements.base_align_bytes = 1;
+        assert!(device.meets(&plan).unwrap_err().to_string().contains("base alignment"));
+    }
+}

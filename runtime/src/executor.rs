@@ -1,0 +1,312 @@
+//! Walks a network's steps in order; no decisions.
+//!
+//! Owns the device's queue, kernels and memory. Knows networks by index and ports by their
+//! place; what they mean is the session's.
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ptr;
+use std::sync::Arc;
+
+use kiln_bundle::BundleFile;
+use kiln_bundle::plan::{BufferId, Dispatch, Gather, Plan, Port, Step};
+use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue};
+use opencl3::context::Context;
+use opencl3::event::{CL_COMPLETE, Event};
+use opencl3::kernel::Kernel;
+
+use crate::binding::{Bindings, Parent, Region};
+use crate::device::{DeviceFacts, lock_driver};
+use crate::error::{At, RuntimeError};
+use crate::memory::{Allocations, DeviceMemory};
+use crate::program::{build_kernels, set_args};
+use crate::weights::{Run, Stream, Weights};
+
+/// How long one launch took on the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LaunchTime {
+    /// Index into the plan's networks.
+    pub network: usize,
+    /// Index into the network's steps.
+    pub step: usize,
+    /// From start to end.
+    pub nanoseconds: u64,
+}
+
+/// A plan on a device, ready to run.
+pub struct Executor {
+    // Dropped in this order: what uses the device's objects before them.
+    kernels: Vec<Kernel>,
+    weights: Arc<Weights>,
+    memory: Arc<DeviceMemory>,
+    compute: CommandQueue,
+    context: Context,
+    bundle: Arc<BundleFile>,
+    bindings: Bindings,
+    /// What the host wrote to the ports that gathers take their indices from.
+    indices: HashMap<BufferId, Vec<i32>>,
+    /// Whether the driver bears only one thread at a time: Oclgrind's crashes with two.
+    lockstep: bool,
+    /// The last launch, on whose completion all earlier ones are complete.
+    last: Option<Arc<Event>>,
+    /// Launches not yet timed, when profiling.
+    launches: Option<Vec<(usize, usize, Arc<Event>)>>,
+}
+
+impl Executor {
+    /// Allocates and builds everything that the bundle's plan needs.
+    ///
+    /// `profiling` lets [`take_launch_times`](Self::take_launch_times) answer. `progress` hears
+    /// how many kernels are built, and of how many.
+    /// Errors: `Requirement`, `Build`, `OpenCl`, `Plan`.
+    pub fn load(
+        bundle: Arc<BundleFile>,
+        device: &DeviceFacts,
+        profiling: bool,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Executor, RuntimeError> {
+        let plan = bundle.plan();
+        device.meets(plan)?;
+        let bindings = Bindings::resolve(plan)?;
+        let driver = lock_driver();
+        let context =
+            Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
+        let compute = create_queue(&context, profiling)?;
+        let reading = create_queue(&context, false)?;
+        let kernels = build_kernels(&context, plan, progress)?;
+        let memory = Arc::new(DeviceMemory::allocate(
+            &context,
+            &reading,
+            &plan.memory,
+            &bindings.regions,
+            device.unified_memory,
+        )?);
+        drop(driver);
+        let indices = host_indices(plan);
+        let lockstep = device.platform == "Oclgrind";
+        let weights = Weights::new(Arc::clone(&bundle), Arc::clone(&memory), reading, lockstep);
+        let weights = Arc::new(weights);
+        let launches = profiling.then(Vec::new);
+        let last = None;
+        Ok(Executor {
+            kernels,
+            weights,
+            memory,
+            compute,
+            context,
+            bundle,
+            bindings,
+            indices,
+            lockstep,
+            last,
+            launches,
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        self.bundle.plan()
+    }
+
+    /// What is allocated on the device.
+    pub fn allocations(&self) -> Allocations {
+        self.memory.allocations()
+    }
+
+    /// The context, for what is measured beside a plan.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Starts reading the weights of a sequence of runs. One stream at a time.
+    pub fn start_stream(&mut self, runs: Vec<Run>) -> Result<Stream, RuntimeError> {
+        self.finish()?;
+        Stream::start(Arc::clone(&self.weights), runs)
+    }
+
+    /// Enqueues one run of a network. Returns before the device is done.
+    ///
+    /// Errors: `OpenCl` with the step's name; `Bundle` if a weight cannot be read; `Input` if a
+    /// gather's index is outside of its table.
+    pub fn run(&mut self, network: usize, stream: &mut Stream) -> Result<(), RuntimeError> {
+        if stream.next_has_residents() || self.lockstep {
+            self.finish()?;
+        }
+        stream.enter(network)?;
+        let bundle = Arc::clone(&self.bundle);
+        for (index, step) in bundle.plan().networks[network].steps.iter().enumerate() {
+            match step {
+                Step::Load { block, slot } => {
+                    if self.lockstep {
+                        self.finish()?;
+                    }
+                    let last = self.last.as_deref();
+                    stream.wait(*block, *slot, &|| last.is_some_and(is_running))?;
+                }
+                Step::Free { block } => {
+                    // The thread that waits for the event cannot flush this queue.
+                    self.compute.flush().at("clFlush", || "a freed slot")?;
+                    stream.free(*block, self.last.clone());
+                }
+                Step::Gather(gather) => self.gather(gather)?,
+                Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
+            }
+        }
+        let name = &bundle.plan().networks[network].name;
+        self.compute.flush().at("clFlush", || format!("the end of {name}"))
+    }
+
+    /// Waits until the device is done with everything.
+    pub fn finish(&mut self) -> Result<(), RuntimeError> {
+        let last = self.last.take();
+        self.compute.finish().at("clFinish", || "the end of a network")?;
+        match last {
+            Some(last) => last.wait().at("clWaitForEvents", || "the last launch"),
+            None => Ok(()),
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        dispatch: &Dispatch,
+        network: usize,
+        step: usize,
+    ) -> Result<(), RuntimeError> {
+        let plan = self.bundle.plan();
+        let at = || {
+            let kernel = &plan.kernels[dispatch.kernel.index()];
+            let network = &plan.networks[network].name;
+            let (name, op, variant) = (&dispatch.name, &kernel.op, &kernel.variant);
+            format!("{name} ({op}/{variant}, step {step} of {network})")
+        };
+        let kernel = &self.kernels[dispatch.kernel.index()];
+        set_args(kernel, self.bindings.of(network, step), &self.memory, &at)?;
+        let global = dispatch.global.map(|items| items as usize);
+        let local = dispatch.local.map(|local| local.map(|items| items as usize));
+        // SAFETY: sizes are arrays of three; every argument was set just now, to memory that
+        // lives until the queue is finished.
+        let launched = unsafe {
+            self.compute.enqueue_nd_range_kernel(
+                kernel.get(),
+                3,
+                ptr::null(),
+                global.as_ptr(),
+                local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
+                &[],
+            )
+        };
+        let event = Arc::new(launched.at("clEnqueueNDRangeKernel", at)?);
+        if let Some(launches) = &mut self.launches {
+            launches.push((network, step, Arc::clone(&event)));
+        }
+        self.last = Some(event);
+        Ok(())
+    }
+
+    /// Reads the rows straight into the mapped output.
+    fn gather(&mut self, gather: &Gather) -> Result<(), RuntimeError> {
+        let indices = &self.indices[&gather.indices][..gather.index_count as usize];
+        for &index in indices {
+            if u32::try_from(index).is_ok_and(|index| index < gather.row_count) {
+                continue;
+            }
+            let (name, count) = (&gather.name, gather.row_count);
+            let message = format!("index {index} of {name} is outside a table of {count} rows");
+            return Err(RuntimeError::Input(message));
+        }
+        let region = Region {
+            parent: Parent::Arena,
+            offset_bytes: self.bundle.plan().buffers[gather.output.index()].offset_bytes,
+            len_bytes: gather.row_bytes * u64::from(gather.index_count),
+        };
+        let bundle = Arc::clone(&self.bundle);
+        self.memory.fill_mapped(&self.compute, region, &gather.name, &mut |start_bytes, chunk| {
+            let mut done_bytes = 0;
+            while done_bytes < chunk.len() {
+                let at_bytes = start_bytes + done_bytes as u64;
+                let row = indices[(at_bytes / gather.row_bytes) as usize] as u64;
+                let column_bytes = at_bytes % gather.row_bytes;
+                let rest = chunk.len() - done_bytes;
+                let len = rest.min((gather.row_bytes - column_bytes) as usize);
+                let from_bytes = gather.table_offset_bytes + row * gather.row_bytes + column_bytes;
+                bundle.read_weights(from_bytes, &mut chunk[done_bytes..done_bytes + len])?;
+                done_bytes += len;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes a port's bytes, in its element type.
+    pub fn write_port(&mut self, port: &Port, bytes: &[u8]) -> Result<(), RuntimeError> {
+        let offset_bytes = self.bundle.plan().buffers[port.buffer.index()].offset_bytes;
+        if let Some(indices) = self.indices.get_mut(&port.buffer) {
+            for (index, word) in indices.iter_mut().zip(bytes.chunks_exact(4)) {
+                *index = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            }
+        }
+        self.memory.write(&self.compute, offset_bytes, bytes, &port.name)
+    }
+
+    /// Reads a port's bytes, in its element type; waits for all launches before.
+    pub fn read_port(&self, port: &Port, out: &mut [u8]) -> Result<(), RuntimeError> {
+        let offset_bytes = self.bundle.plan().buffers[port.buffer.index()].offset_bytes;
+        self.memory.read(&self.compute, offset_bytes, out, &port.name)
+    }
+
+    /// Copies part of one buffer to part of another, after all launches before.
+    pub fn copy(
+        &self,
+        from: (BufferId, u64),
+        to: (BufferId, u64),
+        len_bytes: u64,
+    ) -> Result<(), RuntimeError> {
+        let buffers = &self.bundle.plan().buffers;
+        let place = |(id, offset): (BufferId, u64)| buffers[id.index()].offset_bytes + offset;
+        let at = &buffers[to.0.index()].name;
+        self.memory.copy(&self.compute, place(from), place(to), len_bytes, at)
+    }
+
+    /// The times of all launches since the last call, if profiling is on; waits for them.
+    pub fn take_launch_times(&mut self) -> Result<Vec<LaunchTime>, RuntimeError> {
+        self.finish()?;
+        let launches = self.launches.as_mut().map(std::mem::take).unwrap_or_default();
+        let mut times = Vec::with_capacity(launches.len());
+        for (network, step, event) in launches {
+            let at = || "a launch";
+            let start = event.profiling_command_start().at("clGetEventProfilingInfo", at)?;
+            let end = event.profiling_command_end().at("clGetEventProfilingInfo", at)?;
+            times.push(LaunchTime { network, step, nanoseconds: end.saturating_sub(start) });
+        }
+        Ok(times)
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // Nothing may use the memory when it goes; an error was reported where it arose.
+        let _ = self.compute.finish();
+    }
+}
+
+fn is_running(event: &Event) -> bool {
+    event.command_execution_status().is_ok_and(|status| status.0 > CL_COMPLETE)
+}
+
+fn create_queue(context: &Context, profiling: bool) -> Result<CommandQueue, RuntimeError> {
+    let properties = if profiling { CL_QUEUE_PROFILING_ENABLE } else { 0 };
+    CommandQueue::create_default_with_properties(context, properties, 0)
+        // Drivers before OpenCL 2.0 know only the older call.
+        .or_else(|_| CommandQueue::create_default(context, properties))
+        .at("clCreateCommandQueue", || "the device")
+}
+
+fn host_indices(plan: &Plan) -> HashMap<BufferId, Vec<i32>> {
+    let mut indices: HashMap<BufferId, Vec<i32>> = HashMap::new();
+    for step in plan.networks.iter().flat_map(|network| &network.steps) {
+        if let Step::Gather(gather) = step {
+            let entry = indices.entry(gather.indices).or_default();
+            entry.resize(entry.len().max(gather.index_count as usize), 0);
+        }
+    }
+    indices
+}

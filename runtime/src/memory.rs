@@ -1,0 +1,397 @@
+//! Every device allocation and every transfer between host and device.
+//!
+//! [`DeviceMemory::allocate`] makes one allocation for the arena, one for each slot and one for
+//! staging, and cuts all regions from them; nothing is allocated afterwards. Knows offsets and
+//! lengths, not what they hold.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::ptr;
+use std::slice;
+use std::sync::{Mutex, PoisonError};
+
+use kiln_bundle::plan::MemoryPlan;
+use opencl3::command_queue::{
+    CommandQueue, enqueue_copy_buffer, enqueue_map_buffer, enqueue_read_buffer,
+    enqueue_unmap_mem_object, enqueue_write_buffer,
+};
+use opencl3::context::Context;
+use opencl3::error_codes::ClError;
+use opencl3::event::Event;
+use opencl3::memory::{
+    Buffer, CL_MAP_READ, CL_MAP_WRITE, CL_MAP_WRITE_INVALIDATE_REGION, CL_MEM_ALLOC_HOST_PTR,
+    CL_MEM_READ_WRITE, ClMem,
+};
+use opencl3::types::{CL_BLOCKING, CL_NON_BLOCKING, cl_event, cl_mem};
+
+use crate::binding::{Parent, Region};
+use crate::error::{At, RuntimeError};
+
+/// How much is read into mapped memory at a time, so that a cancelled read ends soon.
+const CHUNK_BYTES: u64 = 4 << 20;
+
+/// What has been allocated on the device so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Allocations {
+    /// Calls of `clCreateBuffer` and `clCreateSubBuffer`.
+    pub count: u64,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// Bytes of all slots.
+    pub slot_bytes: u64,
+    /// Bytes of staging.
+    pub staging_bytes: u64,
+    /// The most bytes that were allocated at one time.
+    pub high_water_bytes: u64,
+}
+
+/// A filler of chunks: gets a chunk's place in the whole and its bytes.
+pub type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), RuntimeError> + 'a;
+
+/// All memory of a plan on a device.
+pub struct DeviceMemory {
+    // Regions go before what they are cut from.
+    regions: Vec<Cut>,
+    staging: Option<Mutex<Staging>>,
+    slots: Vec<Buffer<u8>>,
+    arena: Buffer<u8>,
+    allocations: Allocations,
+}
+
+enum Cut {
+    Sub(Buffer<u8>),
+    WholeSlot(usize),
+}
+
+impl DeviceMemory {
+    /// Allocates what `plan` says and cuts `regions`.
+    ///
+    /// `unified`: host and device share memory, so that mapping is free of copies.
+    /// Errors: `OpenCl`; `Plan` if a region is outside of its allocation.
+    pub fn allocate(
+        context: &Context,
+        queue: &CommandQueue,
+        plan: &MemoryPlan,
+        regions: &[Region],
+        unified: bool,
+    ) -> Result<DeviceMemory, RuntimeError> {
+        let mut allocations = Allocations::default();
+        let host = if unified { CL_MEM_ALLOC_HOST_PTR } else { 0 };
+        let mut create = |len_bytes: u64, flags, at: &str| {
+            allocations.count += 1;
+            allocations.high_water_bytes += len_bytes;
+            let describe = || format!("the {at} of {len_bytes} bytes");
+            // SAFETY: the context is valid and no host pointer is given.
+            let buffer = unsafe {
+                let len = len_bytes.max(1) as usize;
+                Buffer::<u8>::create(context, CL_MEM_READ_WRITE | flags, len, ptr::null_mut())
+            };
+            buffer.at("clCreateBuffer", describe)
+        };
+        let arena = create(plan.arena_bytes, host, "arena")?;
+        let slots = (plan.slot_bytes.iter().enumerate())
+            .map(|(index, &len_bytes)| create(len_bytes, host, &format!("weight slot {index}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        let staging = match plan.staging_bytes {
+            0 => None,
+            len_bytes => {
+                let buffer = create(len_bytes, CL_MEM_ALLOC_HOST_PTR, "staging buffer")?;
+                Some(Mutex::new(Staging::map(queue, buffer, len_bytes)?))
+            }
+        };
+        allocations.arena_bytes = plan.arena_bytes;
+        allocations.slot_bytes = plan.slot_bytes.iter().sum();
+        allocations.staging_bytes = plan.staging_bytes;
+        let mut memory = DeviceMemory { regions: Vec::new(), staging, slots, arena, allocations };
+        memory.regions.reserve_exact(regions.len());
+        for region in regions {
+            let cut = memory.cut(region, plan)?;
+            memory.regions.push(cut);
+        }
+        Ok(memory)
+    }
+
+    fn cut(&mut self, region: &Region, plan: &MemoryPlan) -> Result<Cut, RuntimeError> {
+        let parent_bytes = match region.parent {
+            Parent::Arena => plan.arena_bytes,
+            Parent::Slot(slot) => plan.slot_bytes[slot.index()],
+        };
+        let end_bytes = region.offset_bytes.checked_add(region.len_bytes);
+        if region.len_bytes == 0 || end_bytes.is_none_or(|end_bytes| end_bytes > parent_bytes) {
+            return Err(RuntimeError::Plan(format!("{region:?} is outside {parent_bytes} bytes")));
+        }
+        match region.parent {
+            // A kernel is not told its argument's length, so the slot itself serves.
+            Parent::Slot(slot) if region.offset_bytes == 0 => Ok(Cut::WholeSlot(slot.index())),
+            parent => {
+                self.allocations.count += 1;
+                let (offset, len) = (region.offset_bytes as usize, region.len_bytes as usize);
+                // SAFETY: the range is inside of the parent, checked above.
+                let buffer = unsafe {
+                    self.parent(parent).create_sub_buffer(CL_MEM_READ_WRITE, offset, len)
+                };
+                Ok(Cut::Sub(buffer.at("clCreateSubBuffer", || format!("{region:?}"))?))
+            }
+        }
+    }
+
+    /// What is allocated.
+    pub fn allocations(&self) -> Allocations {
+        self.allocations
+    }
+
+    /// The buffer of a region of [`crate::binding::Bindings`].
+    pub(crate) fn region(&self, index: u32) -> &Buffer<u8> {
+        match &self.regions[index as usize] {
+            Cut::Sub(buffer) => buffer,
+            Cut::WholeSlot(slot) => &self.slots[*slot],
+        }
+    }
+
+    fn parent(&self, parent: Parent) -> &Buffer<u8> {
+        match parent {
+            Parent::Arena => &self.arena,
+            Parent::Slot(slot) => &self.slots[slot.index()],
+        }
+    }
+
+    /// Copies from the host into the arena; returns when it is done.
+    pub fn write(
+        &self,
+        queue: &CommandQueue,
+        offset_bytes: u64,
+        bytes: &[u8],
+        at: &str,
+    ) -> Result<(), RuntimeError> {
+        // SAFETY: blocking, so `bytes` outlives the command.
+        unsafe { self.enqueue_write(queue, Parent::Arena, offset_bytes, bytes, CL_BLOCKING) }
+            .map(drop)
+            .at("clEnqueueWriteBuffer", || at)
+    }
+
+    /// Copies from the arena to the host; returns when it is done, and with it all before it.
+    pub fn read(
+        &self,
+        queue: &CommandQueue,
+        offset_bytes: u64,
+        out: &mut [u8],
+        at: &str,
+    ) -> Result<(), RuntimeError> {
+        // SAFETY: blocking, so `out` outlives the command; OpenCL checks the range.
+        let done = unsafe {
+            enqueue_read_buffer(
+                queue.get(),
+                self.arena.get(),
+                CL_BLOCKING,
+                offset_bytes as usize,
+                out.len(),
+                out.as_mut_ptr().cast::<c_void>(),
+                0,
+                ptr::null(),
+            )
+        };
+        event(done).map(drop).at("clEnqueueReadBuffer", || at)
+    }
+
+    /// Copies inside of the arena, in the order of the queue.
+    pub fn copy(
+        &self,
+        queue: &CommandQueue,
+        from_bytes: u64,
+        to_bytes: u64,
+        len_bytes: u64,
+        at: &str,
+    ) -> Result<(), RuntimeError> {
+        // SAFETY: both ends are the arena, which lives as long as the queue's commands: OpenCL
+        // retains it. OpenCL checks the ranges.
+        let done = unsafe {
+            enqueue_copy_buffer(
+                queue.get(),
+                self.arena.get(),
+                self.arena.get(),
+                from_bytes as usize,
+                to_bytes as usize,
+                len_bytes as usize,
+                0,
+                ptr::null(),
+            )
+        };
+        event(done).map(drop).at("clEnqueueCopyBuffer", || at)
+    }
+
+    /// Fills a region with what `fill` writes, chunk by chunk; returns when the device sees it.
+    ///
+    /// Through staging if the plan has it, else through a mapping.
+    pub fn fill(
+        &self,
+        queue: &CommandQueue,
+        region: Region,
+        at: &str,
+        fill: &mut Fill,
+    ) -> Result<(), RuntimeError> {
+        match &self.staging {
+            Some(staging) => {
+                let staging = staging.lock().unwrap_or_else(PoisonError::into_inner);
+                self.fill_staged(&staging, queue, region, at, fill)
+            }
+            None => self.fill_mapped(queue, region, at, fill),
+        }
+    }
+
+    /// As [`fill`](Self::fill), always through a mapping.
+    pub fn fill_mapped(
+        &self,
+        queue: &CommandQueue,
+        region: Region,
+        at: &str,
+        fill: &mut Fill,
+    ) -> Result<(), RuntimeError> {
+        let buffer = self.parent(region.parent);
+        let pointer = map(queue, buffer, CL_MAP_WRITE_INVALIDATE_REGION, region)
+            .at("clEnqueueMapBuffer", || at)?;
+        // SAFETY: the mapping has this length, is writable, and no command uses the region until
+        // it is unmapped: the caller waited for those before and issues none. Any byte is a `u8`.
+        let bytes =
+            unsafe { slice::from_raw_parts_mut(pointer.cast::<u8>(), region.len_bytes as usize) };
+        let mut position_bytes = 0;
+        let filled = bytes.chunks_mut(CHUNK_BYTES as usize).try_for_each(|chunk| {
+            let at_bytes = position_bytes;
+            position_bytes += chunk.len() as u64;
+            fill(at_bytes, chunk)
+        });
+        // SAFETY: `pointer` is what mapping gave, and `bytes` is not used any more.
+        let unmapped =
+            unsafe { enqueue_unmap_mem_object(queue.get(), buffer.get(), pointer, 0, ptr::null()) };
+        let unmapped = event(unmapped).and_then(|done| done.wait());
+        filled.and(unmapped.at("clEnqueueUnmapMemObject", || at))
+    }
+
+    fn fill_staged(
+        &self,
+        staging: &Staging,
+        queue: &CommandQueue,
+        region: Region,
+        at: &str,
+        fill: &mut Fill,
+    ) -> Result<(), RuntimeError> {
+        let mut pending: [Option<Event>; 2] = [None, None];
+        let mut run = || {
+            let mut position_bytes = 0;
+            for turn in [0, 1].into_iter().cycle() {
+                if position_bytes == region.len_bytes {
+                    break;
+                }
+                if let Some(done) = pending[turn].take() {
+                    done.wait().at("clWaitForEvents", || at)?;
+                }
+                let len = staging.half_bytes.min(region.len_bytes - position_bytes) as usize;
+                // SAFETY: the two halves do not overlap and are inside of the mapping; the last
+                // write from this half is done.
+                let chunk = unsafe {
+                    let start = staging.pointer.0.add(turn * staging.half_bytes as usize);
+                    slice::from_raw_parts_mut(start, len)
+                };
+                fill(position_bytes, chunk)?;
+                let to_bytes = region.offset_bytes + position_bytes;
+                // SAFETY: the half is not touched before the event that is kept is complete.
+                let done = unsafe {
+                    self.enqueue_write(queue, region.parent, to_bytes, chunk, CL_NON_BLOCKING)
+                };
+                pending[turn] = Some(done.at("clEnqueueWriteBuffer", || at)?);
+                queue.flush().at("clFlush", || at)?;
+                position_bytes += len as u64;
+            }
+            Ok(())
+        };
+        let filled = run();
+        for done in pending.into_iter().flatten() {
+            let waited = done.wait().at("clWaitForEvents", || at);
+            if filled.is_ok() {
+                waited?;
+            }
+        }
+        filled
+    }
+
+    /// # Safety
+    ///
+    /// Unless `blocking`, `bytes` must stay as they are until the event is complete.
+    unsafe fn enqueue_write(
+        &self,
+        queue: &CommandQueue,
+        parent: Parent,
+        offset_bytes: u64,
+        bytes: &[u8],
+        blocking: u32,
+    ) -> Result<Event, ClError> {
+        // SAFETY: by this function's contract; OpenCL checks the range.
+        let done = unsafe {
+            enqueue_write_buffer(
+                queue.get(),
+                self.parent(parent).get(),
+                blocking,
+                offset_bytes as usize,
+                bytes.len(),
+                bytes.as_ptr().cast::<c_void>(),
+                0,
+                ptr::null(),
+            )
+        };
+        event(done)
+    }
+}
+
+/// Host memory that the device copies from without a copy in between. Mapped for ever.
+struct Staging {
+    pointer: Pointer,
+    half_bytes: u64,
+    _buffer: Buffer<u8>,
+}
+
+struct Pointer(*mut u8);
+
+// SAFETY: the memory belongs to the `Staging` that holds the pointer, and is used under its lock.
+unsafe impl Send for Pointer {}
+
+impl Staging {
+    fn map(
+        queue: &CommandQueue,
+        buffer: Buffer<u8>,
+        len_bytes: u64,
+    ) -> Result<Staging, RuntimeError> {
+        let whole = Region { parent: Parent::Arena, offset_bytes: 0, len_bytes };
+        let pointer = map(queue, &buffer, CL_MAP_READ | CL_MAP_WRITE, whole)
+            .at("clEnqueueMapBuffer", || "the staging buffer")?;
+        let half_bytes = (len_bytes / 2).max(1);
+        Ok(Staging { pointer: Pointer(pointer.cast()), half_bytes, _buffer: buffer })
+    }
+}
+
+fn map(
+    queue: &CommandQueue,
+    buffer: &Buffer<u8>,
+    flags: u64,
+    region: Region,
+) -> Result<*mut c_void, ClError> {
+    let mut pointer: cl_mem = ptr::null_mut();
+    // SAFETY: blocking, so the pointer is valid on return; OpenCL checks the range.
+    let done = unsafe {
+        enqueue_map_buffer(
+            queue.get(),
+            buffer.get(),
+            CL_BLOCKING,
+            flags,
+            region.offset_bytes as usize,
+            region.len_bytes as usize,
+            &mut pointer,
+            0,
+            ptr::null(),
+        )
+    };
+    event(done)?;
+    Ok(pointer)
+}
+
+fn event(done: Result<cl_event, i32>) -> Result<Event, ClError> {
+    done.map(Event::new).map_err(ClError)
+}

@@ -1,0 +1,374 @@
+//! The picture file: decoder output to RGB, and a PNG that says how it was made.
+//!
+//! Owns rounding to bytes, the text chunks, and writing a file that is either whole or not there.
+//!
+//! Source: PNG specification, third edition (W3C 2025), sections 11.3.3 and 13.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+const CHANNELS: usize = 3;
+/// Attempts at an unused name for the temporary file.
+const MAX_TEMPORARY_NAMES: u32 = 100;
+
+/// Why a picture could not be made or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PngError {
+    /// There are more or fewer values than the size asks for, or none.
+    #[error("{elems} values do not make a picture of {width} x {height} pixels")]
+    Size {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Values there are.
+        elems: usize,
+    },
+    /// The writer failed.
+    #[error("the picture could not be written: {0}")]
+    Write(#[from] io::Error),
+    /// The file could not be written.
+    #[error("{} could not be written: {source}", path.display())]
+    File {
+        /// The file asked for.
+        path: PathBuf,
+        /// What failed.
+        source: io::Error,
+    },
+}
+
+/// A picture of 8 bits per channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RgbImage {
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+}
+
+impl RgbImage {
+    /// Takes pixels as they are.
+    ///
+    /// Shapes: `pixels: [height, width, 3]`.
+    /// Errors: [`PngError::Size`] if they do not fit the size, or the size is zero.
+    pub fn from_pixels(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, PngError> {
+        check_size(width, height, pixels.len())?;
+        Ok(Self { width, height, pixels })
+    }
+
+    /// Converts the decoder's output.
+    ///
+    /// Shapes: `values: [height, width, 3]` (NHWC, one picture).
+    /// Units: -1 is black, 1 is full; values beyond are clamped, NaN becomes black.
+    /// Numerics: `round(clamp(x / 2 + 0.5, 0, 1) * 255)`, halves to even, as the reference does.
+    /// Errors: [`PngError::Size`].
+    pub fn from_decoder(width: u32, height: u32, values: &[f32]) -> Result<Self, PngError> {
+        check_size(width, height, values.len())?;
+        let byte =
+            |value: &f32| ((value / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        Ok(Self { width, height, pixels: values.iter().map(byte).collect() })
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The bytes, `[height, width, 3]`.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+}
+
+fn check_size(width: u32, height: u32, elems: usize) -> Result<(), PngError> {
+    let needed = u128::from(width) * u128::from(height) * CHANNELS as u128;
+    if needed == 0 || needed != elems as u128 {
+        return Err(PngError::Size { width, height, elems });
+    }
+    Ok(())
+}
+
+/// How a picture was made; written into its file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationParameters {
+    /// What was asked for.
+    pub prompt: String,
+    /// What was to be avoided; empty if nothing.
+    pub negative_prompt: String,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Scale of classifier-free guidance.
+    pub guidance: f32,
+    /// Name of the sampler.
+    pub sampler: String,
+    /// Noise each step added.
+    pub eta: f32,
+    /// Name of the model.
+    pub model: String,
+}
+
+impl GenerationParameters {
+    /// The text chunks, key and value: one in the form other programs read back (`parameters`),
+    /// then one for each parameter.
+    fn chunks(&self, width: u32, height: u32) -> [(&'static str, String); 10] {
+        [
+            ("parameters", self.info_text(width, height)),
+            ("prompt", self.prompt.clone()),
+            ("negative prompt", self.negative_prompt.clone()),
+            ("seed", self.seed.to_string()),
+            ("steps", self.steps.to_string()),
+            ("guidance", self.guidance.to_string()),
+            ("sampler", self.sampler.clone()),
+            ("eta", self.eta.to_string()),
+            ("model", self.model.clone()),
+            // The spelling the PNG specification registers.
+            ("Software", SOFTWARE.to_owned()),
+        ]
+    }
+
+    /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
+    fn info_text(&self, width: u32, height: u32) -> String {
+        let mut text = self.prompt.clone();
+        if !self.negative_prompt.is_empty() {
+            text.push_str("\nNegative prompt: ");
+            text.push_str(&self.negative_prompt);
+        }
+        let Self { steps, guidance, seed, eta, .. } = self;
+        let (sampler, model) = (quoted(&self.sampler.to_uppercase()), quoted(&self.model));
+        text.push_str(&format!(
+            "\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
+             Size: {width}x{height}, Model: {model}, Eta: {eta}, Version: {SOFTWARE}"
+        ));
+        text
+    }
+}
+
+const SOFTWARE: &str = concat!("Kiln ", env!("CARGO_PKG_VERSION"));
+
+/// A value of the settings line, in quotes where it would break the line.
+fn quoted(value: &str) -> String {
+    if value.contains([',', ':', '\n', '"']) { format!("{value:?}") } else { value.to_owned() }
+}
+
+/// Writes a picture as PNG and flushes the writer.
+///
+/// Text is written as `tEXt` if it is ASCII, which everything reads, or else as `iTXt` (UTF-8).
+/// Errors: [`PngError::Write`] if the writer fails.
+pub fn write_png(
+    writer: impl Write,
+    image: &RgbImage,
+    parameters: Option<&GenerationParameters>,
+) -> Result<(), PngError> {
+    let mut writer = BufWriter::new(writer);
+    encode(&mut writer, image, parameters).map_err(|error| match error {
+        ::png::EncodingError::IoError(error) => error,
+        other => io::Error::other(other.to_string()),
+    })?;
+    Ok(writer.flush()?)
+}
+
+fn encode(
+    writer: &mut impl Write,
+    image: &RgbImage,
+    parameters: Option<&GenerationParameters>,
+) -> Result<(), ::png::EncodingError> {
+    let mut encoder = ::png::Encoder::new(writer, image.width, image.height);
+    encoder.set_color(::png::ColorType::Rgb);
+    encoder.set_depth(::png::BitDepth::Eight);
+    let chunks = parameters.map(|parameters| parameters.chunks(image.width, image.height));
+    for (key, value) in chunks.into_iter().flatten() {
+        // U+0000 ends a text chunk.
+        let value = value.replace('\0', "");
+        if value.is_ascii() {
+            encoder.add_text_chunk(key.to_owned(), value)?;
+        } else {
+            encoder.add_itxt_chunk(key.to_owned(), value)?;
+        }
+    }
+    let mut body = encoder.write_header()?;
+    body.write_image_data(&image.pixels)?;
+    body.finish()
+}
+
+/// Writes a picture to a file, which has its name only once it is whole.
+///
+/// It is written under a temporary name in the same folder, brought to disk and renamed; whatever
+/// fails, the temporary file is removed and an earlier file of the name is kept. A symbolic link is
+/// followed. What is no regular file (a pipe, a device) is written directly.
+/// Errors: [`PngError::File`], with the path.
+pub fn save_png(
+    path: &Path,
+    image: &RgbImage,
+    parameters: Option<&GenerationParameters>,
+) -> Result<(), PngError> {
+    let save = || match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            write_png(OpenOptions::new().write(true).open(path)?, image, parameters)
+        }
+        Ok(_) => save_whole(&fs::canonicalize(path)?, image, parameters),
+        Err(_) => save_whole(path, image, parameters),
+    };
+    save().map_err(|error| match error {
+        PngError::Write(source) => PngError::File { path: path.to_owned(), source },
+        other => other,
+    })
+}
+
+fn save_whole(
+    path: &Path,
+    image: &RgbImage,
+    parameters: Option<&GenerationParameters>,
+) -> Result<(), PngError> {
+    let (temporary_path, file) = create_temporary(path)?;
+    let write = || {
+        write_png(&file, image, parameters)?;
+        file.sync_all()?;
+        Ok(fs::rename(&temporary_path, path)?)
+    };
+    let written = write();
+    if written.is_err() {
+        // The first failure is the one to report.
+        let _ = fs::remove_file(&temporary_path);
+    }
+    written
+}
+
+/// Creates a file next to `path` under a name nothing else has.
+fn create_temporary(path: &Path) -> io::Result<(PathBuf, File)> {
+    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name");
+    let name: &OsStr = path.file_name().ok_or_else(no_name)?;
+    let mut attempt = 0;
+    loop {
+        let mut temporary_name = OsString::from(".");
+        temporary_name.push(name);
+        temporary_name.push(format!(".{}-{attempt}.part", std::process::id()));
+        let temporary_path = path.with_file_name(temporary_name);
+        match OpenOptions::new().write(true).create_new(true).open(&temporary_path) {
+            Ok(file) => return Ok((temporary_path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+            Err(error) => return Err(error),
+        }
+        if attempt == MAX_TEMPORARY_NAMES {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "no unused temporary name"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> RgbImage {
+        let pixels = (0..16 * 8 * 3).map(|n| (n * 7 % 256) as u8).collect();
+        RgbImage::from_pixels(16, 8, pixels).unwrap()
+    }
+
+    fn parameters() -> GenerationParameters {
+        GenerationParameters {
+            prompt: "a café, 東京\nat night\0".to_owned(),
+            negative_prompt: "blurry".to_owned(),
+            seed: u64::MAX,
+            steps: 20,
+            guidance: 7.5,
+            sampler: "ddim".to_owned(),
+            eta: 0.0,
+            model: "a, b".to_owned(),
+        }
+    }
+
+    #[test]
+    fn decoder_output_becomes_bytes() {
+        let values = [-1.0, 1.0, 0.0, -7.0, 7.0, f32::NAN];
+        let image = RgbImage::from_decoder(2, 1, &values).unwrap();
+        assert_eq!(image.pixels(), [0, 255, 128, 0, 255, 0]);
+        for (width, height) in [(1, 1), (0, 6), (u32::MAX, u32::MAX)] {
+            let result = RgbImage::from_decoder(width, height, &values);
+            assert!(matches!(result, Err(PngError::Size { elems: 6, .. })));
+        }
+    }
+
+    #[test]
+    fn pixels_and_parameters_are_read_back() {
+        let mut bytes = Vec::new();
+        write_png(&mut bytes, &image(), Some(&parameters())).unwrap();
+        let mut reader = ::png::Decoder::new(io::Cursor::new(bytes)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(pixels, image().pixels());
+        let info = reader.info();
+        let unicode: Vec<(&str, String)> = info
+            .utf8_text
+            .iter()
+            .map(|chunk| (&*chunk.keyword, chunk.get_text().unwrap()))
+            .collect();
+        let settings = "Steps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 18446744073709551615, \
+                        Size: 16x8, Model: \"a, b\", Eta: 0, Version: ";
+        let prompt = "a café, 東京\nat night".to_owned();
+        assert_eq!(unicode[1], ("prompt", prompt.clone()));
+        assert_eq!(unicode[0].0, "parameters");
+        let expected = format!("{prompt}\nNegative prompt: blurry\n{settings}{SOFTWARE}");
+        assert_eq!(unicode[0].1, expected);
+        let ascii: Vec<&str> =
+            info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
+        let keys =
+            ["negative prompt", "seed", "steps", "guidance", "sampler", "eta", "model", "Software"];
+        assert_eq!(ascii, keys);
+    }
+
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.png");
+        fs::write(&path, "earlier").unwrap();
+        save_png(&path, &image(), Some(&parameters())).unwrap();
+        assert!(fs::read(&path).unwrap().starts_with(b"\x89PNG"));
+        let occupied = folder.path().join("folder");
+        fs::create_dir(&occupied).unwrap();
+        for impossible in [occupied, folder.path().join("no/such/folder.png"), "..".into()] {
+            let error = save_png(&impossible, &image(), None).unwrap_err();
+            assert!(error.to_string().contains(&*impossible.to_string_lossy()), "{error}");
+        }
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["folder", "out.png"]);
+    }
+
+    #[test]
+    fn a_writer_that_fails_anywhere_is_an_error() {
+        struct Limited(usize);
+        impl Write for Limited {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let count = bytes.len().min(self.0);
+                self.0 -= count;
+                if count == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(count) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut whole = Vec::new();
+        write_png(&mut whole, &image(), Some(&parameters())).unwrap();
+        for limit in 0..whole.len() {
+            let result = write_png(Limited(limit), &image(), Some(&parameters()));
+            let is_full = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+            assert!(matches!(&result, Err(PngError::Write(error)) if is_full(error)), "{limit}");
+        }
+        assert!(write_png(Limited(whole.len()), &image(), Some(&parameters())).is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_said_to_be_full() {
+        let error = save_png(Path::new("/dev/full"), &image(), None).unwrap_err().to_string();
+        assert!(error.contains("/dev/full") && error.contains("No space left"), "{error}");
+    }
+}

@@ -1,0 +1,145 @@
+//! What was promised and what it took.
+
+use kiln_bundle::plan::{Block, Plan, Residency};
+use serde::Serialize;
+
+use crate::memory::Allocations;
+use crate::weights::StreamStats;
+
+/// The plan's memory, part by part.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct PlannedMemory {
+    /// What the user allowed.
+    pub budget_bytes: u64,
+    /// The sum of the parts.
+    pub peak_bytes: u64,
+    /// Activations and resident weights.
+    pub arena_bytes: u64,
+    /// Of the arena, what resident weights take.
+    pub resident_bytes: u64,
+    /// Streamed weights.
+    pub slot_bytes: u64,
+    /// Uploads.
+    pub staging_bytes: u64,
+    /// The runtime's own buffers.
+    pub host_bytes: u64,
+    /// Compiled kernels.
+    pub program_bytes: u64,
+    /// The process before anything.
+    pub baseline_bytes: u64,
+}
+
+/// What the runtime and the operating system counted.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct MeasuredMemory {
+    /// Allocated for the arena.
+    pub arena_bytes: u64,
+    /// Allocated for slots.
+    pub slot_bytes: u64,
+    /// Allocated for staging.
+    pub staging_bytes: u64,
+    /// The most that was allocated on the device at one time.
+    pub device_high_water_bytes: u64,
+    /// The most memory the process ever had (`VmHWM`), where the system tells.
+    pub process_peak_bytes: Option<u64>,
+    /// The memory the process has now (`VmRSS`), where the system tells.
+    pub process_bytes: Option<u64>,
+}
+
+/// Where the time went.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+pub struct Times {
+    /// Opening the bundle, building kernels, allocating.
+    pub load_seconds: f64,
+    /// Tokenizing, and the networks that run once for a prompt.
+    pub prompt_seconds: f64,
+    /// The sampler's loop, with what is made for its timesteps.
+    pub sample_seconds: f64,
+    /// The decoder.
+    pub decode_seconds: f64,
+    /// Each step of the sampler.
+    pub step_seconds: Vec<f64>,
+}
+
+/// One picture's account.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Report {
+    /// Name of the device.
+    pub device: String,
+    /// Name of the model.
+    pub model: String,
+    /// Promised memory.
+    pub planned: PlannedMemory,
+    /// Counted memory.
+    pub measured: MeasuredMemory,
+    /// Weights that were read.
+    pub stream: StreamStats,
+    /// Time.
+    pub times: Times,
+}
+
+impl PlannedMemory {
+    /// From a plan.
+    pub fn of(plan: &Plan) -> PlannedMemory {
+        let memory = &plan.memory;
+        let resident = |block: &&Block| matches!(block.residency, Residency::Resident(_));
+        PlannedMemory {
+            budget_bytes: memory.budget_bytes,
+            peak_bytes: memory.peak_bytes(),
+            arena_bytes: memory.arena_bytes,
+            resident_bytes: plan.blocks.iter().filter(resident).map(|b| b.len_bytes).sum(),
+            slot_bytes: memory.slot_bytes.iter().sum(),
+            staging_bytes: memory.staging_bytes,
+            host_bytes: memory.host_bytes,
+            program_bytes: memory.program_bytes,
+            baseline_bytes: memory.baseline_bytes,
+        }
+    }
+}
+
+impl MeasuredMemory {
+    /// From the counters and the operating system, now.
+    pub fn now(allocations: Allocations) -> MeasuredMemory {
+        MeasuredMemory {
+            arena_bytes: allocations.arena_bytes,
+            slot_bytes: allocations.slot_bytes,
+            staging_bytes: allocations.staging_bytes,
+            device_high_water_bytes: allocations.high_water_bytes,
+            process_peak_bytes: process_figure("VmHWM:"),
+            process_bytes: process_figure("VmRSS:"),
+        }
+    }
+}
+
+/// A figure of `/proc/self/status`, in bytes.
+fn process_figure(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_tells_what_the_process_takes() {
+        let measured = MeasuredMemory::now(Allocations::default());
+        let (peak, now) = (measured.process_peak_bytes.unwrap(), measured.process_bytes.unwrap());
+        assert!(peak >= now && now > 1 << 18, "{measured:?}");
+    }
+
+    #[test]
+    fn the_parts_of_a_plan_add_up() {
+        let planned = PlannedMemory::of(&kiln_bundle::testing::plan());
+        let parts = planned.arena_bytes
+            + planned.slot_bytes
+            + planned.staging_bytes
+            + planned.host_bytes
+            + planned.program_bytes
+            + planned.baseline_bytes;
+        assert_eq!((planned.peak_bytes, planned.resident_bytes), (parts, 4096));
+    }
+}

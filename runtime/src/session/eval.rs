@@ -1,0 +1,166 @@
+//! One network, with inputs from outside: for tests, comparisons and measurements.
+
+use std::sync::Arc;
+
+use kiln_bundle::plan::{Plan, Port};
+
+use super::{Feed, Session};
+use crate::error::RuntimeError;
+use crate::tensor::{self, Tensor, Values, port_elems};
+
+impl Session {
+    /// Runs one network and returns its first output.
+    ///
+    /// An input that is not given comes from the network that makes it, which runs before on the
+    /// inputs given: `unet` takes `latent`, `timestep` and `context`, whatever is hoisted.
+    /// Shapes: four axes of numbers are `[N, C, H, W]` here and in the answer, all else is as on
+    /// the device. An input of one row is repeated for a network of two, and the answer is the
+    /// first row then: `text_encoder` takes `tokens: [1, 77]` and gives `[1, 77, C]`.
+    /// Errors: `Input` if a network, an input or a shape is wrong; else those of a run.
+    pub fn eval(
+        &mut self,
+        network: &str,
+        inputs: &[(&str, &Tensor)],
+    ) -> Result<Tensor, RuntimeError> {
+        let target = self.network(network)?;
+        let mut sequence = Vec::new();
+        self.require(target, inputs, &mut sequence)?;
+        sequence.sort_unstable();
+        self.check_names(&sequence, inputs)?;
+        let (answer, _) = self.with_stream(&sequence, |session, stream| {
+            let mut repeats = usize::MAX;
+            for &network in &sequence {
+                repeats = session.give(network, inputs)?;
+                session.executor.run(network, stream)?;
+            }
+            session.answer(target, repeats)
+        })?;
+        Ok(answer)
+    }
+
+    /// Adds a network and those it depends on.
+    fn require(
+        &self,
+        network: usize,
+        inputs: &[(&str, &Tensor)],
+        sequence: &mut Vec<usize>,
+    ) -> Result<(), RuntimeError> {
+        if sequence.contains(&network) {
+            return Ok(());
+        }
+        sequence.push(network);
+        let entry = &self.plan().networks[network];
+        for (port, link) in entry.inputs.iter().zip(&self.links[network]) {
+            match link.producer {
+                _ if given(port, inputs).is_some() => {}
+                Some(producer) => self.require(producer, inputs, sequence)?,
+                None => {
+                    let (name, shape) = (&port.name, &port.shape);
+                    let message = format!("{} needs {name:?}, {shape:?} on the device", entry.name);
+                    return Err(RuntimeError::Input(message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_names(
+        &self,
+        sequence: &[usize],
+        inputs: &[(&str, &Tensor)],
+    ) -> Result<(), RuntimeError> {
+        let networks = &self.plan().networks;
+        let mut ports = sequence.iter().flat_map(|&network| &networks[network].inputs);
+        for (name, _) in inputs {
+            if !ports.clone().any(|port| port.name == *name) {
+                let names: Vec<&str> = ports.by_ref().map(|port| port.name.as_str()).collect();
+                let message = format!("no input {name:?}; there are: {}", names.join(", "));
+                return Err(RuntimeError::Input(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes or copies a network's inputs; returns how often given rows were repeated.
+    fn give(&mut self, network: usize, inputs: &[(&str, &Tensor)]) -> Result<usize, RuntimeError> {
+        let bundle = Arc::clone(&self.bundle);
+        let entry = &bundle.plan().networks[network];
+        let mut repeats = usize::MAX;
+        for (index, port) in entry.inputs.iter().enumerate() {
+            match given(port, inputs) {
+                Some(tensor) => {
+                    repeats = repeats.min(self.write_tensor(bundle.plan(), port, tensor)?);
+                }
+                None => self.transfer(entry, network, index, Feed::default())?,
+            }
+        }
+        Ok(repeats)
+    }
+
+    fn write_tensor(
+        &mut self,
+        plan: &Plan,
+        port: &Port,
+        tensor: &Tensor,
+    ) -> Result<usize, RuntimeError> {
+        let (elems, count) = (port_elems(port), tensor.elem_count());
+        let shape: Vec<usize> = port.shape.iter().map(|&axis| axis as usize).collect();
+        let fits = match (tensor.shape.as_slice(), shape.as_slice()) {
+            ([_, c, h, w], [_, height, width, channels]) => [c, h, w] == [channels, height, width],
+            ([_, rest @ ..], [_, port_rest @ ..]) if !port_rest.is_empty() => rest == port_rest,
+            _ => true,
+        };
+        let product: usize = tensor.shape.iter().product();
+        if !fits || product != count || count == 0 || !elems.is_multiple_of(count) {
+            let (found, channels) = (&tensor.shape, plan.manifest.latent_channels);
+            return Err(RuntimeError::Input(format!(
+                "input {:?} has shape {found:?}, which is not {shape:?} (channels last, \
+                 {channels} of a latent) or one row of it",
+                port.name
+            )));
+        }
+        let bytes = &mut self.host.bytes;
+        match (&tensor.values, port.shape.as_slice()) {
+            (Values::I32(values), _) => {
+                tensor::encode_i32(port, values.iter().copied().cycle().take(elems), bytes)?;
+            }
+            (Values::F32(values), [_, _, _, channels]) => {
+                let rows = values.chunks(values.len() / tensor.shape[0]);
+                let last = rows.flat_map(|row| tensor::to_channels_last(row, *channels as usize));
+                tensor::encode(port, last.cycle().take(elems), bytes)?;
+            }
+            (Values::F32(values), _) => {
+                tensor::encode(port, values.iter().copied().cycle().take(elems), bytes)?;
+            }
+        }
+        self.executor.write_port(port, &self.host.bytes)?;
+        Ok(elems / count)
+    }
+
+    /// The first output, of which repeated rows are left out.
+    fn answer(&mut self, network: usize, repeats: usize) -> Result<Tensor, RuntimeError> {
+        let name = self.plan().networks[network].name.clone();
+        let Some(port) = self.plan().networks[network].outputs.first().cloned() else {
+            return Err(RuntimeError::Plan(format!("{name} has no output")));
+        };
+        self.read_output(network, 0)?;
+        let mut shape: Vec<usize> = port.shape.iter().map(|&axis| axis as usize).collect();
+        if let Some(rows) = shape.first_mut()
+            && rows.is_multiple_of(repeats)
+        {
+            *rows /= repeats;
+        }
+        let elems: usize = shape.iter().product();
+        let values = &self.host.values[..elems];
+        if let [rows, height, width, channels] = shape[..] {
+            let rows_of = values.chunks(values.len() / rows);
+            let first = rows_of.flat_map(|row| tensor::to_channels_first(row, channels));
+            return Ok(Tensor::f32(&[rows, channels, height, width], first.collect()));
+        }
+        Ok(Tensor::f32(&shape, values.to_vec()))
+    }
+}
+
+fn given<'a>(port: &Port, inputs: &[(&str, &'a Tensor)]) -> Option<&'a Tensor> {
+    inputs.iter().find(|(name, _)| *name == port.name).map(|&(_, tensor)| tensor)
+}

@@ -1,0 +1,417 @@
+//! From a prompt to a picture.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kiln_bundle::plan::{Phase, Plan};
+
+use super::{Feed, Session, latent_elems};
+use crate::error::RuntimeError;
+use crate::pipeline::png::{GenerationParameters, RgbImage};
+use crate::pipeline::rng::NormalRng;
+use crate::pipeline::sampler::{self, Prediction, Sampler, SamplerOptions};
+use crate::pipeline::tokenizer::CONTEXT_LENGTH;
+use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
+use crate::tensor::{self, Tensor};
+use crate::weights::Stream;
+
+/// Takes tensors on their way: `tokens`, `embedding`, `latent_000` (the noise), the latents after
+/// each step, `decoded`. Numbers are NCHW.
+pub type DumpHook<'a> = dyn Fn(&str, &Tensor) -> Result<(), RuntimeError> + 'a;
+
+/// What is asked for.
+#[derive(Clone)]
+pub struct Request<'a> {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it does not.
+    pub negative_prompt: String,
+    /// Seed of the noise; see [`NormalRng::from_seed`].
+    pub seed: u64,
+    /// Steps of the sampler.
+    pub steps: usize,
+    /// Scale of classifier-free guidance; 1 leaves the prompt's branch as it is.
+    pub guidance: f32,
+    /// Name of the sampler; see [`sampler::SAMPLERS`].
+    pub sampler: String,
+    /// Noise each step adds.
+    pub eta: f32,
+    /// Initial latents, NCHW, instead of the seed's noise.
+    pub initial_latent: Option<Vec<f32>>,
+    /// Is shown every tensor on the way.
+    pub dump: Option<&'a DumpHook<'a>>,
+}
+
+impl Default for Request<'_> {
+    fn default() -> Self {
+        Request {
+            prompt: String::new(),
+            negative_prompt: String::new(),
+            seed: 0,
+            steps: 20,
+            guidance: 7.5,
+            sampler: sampler::SAMPLERS[0].name.to_owned(),
+            eta: 0.0,
+            initial_latent: None,
+            dump: None,
+        }
+    }
+}
+
+impl Request<'_> {
+    /// What a picture's file says of how it was made.
+    pub fn parameters(&self, model: &str) -> GenerationParameters {
+        GenerationParameters {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            seed: self.seed,
+            steps: self.steps,
+            guidance: self.guidance,
+            sampler: self.sampler.clone(),
+            eta: self.eta,
+            model: model.to_owned(),
+        }
+    }
+}
+
+/// How far a picture is. The observer's answer may be to stop.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Progress<'a> {
+    /// The prompt is being encoded.
+    Prompt,
+    /// A step of the sampler is done.
+    Step {
+        /// How many are.
+        done: usize,
+        /// Of how many.
+        steps: usize,
+        /// How long this one took.
+        seconds: f64,
+        /// The latents after it, NCHW, for a preview.
+        latent: &'a [f32],
+    },
+    /// The picture is being decoded.
+    Decode,
+}
+
+/// A picture and its account.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// 8 bits a channel.
+    pub rgb: RgbImage,
+    /// What the decoder gave: `[height, width, 3]`, -1 to 1.
+    pub decoded: Vec<f32>,
+    /// What the user should know, for example that a prompt was cut.
+    pub warnings: Vec<String>,
+    /// Memory and time.
+    pub report: Report,
+}
+
+/// The networks of a plan that the pipeline names.
+struct Roles {
+    prompt: Vec<usize>,
+    timesteps: Vec<usize>,
+    text_encoder: usize,
+    unet: usize,
+    decoder: usize,
+    rows: usize,
+    passes: usize,
+}
+
+impl Roles {
+    fn of(session: &Session) -> Result<Roles, RuntimeError> {
+        let plan = session.plan();
+        let of_phase =
+            |phase| (0..plan.networks.len()).filter(|&n| plan.networks[n].phase == phase).collect();
+        let timesteps: Vec<usize> = of_phase(Phase::Timesteps);
+        Ok(Roles {
+            prompt: of_phase(Phase::Prompt),
+            text_encoder: session.network("text_encoder")?,
+            unet: session.network("unet")?,
+            decoder: session.network("decoder")?,
+            rows: if timesteps.is_empty() { usize::MAX } else { timestep_rows(plan) },
+            timesteps,
+            passes: if plan.manifest.guidance_batch == 2 { 1 } else { 2 },
+        })
+    }
+
+    /// Everything that runs for a picture, in order.
+    fn sequence(&self, steps: usize) -> Vec<usize> {
+        let mut sequence = self.prompt.clone();
+        for step in 0..steps {
+            if step % self.rows == 0 {
+                sequence.extend(&self.timesteps);
+            }
+            sequence.extend(std::iter::repeat_n(self.unet, self.passes));
+        }
+        sequence.push(self.decoder);
+        sequence
+    }
+}
+
+fn timestep_rows(plan: &Plan) -> usize {
+    plan.manifest.timestep_rows.max(1) as usize
+}
+
+/// One picture on its way.
+struct Generation<'a> {
+    request: &'a Request<'a>,
+    roles: Roles,
+    sampler: Box<dyn Sampler>,
+    rng: NormalRng,
+    tokens: Vec<i32>,
+    times: Times,
+}
+
+/// Hears of progress and may break it off.
+type Observer<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
+
+fn tell(observe: &mut Observer, progress: Progress<'_>) -> Result<(), RuntimeError> {
+    match observe(progress) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(RuntimeError::Cancelled),
+    }
+}
+
+impl Session {
+    /// Makes a picture. `observe` hears how far it is, and may stop it.
+    ///
+    /// Errors: `Input` or `Sampler` if the request is impossible; `Cancelled`; else those of a run.
+    pub fn generate(
+        &mut self,
+        request: &Request<'_>,
+        observe: &mut Observer,
+    ) -> Result<Picture, RuntimeError> {
+        let started = Instant::now();
+        let (tokens, warnings) = self.tokenize(request)?;
+        let (sampler, rng) = self.prepare(request)?;
+        let roles = Roles::of(self)?;
+        let times = Times { load_seconds: self.load_seconds, ..Times::default() };
+        let sequence = roles.sequence(sampler.timesteps().len());
+        let mut generation = Generation { request, roles, sampler, rng, tokens, times };
+        let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
+            generation.encode_prompt(session, stream, observe)?;
+            let encoded = Instant::now();
+            generation.times.prompt_seconds = (encoded - started).as_secs_f64();
+            generation.sample(session, stream, observe)?;
+            let sampled = Instant::now();
+            generation.times.sample_seconds = (sampled - encoded).as_secs_f64();
+            let decoded = generation.decode(session, stream, observe)?;
+            generation.times.decode_seconds = sampled.elapsed().as_secs_f64();
+            Ok(decoded)
+        })?;
+        let side = self.plan().manifest.image_px;
+        let rgb = RgbImage::from_decoder(side, side, &decoded)?;
+        let report = Report {
+            device: self.device.name.clone(),
+            model: self.plan().manifest.model.clone(),
+            planned: PlannedMemory::of(self.plan()),
+            measured: MeasuredMemory::now(self.allocations()),
+            stream,
+            times: generation.times,
+        };
+        Ok(Picture { width: side, height: side, rgb, decoded, warnings, report })
+    }
+
+    /// Tokens of both prompts, the negative one first, and warnings.
+    fn tokenize(&self, request: &Request<'_>) -> Result<(Vec<i32>, Vec<String>), RuntimeError> {
+        let Some(tokenizer) = &self.tokenizer else {
+            return Err(RuntimeError::Input("the bundle has no tokenizer".into()));
+        };
+        let (mut tokens, mut warnings) = (Vec::with_capacity(2 * CONTEXT_LENGTH), Vec::new());
+        let prompts = [("negative prompt", &request.negative_prompt), ("prompt", &request.prompt)];
+        for (name, prompt) in prompts {
+            let (row, truncated) = tokenizer.encode_padded(prompt);
+            tokens.extend(row);
+            if truncated {
+                let message = format!("the {name} is longer than {CONTEXT_LENGTH} tokens");
+                warnings.push(message + "; its end was cut off");
+            }
+        }
+        Ok((tokens, warnings))
+    }
+
+    /// The sampler, and the initial latents in `self.host.latent`.
+    fn prepare(
+        &mut self,
+        request: &Request<'_>,
+    ) -> Result<(Box<dyn Sampler>, NormalRng), RuntimeError> {
+        if !request.guidance.is_finite() {
+            return Err(RuntimeError::Input(format!("guidance is {}", request.guidance)));
+        }
+        let elems = latent_elems(self.plan());
+        let mut options = SamplerOptions::stable_diffusion(request.steps, elems);
+        options.eta = request.eta;
+        if self.plan().manifest.v_prediction {
+            options.prediction = Prediction::V;
+        }
+        let sampler = sampler::by_name(&request.sampler, &options)?;
+        let mut rng = NormalRng::from_seed(request.seed);
+        match &request.initial_latent {
+            None => rng.fill(&mut self.host.latent),
+            Some(latent) if latent.len() == elems && latent.iter().all(|x| x.is_finite()) => {
+                self.host.latent.copy_from_slice(latent);
+            }
+            Some(latent) => {
+                let found = latent.len();
+                let message =
+                    format!("the initial latent needs {elems} finite values, has {found}");
+                return Err(RuntimeError::Input(message));
+            }
+        }
+        let sigma = sampler.init_noise_sigma();
+        self.host.latent.iter_mut().for_each(|value| *value *= sigma);
+        Ok((sampler, rng))
+    }
+}
+
+impl Generation<'_> {
+    fn dump(&self, name: &str, tensor: impl FnOnce() -> Tensor) -> Result<(), RuntimeError> {
+        match self.request.dump {
+            Some(dump) => dump(name, &tensor()),
+            None => Ok(()),
+        }
+    }
+
+    fn dump_latent(&self, session: &Session, step: usize) -> Result<(), RuntimeError> {
+        let manifest = &session.plan().manifest;
+        let (channels, side) = (manifest.latent_channels as usize, manifest.latent_px as usize);
+        self.dump(&format!("latent_{step:03}"), || {
+            Tensor::f32(&[1, channels, side, side], session.host.latent.clone())
+        })
+    }
+
+    fn encode_prompt(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+        observe: &mut Observer,
+    ) -> Result<(), RuntimeError> {
+        tell(observe, Progress::Prompt)?;
+        self.dump("tokens", || Tensor::i32(&[2, CONTEXT_LENGTH], self.tokens.clone()))?;
+        for &network in &self.roles.prompt {
+            let feed = Feed { tokens: &self.tokens, ..Feed::default() };
+            session.run(network, feed, stream)?;
+            if network == self.roles.text_encoder && self.request.dump.is_some() {
+                session.read_output(network, 0)?;
+                let shape = &session.plan().networks[network].outputs[0].shape;
+                let shape: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();
+                self.dump("embedding", || Tensor::f32(&shape, session.host.values.clone()))?;
+            }
+        }
+        session.executor.finish()
+    }
+
+    fn sample(
+        &mut self,
+        session: &mut Session,
+        stream: &mut Stream,
+        observe: &mut Observer,
+    ) -> Result<(), RuntimeError> {
+        self.dump_latent(session, 0)?;
+        let steps = self.sampler.timesteps().len();
+        for step in 0..steps {
+            let started = Instant::now();
+            if step % self.roles.rows == 0 {
+                let end = step.saturating_add(self.roles.rows).min(steps);
+                let feed =
+                    Feed { timesteps: &self.sampler.timesteps()[step..end], ..Feed::default() };
+                for &network in &self.roles.timesteps {
+                    session.run(network, feed, stream)?;
+                }
+            }
+            self.predict(session, stream, step)?;
+            let host = &mut session.host;
+            let [unconditional, conditional] = &mut host.branches;
+            sampler::guide(unconditional, conditional, self.request.guidance)?;
+            self.sampler.step(step, unconditional, &mut host.latent, &mut self.rng)?;
+            let seconds = started.elapsed().as_secs_f64();
+            self.times.step_seconds.push(seconds);
+            self.dump_latent(session, step + 1)?;
+            let latent = &session.host.latent;
+            tell(observe, Progress::Step { done: step + 1, steps, seconds, latent })?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the U-Net's output for both branches in `session.host.branches`.
+    fn predict(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+        step: usize,
+    ) -> Result<(), RuntimeError> {
+        let mut input = std::mem::take(&mut session.host.input);
+        let scaled = self.sampler.scale_model_input(step, &session.host.latent, &mut input);
+        let timestep = [self.sampler.timesteps()[step]];
+        let run = |session: &mut Session| {
+            scaled?;
+            for branch in 0..self.roles.passes {
+                let feed = Feed {
+                    latent: &input,
+                    timesteps: &timestep,
+                    row: (step % self.roles.rows) as u64,
+                    branch: branch as u64,
+                    ..Feed::default()
+                };
+                session.run(self.roles.unet, feed, stream)?;
+                session.read_output(self.roles.unet, 0)?;
+                session.split_branches(branch, self.roles.passes)?;
+            }
+            Ok(())
+        };
+        let answer = run(session);
+        session.host.input = input;
+        answer
+    }
+
+    fn decode(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+        observe: &mut Observer,
+    ) -> Result<Vec<f32>, RuntimeError> {
+        tell(observe, Progress::Decode)?;
+        let latent = std::mem::take(&mut session.host.latent);
+        let feed = Feed { latent: &latent, ..Feed::default() };
+        let ran = session.run(self.roles.decoder, feed, stream);
+        session.host.latent = latent;
+        ran?;
+        session.read_output(self.roles.decoder, 0)?;
+        let side = session.plan().manifest.image_px as usize;
+        let decoded = session.host.values.clone();
+        self.dump("decoded", || {
+            let first = tensor::to_channels_first(&decoded, 3).collect();
+            Tensor::f32(&[1, 3, side, side], first)
+        })?;
+        Ok(decoded)
+    }
+}
+
+impl Session {
+    /// Takes the U-Net's output out of `host.values` into `host.branches`, NCHW.
+    fn split_branches(&mut self, pass: usize, passes: usize) -> Result<(), RuntimeError> {
+        let bundle = Arc::clone(&self.bundle);
+        let (elems, host) = (latent_elems(bundle.plan()), &mut self.host);
+        let channels = bundle.plan().manifest.latent_channels as usize;
+        let branches = match passes {
+            1 => &mut host.branches[..],
+            _ => &mut host.branches[pass..=pass],
+        };
+        if host.values.len() != elems * branches.len() {
+            let found = host.values.len();
+            let message = format!("the U-Net gives {found} values for latents of {elems}");
+            return Err(RuntimeError::Plan(message));
+        }
+        for (branch, values) in branches.iter_mut().zip(host.values.chunks(elems)) {
+            branch.clear();
+            branch.extend(tensor::to_channels_first(values, channels));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! Tensors as callers see them, and as ports hold them.
+//!
+//! Callers see NCHW and 32 bits; ports are channels last, in the element type of the plan.
+
+use half::f16;
+use kiln_bundle::plan::{DType, Port};
+
+use crate::error::RuntimeError;
+
+/// A tensor on the host, row-major; pictures and latents are `[N, C, H, W]`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Tensor {
+    /// Length of each axis; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// The elements, the last axis running fastest.
+    pub values: Values,
+}
+
+/// The elements of a [`Tensor`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum Values {
+    /// Numbers.
+    F32(Vec<f32>),
+    /// Token ids.
+    I32(Vec<i32>),
+}
+
+impl Tensor {
+    /// A tensor of numbers.
+    pub fn f32(shape: &[usize], values: Vec<f32>) -> Tensor {
+        Tensor { shape: shape.to_vec(), values: Values::F32(values) }
+    }
+
+    /// A tensor of integers.
+    pub fn i32(shape: &[usize], values: Vec<i32>) -> Tensor {
+        Tensor { shape: shape.to_vec(), values: Values::I32(values) }
+    }
+
+    /// How many elements there are.
+    pub fn elem_count(&self) -> usize {
+        match &self.values {
+            Values::F32(values) => values.len(),
+            Values::I32(values) => values.len(),
+        }
+    }
+
+    /// The numbers, if they are.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.values {
+            Values::F32(values) => Some(values),
+            Values::I32(_) => None,
+        }
+    }
+}
+
+/// Elements of a port.
+pub fn port_elems(port: &Port) -> usize {
+    port.shape.iter().map(|&axis| axis as usize).product()
+}
+
+/// Bytes of a port.
+pub fn port_bytes(port: &Port) -> u64 {
+    port_elems(port) as u64 * port.dtype.size_bytes()
+}
+
+/// Replaces `out` by the values in a port's element type.
+///
+/// Errors: `Plan` if the port does not hold numbers.
+pub(crate) fn encode(
+    port: &Port,
+    values: impl Iterator<Item = f32>,
+    out: &mut Vec<u8>,
+) -> Result<(), RuntimeError> {
+    out.clear();
+    match port.dtype {
+        DType::F32 => values.for_each(|value| out.extend(value.to_le_bytes())),
+        DType::F16 => values.for_each(|value| out.extend(f16::from_f32(value).to_le_bytes())),
+        DType::I8 | DType::I32 => return Err(wrong_type(port, "numbers")),
+    }
+    Ok(())
+}
+
+/// Replaces `out` by integers in a port's element type.
+///
+/// Errors: `Plan` if the port does not hold integers of 32 bits.
+pub(crate) fn encode_i32(
+    port: &Port,
+    values: impl Iterator<Item = i32>,
+    out: &mut Vec<u8>,
+) -> Result<(), RuntimeError> {
+    out.clear();
+    match port.dtype {
+        DType::I32 => values.for_each(|value| out.extend(value.to_le_bytes())),
+        _ => return Err(wrong_type(port, "integers")),
+    }
+    Ok(())
+}
+
+/// Replaces `out` by the numbers that a port's bytes are.
+///
+/// Errors: `Plan` if the port does not hold numbers.
+pub(crate) fn decode(port: &Port, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
+    out.clear();
+    match port.dtype {
+        DType::F32 => {
+            out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        }
+        DType::F16 => {
+            out.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
+        }
+        DType::I8 | DType::I32 => return Err(wrong_type(port, "numbers")),
+    }
+    Ok(())
+}
+
+fn wrong_type(port: &Port, wanted: &str) -> RuntimeError {
+    RuntimeError::Plan(format!("port {:?} holds {:?}, not {wanted}", port.name, port.dtype))
+}
+
+/// The values of `[C, H * W]` in the order of `[H * W, C]`.
+pub(crate) fn to_channels_last(
+    values: &[f32],
+    channels: usize,
+) -> impl Iterator<Item = f32> + Clone {
+    let pixels = values.len() / channels.max(1);
+    (0..pixels).flat_map(move |pixel| (0..channels).map(move |c| values[c * pixels + pixel]))
+}
+
+/// The values of `[H * W, C]` in the order of `[C, H * W]`.
+pub(crate) fn to_channels_first(
+    values: &[f32],
+    channels: usize,
+) -> impl Iterator<Item = f32> + Clone {
+    let pixels = values.len() / channels.max(1);
+    (0..channels).flat_map(move |c| (0..pixels).map(move |pixel| values[pixel * channels + c]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_bundle::plan::BufferId;
+
+    fn port(dtype: DType) -> Port {
+        Port { name: "x".into(), buffer: BufferId(0), dtype, shape: vec![1, 2, 1, 3] }
+    }
+
+    #[test]
+    fn layouts_are_inverse() {
+        let values = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
+        let last: Vec<f32> = to_channels_last(&values, 3).collect();
+        assert_eq!(last, [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+        assert!(to_channels_first(&last, 3).eq(values));
+    }
+
+    #[test]
+    fn ports_keep_numbers() {
+        let values = [0.0, -1.5, 2.0, 0.25, 1024.0, 6.0];
+        for dtype in [DType::F32, DType::F16] {
+            let (mut bytes, mut found) = (Vec::new(), Vec::new());
+            encode(&port(dtype), values.into_iter(), &mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, port_bytes(&port(dtype)));
+            decode(&port(dtype), &bytes, &mut found).unwrap();
+            assert_eq!(found, values);
+        }
+        let error = encode(&port(DType::I8), values.into_iter(), &mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("I8"), "{error}");
+        assert!(encode_i32(&port(DType::F32), [1].into_iter(), &mut Vec::new()).is_err());
+    }
+}

@@ -1,0 +1,374 @@
+//! Streams weights: a thread reads blocks into slots ahead of the kernels that need them.
+//!
+//! The order of all loads is known before the first: the [`Run`]s of networks to come, and in
+//! each the plan's `Load` steps. The thread goes through them one by one, waits until a slot's
+//! previous block is not used any more, and reads on across the end of a network into the next.
+//! Resident blocks are part of the order: they are loaded when their network is entered.
+//!
+//! Knows nothing of kernels. The executor waits here for blocks, and says when it is done with
+//! them; an error of the thread reaches the executor at its next wait.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kiln_bundle::plan::{BlockId, Residency, SlotId, Step};
+use kiln_bundle::{BundleError, BundleFile};
+use opencl3::command_queue::CommandQueue;
+use opencl3::event::Event;
+use serde::Serialize;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::binding::{Parent, Region};
+use crate::error::{At, RuntimeError};
+use crate::memory::DeviceMemory;
+
+/// How often a waiting executor looks whether the device still has work.
+const POLL: Duration = Duration::from_millis(1);
+
+/// What the reading thread works with. Lives as long as the session.
+pub struct Weights {
+    bundle: Arc<BundleFile>,
+    memory: Arc<DeviceMemory>,
+    queue: CommandQueue,
+    verified: Vec<AtomicBool>,
+    lockstep: bool,
+}
+
+/// One run of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Run {
+    /// Index into the plan's networks.
+    pub network: usize,
+    /// Resident blocks to load before it.
+    pub residents: Vec<BlockId>,
+}
+
+/// What a stream of weights cost.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+pub struct StreamStats {
+    /// Bytes read into slots.
+    pub streamed_bytes: u64,
+    /// Bytes read into the arena.
+    pub resident_bytes: u64,
+    /// Seconds in which the thread read.
+    pub read_seconds: f64,
+    /// Seconds in which the device had nothing to do but wait for a slot's block.
+    pub stall_seconds: f64,
+    /// Seconds in which the device waited for resident blocks.
+    pub resident_seconds: f64,
+}
+
+impl Weights {
+    /// `queue` is used by the reading thread alone. `lockstep`: read only what the executor waits
+    /// for, so that only one thread uses the driver at a time.
+    pub fn new(
+        bundle: Arc<BundleFile>,
+        memory: Arc<DeviceMemory>,
+        queue: CommandQueue,
+        lockstep: bool,
+    ) -> Self {
+        let verified = bundle.plan().blocks.iter().map(|_| AtomicBool::new(false)).collect();
+        Weights { bundle, memory, queue, verified, lockstep }
+    }
+
+    /// Reads one block to where it belongs. Verifies it the first time.
+    fn load(&self, block: BlockId, to: Region, shared: &Shared) -> Result<(), RuntimeError> {
+        let entry = &self.bundle.plan().blocks[block.index()];
+        let verified = &self.verified[block.index()];
+        let mut hash = (!verified.load(Ordering::Relaxed)).then(|| Box::new(Xxh3::new()));
+        let at = format!("the load of weight block {:?}", entry.name);
+        self.memory.fill(&self.queue, to, &at, &mut |position_bytes, chunk| {
+            if shared.lock().cancelled {
+                return Err(RuntimeError::Cancelled);
+            }
+            let started = Instant::now();
+            self.bundle.read_weights(entry.offset_bytes + position_bytes, chunk)?;
+            let mut state = shared.lock();
+            state.stats.read_seconds += started.elapsed().as_secs_f64();
+            match to.parent {
+                Parent::Slot(_) => state.stats.streamed_bytes += chunk.len() as u64,
+                Parent::Arena => state.stats.resident_bytes += chunk.len() as u64,
+            }
+            drop(state);
+            if let Some(hash) = &mut hash {
+                hash.update(chunk);
+            }
+            Ok(())
+        })?;
+        match hash {
+            Some(hash) if hash.digest() != entry.checksum => {
+                Err(RuntimeError::Bundle(BundleError::CorruptBlock {
+                    path: self.bundle.path().to_owned(),
+                    block: block.0,
+                    name: entry.name.clone(),
+                    offset_bytes: entry.offset_bytes,
+                    len_bytes: entry.len_bytes,
+                }))
+            }
+            _ => {
+                verified.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    fn resident_region(&self, block: BlockId) -> Option<Region> {
+        let plan = self.bundle.plan();
+        let entry = &plan.blocks[block.index()];
+        let Residency::Resident(buffer) = entry.residency else { return None };
+        let offset_bytes = plan.buffers[buffer.index()].offset_bytes;
+        Some(Region { parent: Parent::Arena, offset_bytes, len_bytes: entry.len_bytes })
+    }
+
+    /// Goes through all loads in order.
+    fn serve(&self, runs: &[Run], shared: &Shared) -> Result<(), RuntimeError> {
+        let plan = self.bundle.plan();
+        for (index, run) in runs.iter().enumerate() {
+            if !run.residents.is_empty() {
+                shared.wait_until(|state| state.entered > index)?;
+            }
+            for &block in &run.residents {
+                if let Some(region) = self.resident_region(block) {
+                    self.load(block, region, shared)?;
+                }
+                shared.completed_one();
+            }
+            for step in &plan.networks[run.network].steps {
+                let Step::Load { block, slot } = *step else { continue };
+                if self.lockstep {
+                    shared.wait_until(|state| state.expected > state.completed)?;
+                }
+                shared.wait_until(|state| state.slots[slot.index()].free)?;
+                let last_use = {
+                    let mut state = shared.lock();
+                    state.slots[slot.index()].free = false;
+                    state.slots[slot.index()].last_use.take()
+                };
+                if let Some(event) = last_use {
+                    event.wait().at("clWaitForEvents", || format!("the last use of {slot:?}"))?;
+                }
+                let len_bytes = plan.blocks[block.index()].len_bytes;
+                let to = Region { parent: Parent::Slot(slot), offset_bytes: 0, len_bytes };
+                self.load(block, to, shared)?;
+                shared.completed_one();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct State {
+    slots: Vec<Slot>,
+    /// Runs that the executor has begun.
+    entered: usize,
+    /// Loads that are done.
+    completed: u64,
+    /// Loads that the executor has waited for, counting the one it waits for.
+    expected: u64,
+    error: Option<RuntimeError>,
+    cancelled: bool,
+    /// The thread does nothing more.
+    stopped: bool,
+    stats: StreamStats,
+}
+
+struct Slot {
+    free: bool,
+    last_use: Option<Arc<Event>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn completed_one(&self) {
+        self.update(|state| state.completed += 1);
+    }
+
+    fn wait_until(&self, ready: impl Fn(&State) -> bool) -> Result<(), RuntimeError> {
+        let mut state = self.lock();
+        while !ready(&state) {
+            if state.cancelled {
+                return Err(RuntimeError::Cancelled);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+}
+
+/// Wakes the executor however the thread ends, a panic included.
+struct Stopped(Arc<Shared>);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.update(|state| state.stopped = true);
+    }
+}
+
+/// The executor's side of a stream. Dropping it stops and joins the thread.
+pub struct Stream {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    runs: Arc<Vec<Run>>,
+    /// Loads that the executor has waited for.
+    expected: u64,
+    /// Runs that the executor has begun.
+    entered: usize,
+    /// What is in each slot, as the executor sees it.
+    occupants: Vec<Option<BlockId>>,
+}
+
+impl Stream {
+    /// Starts the thread for a sequence of runs.
+    ///
+    /// The device must have finished all earlier work.
+    pub fn start(weights: Arc<Weights>, runs: Vec<Run>) -> Result<Stream, RuntimeError> {
+        let slot_count = weights.bundle.plan().memory.slot_bytes.len();
+        let shared = Arc::new(Shared::default());
+        shared.update(|state| {
+            state.slots.resize_with(slot_count, || Slot { free: true, last_use: None });
+        });
+        let runs = Arc::new(runs);
+        let (thread_shared, thread_runs) = (Arc::clone(&shared), Arc::clone(&runs));
+        let body = move || {
+            let stopped = Stopped(thread_shared);
+            if let Err(error) = weights.serve(&thread_runs, &stopped.0) {
+                stopped.0.update(|state| state.error = Some(error));
+            }
+        };
+        let path = || "kiln-weights".into();
+        let thread = (thread::Builder::new().name("kiln-weights".into()).spawn(body))
+            .map_err(|source| RuntimeError::Io { action: "start thread", path: path(), source })?;
+        let occupants = vec![None; slot_count];
+        Ok(Stream { shared, thread: Some(thread), runs, expected: 0, entered: 0, occupants })
+    }
+
+    /// Whether the run that begins next loads resident blocks: then all earlier work of the
+    /// device must be complete before [`enter`](Self::enter).
+    pub fn next_has_residents(&self) -> bool {
+        self.runs.get(self.entered).is_some_and(|run| !run.residents.is_empty())
+    }
+
+    /// Begins the next run, which must be of `network`, and waits for its resident blocks.
+    pub fn enter(&mut self, network: usize) -> Result<(), RuntimeError> {
+        let Some(run) = self.runs.get(self.entered).filter(|run| run.network == network) else {
+            let message = format!("run {} of the stream is not of network {network}", self.entered);
+            return Err(RuntimeError::Plan(message));
+        };
+        let residents = run.residents.len() as u64;
+        self.entered += 1;
+        self.expected += residents;
+        let entered = self.entered;
+        let expected = self.expected;
+        self.shared.update(|state| (state.entered, state.expected) = (entered, expected));
+        let started = Instant::now();
+        self.wait_completed(&|| false)?;
+        if residents > 0 {
+            let seconds = started.elapsed().as_secs_f64();
+            self.shared.update(|state| state.stats.resident_seconds += seconds);
+        }
+        Ok(())
+    }
+
+    /// Waits until a block is in its slot. `busy` tells whether the device still has work.
+    ///
+    /// Errors: what the thread met; `Plan` if the slot's last block was not freed.
+    pub fn wait(
+        &mut self,
+        block: BlockId,
+        slot: SlotId,
+        busy: &dyn Fn() -> bool,
+    ) -> Result<(), RuntimeError> {
+        if let Some(occupant) = self.occupants[slot.index()] {
+            let message = format!("{block:?} goes into {slot:?}, which {occupant:?} still holds");
+            return Err(RuntimeError::Plan(message));
+        }
+        self.occupants[slot.index()] = Some(block);
+        self.expected += 1;
+        let expected = self.expected;
+        self.shared.update(|state| state.expected = expected);
+        let stalled = self.wait_completed(busy)?;
+        if let Some(since) = stalled {
+            let seconds = since.elapsed().as_secs_f64();
+            self.shared.update(|state| state.stats.stall_seconds += seconds);
+        }
+        Ok(())
+    }
+
+    /// Since when the device has waited, if it has.
+    fn wait_completed(&self, busy: &dyn Fn() -> bool) -> Result<Option<Instant>, RuntimeError> {
+        let mut idle_since = None;
+        let mut state = self.shared.lock();
+        while state.completed < self.expected {
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            if state.stopped {
+                return Err(RuntimeError::StreamStopped);
+            }
+            if idle_since.is_some() {
+                state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            drop(state);
+            if !busy() {
+                idle_since = Some(Instant::now());
+            }
+            state = self.shared.lock();
+            if idle_since.is_none() && state.completed < self.expected {
+                let waited = self.shared.changed.wait_timeout(state, POLL);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+        Ok(idle_since)
+    }
+
+    /// Says that no launch after `last_use` reads the block; `None` if none ever did.
+    pub fn free(&mut self, block: BlockId, last_use: Option<Arc<Event>>) {
+        let slot = self.occupants.iter().position(|&occupant| occupant == Some(block));
+        if let Some(slot) = slot {
+            self.occupants[slot] = None;
+            self.shared.update(|state| state.slots[slot] = Slot { free: true, last_use });
+        }
+    }
+
+    /// Waits for the thread, which must have nothing left to read, and tells what it did.
+    pub fn finish(mut self) -> Result<StreamStats, RuntimeError> {
+        self.join();
+        let mut state = self.shared.lock();
+        match state.error.take() {
+            Some(RuntimeError::Cancelled) | None => Ok(state.stats),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn join(&mut self) {
+        self.shared.update(|state| state.cancelled = true);
+        if let Some(thread) = self.thread.take() {
+            // A panic has been printed, and has reached the executor as `StreamStopped`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.join();
+    }
+}

@@ -1,0 +1,406 @@
+//! A model small enough to compute by hand, with every feature of a plan: a gather, streamed
+//! blocks through two slots, a resident block in space that the text encoder uses before it,
+//! hoisted values that are shared, halved or taken row by row.
+#![allow(dead_code)]
+
+use std::path::Path;
+
+use kiln_bundle::BundleWriter;
+use kiln_bundle::plan::*;
+
+/// Tokens of a prompt.
+pub const TOKENS: usize = 77;
+/// Width of an embedding.
+pub const WIDTH: usize = 8;
+/// Latent elements of one batch row: 4 x 4 x 4.
+pub const LATENT: usize = 64;
+/// Layers of the U-Net that stream a block each.
+pub const LAYERS: usize = 5;
+/// Rows of the embedding table.
+pub const VOCABULARY: usize = 49408;
+/// Bytes of a block.
+pub const BLOCK_BYTES: u64 = 12288;
+
+const SOURCE: &str = "
+__kernel void scale(__global const float *x, __global const float *w, __global float *y, uint n) {
+    size_t i = get_global_id(0);
+    y[i] = x[i] * w[i % n];
+}
+__kernel void outer(__global const float *t, __global const float *w, __global float *y, uint n) {
+    size_t i = get_global_id(0);
+    y[i] = t[i / n] * w[i % n];
+}
+__kernel void blend(__global const float *h, __global const float *kv, __global const float *time,
+                  __global const float *w, __global float *y, uint per_row, float factor) {
+    size_t i = get_global_id(0);
+    size_t row = i / 64;
+    float sum = 0;
+    for (uint k = 0; k < per_row; k++) sum += kv[row * per_row + k];
+    y[i] = h[i] + factor * sum / per_row + time[i % 8] * w[i % 4];
+}
+__kernel void grow(__global const float *x, __global const float *w, __global float *y) {
+    size_t i = get_global_id(0);
+    size_t c = i % 3, px = i / 3 % 16, py = i / 48;
+    y[i] = x[(py / 4 * 4 + px / 4) * 4 + c] * w[c];
+}";
+
+/// What varies.
+#[derive(Clone, Copy)]
+pub struct Small {
+    /// Guidance branches in a pass.
+    pub batch: usize,
+    /// Timesteps of one run of `unet_time`.
+    pub rows: usize,
+    /// Staging memory; 0 maps.
+    pub staging_bytes: u64,
+}
+
+impl Default for Small {
+    fn default() -> Self {
+        Small { batch: 2, rows: 4, staging_bytes: 0 }
+    }
+}
+
+/// Value `index` of block `block`.
+pub fn weight(block: usize, index: usize) -> f32 {
+    0.5 + ((block * 37 + index * 11) % 64) as f32 / 64.0
+}
+
+/// Value `column` of row `row` of the embedding table.
+pub fn table(row: usize, column: usize) -> f32 {
+    ((row * 7 + column * 3) % 101) as f32 / 101.0 - 0.5
+}
+
+const TEXT: u32 = 0;
+const PROMPT: u32 = 1;
+const TIME: u32 = 2;
+const LAYER: u32 = 3;
+const RESIDENT: u32 = LAYER + LAYERS as u32;
+const DECODE: u32 = RESIDENT + 1;
+
+/// Index of the resident block.
+pub const RESIDENT_BLOCK: usize = RESIDENT as usize;
+
+/// Elements of the embeddings of both prompts.
+const CONTEXT: usize = 2 * TOKENS * WIDTH;
+/// The instant after the U-Net, which begins at 10.
+const UNET_END: u32 = 10 + 3 * LAYERS as u32 + 1;
+
+struct Ids {
+    tokens: BufferId,
+    rows: BufferId,
+    embedding: BufferId,
+    kv: BufferId,
+    times: BufferId,
+    time_table: BufferId,
+    latent: BufferId,
+    hidden: [BufferId; 2],
+    eps: BufferId,
+    time_row: BufferId,
+    kv_in: BufferId,
+    resident: BufferId,
+    picture: BufferId,
+    image: BufferId,
+}
+
+#[derive(Default)]
+struct Arena {
+    buffers: Vec<Buffer>,
+    top_bytes: u64,
+}
+
+impl Arena {
+    fn add(&mut self, name: &str, elems: usize, lower: u32, upper: u32) -> BufferId {
+        let offset_bytes = self.top_bytes;
+        self.top_bytes += (elems as u64 * 4).next_multiple_of(4096);
+        self.place(name, elems as u64 * 4, offset_bytes, lower, upper)
+    }
+
+    fn place(&mut self, name: &str, len_bytes: u64, at: u64, lower: u32, upper: u32) -> BufferId {
+        let offset_bytes = at;
+        self.buffers.push(Buffer { name: name.into(), offset_bytes, len_bytes, lower, upper });
+        BufferId(self.buffers.len() as u32 - 1)
+    }
+}
+
+impl Small {
+    /// Writes the bundle.
+    pub fn write(&self, path: &Path, tokenizer: &[u8]) -> Plan {
+        let mut writer = BundleWriter::create(path).unwrap();
+        let mut blocks = Vec::new();
+        for block in 0..=DECODE {
+            let floats = 0..BLOCK_BYTES as usize / 4;
+            let bytes: Vec<u8> =
+                floats.flat_map(|index| weight(block as usize, index).to_le_bytes()).collect();
+            let (offset_bytes, len_bytes, checksum) = writer.write_block(&bytes).unwrap();
+            let residency = Residency::Streamed;
+            let name = format!("block {block}");
+            blocks.push(Block { name, offset_bytes, len_bytes, checksum, residency });
+        }
+        let rows = (0..VOCABULARY).map(|row| {
+            let bytes = (0..WIDTH).flat_map(|column| table(row, column).to_le_bytes());
+            Ok::<_, kiln_bundle::BundleError>(bytes.collect::<Vec<u8>>())
+        });
+        let table_at = writer.write_stream(rows).unwrap();
+        let plan = self.plan(blocks, table_at);
+        writer.finish(&plan, tokenizer).unwrap();
+        plan
+    }
+
+    fn plan(&self, mut blocks: Vec<Block>, table_at: u64) -> Plan {
+        let (arena, ids) = self.buffers();
+        blocks[RESIDENT as usize].residency = Residency::Resident(ids.resident);
+        Plan {
+            manifest: self.manifest(),
+            requirements: Requirements {
+                max_alloc_bytes: 1 << 20,
+                base_align_bytes: 4096,
+                ..Requirements::default()
+            },
+            memory: self.memory(&arena, UNET_END + 3),
+            sources: vec![SOURCE.into()],
+            kernels: ["scale", "outer", "blend", "grow"].map(kernel).to_vec(),
+            blocks,
+            buffers: arena.buffers,
+            networks: vec![
+                text_encoder(&ids, table_at),
+                unet_prompt(&ids),
+                self.unet_time(&ids),
+                self.unet(&ids),
+                decoder(&ids),
+            ],
+        }
+    }
+
+    fn buffers(&self) -> (Arena, Ids) {
+        let (batch, rows) = (self.batch, self.rows);
+        let mut arena = Arena::default();
+        let mut add = |name: &str, elems, lower, upper| arena.add(name, elems, lower, upper);
+        let kv = add("kv", CONTEXT, 5, UNET_END);
+        let ids = Ids {
+            tokens: add("tokens", 2 * TOKENS, 0, 1),
+            rows: add("rows", 4096, 0, 3),
+            embedding: add("embedding", CONTEXT, 2, 7),
+            kv,
+            times: add("times", rows, 7, 9),
+            time_table: add("time", rows * WIDTH, 8, UNET_END),
+            latent: add("latent", batch * LATENT, 10, UNET_END),
+            hidden: ["even", "odd"].map(|name| add(name, batch * LATENT, 10, UNET_END)),
+            eps: add("eps", batch * LATENT, 10, UNET_END),
+            time_row: add("time row", WIDTH, 10, UNET_END),
+            kv_in: match batch {
+                2 => kv,
+                _ => add("kv branch", CONTEXT / 2, 10, UNET_END),
+            },
+            picture: add("picture latent", LATENT, UNET_END, UNET_END + 3),
+            image: add("image", 16 * 16 * 3, UNET_END, UNET_END + 3),
+            resident: BufferId(0),
+        };
+        let over = arena.buffers[ids.rows.index()].offset_bytes;
+        let resident = arena.place("resident", BLOCK_BYTES, over, 10, UNET_END);
+        (arena, Ids { resident, ..ids })
+    }
+
+    fn unet_time(&self, ids: &Ids) -> Network {
+        let rows = self.rows;
+        let steps = streamed(TIME, 0, |w| {
+            let args = vec![read(ids.times, rows), w, written(ids.time_table, rows * WIDTH)];
+            dispatch("outer", 1, [args, vec![n(WIDTH)]].concat(), rows * WIDTH)
+        });
+        Network {
+            name: "unet_time".into(),
+            phase: Phase::Timesteps,
+            inputs: vec![port("timestep", ids.times, DType::F32, &[rows])],
+            outputs: vec![port("time", ids.time_table, DType::F32, &[rows, WIDTH])],
+            steps,
+        }
+    }
+
+    fn unet(&self, ids: &Ids) -> Network {
+        let batch = self.batch;
+        let elems = batch * LATENT;
+        let mut steps = Vec::new();
+        let mut from = ids.latent;
+        for layer in 0..LAYERS {
+            let to = ids.hidden[layer % 2];
+            let block = LAYER + layer as u32;
+            steps.extend(streamed(block, layer as u32 % 2, |w| scale(from, w, to, elems, 4)));
+            from = to;
+        }
+        let args = vec![
+            read(from, elems),
+            read(ids.kv_in, batch * TOKENS * WIDTH),
+            read(ids.time_row, WIDTH),
+            weights(RESIDENT),
+            written(ids.eps, elems),
+            n(TOKENS * WIDTH),
+            Arg::F32(0.25),
+        ];
+        steps.push(dispatch("blend", 2, args, elems));
+        Network {
+            name: "unet".into(),
+            phase: Phase::Step,
+            inputs: vec![
+                port("latent", ids.latent, DType::F32, &[batch, 4, 4, 4]),
+                port("kv", ids.kv_in, DType::F32, &[batch, TOKENS, WIDTH]),
+                port("time", ids.time_row, DType::F32, &[1, WIDTH]),
+            ],
+            outputs: vec![port("eps", ids.eps, DType::F32, &[batch, 4, 4, 4])],
+            steps,
+        }
+    }
+
+    fn memory(&self, arena: &Arena, instants: u32) -> MemoryPlan {
+        let live_bytes = |instant| {
+            let live = |buffer: &&Buffer| (buffer.lower..buffer.upper).contains(&instant);
+            arena.buffers.iter().filter(live).map(|buffer| buffer.len_bytes).sum()
+        };
+        MemoryPlan {
+            budget_bytes: 1 << 30,
+            arena_bytes: arena.top_bytes,
+            arena_lower_bound_bytes: (0..instants).map(live_bytes).max().unwrap(),
+            slot_bytes: vec![BLOCK_BYTES, BLOCK_BYTES + 4096],
+            staging_bytes: self.staging_bytes,
+            host_bytes: 1 << 20,
+            program_bytes: 1 << 20,
+            baseline_bytes: 1 << 20,
+        }
+    }
+
+    fn manifest(&self) -> Manifest {
+        Manifest {
+            model: "small".into(),
+            precision: "fp32".into(),
+            profile: "test".into(),
+            compiler: "0".into(),
+            image_px: 16,
+            latent_px: 4,
+            latent_channels: 4,
+            context_tokens: TOKENS as u32,
+            context_channels: WIDTH as u32,
+            v_prediction: false,
+            guidance_batch: self.batch as u32,
+            timestep_rows: self.rows as u32,
+        }
+    }
+}
+
+fn text_encoder(ids: &Ids, table_at: u64) -> Network {
+    let gather = Gather {
+        name: "embed".into(),
+        table_offset_bytes: table_at,
+        row_bytes: WIDTH as u64 * 4,
+        row_count: VOCABULARY as u32,
+        indices: ids.tokens,
+        index_count: 2 * TOKENS as u32,
+        output: ids.rows,
+    };
+    let mut steps = vec![Step::Gather(gather)];
+    steps.extend(streamed(TEXT, 0, |w| scale(ids.rows, w, ids.embedding, CONTEXT, WIDTH)));
+    Network {
+        name: "text_encoder".into(),
+        phase: Phase::Prompt,
+        inputs: vec![port("tokens", ids.tokens, DType::I32, &[2, TOKENS])],
+        outputs: vec![port("embedding", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        steps,
+    }
+}
+
+fn unet_prompt(ids: &Ids) -> Network {
+    Network {
+        name: "unet_prompt".into(),
+        phase: Phase::Prompt,
+        inputs: vec![port("context", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        outputs: vec![port("kv", ids.kv, DType::F32, &[2, TOKENS, WIDTH])],
+        steps: streamed(PROMPT, 1, |w| scale(ids.embedding, w, ids.kv, CONTEXT, WIDTH)),
+    }
+}
+
+fn decoder(ids: &Ids) -> Network {
+    let steps = streamed(DECODE, 1, |w| {
+        let args = vec![read(ids.picture, LATENT), w, written(ids.image, 768)];
+        dispatch("grow", 3, args, 768)
+    });
+    Network {
+        name: "decoder".into(),
+        phase: Phase::Picture,
+        inputs: vec![port("latent", ids.picture, DType::F32, &[1, 4, 4, 4])],
+        outputs: vec![port("image", ids.image, DType::F32, &[1, 16, 16, 3])],
+        steps,
+    }
+}
+
+fn kernel(entry: &str) -> Kernel {
+    let text = || entry.to_owned();
+    let options = "-cl-std=CL1.2".to_owned();
+    Kernel { source: 0, entry: text(), op: text(), variant: "naive".into(), options }
+}
+
+fn port(name: &str, buffer: BufferId, dtype: DType, shape: &[usize]) -> Port {
+    let shape = shape.iter().map(|&axis| axis as u32).collect();
+    Port { name: name.into(), buffer, dtype, shape }
+}
+
+fn n(value: usize) -> Arg {
+    Arg::U32(value as u32)
+}
+
+fn read(buffer: BufferId, elems: usize) -> Arg {
+    Arg::Buffer { buffer, offset_bytes: 0, len_bytes: elems as u64 * 4, access: Access::Read }
+}
+
+fn written(buffer: BufferId, elems: usize) -> Arg {
+    Arg::Buffer { buffer, offset_bytes: 0, len_bytes: elems as u64 * 4, access: Access::Write }
+}
+
+/// A block from its second page on.
+fn weights(block: u32) -> Arg {
+    Arg::Weight { block: BlockId(block), offset_bytes: 4096, len_bytes: BLOCK_BYTES - 4096 }
+}
+
+/// What [`weights`] begins with.
+pub fn used_weight(block: usize, index: usize) -> f32 {
+    weight(block, 1024 + index)
+}
+
+fn scale(from: BufferId, w: Arg, to: BufferId, elems: usize, period: usize) -> Step {
+    dispatch("scale", 0, vec![read(from, elems), w, written(to, elems), n(period)], elems)
+}
+
+fn dispatch(name: &str, kernel: u32, args: Vec<Arg>, items: usize) -> Step {
+    let (kernel, global) = (KernelId(kernel), [items as u64, 1, 1]);
+    Step::Dispatch(Dispatch { name: name.into(), kernel, args, global, local: None, flops: 0 })
+}
+
+fn streamed(block: u32, slot: u32, launch: impl FnOnce(Arg) -> Step) -> Vec<Step> {
+    let block = BlockId(block);
+    let load = Step::Load { block, slot: SlotId(slot) };
+    vec![load, launch(weights(block.0)), Step::Free { block }]
+}
+
+/// The embedding of two rows of tokens.
+pub fn embedding(tokens: &[i32]) -> Vec<f32> {
+    let at = |i: usize| table(tokens[i / WIDTH] as usize, i % WIDTH) * used_weight(0, i % WIDTH);
+    (0..tokens.len() * WIDTH).map(at).collect()
+}
+
+/// The U-Net's output for one batch row, channels last, from one row of an embedding.
+pub fn unet(latent: &[f32], context: &[f32], timestep: f32) -> Vec<f32> {
+    let kv: Vec<f32> =
+        context.iter().enumerate().map(|(i, x)| x * used_weight(1, i % WIDTH)).collect();
+    let mean = kv.iter().sum::<f32>() / kv.len() as f32;
+    let hidden = |i: usize| (0..LAYERS).fold(latent[i], |x, l| x * used_weight(3 + l, i % 4));
+    let time = |i: usize| timestep * used_weight(2, i % WIDTH);
+    (0..LATENT)
+        .map(|i| hidden(i) + 0.25 * mean + time(i) * used_weight(RESIDENT_BLOCK, i % 4))
+        .collect()
+}
+
+/// The decoder's output, channels last.
+pub fn decode(latent: &[f32]) -> Vec<f32> {
+    let at = |i: usize| {
+        let (c, px, py) = (i % 3, i / 3 % 16, i / 48);
+        latent[(py / 4 * 4 + px / 4) * 4 + c] * used_weight(DECODE as usize, c)
+    };
+    (0..768).map(at).collect()
+}

@@ -1,0 +1,47 @@
+//! `kiln arena`: the planner's offset search on a problem from a file.
+
+use anyhow::{Context, Result, bail};
+use kiln_compiler::plan::arena::run_csv;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::size;
+
+/// Place buffers with lifetimes in one arena (the format of MiniMalloc's benchmarks).
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  kiln arena compiler/tests/data/minimalloc/A.1048576.csv --capacity 1048576")]
+pub struct Args {
+    /// `id,lower,upper,size[,alignment]`, a buffer a line
+    pub file: PathBuf,
+    /// Bytes it must fit in [default: as few as the search finds]
+    #[arg(long, value_parser = size::parse)]
+    pub capacity: Option<u64>,
+    /// Stop searching after so many seconds; the answer then depends on the machine
+    #[arg(long)]
+    pub time_limit: Option<f64>,
+    /// Where to write the same file with offsets
+    #[arg(short, long)]
+    pub output: Option<PathBuf>,
+}
+
+/// Solves, and says how well.
+pub fn run(args: Args) -> Result<()> {
+    let path = args.file.display();
+    let text = std::fs::read_to_string(&args.file).with_context(|| format!("reading {path}"))?;
+    let limit = match args.time_limit {
+        Some(s) => Some(Duration::try_from_secs_f64(s).context("--time-limit")?),
+        None => None,
+    };
+    let start = Instant::now();
+    let report = run_csv(&text, args.capacity, limit).with_context(|| path.to_string())?;
+    println!("{path}: {report}; {:.3} s", start.elapsed().as_secs_f64());
+    if !report.fits() {
+        bail!(super::Refused(format!("{path} was not placed in its capacity")));
+    }
+    if let Some(output) = &args.output {
+        std::fs::write(output, &report.csv)
+            .with_context(|| format!("writing {}", output.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! `kiln devices`: what OpenCL finds here, and the profile the planner would use.
+
+use anyhow::Result;
+use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::plan::explain::mib;
+use kiln_runtime::device::{self, DeviceFacts, DeviceType};
+use serde_json::json;
+
+/// List the OpenCL devices and what the planner would use for each.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln devices
+  kiln devices --json")]
+pub struct Args {
+    /// For machines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints the list.
+pub fn run(args: Args) -> Result<()> {
+    let devices = device::list()?;
+    if args.json {
+        let list: Vec<_> =
+            devices.iter().map(|d| json!({ "device": d, "profile": profile(d) })).collect();
+        println!("{}", serde_json::to_string_pretty(&list)?);
+        return Ok(());
+    }
+    for d in &devices {
+        println!("{} {} ({}, driver {})", d.index, d.name, d.platform, d.driver);
+        println!(
+            "  {} compute units, {} memory, {} a single allocation, {} local, work-groups to {}",
+            d.compute_units,
+            mib(d.global_mem_bytes),
+            mib(d.max_alloc_bytes),
+            mib(d.local_mem_bytes),
+            d.max_work_group_size
+        );
+        let memory = if d.unified_memory { "shared with the host" } else { "its own" };
+        println!(
+            "  memory is {memory}; base alignment {} bytes; profile {}",
+            d.base_align_bytes,
+            profile(d)
+        );
+    }
+    Ok(())
+}
+
+/// Name of the profile for a device.
+pub fn profile(device: &DeviceFacts) -> &'static str {
+    let gpu = matches!(device.device_type, DeviceType::Gpu);
+    DeviceProfile::name_for(gpu, &device.name, device.native_vector_width_f32)
+}
+
+/// The profile that `--device` names; `auto` is that of the device found here.
+pub fn profile_name(wanted: &str) -> Result<String> {
+    if wanted != "auto" {
+        return Ok(wanted.to_string());
+    }
+    Ok(profile(&device::select("auto")?).to_string())
+}

@@ -1,0 +1,77 @@
+//! `kiln eval`: one network of a bundle on tensors from files.
+
+use anyhow::{Context, Result, bail};
+use kiln_bundle::plan::{DType, Plan, Port};
+use kiln_runtime::npy;
+use kiln_runtime::session::{Session, SessionOptions};
+use kiln_runtime::tensor::{Tensor, Values};
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::{Path, PathBuf};
+
+/// Evaluate one network of a bundle: .npy in, .npy out (NCHW, FP32; tokens int32).
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln eval m.kiln --network text_encoder --input tokens=ids.npy --output text.npy
+  kiln eval m.kiln --network unet --input latent=x.npy --input timestep=t.npy \\
+      --input context=text.npy --output eps.npy
+  kiln eval m.kiln --network decoder --input latent=x.npy --output image.npy")]
+pub struct Args {
+    /// Bundle
+    pub bundle: PathBuf,
+    /// text_encoder (tokens), unet (latent, timestep, context) or decoder (latent)
+    #[arg(long)]
+    pub network: String,
+    /// An input of the network; the batch axis may be left out
+    #[arg(long = "input", value_name = "NAME=FILE.npy", required = true)]
+    pub inputs: Vec<String>,
+    /// Where the network's output goes
+    #[arg(long, value_name = "FILE.npy")]
+    pub output: PathBuf,
+    /// OpenCL device: auto, an index, or part of a name
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+/// Evaluates.
+pub fn run(args: Args) -> Result<()> {
+    let options = SessionOptions { device: args.device.clone(), ..SessionOptions::default() };
+    let mut session = Session::open(&args.bundle, &options)?;
+    let mut inputs = Vec::new();
+    for input in &args.inputs {
+        let Some((name, path)) = input.split_once('=') else {
+            bail!("--input '{input}' is not NAME=FILE.npy");
+        };
+        inputs.push((name, read(Path::new(path), port(session.plan(), name)?)?));
+    }
+    let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
+    let answer = session.eval(&args.network, &inputs)?;
+    let values = answer.as_f32().context("the network's output is not FP32")?;
+    let path = args.output.display();
+    let file = File::create(&args.output).with_context(|| format!("creating {path}"))?;
+    npy::write(BufWriter::new(file), &answer.shape, values)
+        .with_context(|| format!("writing {path}"))
+}
+
+fn port<'a>(plan: &'a Plan, name: &str) -> Result<&'a Port> {
+    let found = plan.networks.iter().flat_map(|n| &n.inputs).find(|p| p.name == name);
+    found.with_context(|| format!("no network of this bundle has an input '{name}'"))
+}
+
+/// Reads a tensor of the port's element type; a missing batch axis is put in front.
+fn read(path: &Path, port: &Port) -> Result<Tensor> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("opening {shown}"))?;
+    let file = BufReader::new(file);
+    let (mut shape, values) = if port.dtype == DType::I32 {
+        let array = npy::read::<i32>(file).with_context(|| shown.to_string())?;
+        (array.shape, Values::I32(array.values))
+    } else {
+        let array = npy::read::<f32>(file).with_context(|| shown.to_string())?;
+        (array.shape, Values::F32(array.values))
+    };
+    if shape.len() + 1 == port.shape.len() {
+        shape.insert(0, 1);
+    }
+    Ok(Tensor { shape, values })
+}

@@ -1,0 +1,180 @@
+//! The small model from checkpoint to picture, against tensors made by diffusers.
+
+mod harness;
+
+use harness::{arg, emoji, kiln_ok, npy, psnr, relative_l2, scratch};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The prompts of the references, by number.
+const PROMPTS: [&str; 3] =
+    ["a red heart", "a slice of pizza on a blue background", "a grinning face, flat style"];
+
+fn bundle(precision: &str, extra: &[&str]) -> PathBuf {
+    let name = format!("{precision}{}.kiln", extra.join(""));
+    let path = scratch("emoji").join(name);
+    let fixed = ["compile", "--model", "emoji-256", "--precision", precision, "-o", arg(&path)];
+    kiln_ok(&[&fixed[..], extra].concat());
+    path
+}
+
+fn fp32() -> &'static Path {
+    static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+    BUNDLE.get_or_init(|| bundle("fp32", &[]))
+}
+
+fn fp16() -> &'static Path {
+    static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+    BUNDLE.get_or_init(|| bundle("fp16", &[]))
+}
+
+/// Runs prompt `k` from the reference's initial latent; returns the folder of the dump.
+fn run(bundle: &Path, k: usize, name: &str) -> PathBuf {
+    let folder = scratch(&format!("emoji/{name}-{k}"));
+    let latent = emoji(&format!("{k}-init.npy"));
+    let picture = folder.join("out.png");
+    let report = folder.join("report.json");
+    kiln_ok(&[
+        "run",
+        arg(bundle),
+        "--prompt",
+        PROMPTS[k],
+        "--latent",
+        arg(&latent),
+        "--steps",
+        "20",
+        "--guidance",
+        "7.5",
+        "--dump",
+        arg(&folder),
+        "--report",
+        arg(&report),
+        "-o",
+        arg(&picture),
+    ]);
+    folder
+}
+
+fn expect_close(found: &Path, expected: &Path, limit: f64) {
+    let error = relative_l2(&npy(found), &npy(expected));
+    assert!(error <= limit, "{}: relative L2 {error:e} over {limit:e}", found.display());
+}
+
+#[test]
+fn text_embeddings_agree() {
+    for (precision, bundle, limit) in [("fp32", fp32(), 1e-4), ("fp16", fp16(), 8e-3)] {
+        for k in 0..PROMPTS.len() {
+            let out = scratch("emoji").join(format!("text-{precision}-{k}.npy"));
+            let tokens = format!("tokens={}", arg(&emoji(&format!("{k}-ids.npy"))));
+            kiln_ok(&[
+                "eval",
+                arg(bundle),
+                "--network",
+                "text_encoder",
+                "--input",
+                &tokens,
+                "--output",
+                arg(&out),
+            ]);
+            expect_close(&out, &emoji(&format!("{k}-text.npy")), limit);
+        }
+    }
+}
+
+#[test]
+fn unet_passes_agree() {
+    let timestep = scratch("emoji").join("t951.npy");
+    harness::write_npy(&timestep, &[951.0]);
+    for (precision, bundle, limit) in [("fp32", fp32(), 1e-4), ("fp16", fp16(), 8e-3)] {
+        for k in 0..PROMPTS.len() {
+            let contexts =
+                [(format!("{k}-text.npy"), "cond"), ("uncond-text.npy".into(), "uncond")];
+            for (context, branch) in contexts {
+                let out = scratch("emoji").join(format!("eps-{precision}-{k}-{branch}.npy"));
+                let inputs = [
+                    format!("latent={}", arg(&emoji(&format!("{k}-init.npy")))),
+                    format!("timestep={}", arg(&timestep)),
+                    format!("context={}", arg(&emoji(&context))),
+                ];
+                kiln_ok(&[
+                    "eval",
+                    arg(bundle),
+                    "--network",
+                    "unet",
+                    "--input",
+                    &inputs[0],
+                    "--input",
+                    &inputs[1],
+                    "--input",
+                    &inputs[2],
+                    "--output",
+                    arg(&out),
+                ]);
+                expect_close(&out, &emoji(&format!("{k}-eps-{branch}.npy")), limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_decoder_agrees() {
+    for (precision, bundle, limit) in [("fp32", fp32(), 1e-4), ("fp16", fp16(), 8e-3)] {
+        let out = scratch("emoji").join(format!("image-{precision}.npy"));
+        let latent = format!("latent={}", arg(&emoji("1-latents-20.npy")));
+        kiln_ok(&[
+            "eval",
+            arg(bundle),
+            "--network",
+            "decoder",
+            "--input",
+            &latent,
+            "--output",
+            arg(&out),
+        ]);
+        expect_close(&out, &emoji("1-image.npy"), limit);
+    }
+}
+
+#[test]
+fn pictures_agree_in_fp32() {
+    for k in 0..PROMPTS.len() {
+        let folder = run(fp32(), k, "fp32");
+        expect_close(&folder.join("text_embedding.npy"), &emoji(&format!("{k}-text.npy")), 1e-4);
+        // Each step multiplies the error of the one before by what guidance does with it.
+        for (step, limit) in [(1, 1e-4), (10, 1e-3), (20, 1e-3)] {
+            let found = folder.join(format!("latent-{step:02}.npy"));
+            expect_close(&found, &emoji(&format!("{k}-latents-{step:02}.npy")), limit);
+        }
+        let found = npy(&folder.join("image.npy"));
+        let db = psnr(&found, &npy(&emoji(&format!("{k}-image.npy"))));
+        assert!(db >= 40.0, "prompt {k}: {db:.1} dB");
+    }
+}
+
+#[test]
+fn pictures_agree_in_fp16_storage() {
+    for k in 0..PROMPTS.len() {
+        let folder = run(fp16(), k, "fp16");
+        let found = npy(&folder.join("image.npy"));
+        let db = psnr(&found, &npy(&emoji(&format!("{k}-image.npy"))));
+        assert!(db >= 30.0, "prompt {k}: {db:.1} dB");
+    }
+}
+
+#[test]
+fn streamed_weights_and_two_passes_give_the_same_picture() {
+    let small = bundle("fp32", &["--budget", "360MiB"]);
+    let folder = run(&small, 0, "small");
+    let db = psnr(&npy(&folder.join("image.npy")), &npy(&emoji("0-image.npy")));
+    assert!(db >= 40.0, "{db:.1} dB");
+}
+
+#[test]
+fn a_run_keeps_its_plan() {
+    let folder = run(fp32(), 1, "report");
+    let text = std::fs::read_to_string(folder.join("report.json")).expect("a report");
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let json = kiln_ok(&["inspect", arg(fp32()), "--json"]);
+    let plan: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(report["measured"]["arena_bytes"], plan["memory"]["arena_bytes"]);
+}

@@ -1,0 +1,66 @@
+//! Who may import whom: the table of ARCHITECTURE.md, held against `cargo tree`.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// Direct dependencies of a package among `all`, without those for building and testing.
+fn dependencies(package: &str, depth: u32) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "-e", "normal", "--prefix", "none"])
+        .args(["--depth", &depth.to_string(), "-f", "{p}", "-p", package])
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names are ASCII");
+    let names = text.lines().filter_map(|l| l.split_whitespace().next().map(str::to_string));
+    names.filter(|name| name != package).collect()
+}
+
+#[test]
+fn our_crates_import_only_what_they_may() {
+    let table: [(&str, &[&str]); 7] = [
+        ("kiln-bundle", &[]),
+        ("kiln-ir", &[]),
+        ("kiln-graphs", &["kiln-ir"]),
+        ("kiln-kernels", &["kiln-ir"]),
+        ("kiln-compiler", &["kiln-ir", "kiln-kernels", "kiln-bundle"]),
+        ("kiln-runtime", &["kiln-bundle"]),
+        (
+            "kiln",
+            &[
+                "kiln-ir",
+                "kiln-graphs",
+                "kiln-kernels",
+                "kiln-compiler",
+                "kiln-bundle",
+                "kiln-runtime",
+            ],
+        ),
+    ];
+    for (package, allowed) in table {
+        let ours = dependencies(package, 1).into_iter().filter(|n| n.starts_with("kiln"));
+        for name in ours {
+            assert!(allowed.contains(&name.as_str()), "{package} must not import {name}");
+        }
+    }
+}
+
+#[test]
+fn the_runtime_carries_nothing_of_the_compiler() {
+    let all = dependencies("kiln-runtime", 99);
+    for name in ["petgraph", "tera", "safetensors", "npyz", "toml", "ruzstd", "kiln-ir"] {
+        assert!(!all.contains(name), "kiln-runtime must not link {name}");
+    }
+}
+
+#[test]
+fn opencl_is_known_to_the_runtime_alone() {
+    for package in ["kiln-bundle", "kiln-ir", "kiln-graphs", "kiln-kernels", "kiln-compiler"] {
+        let all = dependencies(package, 99);
+        assert!(!all.contains("opencl3"), "{package} must not link opencl3");
+    }
+    for package in ["kiln-graphs", "kiln-ir", "kiln-bundle"] {
+        let all = dependencies(package, 99);
+        assert!(!all.contains("tera") && !all.contains("clap"), "{package} is too heavy");
+    }
+}
