@@ -21,6 +21,7 @@ pub mod matmul;
 pub mod mean;
 pub mod mul;
 pub mod packing;
+pub mod permute;
 pub(crate) mod rows;
 pub mod scale;
 pub mod silu;
@@ -148,6 +149,7 @@ pub const REGISTRY: &[&Family] = &[
     &matmul::FAMILY,
     &mean::FAMILY,
     &mul::FAMILY,
+    &permute::FAMILY,
     &scale::FAMILY,
     &silu::FAMILY,
     &slice::FAMILY,

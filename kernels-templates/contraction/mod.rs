@@ -260,6 +260,8 @@ impl<'a> Contraction<'a> {
             .with_context(|| format!("kernel {entry}"))?;
         let launch = |split: &Split| {
             let (global, local) = global(split.units);
+            let before = split.first_column * (self.n / self.out_n);
+            let columns = split.accumulators.min(self.n - before);
             Launch {
                 source: source.clone(),
                 entry,
@@ -267,7 +269,7 @@ impl<'a> Contraction<'a> {
                 global,
                 local,
                 local_mem_bytes: 0,
-                flops: 2 * (self.m() * self.k * split.accumulators) as u64,
+                flops: 2 * (self.m() * self.k * columns) as u64,
             }
         };
         Ok(splits.iter().map(launch).collect())

@@ -3,13 +3,13 @@
 //! `cargo run --release -p kiln-kernels --example contraction_time -- [filter] [repeats]`
 //! prints the median and the best of `repeats` for each shape whose line contains `filter`.
 //! `cpu` is the best rate for each second of processor time on all compute units, which other
-//! processes disturb less. `KILN_VARIANT` picks a variant, `KILN_PLATFORM` an OpenCL platform,
+//! processes disturb less. `KILN_VARIANT` picks a variant, `KILN_TEST_DEVICE` a device,
 //! `KILN_GPU` the target of a discrete GPU.
 
-#[path = "../tests/contraction_device/mod.rs"]
-mod contraction_device;
+#[path = "../tests/harness/mod.rs"]
+mod harness;
 
-use contraction_device::{Runner, noise};
+use harness::{Runner, random};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::ops::matmul::Matmul;
@@ -146,14 +146,14 @@ struct Timing {
 }
 
 fn time(
-    runner: &mut Runner,
+    runner: &Runner,
     problem: &Problem,
     lowering: &Lowering,
     values: &[Vec<f32>],
     repeats: usize,
 ) -> Timing {
-    let bindings = runner.bind(problem, lowering, values);
-    runner.run(&bindings, 1);
+    let prepared = runner.prepare(problem, lowering, values);
+    runner.run(&prepared);
     let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
     // Short launches are queued together, so that waking threads does not count.
     let inner = (4_000_000_000 / flops.max(1)).clamp(1, 50) as usize;
@@ -161,7 +161,7 @@ fn time(
     let mut processor = vec![];
     for _ in 0..repeats {
         let start = processor_ns();
-        seconds.push(runner.run(&bindings, inner) / inner as f64);
+        seconds.push(runner.run_repeatedly(&prepared, inner) / inner as f64);
         processor.push((processor_ns() - start) as f64 * 1e-9 / inner as f64);
     }
     seconds.sort_by(f64::total_cmp);
@@ -176,7 +176,7 @@ struct Peak {
     units: f64,
 }
 
-fn measure_peak(runner: &mut Runner, target: &Target, repeats: usize) -> Peak {
+fn measure_peak(runner: &Runner, target: &Target, repeats: usize) -> Peak {
     let output = TensorType::f32(&[16]);
     let any = matmul(1, 1, 1, Activation::None, false).op;
     let empty = Problem { op: &any, inputs: &[], output: &output, max_weight_bytes: 0 };
@@ -208,14 +208,14 @@ impl Shape {
     }
 }
 
-fn measure(runner: &mut Runner, target: &Target, shape: &Shape, peak: &Peak, repeats: usize) {
+fn measure(runner: &Runner, target: &Target, shape: &Shape, peak: &Peak, repeats: usize) {
     let inputs = shape.inputs();
     let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
     let output = shape.op.infer(&types).expect("the shapes fit");
     let flops = shape.op.flops(&types, &output) as f64 * 1e-9;
     let problem =
         Problem { op: &shape.op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
-    let fill = |(i, t): (usize, &&TensorType)| noise(i as u64, t.elem_count(), 1.0);
+    let fill = |(i, t): (usize, &&TensorType)| random(i as u64 + 1, t.elem_count());
     let values: Vec<_> = types.iter().enumerate().map(fill).collect();
     let wanted = std::env::var("KILN_VARIANT").ok();
     let list = candidates(&problem, target);
@@ -242,11 +242,11 @@ fn main() {
     let repeats: usize = args.next().map_or(7, |r| r.parse().expect("repeats is a number"));
     let gpu = std::env::var("KILN_GPU").is_ok();
     let target = if gpu { Target::gpu() } else { Target::cpu() };
-    let mut runner = Runner::new();
-    let peak = measure_peak(&mut runner, &target, repeats);
+    let runner = Runner::shared();
+    let peak = measure_peak(runner, &target, repeats);
     println!("FMA peak: {:.0} GFLOP/s, cpu {:.0}", peak.rate, peak.processor_rate);
     println!("median ms  GFLOP/s     best     %      cpu     %");
     for shape in shapes().iter().filter(|s| s.name().contains(&filter)) {
-        measure(&mut runner, &target, shape, &peak, repeats);
+        measure(runner, &target, shape, &peak, repeats);
     }
 }

@@ -8,15 +8,14 @@
 //!     cargo test --release -p kiln-kernels --test contraction small_
 //! ```
 
-mod contraction_device;
+mod harness;
 
-use contraction_device::{Runner, noise, stored};
+use harness::{Runner, Tolerance, compare, random, stored};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, Tensor, TensorType};
 use kiln_kernels::{Operand, Problem, Target, candidates};
-use std::sync::Mutex;
 
 /// An op with the shapes and storage types of its operands.
 #[derive(Clone)]
@@ -125,7 +124,7 @@ const IDENTITY: Activation = Activation::None;
 
 /// Runs the best variants of a case on a target; bounds follow from the length of the sum and the
 /// rounding of the storage types.
-fn check(runner: &mut Runner, target: &Target, case: &Case, most_variants: usize) {
+fn check(target: &Target, case: &Case, most_variants: usize) {
     let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
     let output = case.op.infer(&types).unwrap();
     let k = match &case.op {
@@ -140,7 +139,8 @@ fn check(runner: &mut Runner, target: &Target, case: &Case, most_variants: usize
         .map(|(i, input)| {
             let is_weight = input.constant && input.ty.shape.len() > 1;
             let scale = if is_weight { 2.0 / (k as f32).sqrt() } else { 1.0 };
-            stored(input.ty.dtype, noise(i as u64 + 1, input.ty.elem_count(), scale))
+            let values = random(i as u64 + 1, input.ty.elem_count());
+            stored(input.ty.dtype, &values.iter().map(|v| v * scale).collect::<Vec<_>>())
         })
         .collect();
     let tensors: Vec<_> =
@@ -152,9 +152,9 @@ fn check(runner: &mut Runner, target: &Target, case: &Case, most_variants: usize
         output: &output,
         max_weight_bytes: case.max_weight_bytes,
     };
-    let half = output.dtype == DType::F16;
-    let atol = (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
-    let rtol = if half { 2.0f32.powi(-11) } else { 0.0 } + 16.0 * f32::EPSILON;
+    let abs = (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
+    let tolerance = Tolerance { abs, rel: 16.0 * f32::EPSILON };
+    let runner = Runner::shared();
     let variants = candidates(&problem, target);
     assert!(!variants.is_empty(), "{} has no variant", case.op.name());
     for variant in variants.into_iter().take(most_variants) {
@@ -164,13 +164,12 @@ fn check(runner: &mut Runner, target: &Target, case: &Case, most_variants: usize
             format!("{} {} {} {types:?}", variant.name, case.op.name(), case.op.attributes())
         };
         verify_regions(&problem, &lowering, &what());
-        let bindings = runner.bind(&problem, &lowering, &values);
-        runner.run(&bindings, 1);
-        let found = runner.output(&bindings);
-        for (i, (f, e)) in found.iter().zip(&expected.data).enumerate() {
-            let bound = atol + rtol * e.abs();
-            assert!((f - e).abs() <= bound, "{}: [{i}] {f} for {e}, bound {bound}", what());
-        }
+        let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
+        assert_eq!(flops, case.op.flops(&types, &output), "{}", what());
+        let prepared = runner.prepare(&problem, &lowering, &values);
+        runner.run(&prepared);
+        let found = runner.output(&prepared);
+        compare(&found, &expected.data, output.dtype, tolerance, &what());
     }
 }
 
@@ -200,28 +199,21 @@ fn verify_regions(problem: &Problem, lowering: &kiln_kernels::Lowering, what: &s
     }
 }
 
-/// One device user at a time: drivers initialise without locks.
-static DEVICE: Mutex<()> = Mutex::new(());
-
 /// Every variant of every case on a CPU target, and the best variant on one of the others in
 /// turn; their kernels take drivers for CPUs long to compile.
 fn check_all(cases: &[Case]) {
-    let _device = DEVICE.lock().unwrap_or_else(|e| e.into_inner());
-    let mut runner = Runner::new();
     let others = other_targets();
     for (i, case) in cases.iter().enumerate() {
-        check(&mut runner, &Target::cpu(), case, usize::MAX);
-        check(&mut runner, &others[i % others.len()], case, 1);
+        check(&Target::cpu(), case, usize::MAX);
+        check(&others[i % others.len()], case, 1);
     }
 }
 
 /// Every variant on every target. Lines of the im2win scratch must not be a power of two long:
 /// oclgrind 21.10 truncates to odd widths without masking.
 fn check_everywhere(cases: &[Case]) {
-    let _device = DEVICE.lock().unwrap_or_else(|e| e.into_inner());
-    let mut runner = Runner::new();
     for target in other_targets().into_iter().chain([Target::cpu()]) {
-        cases.iter().for_each(|case| check(&mut runner, &target, case, usize::MAX));
+        cases.iter().for_each(|case| check(&target, case, usize::MAX));
     }
 }
 
