@@ -18,7 +18,8 @@ use kiln_kernels::{Operand, Problem, Target};
 const RUNS: usize = 20;
 
 fn cases() -> Vec<(&'static str, Op, Vec<Vec<usize>>)> {
-    let norm = || Op::from(GroupNorm { groups: 32, eps: 1e-5, activation: Activation::Silu });
+    let norm =
+        || Op::from(GroupNorm { sources: 1, groups: 32, eps: 1e-5, activation: Activation::Silu });
     let group_norm = |x: [usize; 4]| (norm(), vec![x.to_vec(), vec![x[3]], vec![x[3]]]);
     let attention = |lq: usize, lk: usize, heads: usize, d: usize, causal: bool| {
         let (q, k) = (vec![1, lq, heads * d], vec![1, lk, heads * d]);
