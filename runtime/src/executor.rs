@@ -15,7 +15,7 @@ use opencl3::context::Context;
 use opencl3::event::{CL_COMPLETE, Event};
 use opencl3::kernel::Kernel;
 
-use crate::binding::{Bindings, Parent, Region};
+use crate::binding::Bindings;
 use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::memory::{Allocations, DeviceMemory};
