@@ -117,19 +117,28 @@ impl Loader<'_> {
         }
     }
 
-    /// Builds what is missing.
-    fn build(&mut self, progress: &mut dyn FnMut(usize, usize)) -> Result<(), RuntimeError> {
+    /// Builds what is missing, and keeps it if `cache` is given.
+    fn build(
+        &mut self,
+        cache: Option<&ProgramCache>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), RuntimeError> {
         for index in 0..self.specs.len() {
             progress(index, self.specs.len());
             let spec = &self.specs[index];
-            if !self.has(spec) {
-                let program = build(self.context, spec)?;
-                for (place, kernel) in create_kernels(&program, self.plan, spec)? {
-                    self.kernels[place] = Some(kernel);
-                }
+            if self.has(spec) {
+                continue;
+            }
+            let program = build(self.context, spec)?;
+            for (place, kernel) in create_kernels(&program, self.plan, spec)? {
+                self.kernels[place] = Some(kernel);
+            }
+            if let (Some(cache), Ok(binary)) = (cache, binary(&program, spec)) {
+                // A cache that cannot be written is no reason to fail.
+                let _ = cache.write(&spec.key, &binary);
             }
         }
-        Ok(())
+        cache.map_or(Ok(()), ProgramCache::evict).or(Ok(()))
     }
 }
 
@@ -169,7 +178,9 @@ pub fn build_kernels(
     }
     if loader.missing() > 0 {
         origin = ProgramOrigin::Built;
-        loader.build(progress)?;
+        // A lazy driver's binary would hold no kernel, and take the compiler to fetch.
+        let cache = options.cache.as_ref().filter(|_| !warm::is_lazy(device));
+        loader.build(cache, progress)?;
     }
     let count = loader.specs.len();
     progress(count, count);
@@ -202,6 +213,12 @@ fn build(context: &Context, spec: &Spec) -> Result<Program, RuntimeError> {
             Err(RuntimeError::Build { at: format!("{at} with {options:?}"), code, log })
         }
     }
+}
+
+/// What the driver made of a program, after its kernels were created.
+fn binary(program: &Program, spec: &Spec) -> Result<Vec<u8>, RuntimeError> {
+    let binaries = program.get_binaries().at("clGetProgramInfo", || &spec.at)?;
+    Ok(binaries.into_iter().next().unwrap_or_default())
 }
 
 /// Gives the driver what it compiled earlier.

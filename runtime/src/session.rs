@@ -16,7 +16,7 @@ use crate::error::RuntimeError;
 use crate::executor::{Executor, LaunchTime};
 use crate::memory::Allocations;
 use crate::pipeline::tokenizer::Tokenizer;
-use crate::program::ProgramOptions;
+use crate::program::{ProgramOptions, ProgramOrigin};
 use crate::tensor::{self, port_bytes, port_elems};
 use crate::weights::Stream;
 
@@ -152,6 +152,11 @@ impl Session {
     /// The device.
     pub fn device(&self) -> &DeviceFacts {
         &self.device
+    }
+
+    /// Where the compiled programs came from.
+    pub fn programs(&self) -> ProgramOrigin {
+        self.executor.programs()
     }
 
     /// What is allocated on the device.

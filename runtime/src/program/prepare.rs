@@ -7,11 +7,10 @@ use std::process::{Command, Stdio};
 
 use kiln_bundle::BundleFile;
 use opencl3::context::Context;
-use opencl3::program::Program;
 
 use super::cache::ProgramCache;
 use super::warm::Warmer;
-use super::{Spec, build, create_kernels, specs};
+use super::{binary, build, create_kernels, specs};
 use crate::device::{self, DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 
@@ -110,10 +109,4 @@ pub fn prepare(
     }
     progress(specs.len(), specs.len());
     cache.evict().or(Ok(()))
-}
-
-/// What the driver made of a program.
-fn binary(program: &Program, spec: &Spec) -> Result<Vec<u8>, RuntimeError> {
-    let binaries = program.get_binaries().at("clGetProgramInfo", || &spec.at)?;
-    Ok(binaries.into_iter().next().unwrap_or_default())
 }
