@@ -20,6 +20,10 @@ use crate::report::Report;
 use crate::session::{Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::{Tensor, Values};
 
+mod programs;
+
+pub use programs::{CacheArgs, PrepareArgs, prepare};
+
 /// Makes a picture from a prompt with a compiled model.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
@@ -59,6 +63,9 @@ pub struct RunArgs {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
+    /// Compiled kernels
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// Picture to write
     #[arg(long, short = 'o', value_name = "FILE.png")]
     pub output: PathBuf,
@@ -66,9 +73,10 @@ pub struct RunArgs {
 
 /// Makes the picture and writes what was asked for.
 ///
+/// `prepare` are the arguments with which this program runs [`prepare()`].
 /// Says how far it is and what it took on standard error. Errors: those of a session;
 /// [`RuntimeError::exit_code`] is the exit code.
-pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
+pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let dump = |name: &str, tensor: &Tensor| match &args.dump {
         Some(folder) => write_tensor(&folder.join(format!("{name}.npy")), tensor),
         None => Ok(()),
@@ -88,9 +96,13 @@ pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
     }
     let bar = Bar::new();
-    let options = SessionOptions { device: args.device.clone(), ..SessionOptions::default() };
+    let options = SessionOptions {
+        device: args.device.clone(),
+        programs: args.cache.programs(prepare),
+        ..SessionOptions::default()
+    };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
-        bar.show("building kernels", done, kernels);
+        bar.show("compiling kernels", done, kernels);
     })?;
     let mut observe = |progress: Progress<'_>| {
         match progress {

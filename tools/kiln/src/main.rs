@@ -24,6 +24,7 @@ struct Cli {
 enum Command {
     Compile(cmd::compile::Args),
     Run(cmd::run::Args),
+    Prepare(cmd::prepare::Args),
     Eval(cmd::eval::Args),
     Tokenize(cmd::tokenize::Args),
     Inspect(cmd::inspect::Args),
@@ -36,6 +37,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Compile(args) => cmd::compile::run(args),
         Command::Run(args) => cmd::run::run(args),
+        Command::Prepare(args) => cmd::prepare::run(args),
         Command::Eval(args) => cmd::eval::run(args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),

@@ -6,6 +6,7 @@ pub mod devices;
 pub mod eval;
 pub mod graph;
 pub mod inspect;
+pub mod prepare;
 pub mod run;
 pub mod tokenize;
 
