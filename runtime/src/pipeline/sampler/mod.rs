@@ -5,11 +5,16 @@
 //! [`SAMPLERS`].
 
 pub mod ddim;
+pub mod dpmpp_2m;
+pub mod euler;
+mod euler_a;
 mod schedule;
+mod sigma;
 
 use super::rng::NormalRng;
 
 pub use schedule::{BetaCurve, NoiseSchedule};
+pub use sigma::{SigmaConfig, Spacing};
 
 /// Why a sampler could not be made or could not step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -161,7 +166,8 @@ pub struct SamplerEntry {
 }
 
 /// All samplers. The first is the default.
-pub static SAMPLERS: &[SamplerEntry] = &[ddim::ENTRY];
+pub static SAMPLERS: &[SamplerEntry] =
+    &[ddim::ENTRY, euler::ENTRY, euler_a::ENTRY, dpmpp_2m::ENTRY];
 
 /// Makes the sampler of a name.
 ///
