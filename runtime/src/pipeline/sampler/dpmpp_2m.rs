@@ -5,7 +5,7 @@
 
 use super::super::rng::NormalRng;
 use super::sigma::{SigmaConfig, Sigmas};
-use super::{Prediction, Sampler, SamplerEntry, SamplerError, check_lengths};
+use super::{Level, Prediction, Sampler, SamplerEntry, SamplerError, check_lengths};
 
 /// DPM-Solver++'s line in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
@@ -25,23 +25,15 @@ pub struct DpmSolver {
     seen: Option<usize>,
 }
 
-/// A noise level as shares of the latent: `picture * x + noise * n`, variances summing to 1.
-#[derive(Debug, Clone, Copy)]
-struct Level {
-    picture: f64,
-    noise: f64,
+/// The level of a sigma at which variances sum to 1.
+fn level(sigma: f64) -> Level {
+    let picture = sigma.hypot(1.0).recip();
+    Level { picture, noise: sigma * picture }
 }
 
-impl Level {
-    fn of(sigma: f64) -> Self {
-        let picture = sigma.hypot(1.0).recip();
-        Self { picture, noise: sigma * picture }
-    }
-
-    /// Half the logarithm of the signal-to-noise ratio.
-    fn lambda(self) -> f64 {
-        (self.picture / self.noise).ln()
-    }
+/// Half the logarithm of the signal-to-noise ratio.
+fn lambda(level: Level) -> f64 {
+    (level.picture / level.noise).ln()
 }
 
 impl DpmSolver {
@@ -64,15 +56,19 @@ impl DpmSolver {
         if !known || next.noise == 0.0 {
             return 0.0;
         }
-        let before = Level::of(self.schedule.sigmas[step - 1]);
-        let ahead = next.lambda() - now.lambda();
-        0.5 * ahead / (now.lambda() - before.lambda())
+        let before = level(self.schedule.sigmas[step - 1]);
+        let ahead = lambda(next) - lambda(now);
+        0.5 * ahead / (lambda(now) - lambda(before))
     }
 }
 
 impl Sampler for DpmSolver {
     fn timesteps(&self) -> &[f32] {
         &self.schedule.timesteps
+    }
+
+    fn level(&self, step: usize) -> Result<Level, SamplerError> {
+        Ok(level(self.schedule.interval(step)?.0))
     }
 
     fn step(
@@ -85,11 +81,8 @@ impl Sampler for DpmSolver {
         check_lengths(latents, model_output)?;
         check_lengths(latents, &self.picture)?;
         let (sigma, next_sigma) = self.schedule.interval(step)?;
-        let (now, next) = (Level::of(sigma), Level::of(next_sigma));
-        let (of_latent, of_output) = match self.prediction {
-            Prediction::Epsilon => (1.0 / now.picture, -now.noise / now.picture),
-            Prediction::V => (now.picture, -now.noise),
-        };
+        let (now, next) = (level(sigma), level(next_sigma));
+        let (of_latent, of_output) = now.picture_factors(self.prediction);
         let kept = next.noise / now.noise;
         let ahead = next.picture - kept * now.picture;
         let change = ahead * self.extrapolation(step, now, next);

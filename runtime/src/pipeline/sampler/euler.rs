@@ -4,8 +4,8 @@
 //! `EulerDiscreteScheduler`.
 
 use super::super::rng::NormalRng;
-use super::sigma::{SigmaConfig, Sigmas, Spacing, picture_factors};
-use super::{Prediction, Sampler, SamplerEntry, SamplerError, check_lengths};
+use super::sigma::{SigmaConfig, Sigmas, Spacing};
+use super::{Level, Prediction, Sampler, SamplerEntry, SamplerError, check_lengths};
 
 /// Euler's line in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
@@ -56,6 +56,11 @@ impl Sampler for Euler {
         self.schedule.init_noise_sigma(self.spacing)
     }
 
+    fn level(&self, step: usize) -> Result<Level, SamplerError> {
+        let (noise, _) = self.schedule.interval(step)?;
+        Ok(Level { picture: 1.0, noise })
+    }
+
     fn model_input_scale(&self, step: usize) -> f32 {
         self.schedule.sigmas.get(step).map_or(1.0, |sigma| sigma.hypot(1.0).recip() as f32)
     }
@@ -70,7 +75,8 @@ impl Sampler for Euler {
         check_lengths(latents, model_output)?;
         let (sigma, next) = self.schedule.interval(step)?;
         let (kept, fresh) = if self.ancestral { split_noise(sigma, next) } else { (next, 0.0) };
-        let (of_latent, of_output) = picture_factors(self.prediction, sigma);
+        let (of_latent, of_output) =
+            Level { picture: 1.0, noise: sigma }.picture_factors(self.prediction);
         // From the latent towards the picture in it, until its sigma is `kept`.
         let picture = 1.0 - kept / sigma;
         let of_latent = (kept / sigma + picture * of_latent) as f32;

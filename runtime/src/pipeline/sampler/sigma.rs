@@ -141,16 +141,6 @@ fn linspace(last: usize, count: usize) -> impl Iterator<Item = f64> {
     (0..count).rev().map(move |index| last as f64 * index as f64 / intervals)
 }
 
-/// The picture that the network sees in a latent of `picture + sigma * noise`, as factors of the
-/// latent and of the network's output.
-pub(super) fn picture_factors(prediction: Prediction, sigma: f64) -> (f64, f64) {
-    let variance = sigma * sigma + 1.0;
-    match prediction {
-        Prediction::Epsilon => (1.0, -sigma),
-        Prediction::V => (1.0 / variance, -sigma / variance.sqrt()),
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::super::rng::NormalRng;
