@@ -7,6 +7,7 @@ pub mod eval;
 pub mod graph;
 pub mod inspect;
 pub mod run;
+pub mod show;
 pub mod tokenize;
 
 use anyhow::{Context, Result};
