@@ -8,6 +8,7 @@ pub mod graph;
 pub mod inspect;
 pub mod prepare;
 pub mod run;
+pub mod show;
 pub mod tokenize;
 
 use anyhow::{Context, Result};
