@@ -148,10 +148,23 @@ pub(crate) fn lock_driver() -> MutexGuard<'static, ()> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All devices of all drivers, in the loader's order.
+/// A platform, which is a driver, with what it offers.
+#[derive(Debug)]
+pub struct PlatformFacts {
+    /// Its name.
+    pub name: String,
+    /// Who makes it.
+    pub vendor: String,
+    /// OpenCL version.
+    pub version: String,
+    /// Its devices, or why it does not tell them.
+    pub devices: Result<Vec<DeviceFacts>, RuntimeError>,
+}
+
+/// All platforms with their devices, in the loader's order.
 ///
-/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`.
-pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
+/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`; a platform that fails alone keeps its error.
+pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
     let _driver = lock_driver();
     let platforms = match get_platforms() {
         Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => return Err(RuntimeError::NoLoader),
@@ -161,17 +174,43 @@ pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
     if platforms.is_empty() {
         return Err(RuntimeError::NoPlatform);
     }
-    let mut devices = Vec::new();
+    let mut found = Vec::with_capacity(platforms.len());
+    let mut index = 0;
     for platform in platforms {
+        let name = platform.name().unwrap_or_default();
         let ids = match platform.get_devices(CL_DEVICE_TYPE_ALL) {
-            Err(ClError(CL_DEVICE_NOT_FOUND)) => Vec::new(),
-            answer => answer.at("clGetDeviceIDs", || platform.name().unwrap_or_default())?,
+            Err(ClError(CL_DEVICE_NOT_FOUND)) => Ok(Vec::new()),
+            answer => answer.at("clGetDeviceIDs", || name.clone()),
         };
-        for id in ids {
-            devices.push(DeviceFacts::query(devices.len(), &platform, Device::new(id)));
+        let devices = ids.map(|ids| {
+            let next = index..;
+            index += ids.len();
+            next.zip(ids).map(|(i, id)| DeviceFacts::query(i, &platform, Device::new(id))).collect()
+        });
+        let vendor = platform.vendor().unwrap_or_default();
+        let version = platform.version().unwrap_or_default();
+        found.push(PlatformFacts { name, vendor, version, devices });
+    }
+    Ok(found)
+}
+
+/// All devices of all drivers, in the loader's order. A driver that fails is passed over as long
+/// as another one has a device.
+///
+/// Errors: those of [`platforms`], also of a single platform.
+pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
+    let mut devices = Vec::new();
+    let mut failure = None;
+    for platform in platforms()? {
+        match platform.devices {
+            Ok(found) => devices.extend(found),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(devices)
+    match failure {
+        Some(error) if devices.is_empty() => Err(error),
+        _ => Ok(devices),
+    }
 }
 
 /// The device of that index, or the first whose name or platform contains the text, whatever the
