@@ -37,9 +37,9 @@ pub struct MemoryProfile {
     pub unified: bool,
     /// The process with the driver loaded, before anything of ours.
     pub process_baseline_bytes: u64,
-    /// What the driver's compiler takes while kernels are built in the process.
+    /// What the driver's compiler takes while compiled kernels are loaded from the runtime's cache.
     pub compiler_bytes: u64,
-    /// Host memory of one compiled kernel.
+    /// Host memory of one compiled kernel, loaded from the runtime's cache.
     pub kernel_bytes: u64,
     /// Largest run of weights that one launch reads.
     pub max_block_bytes: u64,

@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::error::RuntimeError;
 use crate::pipeline::png;
+use crate::program::ProgramOrigin;
 use crate::report::Report;
 use crate::session::{Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
@@ -123,6 +124,9 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         let report = make(args, job, initial_latent.as_deref(), &mut session, &bar)?;
         if index + 1 == jobs.len() {
             tell(&memory(&report));
+            if report.programs == ProgramOrigin::Built {
+                tell("kernels were compiled in this process, which takes memory beside the plan");
+            }
         } else if interrupt::stopped() {
             return Err(RuntimeError::Cancelled);
         }

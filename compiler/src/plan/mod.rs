@@ -162,7 +162,7 @@ fn beside_arena(
 }
 
 /// Tokenizer (vocabulary and merge ranks as hash maps) and the program itself.
-const HOST_FIXED_BYTES: u64 = 24 << 20;
+const HOST_FIXED_BYTES: u64 = 16 << 20;
 /// The decoded picture in `f32`, twice while its layout changes, and as bytes, plain and compressed.
 const HOST_BYTES_PER_PIXEL: u64 = 3 * (4 + 4 + 1 + 1);
 
