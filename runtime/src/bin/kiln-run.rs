@@ -5,9 +5,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use kiln_runtime::cli::{self, RunArgs};
 
-/// Makes a picture from a prompt with a compiled model
+/// Makes pictures from prompts with a compiled model
 #[derive(Parser)]
 #[command(name = "kiln-run", version)]
+#[command(after_help = "Examples:
+  kiln-run sd21.kiln --prompt 'a lighthouse at dusk' -o out.png
+  kiln-run sd21.kiln -p 'a lighthouse' --sampler dpm++2m --count 4 -o 'out-{seed}.png'
+  kiln-run sd21.kiln --prompts prompts.jsonl -o out.png         lines: {\"prompt\": \"a lighthouse\"}
+  kiln-run sd21.kiln -p 'at night' --init-image day.png --strength 0.6 --preview-every 5 -o out.png")]
 struct Cli {
     #[command(flatten)]
     run: RunArgs,

@@ -121,6 +121,8 @@ pub struct GenerationParameters {
     pub guidance: f32,
     /// Name of the sampler.
     pub sampler: String,
+    /// What other programs call it.
+    pub sampler_title: String,
     /// Noise each step added.
     pub eta: f32,
     /// Name of the model.
@@ -158,7 +160,7 @@ impl GenerationParameters {
             text.push_str(&self.negative_prompt);
         }
         let Self { steps, guidance, seed, eta, .. } = self;
-        let (sampler, model) = (quoted(&self.sampler.to_uppercase()), quoted(&self.model));
+        let (sampler, model) = (quoted(&self.sampler_title), quoted(&self.model));
         let strength = self.strength.map(|s| format!(", Denoising strength: {s}"));
         let strength = strength.unwrap_or_default();
         text.push_str(&format!(
@@ -297,6 +299,7 @@ mod tests {
             steps: 20,
             guidance: 7.5,
             sampler: "ddim".to_owned(),
+            sampler_title: "DDIM".to_owned(),
             eta: 0.0,
             model: "a, b".to_owned(),
             strength: Some(0.75),

@@ -74,6 +74,7 @@ impl Default for Request<'_> {
 impl Request<'_> {
     /// What a picture's file says of how it was made.
     pub fn parameters(&self, model: &str) -> GenerationParameters {
+        let entry = sampler::SAMPLERS.iter().find(|s| s.name.eq_ignore_ascii_case(&self.sampler));
         GenerationParameters {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -81,6 +82,7 @@ impl Request<'_> {
             steps: self.steps,
             guidance: self.guidance,
             sampler: self.sampler.clone(),
+            sampler_title: entry.map_or(self.sampler.clone(), |entry| entry.title.to_owned()),
             eta: self.eta,
             model: model.to_owned(),
             strength: self.init.as_ref().map(|init| init.strength),
