@@ -22,11 +22,13 @@ mod files;
 mod interrupt;
 mod jobs;
 mod preview;
+mod programs;
 
 use bar::Bar;
 use files::file_error;
 use jobs::Job;
 use preview::Previews;
+pub use programs::{CacheArgs, PrepareArgs, prepare};
 
 /// Makes pictures from prompts with a compiled model.
 #[derive(Args, Clone, Debug)]
@@ -87,6 +89,9 @@ pub struct RunArgs {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
+    /// Compiled kernels
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// Picture to write. Of several, {seed} in the name becomes the seed; without it out.png
     /// becomes out-0001.png and so on, in a batch with the number of the line
     #[arg(long, short = 'o', value_name = "FILE.png", required_unless_present = "prompts")]
@@ -95,9 +100,10 @@ pub struct RunArgs {
 
 /// Makes the pictures and writes what was asked for.
 ///
+/// `prepare` are the arguments with which this program runs [`prepare()`].
 /// Says how far it is and what it took on standard error. Ctrl-C ends it after the step at hand.
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
-pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
+pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let (jobs, done) = jobs::jobs(args)?;
     if done > 0 {
         tell(&format!("{done} of {} pictures are there already", done + jobs.len()));
@@ -111,9 +117,13 @@ pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
     }
     interrupt::listen();
     let bar = Bar::new();
-    let options = SessionOptions { device: args.device.clone(), ..SessionOptions::default() };
+    let options = SessionOptions {
+        device: args.device.clone(),
+        programs: args.cache.programs(prepare),
+        ..SessionOptions::default()
+    };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
-        bar.show("building kernels", done, kernels);
+        bar.show("compiling kernels", done, kernels);
     })?;
     interrupt::begin();
     for (index, job) in jobs.iter().enumerate() {

@@ -25,6 +25,7 @@ impl Place {
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));
+        command.env("KILN_CACHE", self.folder.path().join("cache"));
         command.current_dir(self.folder.path()).args(args).output().unwrap()
     }
 

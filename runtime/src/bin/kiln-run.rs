@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kiln_runtime::cli::{self, RunArgs};
+use kiln_runtime::cli::{self, PrepareArgs, RunArgs};
+
+/// What compiles kernels ahead, instead of a run.
+const PREPARE: &str = "--prepare";
 
 /// Makes pictures from prompts with a compiled model
 #[derive(Parser)]
@@ -11,15 +14,31 @@ use kiln_runtime::cli::{self, RunArgs};
 #[command(after_help = "Examples:
   kiln-run sd21.kiln --prompt 'a lighthouse at dusk' -o out.png
   kiln-run sd21.kiln -p 'a lighthouse' --sampler dpm++2m --count 4 -o 'out-{seed}.png'
-  kiln-run sd21.kiln --prompts prompts.jsonl -o out.png         lines: {\"prompt\": \"a lighthouse\"}
-  kiln-run sd21.kiln -p 'at night' --init-image day.png --strength 0.6 --preview-every 5 -o out.png")]
+  kiln-run sd21.kiln --prompts prompts.jsonl -o out.png     lines: {\"prompt\": \"a lighthouse\"}
+  kiln-run sd21.kiln -p 'at night' --init-image day.png --strength 0.6 -o out.png
+kiln-run --prepare FILE.kiln compiles the kernels ahead, as the first run does.")]
 struct Cli {
     #[command(flatten)]
     run: RunArgs,
 }
 
+/// Compiles the kernels of a model ahead
+#[derive(Parser)]
+#[command(name = "kiln-run", version)]
+struct PrepareCli {
+    /// Compile the kernels instead of making a picture
+    #[arg(long, required = true)]
+    prepare: bool,
+    #[command(flatten)]
+    args: PrepareArgs,
+}
+
 fn main() -> ExitCode {
-    match cli::run(&Cli::parse().run) {
+    let done = match std::env::args_os().any(|argument| argument == PREPARE) {
+        true => cli::prepare(&PrepareCli::parse().args),
+        false => cli::run(&Cli::parse().run, &[PREPARE]),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

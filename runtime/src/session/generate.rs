@@ -197,6 +197,7 @@ impl Session {
         let rgb = RgbImage::from_decoder(side, side, &decoded)?;
         let report = Report {
             device: self.device.name.clone(),
+            programs: self.executor.programs(),
             model: self.plan().manifest.model.clone(),
             planned: PlannedMemory::of(self.plan()),
             measured: MeasuredMemory::now(self.allocations()),

@@ -1,7 +1,7 @@
 //! `kiln inspect`: where every byte of a bundle goes.
 
 use anyhow::Result;
-use kiln_bundle::plan::{Buffer, Phase, Plan, Residency, Step};
+use kiln_bundle::plan::{Buffer, Manifest, Phase, Plan, Residency, Step};
 use kiln_compiler::plan::explain::mib;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -37,6 +37,7 @@ struct Summary<'a> {
     model: &'a str,
     precision: &'a str,
     profile: &'a str,
+    manifest: &'a Manifest,
     memory: Memory,
     networks: Vec<NetworkSummary<'a>>,
     peak: Peak<'a>,
@@ -127,6 +128,7 @@ impl<'a> Summary<'a> {
             model: &plan.manifest.model,
             precision: &plan.manifest.precision,
             profile: &plan.manifest.profile,
+            manifest: &plan.manifest,
             memory: Memory {
                 budget_bytes: memory.budget_bytes,
                 peak_bytes: memory.peak_bytes(),
