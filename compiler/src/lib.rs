@@ -26,6 +26,10 @@ pub trait Model {
     fn unet(&self, batch: usize) -> Result<Graph>;
     /// The decoder for one latent: `latent` -> `image`.
     fn decoder(&self) -> Result<Graph>;
+    /// The encoder for one picture, where the bundle is to have it: `image` -> `mean`.
+    fn encoder(&self) -> Result<Option<Graph>> {
+        Ok(None)
+    }
     /// Its numbers; precision, profile and guidance batch are filled in by the compiler.
     fn manifest(&self) -> Manifest;
 }
@@ -103,6 +107,7 @@ pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGrap
         passes::hoist::hoist(&unet, TIMESTEP_ROWS)?.step
     };
     let parts = [
+        ("encoder", Phase::Prompt, model.encoder()?.map(optimized).transpose()?),
         ("text_encoder", Phase::Prompt, Some(optimized(model.text_encoder(PROMPTS)?)?)),
         ("unet_prompt", Phase::Prompt, hoisted.prompt),
         ("unet_time", Phase::Timesteps, hoisted.timestep),

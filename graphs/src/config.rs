@@ -21,10 +21,12 @@ pub struct ModelConfig {
     pub text: TextConfig,
     /// The U-Net.
     pub unet: UnetConfig,
-    /// The decoder.
+    /// The autoencoder.
     pub vae: VaeConfig,
     /// Name of the checkpoint's file as published.
     pub weights_file: &'static str,
+    /// Name of the file that has the autoencoder's encoder, if the checkpoint has not.
+    pub encoder_file: Option<&'static str>,
 }
 
 /// Text tower of OpenCLIP.
@@ -57,10 +59,10 @@ pub struct UnetConfig {
     pub context_width: usize,
 }
 
-/// Decoder of the autoencoder.
+/// Encoder and decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VaeConfig {
-    /// Channels of the last, largest level.
+    /// Channels of the largest level: the encoder's first, the decoder's last.
     pub channels: usize,
     /// Channels of each level over `channels`, the largest picture first.
     pub multipliers: &'static [usize],
@@ -103,6 +105,7 @@ const SD21_BASE: ModelConfig = ModelConfig {
     },
     vae: VaeConfig { channels: 128, multipliers: &[1, 2, 4, 4], res_blocks: 2, image_channels: 3 },
     weights_file: "v2-1_512-ema-pruned.safetensors",
+    encoder_file: None,
 };
 
 static MODELS: [ModelConfig; 3] = [
@@ -128,6 +131,7 @@ static MODELS: [ModelConfig; 3] = [
         },
         vae: VaeConfig { channels: 32, ..SD21_BASE.vae },
         weights_file: "emoji-256.safetensors.zst",
+        encoder_file: Some("emoji-256-encoder.safetensors"),
         ..SD21_BASE
     },
 ];

@@ -1,6 +1,6 @@
 //! The networks of Stable Diffusion v2.1 as graphs.
 //!
-//! [`text_encoder`], [`unet`] and [`vae_decoder`] turn a [`ModelConfig`] into a typed static graph
+//! [`text_encoder`], [`unet`], [`vae_decoder`] and [`vae_encoder`] turn a [`ModelConfig`] into a typed static graph
 //! over the ops of `kiln-ir`. The graphs are plain: every bias, activation, residual and
 //! concatenation is an op of its own, and what is to be fused, merged or hoisted is for the
 //! compiler's passes to find. Constants are named by their keys in Stability's single-file
@@ -18,8 +18,10 @@ mod clip_text;
 pub mod config;
 mod unet;
 mod vae_decoder;
+mod vae_encoder;
 
 pub use clip_text::text_encoder;
 pub use config::{ModelConfig, TextConfig, UnetConfig, VaeConfig, model, models};
 pub use unet::unet;
 pub use vae_decoder::vae_decoder;
+pub use vae_encoder::vae_encoder;

@@ -4,7 +4,7 @@
 //! `KILN_UPDATE_GOLDEN=1 cargo test --release -p kiln-graphs --test dumps`, read the difference and
 //! explain it in the commit. Automated runs never set the variable.
 
-use kiln_graphs::{model, text_encoder, unet, vae_decoder};
+use kiln_graphs::{model, text_encoder, unet, vae_decoder, vae_encoder};
 use kiln_ir::Graph;
 use std::path::PathBuf;
 
@@ -27,4 +27,5 @@ fn graphs_are_as_recorded() {
     assert_golden("emoji-256.text_encoder", &text_encoder(config, 1).unwrap());
     assert_golden("emoji-256.unet", &unet(config, 1).unwrap());
     assert_golden("emoji-256.vae_decoder", &vae_decoder(config).unwrap());
+    assert_golden("emoji-256.vae_encoder", &vae_encoder(config).unwrap());
 }

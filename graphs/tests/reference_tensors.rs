@@ -3,7 +3,7 @@
 
 mod stored;
 
-use kiln_graphs::{ModelConfig, model, text_encoder, unet, vae_decoder};
+use kiln_graphs::{ModelConfig, model, text_encoder, unet, vae_decoder, vae_encoder};
 use kiln_ir::{Graph, Tensor, reference};
 
 /// Both sides accumulate in f32 or better; they differ in the order of sums only.
@@ -72,4 +72,11 @@ fn decoder_agrees() {
         let found = evaluate(&graph, &[("latent", latent)]);
         assert_close(&format!("image of prompt {prompt}"), &found, &expected);
     }
+}
+
+#[test]
+fn encoder_agrees() {
+    let graph = vae_encoder(config()).unwrap();
+    let found = evaluate(&graph, &[("image", stored::picture("1-image"))]);
+    assert_close("mean of picture 1", &found, &stored::picture("1-mean"));
 }

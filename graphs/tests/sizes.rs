@@ -1,6 +1,6 @@
 //! Arithmetic and parameters of the full-size networks, against the reference's own figures.
 
-use kiln_graphs::{ModelConfig, model, models, text_encoder, unet, vae_decoder};
+use kiln_graphs::{ModelConfig, model, models, text_encoder, unet, vae_decoder, vae_encoder};
 use kiln_ir::{Graph, NodeKind, ValueId, WeightExpr, verify};
 
 fn assert_within_percent(what: &str, found: u64, expected: f64) {
@@ -49,8 +49,13 @@ fn parameters(graph: &Graph) -> u64 {
 #[test]
 fn every_graph_of_every_model_builds_and_verifies() {
     for config in models() {
-        let graphs =
-            [text_encoder(config, 2), unet(config, 1), unet(config, 2), vae_decoder(config)];
+        let graphs = [
+            text_encoder(config, 2),
+            unet(config, 1),
+            unet(config, 2),
+            vae_decoder(config),
+            vae_encoder(config),
+        ];
         for graph in graphs {
             let graph = graph.unwrap_or_else(|e| panic!("{}: {e}", config.name));
             verify(&graph).unwrap_or_else(|e| panic!("{}: {e}", config.name));
@@ -88,7 +93,9 @@ fn a_batch_of_two_takes_twice_the_arithmetic() {
 fn parameters_are_those_of_the_reference() {
     assert_eq!(parameters(&unet(sd21_base(), 1).unwrap()), 865_910_724);
     assert_eq!(parameters(&vae_decoder(sd21_base()).unwrap()), 49_490_199);
+    assert_eq!(parameters(&vae_encoder(sd21_base()).unwrap()), 34_163_664);
     let emoji = model("emoji-256").unwrap();
+    assert_eq!(parameters(&vae_encoder(emoji).unwrap()), 2_148_144);
     assert_eq!(parameters(&unet(emoji, 1).unwrap()), 22_287_172);
     assert_eq!(parameters(&text_encoder(emoji, 1).unwrap()), 11_725_824);
     assert_eq!(parameters(&vae_decoder(emoji).unwrap()), 3_104_343);

@@ -78,7 +78,11 @@ impl Geometry {
     /// A convolution over pictures `[n, h, w, _]`.
     pub fn window(op: &Conv2d, [n, h, w, _]: [usize; 4], output: &TensorType) -> Self {
         let (window_h, window_w) = op.window_extent(h, w);
-        let plain = op.kernel == 1 && op.stride == 1 && op.padding == 0 && !op.upsample;
+        let plain = op.kernel == 1
+            && op.stride == 1
+            && op.padding == 0
+            && op.padding_end == 0
+            && !op.upsample;
         if plain {
             return Self::rows(n * h * w);
         }

@@ -274,9 +274,10 @@ fn matmul_of_split_weights() {
 fn conv2d_shapes() {
     let e = epilogue(true, None, IDENTITY, true);
     let op = |kernel, stride| Conv2d { epilogue: e.clone(), ..same(kernel, stride) };
-    let valid = Conv2d { padding: 0, ..op(3, 2) };
+    let valid = Conv2d { padding: 0, padding_end: 0, ..op(3, 2) };
+    let end = Conv2d { padding: 0, padding_end: 1, ..op(3, 2) };
     let up = Conv2d { upsample: true, ..op(3, 1) };
-    let shapes: [(Conv2d, [usize; 3], &[usize], usize); 11] = [
+    let shapes: [(Conv2d, [usize; 3], &[usize], usize); 13] = [
         (op(1, 1), [2, 5, 3], &[23], 40),
         (op(1, 2), [1, 7, 8], &[16], 32),
         (op(3, 1), [1, 1, 1], &[19], 5),
@@ -286,6 +287,8 @@ fn conv2d_shapes() {
         (op(3, 1), [1, 5, 124], &[6], 32),
         (op(3, 2), [2, 9, 26], &[13], 32),
         (valid, [1, 9, 27], &[8], 32),
+        (end.clone(), [1, 8, 26], &[13], 32),
+        (end, [2, 5, 31], &[16], 40),
         (up.clone(), [2, 5, 7], &[16], 34),
         (up, [1, 4, 16], &[3, 16], 3),
     ];
@@ -336,10 +339,12 @@ fn small_matmul() {
 fn small_conv2d() {
     let op = Conv2d { epilogue: epilogue(true, Some(1), Activation::Silu, true), ..same(3, 1) };
     let up = Conv2d { upsample: true, ..same(3, 1) };
+    let end = Conv2d { padding: 0, padding_end: 1, ..same(3, 2) };
     check_everywhere(&[
         conv2d(op.clone(), [1, 3, 15], &[5, 3], 17, PLAIN),
         conv2d(op, [2, 3, 4], &[17], 6, STORAGES[3]),
         conv2d(up, [1, 2, 4], &[5], 4, STORAGES[1]),
         conv2d(same(3, 2), [1, 5, 5], &[4], 4, PLAIN),
+        conv2d(end, [1, 6, 6], &[4], 4, PLAIN),
     ]);
 }

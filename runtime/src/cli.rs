@@ -9,12 +9,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use kiln_bundle::BundleFile;
 
 use crate::error::RuntimeError;
-use crate::pipeline::png;
+use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::Report;
-use crate::session::{Picture, Progress, Request, Session, SessionOptions};
+use crate::session::{Init, Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
 
 mod bar;
@@ -69,6 +70,13 @@ pub struct RunArgs {
     /// Initial latent instead of the seed's noise, float32 [1, C, H, W] of variance 1
     #[arg(long, value_name = "FILE.npy")]
     pub latent: Option<PathBuf>,
+    /// Begins with a picture instead of noise alone: it is scaled and cut to the model's size. The
+    /// bundle must have been compiled with --with-encoder
+    #[arg(long, value_name = "FILE.png")]
+    pub init_image: Option<PathBuf>,
+    /// How much of --init-image is made anew, over 0 to 1: of 20 steps, 0.75 runs the last 15
+    #[arg(long, value_name = "SHARE", default_value_t = 0.75, requires = "init_image")]
+    pub strength: f64,
     /// Writes a small preview beside the picture (out.preview.png) every N steps, and shows it on
     /// terminals with kitty's or iTerm2's pictures; for example 5
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -101,7 +109,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     if done > 0 {
         tell(&format!("{done} of {} pictures are there already", done + jobs.len()));
     }
-    let initial_latent = args.latent.as_deref().map(files::read_latent).transpose()?;
+    let shared = Shared::read(args)?;
     if let Some(folder) = &args.dump {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
     }
@@ -121,7 +129,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     interrupt::begin();
     for (index, job) in jobs.iter().enumerate() {
         bar.begin(done + index + 1, done + jobs.len());
-        let report = make(args, job, initial_latent.as_deref(), &mut session, &bar)?;
+        let report = make(args, job, &shared, &mut session, &bar)?;
         if index + 1 == jobs.len() {
             tell(&memory(&report));
             if report.programs == ProgramOrigin::Built {
@@ -134,11 +142,29 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     Ok(())
 }
 
+/// What all pictures of a run are made from.
+struct Shared {
+    latent: Option<Vec<f32>>,
+    init: Option<Init>,
+}
+
+impl Shared {
+    fn read(args: &RunArgs) -> Result<Shared, RuntimeError> {
+        let latent = args.latent.as_deref().map(files::read_latent).transpose()?;
+        let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
+        let image = png::read_rgb(path)?;
+        // A large picture must be gone before the model takes its memory.
+        let px = BundleFile::open(&args.bundle)?.plan().manifest.image_px;
+        let init = Init { image: resize::cover(&image, px, px)?, strength: args.strength };
+        Ok(Shared { latent, init: Some(init) })
+    }
+}
+
 /// Makes one picture and writes its files.
 fn make(
     args: &RunArgs,
     job: &Job,
-    initial_latent: Option<&[f32]>,
+    shared: &Shared,
     session: &mut Session,
     bar: &Bar,
 ) -> Result<Report, RuntimeError> {
@@ -157,7 +183,8 @@ fn make(
         guidance: job.guidance,
         sampler: job.sampler.clone(),
         eta: args.eta,
-        initial_latent: initial_latent.map(<[f32]>::to_vec),
+        initial_latent: shared.latent.clone(),
+        init: shared.init.clone(),
         dump: args.dump.as_ref().map(|_| &dump as _),
     };
     let manifest = &session.plan().manifest;
@@ -166,14 +193,14 @@ fn make(
     let mut preview_failed = None;
     let picture = session.generate(&request, &mut |progress| {
         match progress {
-            Progress::Prompt => bar.show("encoding the prompt", 0, job.steps),
+            Progress::Prompt => bar.show("encoding the prompt", 0, 1),
             Progress::Step { done, steps, seconds, picture, .. } => {
                 bar.step(done, steps, seconds);
                 if preview_failed.is_none() {
                     preview_failed = previews.step(done, picture).err();
                 }
             }
-            Progress::Decode => bar.show("decoding", job.steps, job.steps),
+            Progress::Decode => bar.show("decoding", 1, 1),
         }
         if interrupt::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });

@@ -2,7 +2,7 @@
 //!
 //! Owns what the plan's networks and ports mean, by their names: `text_encoder`, `unet_prompt`,
 //! `unet_time`, `unet` and `decoder`. The two in the middle may be absent: then the U-Net takes
-//! `context` and `timestep` itself.
+//! `context` and `timestep` itself. `encoder` is there if the bundle was made to have it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +23,11 @@ use crate::weights::Stream;
 mod eval;
 mod generate;
 mod links;
+mod prepare;
 mod residency;
+mod roles;
 
-pub use generate::{DumpHook, Picture, Progress, Request};
+pub use generate::{DumpHook, Init, Picture, Progress, Request};
 
 use links::{Link, Source};
 use residency::Residents;
@@ -105,6 +107,8 @@ struct Feed<'a> {
     tokens: &'a [i32],
     /// One picture's latents, NCHW.
     latent: &'a [f32],
+    /// A picture, channels last.
+    image: &'a [f32],
     /// Timesteps, of which the last is repeated where there is room for more.
     timesteps: &'a [f32],
     /// Row of the table of timesteps.
@@ -262,6 +266,10 @@ impl Session {
                 tensor::encode(port, rows.take(elems), bytes)?;
             }
             "latent" => return misfit(feed.latent.len()),
+            "image" if elems == feed.image.len() => {
+                tensor::encode(port, feed.image.iter().copied(), bytes)?;
+            }
+            "image" => return misfit(feed.image.len()),
             "timestep" if !feed.timesteps.is_empty() && elems >= feed.timesteps.len() => {
                 let last = feed.timesteps[feed.timesteps.len() - 1];
                 let padded = feed.timesteps.iter().copied().chain(std::iter::repeat(last));

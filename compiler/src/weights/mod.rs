@@ -12,6 +12,7 @@
 //! | the same compressed, `.safetensors.zst` | [`zst`] |
 //! | diffusers folder: `text_encoder/`, `unet/`, `vae/` | [`diffusers`] |
 //! | folder of `<key>.npy` | [`npy`] |
+//! | one of these, and another for what it lacks | [`joined`] |
 //!
 //! What a graph wants of a checkpoint is compared with what is there by [`check`].
 
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, bail};
 
 mod check;
 pub mod diffusers;
+pub mod joined;
 pub mod npy;
 pub mod safetensors;
 mod stored;

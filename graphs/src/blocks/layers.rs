@@ -114,6 +114,15 @@ impl Layers {
         self.add_bias(path, &format!("{path}.bias"), y)
     }
 
+    /// Convolution with a 3x3 window of stride 2 and one zero below and right, none above and left.
+    pub fn conv3x3_to_end(&mut self, path: &str, x: ValueId) -> Result<ValueId, IrError> {
+        let channels = self.channels(x);
+        let weight = self.tensor(&format!("{path}.weight"), &[channels, channels, 3, 3]);
+        let op = Conv2d { padding: 0, padding_end: 1, ..Conv2d::new(3, 2) };
+        let y = self.graph.push(path, op, &[x, weight])?;
+        self.add_bias(path, &format!("{path}.bias"), y)
+    }
+
     /// Group normalization.
     pub fn group_norm(&mut self, path: &str, x: ValueId, eps: f32) -> Result<ValueId, IrError> {
         let [gamma, beta] = self.norm_tensors(path, x);

@@ -22,9 +22,15 @@ static CHECKPOINT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     bytes
 });
 
+/// The file with the encoder, which the checkpoint lacks.
+static ENCODER: LazyLock<Vec<u8>> =
+    LazyLock::new(|| std::fs::read(path("../models/emoji-256-encoder.safetensors")).unwrap());
+
 /// A tensor of the shipped checkpoint in f32.
 pub fn weight(key: &str) -> Result<Tensor, Box<dyn Error + Send + Sync>> {
-    let checkpoint = SafeTensors::deserialize(&CHECKPOINT)?;
+    let of_encoder = [".encoder.", ".quant_conv."].iter().any(|part| key.contains(part));
+    let file = if of_encoder { &ENCODER } else { &CHECKPOINT };
+    let checkpoint = SafeTensors::deserialize(file)?;
     let view = checkpoint.tensor(key)?;
     assert_eq!(view.dtype(), Dtype::F16, "{key}");
     let halves = view.data().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]));

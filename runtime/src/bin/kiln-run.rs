@@ -8,12 +8,15 @@ use kiln_runtime::cli::{self, PrepareArgs, RunArgs};
 /// What compiles kernels ahead, instead of a run.
 const PREPARE: &str = "--prepare";
 
-/// Makes a picture from a prompt with a compiled model
+/// Makes pictures from prompts with a compiled model
 #[derive(Parser)]
 #[command(name = "kiln-run", version)]
-#[command(
-    after_help = "kiln-run --prepare FILE.kiln compiles the kernels ahead, as the first run does."
-)]
+#[command(after_help = "Examples:
+  kiln-run sd21.kiln --prompt 'a lighthouse at dusk' -o out.png
+  kiln-run sd21.kiln -p 'a lighthouse' --sampler dpm++2m --count 4 -o 'out-{seed}.png'
+  kiln-run sd21.kiln --prompts prompts.jsonl -o out.png     lines: {\"prompt\": \"a lighthouse\"}
+  kiln-run sd21.kiln -p 'at night' --init-image day.png --strength 0.6 -o out.png
+kiln-run --prepare FILE.kiln compiles the kernels ahead, as the first run does.")]
 struct Cli {
     #[command(flatten)]
     run: RunArgs,

@@ -7,6 +7,7 @@
 
 pub mod png;
 pub mod preview;
+pub mod resize;
 pub mod rng;
 pub mod sampler;
 pub mod tokenizer;

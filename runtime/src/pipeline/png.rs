@@ -121,17 +121,22 @@ pub struct GenerationParameters {
     pub guidance: f32,
     /// Name of the sampler.
     pub sampler: String,
+    /// What other programs call it.
+    pub sampler_title: String,
     /// Noise each step added.
     pub eta: f32,
     /// Name of the model.
     pub model: String,
+    /// How much of a picture that it was made from was made anew, 0 to 1; none if from noise.
+    pub strength: Option<f64>,
 }
 
 impl GenerationParameters {
     /// The text chunks, key and value: one in the form other programs read back (`parameters`),
     /// then one for each parameter.
-    fn chunks(&self, width: u32, height: u32) -> [(&'static str, String); 10] {
-        [
+    fn chunks(&self, width: u32, height: u32) -> Vec<(&'static str, String)> {
+        let strength = self.strength.map(|strength| ("strength", strength.to_string()));
+        let always = [
             ("parameters", self.info_text(width, height)),
             ("prompt", self.prompt.clone()),
             ("negative prompt", self.negative_prompt.clone()),
@@ -143,7 +148,8 @@ impl GenerationParameters {
             ("model", self.model.clone()),
             // The spelling the PNG specification registers.
             ("Software", SOFTWARE.to_owned()),
-        ]
+        ];
+        always.into_iter().chain(strength).collect()
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
@@ -154,10 +160,12 @@ impl GenerationParameters {
             text.push_str(&self.negative_prompt);
         }
         let Self { steps, guidance, seed, eta, .. } = self;
-        let (sampler, model) = (quoted(&self.sampler.to_uppercase()), quoted(&self.model));
+        let (sampler, model) = (quoted(&self.sampler_title), quoted(&self.model));
+        let strength = self.strength.map(|s| format!(", Denoising strength: {s}"));
+        let strength = strength.unwrap_or_default();
         text.push_str(&format!(
             "\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
-             Size: {width}x{height}, Model: {model}, Eta: {eta}, Version: {SOFTWARE}"
+             Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}, Version: {SOFTWARE}"
         ));
         text
     }
@@ -291,8 +299,10 @@ mod tests {
             steps: 20,
             guidance: 7.5,
             sampler: "ddim".to_owned(),
+            sampler_title: "DDIM".to_owned(),
             eta: 0.0,
             model: "a, b".to_owned(),
+            strength: Some(0.75),
         }
     }
 
@@ -322,7 +332,8 @@ mod tests {
             .map(|chunk| (&*chunk.keyword, chunk.get_text().unwrap()))
             .collect();
         let settings = "Steps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 18446744073709551615, \
-                        Size: 16x8, Model: \"a, b\", Eta: 0, Version: ";
+                        Size: 16x8, Model: \"a, b\", Eta: 0, Denoising strength: 0.75, \
+                        Version: ";
         let prompt = "a café, 東京\nat night".to_owned();
         assert_eq!(unicode[1], ("prompt", prompt.clone()));
         assert_eq!(unicode[0].0, "parameters");
@@ -330,9 +341,8 @@ mod tests {
         assert_eq!(unicode[0].1, expected);
         let ascii: Vec<&str> =
             info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
-        let keys =
-            ["negative prompt", "seed", "steps", "guidance", "sampler", "eta", "model", "Software"];
-        assert_eq!(ascii, keys);
+        let keys = ["negative prompt", "seed", "steps", "guidance", "sampler", "eta", "model"];
+        assert_eq!(ascii, [&keys[..], &["Software", "strength"]].concat());
     }
 
     #[test]

@@ -4,13 +4,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_bundle::plan::{Phase, Plan};
-
-use super::{Feed, Session, latent_elems};
+use super::roles::Roles;
+use super::{Feed, Session, latent_elems, prepare};
 use crate::error::RuntimeError;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
 use crate::pipeline::rng::NormalRng;
-use crate::pipeline::sampler::{self, Prediction, Sampler, SamplerOptions};
+use crate::pipeline::sampler::{self, Prediction, Sampler};
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
 use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
 use crate::tensor::{self, Tensor};
@@ -37,10 +36,22 @@ pub struct Request<'a> {
     pub sampler: String,
     /// Noise each step adds.
     pub eta: f32,
-    /// Initial latents, NCHW, instead of the seed's noise.
+    /// Initial latents, NCHW, instead of the seed's noise: of variance 1.
     pub initial_latent: Option<Vec<f32>>,
+    /// A picture to begin with.
+    pub init: Option<Init>,
     /// Is shown every tensor on the way.
     pub dump: Option<&'a DumpHook<'a>>,
+}
+
+/// A picture that another is made from.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Init {
+    /// The picture; it is scaled and cut to the model's size.
+    pub image: RgbImage,
+    /// How much is made anew: over 0, which keeps the picture, to 1, which keeps next to nothing.
+    /// That share of the steps runs.
+    pub strength: f64,
 }
 
 impl Default for Request<'_> {
@@ -54,6 +65,7 @@ impl Default for Request<'_> {
             sampler: sampler::SAMPLERS[0].name.to_owned(),
             eta: 0.0,
             initial_latent: None,
+            init: None,
             dump: None,
         }
     }
@@ -62,6 +74,7 @@ impl Default for Request<'_> {
 impl Request<'_> {
     /// What a picture's file says of how it was made.
     pub fn parameters(&self, model: &str) -> GenerationParameters {
+        let entry = sampler::SAMPLERS.iter().find(|s| s.name.eq_ignore_ascii_case(&self.sampler));
         GenerationParameters {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -69,8 +82,10 @@ impl Request<'_> {
             steps: self.steps,
             guidance: self.guidance,
             sampler: self.sampler.clone(),
+            sampler_title: entry.map_or(self.sampler.clone(), |entry| entry.title.to_owned()),
             eta: self.eta,
             model: model.to_owned(),
+            strength: self.init.as_ref().map(|init| init.strength),
         }
     }
 }
@@ -115,62 +130,13 @@ pub struct Picture {
     pub report: Report,
 }
 
-/// The networks of a plan that the pipeline names.
-struct Roles {
-    prompt: Vec<usize>,
-    timesteps: Vec<usize>,
-    text_encoder: usize,
-    unet: usize,
-    decoder: usize,
-    rows: usize,
-    passes: usize,
-}
-
-impl Roles {
-    fn of(session: &Session) -> Result<Roles, RuntimeError> {
-        let plan = session.plan();
-        let of_phase =
-            |phase| (0..plan.networks.len()).filter(|&n| plan.networks[n].phase == phase).collect();
-        let timesteps: Vec<usize> = of_phase(Phase::Timesteps);
-        Ok(Roles {
-            prompt: of_phase(Phase::Prompt),
-            text_encoder: session.network("text_encoder")?,
-            unet: session.network("unet")?,
-            decoder: session.network("decoder")?,
-            rows: if timesteps.is_empty() { usize::MAX } else { timestep_rows(plan) },
-            timesteps,
-            passes: if plan.manifest.guidance_batch == 2 { 1 } else { 2 },
-        })
-    }
-
-    /// Everything that runs for a picture, in order.
-    fn sequence(&self, steps: usize) -> Vec<usize> {
-        let mut sequence = self.prompt.clone();
-        for step in 0..steps {
-            if step % self.rows == 0 {
-                sequence.extend(&self.timesteps);
-            }
-            sequence.extend(std::iter::repeat_n(self.unet, self.passes));
-        }
-        sequence.push(self.decoder);
-        sequence
-    }
-}
-
-fn timestep_rows(plan: &Plan) -> usize {
-    plan.manifest.timestep_rows.max(1) as usize
-}
-
-/// What the U-Net's output means.
-fn prediction(plan: &Plan) -> Prediction {
-    if plan.manifest.v_prediction { Prediction::V } else { Prediction::Epsilon }
-}
-
 /// One picture on its way.
 struct Generation<'a> {
     request: &'a Request<'a>,
     roles: Roles,
     sampler: Box<dyn Sampler>,
+    /// The first step that runs.
+    first: usize,
     prediction: Prediction,
     rng: NormalRng,
     tokens: Vec<i32>,
@@ -201,11 +167,23 @@ impl Session {
         let (sampler, rng) = self.prepare(request)?;
         let roles = Roles::of(self)?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
-        let sequence = roles.sequence(sampler.timesteps().len());
-        let prediction = prediction(self.plan());
-        let mut generation = Generation { request, roles, sampler, prediction, rng, tokens, times };
+        let first = match &request.init {
+            Some(init) => prepare::first_step(init, sampler.timesteps().len())?,
+            None => 0,
+        };
+        if request.init.is_some() && roles.encoder.is_none() {
+            let message = "the bundle has no encoder for a picture to begin with; \
+                           compile it with --with-encoder";
+            return Err(RuntimeError::Input(message.into()));
+        }
+        let sequence = roles.sequence(sampler.timesteps().len() - first, request.init.is_some());
+        let prediction = prepare::prediction(self.plan());
+        let mut generation =
+            Generation { request, roles, sampler, first, prediction, rng, tokens, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
-            generation.encode_prompt(session, stream, observe)?;
+            tell(observe, Progress::Prompt)?;
+            generation.encode_picture(session, stream)?;
+            generation.encode_prompt(session, stream)?;
             let encoded = Instant::now();
             generation.times.prompt_seconds = (encoded - started).as_secs_f64();
             generation.sample(session, stream, observe)?;
@@ -228,55 +206,6 @@ impl Session {
         };
         Ok(Picture { width: side, height: side, rgb, decoded, warnings, report })
     }
-
-    /// Tokens of both prompts, the negative one first, and warnings.
-    fn tokenize(&self, request: &Request<'_>) -> Result<(Vec<i32>, Vec<String>), RuntimeError> {
-        let Some(tokenizer) = &self.tokenizer else {
-            return Err(RuntimeError::Input("the bundle has no tokenizer".into()));
-        };
-        let (mut tokens, mut warnings) = (Vec::with_capacity(2 * CONTEXT_LENGTH), Vec::new());
-        let prompts = [("negative prompt", &request.negative_prompt), ("prompt", &request.prompt)];
-        for (name, prompt) in prompts {
-            let (row, truncated) = tokenizer.encode_padded(prompt);
-            tokens.extend(row);
-            if truncated {
-                let message = format!("the {name} is longer than {CONTEXT_LENGTH} tokens");
-                warnings.push(message + "; its end was cut off");
-            }
-        }
-        Ok((tokens, warnings))
-    }
-
-    /// The sampler, and the initial latents in `self.host.latent`.
-    fn prepare(
-        &mut self,
-        request: &Request<'_>,
-    ) -> Result<(Box<dyn Sampler>, NormalRng), RuntimeError> {
-        if !request.guidance.is_finite() {
-            return Err(RuntimeError::Input(format!("guidance is {}", request.guidance)));
-        }
-        let elems = latent_elems(self.plan());
-        let mut options = SamplerOptions::stable_diffusion(request.steps, elems);
-        options.eta = request.eta;
-        options.prediction = prediction(self.plan());
-        let sampler = sampler::by_name(&request.sampler, &options)?;
-        let mut rng = NormalRng::from_seed(request.seed);
-        match &request.initial_latent {
-            None => rng.fill(&mut self.host.latent),
-            Some(latent) if latent.len() == elems && latent.iter().all(|x| x.is_finite()) => {
-                self.host.latent.copy_from_slice(latent);
-            }
-            Some(latent) => {
-                let found = latent.len();
-                let message =
-                    format!("the initial latent needs {elems} finite values, has {found}");
-                return Err(RuntimeError::Input(message));
-            }
-        }
-        let sigma = sampler.init_noise_sigma();
-        self.host.latent.iter_mut().for_each(|value| *value *= sigma);
-        Ok((sampler, rng))
-    }
 }
 
 impl Generation<'_> {
@@ -295,13 +224,34 @@ impl Generation<'_> {
         })
     }
 
+    /// Mixes the latent of the picture to begin with into the noise in `session.host.latent`.
+    fn encode_picture(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+    ) -> Result<(), RuntimeError> {
+        let (Some(init), Some(encoder)) = (&self.request.init, self.roles.encoder) else {
+            return Ok(());
+        };
+        let image = session.init_values(init)?;
+        session.run(encoder, Feed { image: &image, ..Feed::default() }, stream)?;
+        session.read_output(encoder, 0)?;
+        let level = self.sampler.level(self.first)?;
+        let (of_picture, of_noise) = (level.picture as f32, level.noise as f32);
+        let channels = session.plan().manifest.latent_channels as usize;
+        let host = &mut session.host;
+        let pictures = tensor::to_channels_first(&host.values, channels);
+        for (latent, picture) in host.latent.iter_mut().zip(pictures) {
+            *latent = of_picture * picture + of_noise * *latent;
+        }
+        Ok(())
+    }
+
     fn encode_prompt(
         &self,
         session: &mut Session,
         stream: &mut Stream,
-        observe: &mut Observer,
     ) -> Result<(), RuntimeError> {
-        tell(observe, Progress::Prompt)?;
         self.dump("tokens", || Tensor::i32(&[2, CONTEXT_LENGTH], self.tokens.clone()))?;
         for &network in &self.roles.prompt {
             let feed = Feed { tokens: &self.tokens, ..Feed::default() };
@@ -324,9 +274,9 @@ impl Generation<'_> {
     ) -> Result<(), RuntimeError> {
         self.dump_latent(session, 0)?;
         let steps = self.sampler.timesteps().len();
-        for step in 0..steps {
+        for step in self.first..steps {
             let started = Instant::now();
-            if step % self.roles.rows == 0 {
+            if (step - self.first).is_multiple_of(self.roles.rows) {
                 let end = step.saturating_add(self.roles.rows).min(steps);
                 let feed =
                     Feed { timesteps: &self.sampler.timesteps()[step..end], ..Feed::default() };
@@ -338,9 +288,9 @@ impl Generation<'_> {
             self.advance(session, step)?;
             let seconds = started.elapsed().as_secs_f64();
             self.times.step_seconds.push(seconds);
-            self.dump_latent(session, step + 1)?;
+            let (done, steps) = (step + 1 - self.first, steps - self.first);
+            self.dump_latent(session, done)?;
             let (latent, picture) = (&*session.host.latent, &*session.host.input);
-            let done = step + 1;
             tell(observe, Progress::Step { done, steps, seconds, latent, picture })?;
         }
         Ok(())
@@ -377,7 +327,7 @@ impl Generation<'_> {
                 let feed = Feed {
                     latent: &input,
                     timesteps: &timestep,
-                    row: (step % self.roles.rows) as u64,
+                    row: ((step - self.first) % self.roles.rows) as u64,
                     branch: branch as u64,
                     ..Feed::default()
                 };

@@ -45,6 +45,31 @@ impl Model for ConfiguredModel {
     }
 }
 
+/// The same with the encoder, for pictures made from pictures.
+pub struct WithEncoder(pub ConfiguredModel);
+
+impl Model for WithEncoder {
+    fn text_encoder(&self, batch: usize) -> Result<Graph> {
+        self.0.text_encoder(batch)
+    }
+
+    fn unet(&self, batch: usize) -> Result<Graph> {
+        self.0.unet(batch)
+    }
+
+    fn decoder(&self) -> Result<Graph> {
+        self.0.decoder()
+    }
+
+    fn encoder(&self) -> Result<Option<Graph>> {
+        Ok(Some(kiln_graphs::vae_encoder(self.0.0)?))
+    }
+
+    fn manifest(&self) -> Manifest {
+        self.0.manifest()
+    }
+}
+
 /// The model of that name.
 pub fn find(name: &str) -> Result<ConfiguredModel> {
     let known = || config::models().iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
@@ -56,12 +81,7 @@ pub fn find(name: &str) -> Result<ConfiguredModel> {
 
 /// The weights of a model that were not named: its file in `models/` here or beside the program.
 pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
-    let beside_program = std::env::current_exe().ok().and_then(|exe| {
-        let folders: Vec<PathBuf> = exe.ancestors().skip(1).map(|a| a.join("models")).collect();
-        folders.into_iter().map(|f| f.join(config.weights_file)).find(|p| p.exists())
-    });
-    let here = PathBuf::from("models").join(config.weights_file);
-    match here.exists().then_some(here).or(beside_program) {
+    match in_models(config.weights_file) {
         Some(path) => Ok(path),
         None => bail!(
             "no weights for {}: models/{} is not there; pass --weights PATH \
@@ -70,4 +90,19 @@ pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
             config.weights_file
         ),
     }
+}
+
+/// The file with the encoder of a model whose checkpoint lacks it, where it is known.
+pub fn default_encoder(config: &ModelConfig) -> Option<PathBuf> {
+    config.encoder_file.and_then(in_models)
+}
+
+/// A file in `models/` here or beside the program.
+fn in_models(name: &str) -> Option<PathBuf> {
+    let beside_program = std::env::current_exe().ok().and_then(|exe| {
+        let folders: Vec<PathBuf> = exe.ancestors().skip(1).map(|a| a.join("models")).collect();
+        folders.into_iter().map(|f| f.join(name)).find(|p| p.exists())
+    });
+    let here = PathBuf::from("models").join(name);
+    here.exists().then_some(here).or(beside_program)
 }

@@ -17,8 +17,10 @@ pub struct Conv2d {
     pub kernel: usize,
     /// Distance between windows.
     pub stride: usize,
-    /// Zeros around the (upsampled) picture.
+    /// Zeros above and left of the (upsampled) picture.
     pub padding: usize,
+    /// Zeros below and right of it.
+    pub padding_end: usize,
     /// Reads the picture doubled in both directions.
     pub upsample: bool,
     /// Number of pictures read as one.
@@ -31,7 +33,14 @@ impl Conv2d {
     /// A plain convolution, "same" padding for odd windows.
     pub fn new(kernel: usize, stride: usize) -> Self {
         let epilogue = Epilogue::default();
-        Self { kernel, stride, padding: kernel / 2, upsample: false, sources: 1, epilogue }
+        let padding = kernel / 2;
+        let padding_end = padding;
+        Self { kernel, stride, padding, padding_end, upsample: false, sources: 1, epilogue }
+    }
+
+    /// Height or width with its zeros, from that of the (upsampled) picture.
+    fn padded(&self, extent: usize) -> usize {
+        extent + self.padding + self.padding_end
     }
 
     /// Height and width of the picture that the window slides over.
@@ -63,7 +72,7 @@ impl OpDef for Conv2d {
         expect_eq(Self::NAME, "window height of the weights", kh, self.kernel)?;
         expect_eq(Self::NAME, "window width of the weights", kw, self.kernel)?;
         let (eh, ew) = self.window_extent(h, w);
-        let (ph, pw) = (eh + 2 * self.padding, ew + 2 * self.padding);
+        let (ph, pw) = (self.padded(eh), self.padded(ew));
         if ph < self.kernel || pw < self.kernel || self.stride == 0 {
             return Err(shape_error(
                 Self::NAME,
@@ -86,8 +95,8 @@ impl OpDef for Conv2d {
         let (n, h, w) = (x[0].shape[0], x[0].shape[1], x[0].shape[2]);
         let (o, c, k) = (weights.shape[0], weights.shape[1], self.kernel);
         let (eh, ew) = self.window_extent(h, w);
-        let oh = (eh + 2 * self.padding - k) / self.stride + 1;
-        let ow = (ew + 2 * self.padding - k) / self.stride + 1;
+        let oh = (self.padded(eh) - k) / self.stride + 1;
+        let ow = (self.padded(ew) - k) / self.stride + 1;
         let f = eh / h;
         let filters = taps_outermost(&weights.data, c, k * k);
         let acc = contract(n * oh * ow, o, &filters, |r, window| {
@@ -113,6 +122,9 @@ impl OpDef for Conv2d {
     fn attributes(&self) -> String {
         let mut s =
             format!("kernel={} stride={} padding={}", self.kernel, self.stride, self.padding);
+        if self.padding_end != self.padding {
+            s += &format!(" padding_end={}", self.padding_end);
+        }
         if self.upsample {
             s += " upsample";
         }
@@ -152,6 +164,15 @@ mod tests {
         let w = Tensor::new(&[1, 1, 3, 3], vec![0., 0., 0., 0., 1., 10., 0., 100., 0.]);
         let expected = [421., 603., 87., 9.];
         assert_eval(&Conv2d::new(3, 2), &[&picture(), &w], &[1, 2, 2, 1], &expected);
+    }
+
+    #[test]
+    fn zeros_at_the_end_only() {
+        let w = Tensor::new(&[1, 1, 3, 3], vec![1., 0., 0., 0., 0., 0., 0., 0., 10.]);
+        let op = Conv2d { padding: 0, padding_end: 1, ..Conv2d::new(3, 2) };
+        let picture = Tensor::new(&[1, 4, 4, 1], (1..17).map(|v| v as f32).collect());
+        assert_eval(&op, &[&picture, &w], &[1, 2, 2, 1], &[111., 3., 9., 11.]);
+        assert_eq!(op.attributes(), "kernel=3 stride=2 padding=0 padding_end=1");
     }
 
     #[test]

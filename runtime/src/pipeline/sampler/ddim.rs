@@ -12,6 +12,7 @@ use super::{
 /// DDIM's line in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "ddim",
+    title: "DDIM",
     about: "deterministic at eta 0; what Stable Diffusion 2 was published with",
     build: |options| Ok(Box::new(Ddim::new(&DdimConfig::from(options))?)),
 };

@@ -10,6 +10,7 @@ use super::{Level, Prediction, Sampler, SamplerEntry, SamplerError, check_length
 /// DPM-Solver++'s line in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "dpm++2m",
+    title: "DPM++ 2M",
     about: "deterministic, second order: good pictures in 15 to 25 steps",
     build: |options| Ok(Box::new(DpmSolver::new(&SigmaConfig::from(options))?)),
 };

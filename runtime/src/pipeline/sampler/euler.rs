@@ -10,6 +10,7 @@ use super::{Level, Prediction, Sampler, SamplerEntry, SamplerError, check_length
 /// Euler's line in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "euler",
+    title: "Euler",
     about: "deterministic, one straight step for each noise level",
     build: |options| Ok(Box::new(Euler::new(&SigmaConfig::from(options))?)),
 };

@@ -10,6 +10,7 @@ use super::sigma::SigmaConfig;
 /// The line in the registry of Euler's method with ancestral sampling.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "euler-a",
+    title: "Euler a",
     about: "adds fresh noise at each step; more steps give another picture",
     build: |options| Ok(Box::new(Euler::ancestral(&SigmaConfig::from(options))?)),
 };

@@ -190,6 +190,8 @@ pub trait Sampler {
 pub struct SamplerEntry {
     /// The name, in small letters.
     pub name: &'static str,
+    /// What AUTOMATIC1111's web UI calls it, which viewers of its pictures know.
+    pub title: &'static str,
     /// One line about it, for help texts.
     pub about: &'static str,
     /// Makes one.

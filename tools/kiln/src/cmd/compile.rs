@@ -1,13 +1,16 @@
 //! `kiln compile`: a checkpoint becomes a bundle.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::plan::explain::mib;
 use kiln_compiler::plan::lower::Storage;
 use kiln_compiler::plan::{PlanRequest, Planned};
-use kiln_compiler::{emit, plan_model, weights};
+use kiln_compiler::weights::joined::Joined;
+use kiln_compiler::weights::{self, TensorSource};
+use kiln_compiler::{Model, emit, plan_model};
+use kiln_graphs::ModelConfig;
 use kiln_ir::DType;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{model, size};
 
@@ -15,6 +18,7 @@ use crate::{model, size};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln compile --model emoji-256 -o emoji.kiln
+  kiln compile --model emoji-256 --with-encoder -o emoji.kiln
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
       --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln")]
 pub struct Args {
@@ -25,6 +29,13 @@ pub struct Args {
     /// [default: the model's file in models/]
     #[arg(long)]
     pub weights: Option<PathBuf>,
+    /// Adds the autoencoder's encoder to the bundle, for kiln run --init-image
+    #[arg(long)]
+    pub with_encoder: bool,
+    /// Checkpoint that has the encoder, if --weights has not: any of its forms
+    /// [default: the model's file in models/]
+    #[arg(long, value_name = "PATH", requires = "with_encoder")]
+    pub encoder_weights: Option<PathBuf>,
     /// Storage of the weights; arithmetic is in FP32
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
@@ -73,12 +84,16 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => path.clone(),
         None => model::default_weights(model.0)?,
     };
-    let source = weights::open(&path)?;
+    let source = open_weights(&args, model.0, &path)?;
     let (name, profile) =
         kiln_compiler::load_profile(&super::devices::profile_name(&args.device)?)?;
     let storage = args.precision.storage();
     let request = PlanRequest { profile: &profile, storage, budget_bytes: args.budget };
-    let planned = plan_model(&model, &name, args.precision.name(), &request)?;
+    let model: Box<dyn Model> = match args.with_encoder {
+        true => Box::new(model::WithEncoder(model)),
+        false => Box::new(model),
+    };
+    let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
     let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
     let (_, file_bytes) =
         emit::emit(&planned, source.as_ref(), storage, model::MERGES, &args.output, &mut |bytes| {
@@ -88,6 +103,24 @@ pub fn run(args: Args) -> Result<()> {
     bar.finish_and_clear();
     summarize(&planned, &args.output.display().to_string(), file_bytes);
     Ok(())
+}
+
+/// The checkpoint, and where it lacks an encoder that is asked for, the file that has one.
+fn open_weights(args: &Args, config: &ModelConfig, path: &Path) -> Result<Box<dyn TensorSource>> {
+    /// A tensor of every encoder.
+    const ENCODER: &str = "first_stage_model.quant_conv.weight";
+    let source = weights::open(path)?;
+    if !args.with_encoder || source.info(ENCODER).is_some() {
+        return Ok(source);
+    }
+    match args.encoder_weights.clone().or_else(|| model::default_encoder(config)) {
+        Some(path) => Ok(Box::new(Joined::new(source, weights::open(&path)?))),
+        None => bail!(
+            "{} has no encoder (first_stage_model.encoder.*, first_stage_model.quant_conv.*); \
+             pass --encoder-weights PATH",
+            path.display()
+        ),
+    }
 }
 
 fn summarize(planned: &Planned, path: &str, file_bytes: u64) {

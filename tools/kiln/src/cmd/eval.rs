@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// Bundle
     pub bundle: PathBuf,
-    /// text_encoder (tokens), unet (latent, timestep, context) or decoder (latent)
+    /// text_encoder (tokens), unet (latent, timestep, context), decoder (latent) or encoder (image)
     #[arg(long)]
     pub network: String,
     /// An input of the network; the batch axis may be left out

@@ -1,0 +1,89 @@
+//! What a picture needs before the first network runs: tokens, a sampler, noise.
+
+use kiln_bundle::plan::Plan;
+
+use super::generate::{Init, Request};
+use super::{Session, latent_elems};
+use crate::error::RuntimeError;
+use crate::pipeline::resize;
+use crate::pipeline::rng::NormalRng;
+use crate::pipeline::sampler::{self, Prediction, Sampler, SamplerOptions};
+use crate::pipeline::tokenizer::CONTEXT_LENGTH;
+
+/// What the U-Net's output means.
+pub(super) fn prediction(plan: &Plan) -> Prediction {
+    if plan.manifest.v_prediction { Prediction::V } else { Prediction::Epsilon }
+}
+
+/// The first step of a run from a picture: so many of the last steps run as the strength says.
+///
+/// Errors: `Input` if the strength is not over 0 and up to 1.
+pub(super) fn first_step(init: &Init, steps: usize) -> Result<usize, RuntimeError> {
+    if !(init.strength > 0.0 && init.strength <= 1.0) {
+        let message = format!("strength is {}, it must be over 0 and at most 1", init.strength);
+        return Err(RuntimeError::Input(message));
+    }
+    Ok(steps - ((steps as f64 * init.strength) as usize).clamp(1, steps))
+}
+
+impl Session {
+    /// The picture to begin with at the model's size, as the encoder reads it.
+    pub(super) fn init_values(&self, init: &Init) -> Result<Vec<f32>, RuntimeError> {
+        let px = self.plan().manifest.image_px;
+        let image = resize::cover(&init.image, px, px)?;
+        Ok(image.pixels().iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect())
+    }
+
+    /// Tokens of both prompts, the negative one first, and warnings.
+    pub(super) fn tokenize(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<(Vec<i32>, Vec<String>), RuntimeError> {
+        let Some(tokenizer) = &self.tokenizer else {
+            return Err(RuntimeError::Input("the bundle has no tokenizer".into()));
+        };
+        let (mut tokens, mut warnings) = (Vec::with_capacity(2 * CONTEXT_LENGTH), Vec::new());
+        let prompts = [("negative prompt", &request.negative_prompt), ("prompt", &request.prompt)];
+        for (name, prompt) in prompts {
+            let (row, truncated) = tokenizer.encode_padded(prompt);
+            tokens.extend(row);
+            if truncated {
+                let message = format!("the {name} is longer than {CONTEXT_LENGTH} tokens");
+                warnings.push(message + "; its end was cut off");
+            }
+        }
+        Ok((tokens, warnings))
+    }
+
+    /// The sampler, and the initial latents in `self.host.latent`: ready for the first step, or the
+    /// bare noise if they are to be mixed with a picture's.
+    pub(super) fn prepare(
+        &mut self,
+        request: &Request<'_>,
+    ) -> Result<(Box<dyn Sampler>, NormalRng), RuntimeError> {
+        if !request.guidance.is_finite() {
+            return Err(RuntimeError::Input(format!("guidance is {}", request.guidance)));
+        }
+        let elems = latent_elems(self.plan());
+        let mut options = SamplerOptions::stable_diffusion(request.steps, elems);
+        options.eta = request.eta;
+        options.prediction = prediction(self.plan());
+        let sampler = sampler::by_name(&request.sampler, &options)?;
+        let mut rng = NormalRng::from_seed(request.seed);
+        match &request.initial_latent {
+            None => rng.fill(&mut self.host.latent),
+            Some(latent) if latent.len() == elems && latent.iter().all(|x| x.is_finite()) => {
+                self.host.latent.copy_from_slice(latent);
+            }
+            Some(latent) => {
+                let found = latent.len();
+                let message =
+                    format!("the initial latent needs {elems} finite values, has {found}");
+                return Err(RuntimeError::Input(message));
+            }
+        }
+        let sigma = if request.init.is_some() { 1.0 } else { sampler.init_noise_sigma() };
+        self.host.latent.iter_mut().for_each(|value| *value *= sigma);
+        Ok((sampler, rng))
+    }
+}
