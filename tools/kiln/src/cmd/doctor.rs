@@ -124,7 +124,7 @@ fn print(report: &Report) {
 fn print_found(survey: &Survey, files: &[IcdFile]) {
     match (&survey.library, survey.loaded) {
         (Some(path), _) => println!("OpenCL library: {path}"),
-        (None, true) => println!("OpenCL library: loaded"),
+        (None, true) => println!("OpenCL library: there, its file is not known"),
         (None, false) => println!("OpenCL library: none"),
     }
     if files.is_empty() {
@@ -146,16 +146,17 @@ fn print_device(report: &DeviceReport) {
     println!("\ndevice {}: {}: {verdict}", device.index, device.name);
     println!("  {}, driver {}, profile {}", device.platform, device.driver, device.profile);
     let (passed, tested) = report.passed();
-    print!("  {passed} of {tested} kernel families pass, f32 and f16, in {:.1} s", report.seconds);
-    match report.worst().filter(|_| report.fit) {
-        Some(worst) => println!(
-            "; worst error {:.1e} ({}, {}), {:.0} % of what is allowed",
-            worst.worst_error,
-            worst.family,
-            worst.storage,
-            100.0 * worst.of_allowed
-        ),
-        None => println!(),
+    if tested > 0 {
+        let seconds = report.seconds;
+        println!("  {passed} of {tested} kernel families pass, f32 and f16, in {seconds:.1} s");
+    }
+    for storage in ["f32", "f16"] {
+        let Some(worst) = report.worst(storage).filter(|_| report.fit) else { continue };
+        let (family, error) = (&worst.family, worst.worst_error);
+        let part = 100.0 * worst.of_allowed;
+        println!(
+            "  {storage}: worst is {family}, off by {error:.1e}, {part:.0} % of what is allowed"
+        );
     }
     for test in &report.tests {
         let Some(fault) = &test.fault else { continue };

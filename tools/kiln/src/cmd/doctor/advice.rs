@@ -68,7 +68,7 @@ impl Host {
         let mut steps = vec![
             "any CPU: apt install pocl-opencl-icd".to_string(),
             "Intel GPU: apt install intel-opencl-icd".into(),
-            "NVIDIA GPU: apt install nvidia-opencl-icd".into(),
+            "NVIDIA GPU: apt install nvidia-opencl-icd (of Debian non-free)".into(),
             "AMD or other GPU: apt install mesa-opencl-icd, and set RUSTICL_ENABLE=radeonsi \
              (or the name of the GPU's Mesa driver)"
                 .into(),

@@ -69,7 +69,7 @@ pub fn run(
     };
     let said = stderr.join().ok().filter(|said| !said.is_empty());
     let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-    Ok(Some(format!("{how} during {doing}{said}")))
+    Ok(Some(format!("{how} while {doing}{said}")))
 }
 
 /// Our lines, as they come.

@@ -145,8 +145,9 @@ impl DeviceReport {
         (families.iter().filter(|(_, ok)| *ok).count(), families.len())
     }
 
-    /// The test closest to its limit.
-    pub fn worst(&self) -> Option<&Outcome> {
-        self.tests.iter().max_by(|a, b| a.of_allowed.total_cmp(&b.of_allowed))
+    /// The test with that storage type that is closest to its limit.
+    pub fn worst(&self, storage: &str) -> Option<&Outcome> {
+        let tests = self.tests.iter().filter(|test| test.storage == storage);
+        tests.max_by(|a, b| a.of_allowed.total_cmp(&b.of_allowed))
     }
 }

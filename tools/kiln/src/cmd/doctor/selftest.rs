@@ -29,7 +29,7 @@ pub fn run(index: usize, tell: &mut dyn FnMut(Line) -> Result<()>) -> Result<()>
     let probe = Probe::open(&device)?;
     for case in cases() {
         for storage in [DType::F32, DType::F16] {
-            tell(Line::Begin(format!("{} with {storage} storage", case.op.name())))?;
+            tell(Line::Begin(format!("testing {} with {storage} storage", case.op.name())))?;
             let start = Instant::now();
             let mut outcome = Outcome {
                 family: case.op.name().to_string(),

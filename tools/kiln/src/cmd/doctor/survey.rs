@@ -65,7 +65,7 @@ fn platform(facts: PlatformFacts) -> Platform {
 fn about(facts: &DeviceFacts) -> Device {
     Device {
         index: facts.index,
-        name: facts.name.clone(),
+        name: if facts.name.is_empty() { "(no name)".into() } else { facts.name.clone() },
         platform: facts.platform.clone(),
         driver: facts.driver.clone(),
         version: facts.version.clone(),
