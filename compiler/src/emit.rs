@@ -5,6 +5,7 @@ use kiln_bundle::format::{BundleWriter, sealed_row};
 use kiln_bundle::plan::{Plan, Step};
 use kiln_ir::{DType, NodeKind, Tensor, TensorType, WeightExpr, reference};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use crate::plan::Planned;
@@ -132,16 +133,14 @@ impl Emitter<'_> {
         bytes: &mut [u8],
     ) -> Result<()> {
         for piece in draft.pieces.iter().filter(|p| p.op == op) {
-            if !packed.contains_key(&piece.input) {
-                packed.insert(piece.input, self.pack(network, op, piece.input)?);
-            }
+            let packed = match packed.entry(piece.input) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(self.pack(network, op, piece.input)?),
+            };
             let from = piece.offset_bytes as usize;
             let (at, len) = (piece.at_bytes as usize, piece.len_bytes as usize);
-            let source = packed[&piece.input].get(from..from + len).with_context(|| {
-                format!(
-                    "a kernel reads {from}+{len} of {} packed bytes",
-                    packed[&piece.input].len()
-                )
+            let source = packed.get(from..from + len).with_context(|| {
+                format!("a kernel reads {from}+{len} of {} packed bytes", packed.len())
             })?;
             bytes[at..at + len].copy_from_slice(source);
         }

@@ -13,7 +13,7 @@ use opencl3::device::{
 use opencl3::error_codes::{
     CL_DEVICE_NOT_FOUND, CL_PLATFORM_NOT_FOUND_KHR, ClError, DLOPEN_RUNTIME_LOAD_FAILED,
 };
-use opencl3::platform::get_platforms;
+use opencl3::platform::{Platform, get_platforms};
 use serde::Serialize;
 
 use crate::error::{At, RuntimeError};
@@ -39,6 +39,8 @@ pub struct DeviceFacts {
     pub index: usize,
     /// Name of the platform, which is the driver.
     pub platform: String,
+    /// Version of the platform.
+    pub platform_version: String,
     /// Name of the device.
     pub name: String,
     /// Who makes it.
@@ -76,7 +78,7 @@ pub struct DeviceFacts {
 }
 
 impl DeviceFacts {
-    fn query(index: usize, platform: &str, device: Device) -> DeviceFacts {
+    fn query(index: usize, platform: &Platform, device: Device) -> DeviceFacts {
         let text = |answer: Result<String, ClError>| answer.unwrap_or_default().trim().to_owned();
         let device_type = match device.dev_type().unwrap_or_default() {
             kind if kind & CL_DEVICE_TYPE_GPU != 0 => DeviceType::Gpu,
@@ -86,7 +88,8 @@ impl DeviceFacts {
         };
         DeviceFacts {
             index,
-            platform: platform.to_owned(),
+            platform: text(platform.name()),
+            platform_version: text(platform.version()),
             name: text(device.name()),
             vendor: text(device.vendor()),
             driver: text(device.driver_version()),
@@ -182,7 +185,7 @@ pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
         let devices = ids.map(|ids| {
             let next = index..;
             index += ids.len();
-            next.zip(ids).map(|(i, id)| DeviceFacts::query(i, &name, Device::new(id))).collect()
+            next.zip(ids).map(|(i, id)| DeviceFacts::query(i, &platform, Device::new(id))).collect()
         });
         let vendor = platform.vendor().unwrap_or_default();
         let version = platform.version().unwrap_or_default();

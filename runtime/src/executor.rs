@@ -15,11 +15,11 @@ use opencl3::context::Context;
 use opencl3::event::{CL_COMPLETE, Event};
 use opencl3::kernel::Kernel;
 
-use crate::binding::{Bindings, Parent, Region};
+use crate::binding::Bindings;
 use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::memory::{Allocations, DeviceMemory};
-use crate::program::{build_kernels, set_args};
+use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
 use crate::weights::{Run, Stream, Weights};
 
 /// How long one launch took on the device.
@@ -51,6 +51,7 @@ pub struct Executor {
     last: Option<Arc<Event>>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Arc<Event>)>>,
+    programs: ProgramOrigin,
 }
 
 impl Executor {
@@ -65,6 +66,17 @@ impl Executor {
         profiling: bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
+        Executor::load_with(bundle, device, profiling, &ProgramOptions::default(), progress)
+    }
+
+    /// As [`load`](Self::load), with programs from where `programs` says.
+    pub fn load_with(
+        bundle: Arc<BundleFile>,
+        device: &DeviceFacts,
+        profiling: bool,
+        programs: &ProgramOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Executor, RuntimeError> {
         let plan = bundle.plan();
         device.meets(plan)?;
         let bindings = Bindings::resolve(plan)?;
@@ -73,7 +85,8 @@ impl Executor {
             Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
         let compute = create_queue(&context, profiling)?;
         let reading = create_queue(&context, false)?;
-        let kernels = build_kernels(&context, plan, progress)?;
+        let (kernels, programs) =
+            build_kernels(&context, device, (bundle.path(), plan), programs, progress)?;
         let memory = Arc::new(DeviceMemory::allocate(
             &context,
             &reading,
@@ -100,12 +113,18 @@ impl Executor {
             lockstep,
             last,
             launches,
+            programs,
         })
     }
 
     /// The plan.
     pub fn plan(&self) -> &Plan {
         self.bundle.plan()
+    }
+
+    /// Where the programs came from.
+    pub fn programs(&self) -> ProgramOrigin {
+        self.programs
     }
 
     /// What is allocated on the device.

@@ -4,6 +4,7 @@ use kiln_bundle::plan::{Block, Plan, Residency};
 use serde::Serialize;
 
 use crate::memory::Allocations;
+use crate::program::ProgramOrigin;
 use crate::weights::StreamStats;
 
 /// The plan's memory, part by part.
@@ -66,6 +67,8 @@ pub struct Times {
 pub struct Report {
     /// Name of the device.
     pub device: String,
+    /// Where the compiled kernels came from.
+    pub programs: ProgramOrigin,
     /// Name of the model.
     pub model: String,
     /// Promised memory.

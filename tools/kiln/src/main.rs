@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 /// Makes pictures with Stable Diffusion v2.1 on any OpenCL device, inside a memory budget.
 ///
-/// `compile` turns a checkpoint into one file, a bundle, for one device and one memory budget. `run` makes
-/// pictures with it. `inspect` shows where its memory goes.
+/// `compile` turns a checkpoint into one file, a bundle, for one device and one memory budget.
+/// `run` makes pictures with it. `inspect` shows where its memory goes.
 #[derive(Parser)]
 #[command(name = "kiln", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -38,8 +38,10 @@ enum Command {
     Compile(cmd::compile::Args),
     Run(cmd::run::Args),
     Inspect(cmd::inspect::Args),
+    Show(cmd::show::Args),
     Doctor(cmd::doctor::Args),
     Devices(cmd::devices::Args),
+    Prepare(cmd::prepare::Args),
     Eval(cmd::eval::Args),
     Tokenize(cmd::tokenize::Args),
     Graph(cmd::graph::Args),
@@ -52,8 +54,10 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Compile(args) => cmd::compile::run(args),
         Command::Run(args) => cmd::run::run(args),
+        Command::Prepare(args) => cmd::prepare::run(args),
         Command::Eval(args) => cmd::eval::run(args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
+        Command::Show(args) => cmd::show::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Doctor(args) => cmd::doctor::run(args),
         Command::Devices(args) => cmd::devices::run(args),

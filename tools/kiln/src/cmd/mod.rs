@@ -9,7 +9,9 @@ pub mod eval;
 pub mod graph;
 pub mod inspect;
 pub mod man;
+pub mod prepare;
 pub mod run;
+pub mod show;
 pub mod tokenize;
 
 use anyhow::{Context, Result};
