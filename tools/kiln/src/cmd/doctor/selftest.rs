@@ -180,3 +180,25 @@ fn random(seed: u64, count: usize, spread: f32) -> Vec<f32> {
     };
     (0..count).map(|_| next()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome_of(found: &[f32]) -> (Result<()>, Outcome) {
+        let case = cases().into_iter().find(|case| case.op.name() == "softmax").unwrap();
+        let empty = r#"{"family":"","variant":"","storage":"","worst_error":0,"of_allowed":0,
+            "seconds":0}"#;
+        let mut outcome = serde_json::from_str(empty).unwrap();
+        (compare(found, &[0.25, 0.5], &case, DType::F32, &mut outcome), outcome)
+    }
+
+    #[test]
+    fn wrong_and_unwritten_elements_fail() {
+        assert!(outcome_of(&[0.25, 0.5]).0.is_ok());
+        let (wrong, outcome) = outcome_of(&[0.25, 0.51]);
+        assert!(wrong.unwrap_err().to_string().contains("1 of 2"));
+        assert!(outcome.of_allowed > 1.0 && (outcome.worst_error - 0.01).abs() < 1e-6);
+        assert!(outcome_of(&[f32::NAN, 0.5]).0.is_err());
+    }
+}
