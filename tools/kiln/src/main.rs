@@ -8,13 +8,26 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Compiles Stable Diffusion v2.1 into one bundle that runs on OpenCL inside a memory budget.
+/// Makes pictures with Stable Diffusion v2.1 on any OpenCL device, inside a memory budget.
+///
+/// `compile` turns a checkpoint into one file, a bundle, for one device and one memory budget.
+/// `run` makes pictures with it. `inspect` shows where its memory goes.
 #[derive(Parser)]
 #[command(name = "kiln", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
-  kiln compile --model emoji-256 -o emoji.kiln
-  kiln run emoji.kiln --prompt 'a red heart' -o out.png
-  kiln inspect emoji.kiln")]
+  Is this machine fit? Says what to install if not.
+    kiln doctor
+  A first picture, with the small model that comes with kiln:
+    kiln compile --model emoji-256 -o emoji.kiln
+    kiln run emoji.kiln --prompt 'a red heart' -o heart.png
+  Stable Diffusion 2.1-base from its checkpoint, in 1 GiB of memory:
+    kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
+        --budget 1GiB -o sd21.kiln
+    kiln run sd21.kiln --prompt 'a lighthouse at dusk' -o lighthouse.png
+  Where the memory goes:
+    kiln inspect sd21.kiln
+
+Options of a command: kiln COMMAND --help")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,6 +39,7 @@ enum Command {
     Run(cmd::run::Args),
     Inspect(cmd::inspect::Args),
     Show(cmd::show::Args),
+    Doctor(cmd::doctor::Args),
     Devices(cmd::devices::Args),
     Prepare(cmd::prepare::Args),
     Eval(cmd::eval::Args),
@@ -45,6 +59,7 @@ fn run(command: Command) -> Result<()> {
         Command::Tokenize(args) => cmd::tokenize::run(args),
         Command::Show(args) => cmd::show::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
+        Command::Doctor(args) => cmd::doctor::run(args),
         Command::Devices(args) => cmd::devices::run(args),
         Command::Graph(args) => cmd::graph::run(args),
         Command::Arena(args) => cmd::arena::run(args),

@@ -22,7 +22,7 @@ fn subcommands() -> Vec<String> {
     let is_entry = |line: &&str| line.starts_with("  ") && !line.starts_with("   ");
     let names = list.lines().filter(is_entry).filter_map(|l| l.split_whitespace().next());
     let names: Vec<String> = names.filter(|n| *n != "help").map(str::to_string).collect();
-    assert!(names.len() >= 10, "{names:?}");
+    assert!(names.len() >= 11, "{names:?}");
     names
 }
 
@@ -31,7 +31,7 @@ fn the_first_commands_are_those_of_the_first_hour() {
     assert_eq!(subcommands()[..3], ["compile", "run", "inspect"]);
     let help = kiln_ok(&["--help"]);
     let examples = help.split("Examples:").nth(1).expect("examples");
-    for command in ["kiln compile --model", "kiln run", "kiln inspect"] {
+    for command in ["kiln doctor", "kiln compile --model", "kiln run", "kiln inspect"] {
         assert!(examples.contains(command), "{command} is not in {examples}");
     }
 }

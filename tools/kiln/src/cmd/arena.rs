@@ -12,9 +12,9 @@ use crate::size;
 #[command(after_help = "Example:
   kiln arena compiler/tests/data/minimalloc/A.1048576.csv --capacity 1048576")]
 pub struct Args {
-    /// `id,lower,upper,size[,alignment]`, a buffer a line
+    /// CSV file, one buffer a line: id,lower,upper,size[,alignment]
     pub file: PathBuf,
-    /// Bytes it must fit in [default: as few as the search finds]
+    /// Size of the arena, such as 1MiB [default: as small as the search finds]
     #[arg(long, value_parser = size::parse)]
     pub capacity: Option<u64>,
     /// Stop searching after so many seconds; the answer then depends on the machine

@@ -22,7 +22,7 @@ use crate::{model, size};
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
       --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln")]
 pub struct Args {
-    /// Architecture: emoji-256, sd21-base (512x512) or sd21 (768x768)
+    /// Model: emoji-256 (256x256), sd21-base (512x512) or sd21 (768x768)
     #[arg(long)]
     pub model: String,
     /// Checkpoint: .safetensors, .safetensors.zst, a diffusers folder, or a folder of .npy files
@@ -36,17 +36,17 @@ pub struct Args {
     /// [default: the model's file in models/]
     #[arg(long, value_name = "PATH", requires = "with_encoder")]
     pub encoder_weights: Option<PathBuf>,
-    /// Storage of the weights; arithmetic is in FP32
+    /// How weights are stored; arithmetic is in FP32 either way
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
-    /// Most memory of the whole process: 1GiB, 700MiB, 1.5GB, or bytes
+    /// The most memory that the whole process may use when it runs: 1GiB, 700MiB, 1.5GB, or bytes
     #[arg(long, default_value = "1GiB", value_parser = size::parse)]
     pub budget: u64,
-    /// Device profile (cpu-avx512, cpu-avx2, cpu-128, gpu, mali-g78, or a .toml file), or auto
-    /// for the device found here
+    /// What to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, mali-g78), a .toml
+    /// file of your own, or auto for the OpenCL device of this machine
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Bundle to write
+    /// Bundle to write, such as sd21.kiln
     #[arg(short, long)]
     pub output: PathBuf,
 }

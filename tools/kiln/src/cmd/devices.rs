@@ -6,13 +6,13 @@ use kiln_compiler::plan::explain::mib;
 use kiln_runtime::device::{self, DeviceFacts, DeviceType};
 use serde_json::json;
 
-/// List the OpenCL devices and what the planner would use for each.
+/// List the OpenCL devices and the profile that compile would use for each.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln devices
   kiln devices --json")]
 pub struct Args {
-    /// For machines
+    /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
 }

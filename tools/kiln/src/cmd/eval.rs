@@ -18,15 +18,16 @@ use std::path::{Path, PathBuf};
       --input context=text.npy --output eps.npy
   kiln eval m.kiln --network decoder --input latent=x.npy --output image.npy")]
 pub struct Args {
-    /// Bundle
+    /// Compiled model
     pub bundle: PathBuf,
-    /// text_encoder (tokens), unet (latent, timestep, context), decoder (latent) or encoder (image)
+    /// Network and its inputs: text_encoder (tokens), unet (latent, timestep, context), decoder
+    /// (latent) or encoder (image)
     #[arg(long)]
     pub network: String,
-    /// An input of the network; the batch axis may be left out
+    /// An input of the network, once for each; the batch axis may be left out
     #[arg(long = "input", value_name = "NAME=FILE.npy", required = true)]
     pub inputs: Vec<String>,
-    /// Where the network's output goes
+    /// Where to write the network's output
     #[arg(long, value_name = "FILE.npy")]
     pub output: PathBuf,
     /// OpenCL device: auto, an index, or part of a name

@@ -13,16 +13,16 @@ use crate::model;
   kiln graph --model sd21-base --network unet
   kiln graph --model emoji-256 --network decoder --plain --dot | dot -Tsvg > decoder.svg")]
 pub struct Args {
-    /// Architecture
+    /// Model: emoji-256, sd21-base or sd21
     #[arg(long)]
     pub model: String,
-    /// text_encoder, unet or decoder
+    /// Network: text_encoder, unet or decoder
     #[arg(long)]
     pub network: String,
-    /// As the architecture was built, before any pass
+    /// As it was built, before the compiler changes it
     #[arg(long)]
     pub plain: bool,
-    /// Graphviz instead of text
+    /// Print DOT, for Graphviz
     #[arg(long)]
     pub dot: bool,
 }

@@ -4,6 +4,7 @@ pub mod arena;
 pub mod compile;
 pub mod completions;
 pub mod devices;
+pub mod doctor;
 pub mod eval;
 pub mod graph;
 pub mod inspect;
@@ -36,6 +37,9 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if matches!(error.downcast_ref::<BundleError>(), Some(BundleError::Unsound { .. })) {
         return ExitCode::from(1);
     }
+    if error.downcast_ref::<Unfit>().is_some() {
+        return ExitCode::from(3);
+    }
     match error.downcast_ref::<RuntimeError>() {
         Some(error) => ExitCode::from(error.exit_code()),
         None => ExitCode::from(2),
@@ -53,6 +57,18 @@ impl std::fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
+
+/// No device can do it: exit code 3.
+#[derive(Debug)]
+pub struct Unfit(pub String);
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
 
 /// A progress bar in bytes on a terminal, nothing otherwise.
 pub fn byte_bar(total_bytes: u64, what: &str) -> Result<ProgressBar> {

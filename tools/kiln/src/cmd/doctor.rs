@@ -1,0 +1,171 @@
+//! `kiln doctor`: finds OpenCL, says what is wrong, and tests every device.
+//!
+//! Drivers are touched only by processes of their own (`--worker`): one asks for platforms and
+//! devices, then one tests each device. What they say is put together here.
+
+mod advice;
+mod cases;
+mod child;
+mod report;
+mod selftest;
+mod survey;
+
+use anyhow::{Result, bail};
+use indicatif::ProgressBar;
+use std::time::{Duration, Instant};
+
+use advice::Host;
+use report::{Device, DeviceReport, IcdFile, Line, Report, Survey};
+
+/// Check that this machine can run pictures: find OpenCL, and test every device.
+#[derive(clap::Args)]
+#[command(
+    long_about = "Check that this machine can run pictures: find OpenCL, and test every device.
+
+Says which OpenCL library and drivers there are, what to install if some are missing, and \
+compiles and runs a small test of each kind of kernel on each device. The exit code is 0 if a \
+device is fit, 3 if none is.",
+    after_help = "Examples:
+  kiln doctor
+  kiln doctor --device 1
+  kiln doctor --json > doctor.json"
+)]
+pub struct Args {
+    /// Test only this device, by its number in `kiln devices`
+    #[arg(long, value_name = "INDEX")]
+    pub device: Option<usize>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Do the work in this process and print it line by line
+    #[arg(long, hide = true)]
+    pub worker: bool,
+}
+
+/// Examines, prints, and fails if no device is fit.
+pub fn run(args: Args) -> Result<()> {
+    if args.worker {
+        return work(args.device);
+    }
+    let report = examine(args.device)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    match report.fit {
+        true => Ok(()),
+        false => bail!(super::Unfit("no OpenCL device here is fit to run pictures".into())),
+    }
+}
+
+/// What a process of its own does.
+fn work(device: Option<usize>) -> Result<()> {
+    match device {
+        Some(index) => selftest::run(index, &mut |line| child::tell(&line)),
+        None => {
+            child::tell(&Line::Begin("asking for platforms".into()))?;
+            child::tell(&Line::Survey(survey::here()))?;
+            child::tell(&Line::End)
+        }
+    }
+}
+
+fn examine(only: Option<usize>) -> Result<Report> {
+    let survey = survey::elsewhere(&[])?;
+    let mut icd_files = survey::icd_files();
+    if survey.loaded && (survey.error.is_some() || survey.platforms.len() < icd_files.len()) {
+        survey::ask_each(&mut icd_files)?;
+    }
+    let mut problems = advice::of_survey(&survey, &icd_files, &Host::here(&survey::vendors()));
+    let all = survey.platforms.iter().flat_map(|platform| &platform.devices);
+    let wanted: Vec<&Device> = all.filter(|d| only.is_none_or(|i| d.index == i)).collect();
+    if let (Some(index), true) = (only, wanted.is_empty()) {
+        let what = format!("there is no device {index}");
+        problems.push(report::Problem { what, advice: vec!["see kiln devices".into()] });
+    }
+    let devices = wanted.into_iter().map(test).collect::<Result<Vec<_>>>()?;
+    problems.extend(devices.iter().filter_map(advice::of_device));
+    let fit = devices.iter().any(|device| device.fit);
+    Ok(Report { fit, problems, survey, icd_files, devices })
+}
+
+/// Tests a device in a process of its own.
+fn test(device: &Device) -> Result<DeviceReport> {
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let start = Instant::now();
+    let mut tests = vec![];
+    let index = device.index.to_string();
+    let crash = child::run(&["--device", &index], &[], &mut |line| match line {
+        Line::Begin(what) => bar.set_message(format!("{}: {what}", device.name)),
+        Line::Outcome(outcome) => tests.push(outcome),
+        Line::Survey(_) | Line::End => {}
+    })?;
+    bar.finish_and_clear();
+    let fit = crash.is_none() && !tests.is_empty() && tests.iter().all(|t| t.fault.is_none());
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(DeviceReport { device: device.clone(), fit, crash, seconds, tests })
+}
+
+fn print(report: &Report) {
+    print_found(&report.survey, &report.icd_files);
+    for device in &report.devices {
+        print_device(device);
+    }
+    for problem in &report.problems {
+        println!("\nproblem: {}", problem.what);
+        for step in &problem.advice {
+            println!("  - {step}");
+        }
+    }
+}
+
+fn print_found(survey: &Survey, files: &[IcdFile]) {
+    match (&survey.library, survey.loaded) {
+        (Some(path), _) => println!("OpenCL library: {path}"),
+        (None, true) => println!("OpenCL library: there, its file is not known"),
+        (None, false) => println!("OpenCL library: none"),
+    }
+    if files.is_empty() {
+        println!("drivers: none in {}", survey::vendors().display());
+    }
+    for file in files {
+        let found = file.found.as_deref().unwrap_or("found by no usual path");
+        println!("driver: {} -> {} ({found})", file.path, file.library);
+    }
+    for platform in &survey.platforms {
+        let count = platform.devices.len();
+        println!("platform: {} ({}), {count} devices", platform.name, platform.version);
+    }
+}
+
+fn print_device(report: &DeviceReport) {
+    let device = &report.device;
+    let verdict = if report.fit { "fit" } else { "NOT FIT" };
+    println!("\ndevice {}: {}: {verdict}", device.index, device.name);
+    println!("  {}, driver {}, profile {}", device.platform, device.driver, device.profile);
+    let (passed, tested) = report.passed();
+    if tested > 0 {
+        let seconds = report.seconds;
+        println!("  {passed} of {tested} kernel families pass, f32 and f16, in {seconds:.1} s");
+    }
+    for storage in ["f32", "f16"] {
+        let Some(worst) = report.worst(storage).filter(|_| report.fit) else { continue };
+        let (family, error) = (&worst.family, worst.worst_error);
+        let part = 100.0 * worst.of_allowed;
+        println!(
+            "  {storage}: worst is {family}, off by {error:.1e}, {part:.0} % of what is allowed"
+        );
+    }
+    for test in &report.tests {
+        let Some(fault) = &test.fault else { continue };
+        println!("  FAILED {}/{} {}: {fault}", test.family, test.variant, test.storage);
+        if test.worst_error > 0.0 {
+            println!("    worst error {:.1e}", test.worst_error);
+        }
+    }
+    if let Some(crash) = &report.crash {
+        println!("  CRASHED: {crash}");
+    }
+}

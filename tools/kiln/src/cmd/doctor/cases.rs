@@ -1,0 +1,132 @@
+//! One small problem of odd extents for each kernel family.
+
+use kiln_ir::Op;
+use kiln_ir::ops::{
+    add::Add, attention::Attention, concat::Concat, conv2d::Conv2d, epilogue::Activation,
+    epilogue::Epilogue, geglu::Geglu, gelu::Gelu, group_norm::GroupNorm, layer_norm::LayerNorm,
+    matmul::Matmul, mean::Mean, mul::Mul, permute::Permute, scale::Scale, silu::Silu, slice::Slice,
+    softmax::Softmax, timestep_embedding::TimestepEmbedding, upsample::Upsample,
+    variance::Variance,
+};
+
+/// An op with its inputs and the error that its arithmetic in FP32 may make.
+pub struct Case {
+    /// The op.
+    pub op: Op,
+    /// Its inputs.
+    pub inputs: Vec<Input>,
+    /// Allowed difference, absolute part.
+    pub abs: f32,
+    /// Allowed difference, as a part of the reference.
+    pub rel: f32,
+}
+
+/// An input of a case.
+pub struct Input {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// It is packed at compile time, as weights are.
+    pub constant: bool,
+    /// Its values are in `[-spread, spread)`.
+    pub spread: f32,
+}
+
+/// A case for each family.
+pub fn cases() -> Vec<Case> {
+    let mut cases = contractions();
+    cases.extend(normalizations());
+    cases.extend(pointwise());
+    cases.extend(movements());
+    cases.sort_by_key(|case| case.op.name());
+    cases
+}
+
+fn case(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, abs: f32, rel: f32) -> Case {
+    let input = |shape: &&[usize]| Input { shape: shape.to_vec(), constant: false, spread };
+    Case { op: op.into(), inputs: shapes.iter().map(input).collect(), abs, rel }
+}
+
+/// A contraction of `k` products with a bias, an activation and a residual.
+fn contraction(op: impl Into<Op>, x: &[usize], weights: &[usize], y: &[usize]) -> Case {
+    let k: usize = weights[1..].iter().product();
+    // Roundings of a sum of k terms grow with the root of k.
+    let abs = (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
+    let mut case = case(op, &[x, weights, &weights[..1], y], 1.0, abs, 16.0 * f32::EPSILON);
+    case.inputs[1].constant = true;
+    case.inputs[1].spread = 2.0 / (k as f32).sqrt();
+    case.inputs[2].constant = true;
+    case
+}
+
+fn contractions() -> Vec<Case> {
+    let activation = Activation::Silu;
+    let epilogue = Epilogue { bias: true, row_offset: None, activation, residual: true };
+    let matmul = Matmul { sources: 1, epilogue: epilogue.clone() };
+    let conv2d = Conv2d { epilogue, ..Conv2d::new(3, 1) };
+    let (q, k): (&[usize], &[usize]) = (&[2, 7, 120], &[2, 37, 120]);
+    vec![
+        contraction(matmul, &[1, 13, 37], &[35, 37], &[1, 13, 35]),
+        contraction(conv2d, &[2, 5, 7, 11], &[19, 11, 3, 3], &[2, 5, 7, 19]),
+        case(Attention::separate(120, 3, false), &[q, k, k], 1.0, 4e-6, 4e-6),
+    ]
+}
+
+fn normalizations() -> Vec<Case> {
+    let group_norm = GroupNorm { sources: 1, groups: 3, eps: 1e-5, activation: Activation::Silu };
+    vec![
+        case(group_norm, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, 3e-6, 3e-6),
+        case(LayerNorm { eps: 1e-5 }, &[&[3, 37], &[37], &[37]], 2.0, 2e-6, 2e-6),
+        case(Softmax, &[&[3, 37]], 6.0, 0.0, 3e-6),
+        case(Mean, &[&[3, 257]], 1.0, 2e-6, 2e-7),
+        case(Variance, &[&[3, 257]], 1.0, 2e-6, 2e-7),
+    ]
+}
+
+fn pointwise() -> Vec<Case> {
+    let shape: &[usize] = &[2, 5, 7, 11];
+    let embedding = TimestepEmbedding { channels: 38, max_period: 10000.0 };
+    vec![
+        case(Add, &[shape, &[7, 11]], 3.0, 0.0, 6e-8),
+        case(Mul, &[shape, &[11]], 3.0, 0.0, 6e-8),
+        case(Scale { factor: 0.18215 }, &[shape], 3.0, 0.0, 6e-8),
+        case(Silu, &[shape], 8.0, 1e-7, 6e-7),
+        case(Gelu, &[shape], 8.0, 1.5e-6, 6e-7),
+        case(Geglu, &[&[3, 74]], 4.0, 6e-6, 6e-7),
+        case(embedding, &[&[3]], 1.0, 4e-7, 0.0),
+    ]
+}
+
+/// These only move values, so that nothing may differ.
+fn movements() -> Vec<Case> {
+    let order = vec![0, 2, 3, 1];
+    vec![
+        case(Concat, &[&[2, 3, 17], &[2, 3, 5], &[2, 3, 64]], 1.0, 0.0, 0.0),
+        case(Permute { order }, &[&[2, 3, 5, 7]], 1.0, 0.0, 0.0),
+        case(Slice { start: 5, len: 37 }, &[&[2, 3, 43]], 1.0, 0.0, 0.0),
+        case(Upsample, &[&[2, 3, 5, 7]], 1.0, 0.0, 0.0),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_ir::{DType, TensorType};
+
+    #[test]
+    fn every_family_has_one_case_in_order() {
+        let cases: Vec<&str> = cases().iter().map(|case| case.op.name()).collect();
+        let mut families: Vec<&str> = kiln_kernels::REGISTRY.iter().map(|f| f.op).collect();
+        families.sort();
+        assert_eq!(cases, families);
+    }
+
+    #[test]
+    fn shapes_agree() {
+        for case in cases() {
+            let types: Vec<TensorType> =
+                case.inputs.iter().map(|i| TensorType::new(DType::F32, &i.shape)).collect();
+            let inferred = case.op.infer(&types.iter().collect::<Vec<_>>());
+            assert!(inferred.is_ok(), "{}: {inferred:?}", case.op.name());
+        }
+    }
+}
