@@ -169,6 +169,7 @@ impl Small {
                 self.unet(&ids),
                 decoder(&ids),
             ],
+            rationale: Default::default(),
         }
     }
 
