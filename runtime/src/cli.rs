@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 
 use crate::error::RuntimeError;
 use crate::npy::{self, NpyArray};
 use crate::pipeline::png;
-use crate::report::Report;
+use crate::report::{Profile, Report};
 use crate::session::{Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::{Tensor, Values};
 
@@ -56,6 +57,9 @@ pub struct RunArgs {
     /// Writes memory and times, planned and measured, as JSON
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
+    /// Times every launch and writes the times as JSON, for kiln inspect --report
+    #[arg(long, value_name = "FILE.json")]
+    pub profile: Option<PathBuf>,
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
@@ -88,7 +92,7 @@ pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
     }
     let bar = Bar::new();
-    let options = SessionOptions { device: args.device.clone(), ..SessionOptions::default() };
+    let options = SessionOptions { device: args.device.clone(), profiling: args.profile.is_some() };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
         bar.show("building kernels", done, kernels);
     })?;
@@ -110,6 +114,10 @@ pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
     )?;
     if let Some(path) = &args.report {
         write_report(path, &picture.report)?;
+    }
+    if let Some(path) = &args.profile {
+        let times = session.take_launch_times()?;
+        write_report(path, &Profile::new(session.plan(), &times))?;
     }
     say(&picture, &args.output);
     Ok(())
@@ -147,7 +155,7 @@ fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeError> {
     written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
 }
 
-fn write_report(path: &Path, report: &Report) -> Result<(), RuntimeError> {
+fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
     let write = || {
         let mut file = BufWriter::new(File::create(path)?);
         serde_json::to_writer_pretty(&mut file, report)?;

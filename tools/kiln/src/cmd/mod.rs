@@ -4,6 +4,7 @@ pub mod arena;
 pub mod compile;
 pub mod devices;
 pub mod eval;
+pub mod explain;
 pub mod graph;
 pub mod inspect;
 pub mod run;

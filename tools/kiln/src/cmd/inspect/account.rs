@@ -1,7 +1,7 @@
 //! A bundle's account: every number that `kiln inspect` shows, in whatever form.
 
 use anyhow::Result;
-use kiln_bundle::plan::{BufferId, Dispatch, Phase, Plan, Residency, Step};
+use kiln_bundle::plan::{Access, Arg, BufferId, Dispatch, Phase, Plan, Residency, Step};
 use kiln_bundle::rationale::{Attempt, Rates};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -145,6 +145,9 @@ pub struct OpAccount<'a> {
     pub shape: &'a [u32],
     pub problem: &'a str,
     pub global: [u64; 3],
+    pub reads: Vec<u32>,
+    pub writes: Vec<u32>,
+    pub blocks: Vec<u32>,
     pub flops: u64,
     pub bytes: u64,
     pub predicted_ns: u64,
@@ -217,11 +220,6 @@ impl<'a> Account<'a> {
             arena,
             ops,
         })
-    }
-
-    /// The network that an instant is part of.
-    pub fn network_at(&self, instant: u32) -> Option<&NetworkAccount<'a>> {
-        self.networks.iter().find(|n| n.lower <= instant && instant < n.upper)
     }
 
     /// Time of an op's launches over a whole picture.
@@ -378,7 +376,7 @@ fn network<'a>(
 }
 
 /// The name of what happens at an instant.
-pub fn step_name(plan: &Plan, instant: u32) -> (&str, &str) {
+fn step_name(plan: &Plan, instant: u32) -> (&str, &str) {
     let steps = plan.networks.iter().flat_map(|n| n.steps.iter().map(|s| (n.name.as_str(), s)));
     match steps.clone().nth(instant as usize) {
         Some((network, Step::Dispatch(d))) => (network, d.name.as_str()),
@@ -450,6 +448,9 @@ fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
             shape: choice.map_or(&[], |c| &c.shape),
             problem: choice.map_or("", |c| &c.problem),
             global: [1; 3],
+            reads: vec![],
+            writes: vec![],
+            blocks: vec![],
             flops: 0,
             bytes: prediction.bytes[at],
             predicted_ns: 0,
@@ -459,6 +460,8 @@ fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
             Step::Dispatch(d) => list.push(dispatch(plan, d, account)),
             Step::Gather(gather) => list.push(OpAccount {
                 name: &gather.name,
+                reads: vec![gather.indices.0],
+                writes: vec![gather.output.0],
                 predicted_ns: gather_ns(&rationale.rates, gather),
                 ..account
             }),
@@ -470,6 +473,19 @@ fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
 
 fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) -> OpAccount<'a> {
     let kernel = &plan.kernels[dispatch.kernel.index()];
+    let (mut reads, mut writes, mut blocks) = (vec![], vec![], vec![]);
+    for arg in &dispatch.args {
+        match arg {
+            Arg::Buffer { buffer, access: Access::Read, .. } => reads.push(buffer.0),
+            Arg::Buffer { buffer, access: Access::Write, .. } => writes.push(buffer.0),
+            Arg::Weight { block, .. } => blocks.push(block.0),
+            Arg::U32(_) | Arg::F32(_) => {}
+        }
+    }
+    for list in [&mut reads, &mut writes, &mut blocks] {
+        list.sort_unstable();
+        list.dedup();
+    }
     OpAccount {
         name: &dispatch.name,
         op: &kernel.op,
@@ -477,6 +493,9 @@ fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) 
         kernel: Some(dispatch.kernel.0),
         entry: &kernel.entry,
         global: dispatch.global,
+        reads,
+        writes,
+        blocks,
         flops: dispatch.flops,
         predicted_ns: plan.rationale.rates.launch_ns(dispatch.flops, account.bytes),
         ..account

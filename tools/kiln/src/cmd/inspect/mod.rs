@@ -8,8 +8,8 @@ mod measured;
 mod predict;
 mod text;
 
-pub use account::{Account, Kind, OpAccount, Region, step_name};
-pub use text::{duration, shorten};
+pub use account::{Account, Kind, OpAccount, Region};
+pub use text::{duration, kind_name, printed};
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::Plan;
@@ -95,15 +95,6 @@ pub fn run(args: Args) -> Result<()> {
         _ if args.weights => text::weights(&account, out),
         _ => text::summary(&account, out),
     })
-}
-
-/// Writes to standard output; a reader that has seen enough is no error.
-pub fn printed(print: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    match print(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("writing to standard output"),
-    }
 }
 
 fn write_page(path: &Path, account: &Account) -> Result<()> {

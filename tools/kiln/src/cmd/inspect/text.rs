@@ -1,9 +1,10 @@
 //! The account on a terminal.
 
+use anyhow::Context;
 use kiln_bundle::plan::Plan;
 use kiln_compiler::plan::explain::mib;
 use std::collections::HashMap;
-use std::io::{Result, Write};
+use std::io::{BufWriter, Result, Write};
 
 use super::account::{Account, Kind, OpAccount, Region};
 
@@ -12,6 +13,15 @@ const TOP_OPS: usize = 10;
 const TOP_LIVE: usize = 4;
 /// Width of the bar of the budget.
 const BAR: usize = 60;
+
+/// Writes to standard output; a reader that has seen enough is no error.
+pub fn printed(print: impl FnOnce(&mut dyn Write) -> Result<()>) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    match print(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
+}
 
 /// One screen.
 pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
@@ -48,7 +58,8 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     }
     let peak = &a.peak;
     writeln!(out, "\npeak of the arena: {} at {}.{}", mib(peak.live_bytes), peak.network, peak.op)?;
-    let (weights, live): (Vec<&Region>, Vec<&Region>) = peak.live.iter().partition(|r| r.kind == Kind::Weights);
+    let (weights, live): (Vec<&Region>, Vec<&Region>) =
+        peak.live.iter().partition(|r| r.kind == Kind::Weights);
     let weight_bytes: u64 = weights.iter().map(|r| r.len_bytes).sum();
     writeln!(out, "  {:<78}{:>12}", "resident weights", mib(weight_bytes))?;
     for r in live.iter().take(TOP_LIVE) {
