@@ -19,6 +19,10 @@ function makeHeader() {
     ["Streamed a pass", mib(w.streamed_bytes_a_pass), mib(w.resident_bytes) + " resident"],
     ["Launches", String(account.ops.length), account.arena.length + " buffers"],
   ];
+  const repeated = account.networks.reduce((a, b) => (a.passes >= b.passes ? a : b));
+  if (repeated.measured_ns !== null) {
+    tiles.splice(3, 0, ["Launches a pass", duration(repeated.measured_ns), "measured, " + repeated.name]);
+  }
   for (const [name, value, beside] of tiles) {
     const tile = element("div"), figure = element("dd", value + " ");
     figure.append(element("small", beside));
@@ -125,8 +129,11 @@ function probe(x, y) {
   const a = area(), l = lanes();
   if (x < a.x || x > a.x + a.w || y < 0 || y > height - AXIS) return null;
   const instant = Math.min(search(positions[view.axis], fromX(x)), instants - 1);
-  const found = { instant, op: opNear(instant), buffer: -1, load: -1 };
+  const found = { instant, op: opNear(instant), buffer: -1, load: -1, resident: -1 };
   const bytes = fromY(y), px = fromX(x);
+  if (view.axis === "time") {
+    found.resident = account.networks.findIndex((n) => at(n.lower) - n.resident_ns <= px && px < at(n.lower));
+  }
   if (y >= a.y && y <= a.y + a.h) {
     found.buffer = account.arena.findIndex((b) =>
       b.lower <= instant && instant < b.upper && b.offset_bytes <= bytes && bytes < b.offset_bytes + b.len_bytes);
@@ -192,14 +199,21 @@ function showTip(found, clientX, clientY) {
   if (!found) { tip.hidden = true; return; }
   const parts = [];
   const add = (nodes) => { if (parts.length) parts.push(element("hr")); parts.push(...nodes); };
+  if (found.resident >= 0) {
+    const network = account.networks[found.resident];
+    add(facts("Reading the resident weights of " + network.name, [
+      ["Length", mib(network.resident_bytes)], ["Takes", duration(network.resident_ns)], ["When", "before the first pass"],
+    ]));
+  }
   if (found.buffer >= 0) add(bufferFacts(account.arena[found.buffer]));
   if (found.load >= 0) add(loadFacts(account.loads[found.load]));
-  add(opFacts(account.ops[found.op]));
+  if (found.resident < 0) add(opFacts(account.ops[found.op]));
   tip.replaceChildren(...parts);
   tip.hidden = false;
   const room = tip.getBoundingClientRect();
   const left = clientX + 16 + room.width > innerWidth - 8 ? clientX - room.width - 16 : clientX + 16;
-  const upper = Math.min(clientY + 16, innerHeight - room.height - 8);
+  const above = clientY > innerHeight / 2 && clientY - room.height - 16 > 8;
+  const upper = above ? clientY - room.height - 16 : Math.min(clientY + 16, innerHeight - room.height - 8);
   tip.style.left = Math.max(8, left) + "px";
   tip.style.top = Math.max(8, upper) + "px";
 }

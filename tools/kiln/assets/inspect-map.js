@@ -165,7 +165,9 @@ function drawLanes() {
 function drawNetworks() {
   const a = area();
   account.networks.forEach((n, i) => {
-    const x0 = Math.max(a.x, toX(at(n.lower))), x1 = Math.min(a.x + a.w, toX(at(n.upper)));
+    const time = view.axis === "time", begin = at(n.lower) - (time ? n.resident_ns : 0);
+    const end = time ? at(n.lower) + n.pass_ns : at(n.upper);
+    const x0 = Math.max(a.x, toX(begin)), x1 = Math.min(a.x + a.w, toX(end));
     if (x1 <= x0) return;
     pen.fillStyle = colors.grid; pen.fillRect(x0, 0, Math.max(1, x1 - x0 - 1), BAND - 4);
     if (i % 2 === 0) { pen.fillStyle = colors.grid; pen.globalAlpha = 0.5; pen.fillRect(x0, a.y, x1 - x0, a.h); pen.globalAlpha = 1; }

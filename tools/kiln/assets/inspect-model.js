@@ -17,6 +17,7 @@ function duration(ns) {
 }
 
 function flops(count) {
+  if (count === 0) return "none";
   if (count >= 1e12) return (count / 1e12).toFixed(2) + " TFLOP";
   if (count >= 1e9) return (count / 1e9).toFixed(count >= 1e11 ? 1 : 2) + " GFLOP";
   return (count / 1e6).toFixed(count && count < 1e7 ? 2 : 1) + " MFLOP";

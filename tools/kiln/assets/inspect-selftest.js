@@ -1,6 +1,6 @@
 // With #selftest the page uses itself as a person would and writes what it saw into the document.
 function selftest() {
-  const results = { figures: account.memory.peak_bytes, errors: [] };
+  const results = { errors: [] };
   const frame = canvas.getBoundingClientRect(), a = area();
   const send = (type, x, y, more) => {
     const Kind = type === "wheel" ? WheelEvent : PointerEvent;
@@ -70,7 +70,7 @@ function hoverPeak() {
 
 const failures = [];
 addEventListener("error", (event) => failures.push(event.message));
-// Links into the page: #time, #network=unet, #hover (the peak).
+// Links into the page, joined by &: #time, #network=unet, #search=words, #op=3 (by step), #hover (the peak).
 for (const word of location.hash.slice(1).split("&")) {
   if (word === "selftest") {
     try { selftest(); } catch (error) { $("selftest").textContent = JSON.stringify({ errors: [String(error.stack)] }); }
@@ -78,5 +78,10 @@ for (const word of location.hash.slice(1).split("&")) {
   if (word === "time") setAxis("time");
   const network = account.networks.find((n) => word === "network=" + n.name);
   if (network) showNetwork(network);
+  if (word.startsWith("search=")) {
+    $("search").value = decodeURIComponent(word.slice(7));
+    $("search").dispatchEvent(new Event("input"));
+  }
+  if (word.startsWith("op=")) select(opNear(Number(word.slice(3))), "table");
   if (word === "hover") hoverPeak();
 }

@@ -80,6 +80,7 @@ pub struct NetworkAccount<'a> {
     pub first_ns: u64,
     pub pass_ns: u64,
     pub stall_ns: u64,
+    pub measured_ns: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -186,11 +187,11 @@ impl<'a> Account<'a> {
         let prediction = Prediction::new(plan);
         let live_bytes = live_bytes(plan);
         let arena = regions(plan);
-        let networks: Vec<_> =
+        let mut networks: Vec<_> =
             (0..plan.networks.len()).map(|i| network(plan, &prediction, &live_bytes, i)).collect();
         let mut ops = ops(plan, &prediction);
         if let Some(measured) = measured {
-            measured.enter(&networks, &mut ops)?;
+            measured.enter(&mut networks, &mut ops)?;
         }
         let step = plan.networks.iter().position(|n| n.phase == Phase::Step);
         let step = step.map(|i| prediction.networks[i]).unwrap_or_default();
@@ -359,6 +360,7 @@ fn network<'a>(
         first_ns: time.first_ns,
         pass_ns: time.pass_ns,
         stall_ns: time.stall_ns,
+        measured_ns: None,
     };
     for step in &network.steps {
         match step {

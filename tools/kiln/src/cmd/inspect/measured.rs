@@ -36,10 +36,10 @@ impl Measured {
     }
 
     /// Enters the times beside the predicted ones. Errors: a launch that the plan has not.
-    pub fn enter(&self, networks: &[NetworkAccount], ops: &mut [OpAccount]) -> Result<()> {
+    pub fn enter(&self, networks: &mut [NetworkAccount], ops: &mut [OpAccount]) -> Result<()> {
         for launch in &self.launches {
-            let network = networks.iter().find(|n| n.name == launch.network);
-            let instant = network.and_then(|n| n.lower.checked_add(launch.step));
+            let network = networks.iter_mut().find(|n| n.name == launch.network);
+            let instant = network.as_ref().and_then(|n| n.lower.checked_add(launch.step));
             let op = instant.and_then(|t| ops.binary_search_by_key(&t, |op| op.step).ok());
             let Some(op) = op.map(|i| &mut ops[i]).filter(|op| op.name == launch.name) else {
                 bail!(
@@ -50,6 +50,9 @@ impl Measured {
                 );
             };
             op.measured_ns = Some(launch.mean_ns);
+            if let Some(network) = network {
+                *network.measured_ns.get_or_insert(0) += launch.mean_ns;
+            }
         }
         Ok(())
     }

@@ -39,13 +39,13 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     )?;
     writeln!(
         out,
-        "\n{:<15}{:>23}{:>9}{:>9}{:>12}{:>12}{:>12}{:>10}",
+        "\n{:<14}{:>22}{:>9}{:>9}{:>12}{:>12}{:>12}{:>10}",
         "network", "runs", "launches", "GFLOP", "resident", "streamed", "arena peak", "a pass"
     )?;
     for n in &a.networks {
         writeln!(
             out,
-            "{:<15}{:>23}{:>9}{:>9.1}{:>12}{:>12}{:>12}{:>10}",
+            "{:<14}{:>22}{:>9}{:>9.1}{:>12}{:>12}{:>12}{:>10}",
             n.name,
             n.runs,
             n.launches,
@@ -55,6 +55,11 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
             mib(n.arena_peak_bytes),
             duration(n.pass_ns)
         )?;
+    }
+    let measured = a.networks.iter().filter_map(|n| Some((n, n.measured_ns?)));
+    let measured: Vec<_> = measured.map(|(n, ns)| format!("{} {}", n.name, duration(ns))).collect();
+    if !measured.is_empty() {
+        writeln!(out, "launches of a pass, measured: {}", measured.join(", "))?;
     }
     let peak = &a.peak;
     writeln!(out, "\npeak of the arena: {} at {}.{}", mib(peak.live_bytes), peak.network, peak.op)?;
@@ -97,7 +102,7 @@ fn budget(a: &Account, out: &mut dyn Write) -> Result<()> {
         .filter(|(_, _, bytes)| *bytes > 0)
         .map(|(mark, name, bytes)| format!("{mark} {name} {}", mib(*bytes)))
         .collect();
-    writeln!(out, "        {}", parts.join("   "))?;
+    writeln!(out, "  {}", parts.join("   "))?;
     let w = &a.weights;
     writeln!(
         out,
@@ -119,15 +124,15 @@ fn top_ops(a: &Account, out: &mut dyn Write) -> Result<()> {
     sums.sort_by_key(|(ns, _, _, index)| (std::cmp::Reverse(*ns), *index));
     writeln!(
         out,
-        "\n{:<50}{:<22}{:>9}{:>11}{:>10}",
+        "\n{:<48}{:<22}{:>9}{:>11}{:>10}",
         "ops with most time in a picture", "variant", "GFLOP", "moved", "share"
     )?;
     for (ns, flops, bytes, index) in sums.iter().take(TOP_OPS) {
         let op = &a.ops[*index];
         writeln!(
             out,
-            "{:<50}{:<22}{:>9.1}{:>11}{:>9.1}%",
-            shorten(&full_name(a, op), 49),
+            "{:<48}{:<22}{:>9.1}{:>11}{:>9.1}%",
+            shorten(&full_name(a, op), 47),
             format!("{} {}", op.op, op.variant),
             *flops as f64 / 1e9,
             mib(*bytes),
@@ -183,8 +188,8 @@ pub fn memory(a: &Account, out: &mut dyn Write) -> Result<()> {
         writeln!(out, "{name:<40}{:>12}{bytes:>14}", mib(bytes))?;
     }
     for attempt in &a.attempts {
-        let needs = attempt.needs_bytes.map_or("taken".to_string(), |b| format!("{} too", mib(b)));
-        let needs = needs.replace(" too", " needed");
+        let needs = |bytes| format!("refused: it needs {}", mib(bytes));
+        let needs = attempt.needs_bytes.map_or("taken".to_string(), needs);
         writeln!(out, "strategy: {} ({needs})", attempt.strategy)?;
     }
     writeln!(
