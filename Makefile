@@ -24,6 +24,7 @@ demo: build
 test:
 	@tools/setup/opencl.sh --tests
 	cargo test --release --locked --workspace
+	tools/setup/oclgrind.sh
 
 check:
 	cargo fmt --all --check

@@ -22,7 +22,7 @@ pub enum Second {
     Gate,
 }
 
-/// Work-items and their shares of a `[rows][width]` result.
+/// Work-items and their shares of a result of `rows` times `width` elements.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {
     /// Lanes of a vector.

@@ -1,6 +1,6 @@
 //! OpenCL kernels: one folder an op, one template a variant, specialized to each shape.
 //!
-//! [`lower`] turns an op with its types into launches for a device class. A folder's `mod.rs`
+//! [`Variant::lower`] turns an op with its types into launches for a device class. A folder's `mod.rs`
 //! lists its variants in `VARIANTS`; [`REGISTRY`] lists the folders. `naive` exists in every
 //! folder: one work-item an output element, the obvious loop, the oracle on the device.
 //! This crate renders text and computes sizes; it never talks to OpenCL.

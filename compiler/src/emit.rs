@@ -1,10 +1,11 @@
 //! Writes the bundle: constants are evaluated and packed one op at a time, in execution order.
 
 use anyhow::{Context, Result};
-use kiln_bundle::format::BundleWriter;
+use kiln_bundle::format::{BundleWriter, sealed_row};
 use kiln_bundle::plan::{Plan, Step};
 use kiln_ir::{DType, NodeKind, Tensor, TensorType, WeightExpr, reference};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::Path;
 
 use crate::plan::Planned;
@@ -132,16 +133,14 @@ impl Emitter<'_> {
         bytes: &mut [u8],
     ) -> Result<()> {
         for piece in draft.pieces.iter().filter(|p| p.op == op) {
-            if !packed.contains_key(&piece.input) {
-                packed.insert(piece.input, self.pack(network, op, piece.input)?);
-            }
+            let packed = match packed.entry(piece.input) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(self.pack(network, op, piece.input)?),
+            };
             let from = piece.offset_bytes as usize;
             let (at, len) = (piece.at_bytes as usize, piece.len_bytes as usize);
-            let source = packed[&piece.input].get(from..from + len).with_context(|| {
-                format!(
-                    "a kernel reads {from}+{len} of {} packed bytes",
-                    packed[&piece.input].len()
-                )
+            let source = packed.get(from..from + len).with_context(|| {
+                format!("a kernel reads {from}+{len} of {} packed bytes", packed.len())
             })?;
             bytes[at..at + len].copy_from_slice(source);
         }
@@ -175,12 +174,16 @@ impl Emitter<'_> {
         let NodeKind::Weight(WeightExpr::Tensor { key, shape }) = &table.kind else {
             anyhow::bail!("the table of {} is not a tensor of the checkpoint", graph.node(id).name);
         };
-        let count: usize = shape.iter().product();
+        let (rows, columns) = (shape[0], shape[1]);
+        let rows_at_a_time = (TABLE_CHUNK_ELEMS / columns).max(1);
         let source = self.source;
-        let chunks = (0..count).step_by(TABLE_CHUNK_ELEMS).map(|start| -> Result<Vec<u8>> {
-            let len = TABLE_CHUNK_ELEMS.min(count - start);
-            let values = source.read_f32_range(key, start, len)?;
-            Ok(encode(dtype, &values))
+        let chunks = (0..rows).step_by(rows_at_a_time).map(|first| -> Result<Vec<u8>> {
+            let len = rows_at_a_time.min(rows - first) * columns;
+            let values = source.read_f32_range(key, first * columns, len)?;
+            Ok(values
+                .chunks_exact(columns)
+                .flat_map(|row| sealed_row(&encode(dtype, row)))
+                .collect())
         });
         let offset_bytes = self.writer.write_stream(chunks)?;
         let name = &graph.node(id).name;

@@ -17,14 +17,22 @@ const VECTORS: usize = 4;
 /// Bytes of queries and outputs that a work-item keeps, so that they stay in its cache.
 const TILE_BYTES: usize = 48 << 10;
 
-/// Bytes of a block of keys or values.
-const BLOCK_BYTES: usize = 32 << 10;
+/// Bytes of a block of keys or values, and its most keys.
+const BLOCK_BYTES: usize = 128 << 10;
+const MOST_KEYS: usize = 128;
 
-/// Vectors of channels that are accumulated in registers together.
+/// Vectors that are accumulated in registers together; `start` in elements.
 #[derive(Serialize)]
 struct Group {
     start: usize,
     vectors: usize,
+}
+
+/// Cuts `vectors` vectors of `v` elements into groups of [`VECTORS`] at most, evenly.
+fn groups(vectors: usize, v: usize) -> Vec<Group> {
+    let count = vectors.div_ceil(VECTORS);
+    let first = |i: usize| i * vectors / count;
+    (0..count).map(|i| Group { start: first(i) * v, vectors: first(i + 1) - first(i) }).collect()
 }
 
 pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
@@ -42,15 +50,11 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let v = target.vector_width as usize;
     let dp = e.d.next_multiple_of(v);
-    let wide = VECTORS * v;
-    let block = (BLOCK_BYTES / (4 * e.d)).min(e.lk).next_multiple_of(wide).min(4 * wide);
+    let most = (BLOCK_BYTES / (4 * e.d)).clamp(v, MOST_KEYS);
+    let block = e.lk.div_ceil(e.lk.div_ceil(most)).next_multiple_of(v);
     let blocks = e.lk.div_ceil(block);
     let tile = tile(&e, dp, target.compute_units.max(1) as usize);
     let in_place = problem.inputs[e.v.0].ty.dtype == DType::F32 && dp == e.d;
-    let groups: Vec<Group> = (0..dp)
-        .step_by(wide)
-        .map(|start| Group { start, vectors: (dp - start).min(wide) / v })
-        .collect();
     let call = || {
         e.set(Call::new(problem))
             .set("v", &v)
@@ -68,7 +72,7 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let pack = if in_place { pack } else { pack.scratch("VALUES", 1, true) };
     let pack = pack.launch(
         "attention_pack",
-        include_str!("flash_cpu_pack.cl.tera"),
+        &[VECTOR, include_str!("flash_cpu_pack.cl.tera")].concat(),
         [blocks, e.heads, e.n],
         Some([1, 1, 1]),
     )?;
@@ -79,8 +83,8 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
         .output("OUT")
         .set("tile", &tile)
         .set("sub", &SUB)
-        .set("across", &VECTORS)
-        .set("groups", &groups)
+        .set("key_groups", &groups(block / v, v))
+        .set("channel_groups", &groups(dp / v, v))
         .set("value_stride", &if in_place { e.v.1 } else { dp });
     let template = [VECTOR, include_str!("flash_cpu.cl.tera")].concat();
     let global = [e.lq.div_ceil(tile), e.heads, e.n];

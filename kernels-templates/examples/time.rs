@@ -1,5 +1,6 @@
 //! Times kernels on the first OpenCL device (`KILN_TEST_DEVICE` picks another): bytes moved and
-//! arithmetic a second, best of several runs.
+//! arithmetic a second, best of several
+//! runs of each launch.
 //!
 //! `cargo run --release -p kiln-kernels --example time [cpu|gpu] [name]`
 
@@ -17,7 +18,8 @@ use kiln_kernels::{Operand, Problem, Target};
 const RUNS: usize = 20;
 
 fn cases() -> Vec<(&'static str, Op, Vec<Vec<usize>>)> {
-    let norm = || Op::from(GroupNorm { groups: 32, eps: 1e-5, activation: Activation::Silu });
+    let norm =
+        || Op::from(GroupNorm { sources: 1, groups: 32, eps: 1e-5, activation: Activation::Silu });
     let group_norm = |x: [usize; 4]| (norm(), vec![x.to_vec(), vec![x[3]], vec![x[3]]]);
     let attention = |lq: usize, lk: usize, heads: usize, d: usize, causal: bool| {
         let (q, k) = (vec![1, lq, heads * d], vec![1, lk, heads * d]);
@@ -77,14 +79,20 @@ fn time(
     let variant = kiln_kernels::candidates(&problem, target)[0];
     let lowering = (variant.lower)(&problem, target).unwrap();
     let prepared = runner.prepare(&problem, &lowering, &values);
-    let best = (0..RUNS).map(|_| runner.run(&prepared)).fold(f64::INFINITY, f64::min);
+    let mut each = vec![f64::INFINITY; lowering.launches.len()];
+    for _ in 0..RUNS {
+        let seconds = runner.run_each(&prepared);
+        each.iter_mut().zip(seconds).for_each(|(best, s)| *best = best.min(s));
+    }
+    let best: f64 = each.iter().sum();
     let bytes: u64 = types.iter().map(|t| t.size_bytes()).sum::<u64>() + output.size_bytes();
     let flops = op.flops(&types, &output);
     println!(
-        "{name:36} {storage} {:10} {:8.3} ms {:7.1} GB/s {:7.1} GFLOP/s",
+        "{name:36} {storage} {:10} {:8.3} ms {:7.1} GB/s {:7.1} GFLOP/s  launches{}",
         variant.name,
         best * 1e3,
         bytes as f64 / best / 1e9,
-        flops as f64 / best / 1e9
+        flops as f64 / best / 1e9,
+        each.iter().map(|s| format!(" {:.3}", s * 1e3)).collect::<String>()
     );
 }

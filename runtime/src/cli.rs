@@ -1,56 +1,77 @@
-//! The command that makes a picture: its arguments, and what it does.
+//! The command that makes pictures: its arguments, and what it does.
 //!
 //! Lives in the library so that `kiln run` is the same command as `kiln-run`.
 
-use std::cell::RefCell;
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, IsTerminal, Write};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 
 use crate::error::RuntimeError;
-use crate::npy::{self, NpyArray};
 use crate::pipeline::png;
 use crate::report::{Profile, Report};
 use crate::session::{Picture, Progress, Request, Session, SessionOptions};
-use crate::tensor::{Tensor, Values};
+use crate::tensor::Tensor;
 
-/// Makes a picture from a prompt with a compiled model.
+mod bar;
+mod files;
+mod interrupt;
+mod jobs;
+mod preview;
+mod programs;
+
+use bar::Bar;
+use files::file_error;
+use jobs::Job;
+use preview::Previews;
+pub use programs::{CacheArgs, PrepareArgs, prepare};
+
+/// Makes pictures from prompts with a compiled model.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
     /// Compiled model
     #[arg(value_name = "FILE.kiln")]
     pub bundle: PathBuf,
-    /// What the picture shows
-    #[arg(long, short = 'p')]
-    pub prompt: OsString,
-    /// What the picture does not show
+    /// What the picture shows, for example 'a red heart'
+    #[arg(long, short = 'p', required_unless_present = "prompts")]
+    pub prompt: Option<OsString>,
+    /// What the picture does not show, for example blurry
     #[arg(long, short = 'n', default_value = "")]
     pub negative_prompt: OsString,
-    /// Seed of the noise
+    /// A batch: one JSON object a line with "prompt" and, where it differs from the arguments,
+    /// "negative_prompt", "seed", "steps", "guidance", "sampler" and "output". Pictures that are
+    /// there already are skipped, so that a batch that was stopped can be started again
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"])]
+    pub prompts: Option<PathBuf>,
+    /// Pictures to make, with the seeds from --seed on: 4 with --seed 7 takes 7, 8, 9 and 10
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub count: usize,
+    /// Seed of the noise; the same seed gives the same picture
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Steps of the sampler
+    /// Steps of the sampler, for example 30
     #[arg(long, default_value_t = 20)]
     pub steps: usize,
     /// Scale of classifier-free guidance; 1 turns it off
     #[arg(long, default_value_t = 7.5)]
     pub guidance: f32,
-    /// Name of the sampler
+    /// Sampler: ddim, euler, euler-a or dpm++2m
     #[arg(long, default_value = "ddim")]
     pub sampler: String,
-    /// Noise each step adds, 0 to 1
+    /// Noise each step of ddim adds, 0 to 1
     #[arg(long, default_value_t = 0.0)]
     pub eta: f32,
-    /// Initial latent instead of the seed's noise, float32 [1, C, H, W]
+    /// Initial latent instead of the seed's noise, float32 [1, C, H, W] of variance 1
     #[arg(long, value_name = "FILE.npy")]
     pub latent: Option<PathBuf>,
+    /// Writes a small preview beside the picture (out.preview.png) every N steps, and shows it on
+    /// terminals with kitty's or iTerm2's pictures; for example 5
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preview_every: usize,
     /// Writes tokens, embeddings, latents and the decoded tensor as .npy into a folder
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
@@ -63,115 +84,137 @@ pub struct RunArgs {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
-    /// Picture to write
-    #[arg(long, short = 'o', value_name = "FILE.png")]
-    pub output: PathBuf,
+    /// Compiled kernels
+    #[command(flatten)]
+    pub cache: CacheArgs,
+    /// Picture to write. Of several, {seed} in the name becomes the seed; without it out.png
+    /// becomes out-0001.png and so on, in a batch with the number of the line
+    #[arg(long, short = 'o', value_name = "FILE.png", required_unless_present = "prompts")]
+    pub output: Option<PathBuf>,
 }
 
-/// Makes the picture and writes what was asked for.
+/// Makes the pictures and writes what was asked for.
 ///
-/// Says how far it is and what it took on standard error. Errors: those of a session;
-/// [`RuntimeError::exit_code`] is the exit code.
-pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
-    let dump = |name: &str, tensor: &Tensor| match &args.dump {
-        Some(folder) => write_tensor(&folder.join(format!("{name}.npy")), tensor),
-        None => Ok(()),
-    };
-    let request = Request {
-        prompt: text(&args.prompt, "prompt")?,
-        negative_prompt: text(&args.negative_prompt, "negative prompt")?,
-        seed: args.seed,
-        steps: args.steps,
-        guidance: args.guidance,
-        sampler: args.sampler.clone(),
-        eta: args.eta,
-        initial_latent: args.latent.as_deref().map(read_latent).transpose()?,
-        dump: args.dump.as_ref().map(|_| &dump as _),
-    };
+/// `prepare` are the arguments with which this program runs [`prepare()`].
+/// Says how far it is and what it took on standard error. Ctrl-C ends it after the step at hand.
+/// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
+pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
+    let (jobs, done) = jobs::jobs(args)?;
+    if done > 0 {
+        tell(&format!("{done} of {} pictures are there already", done + jobs.len()));
+    }
+    let initial_latent = args.latent.as_deref().map(files::read_latent).transpose()?;
     if let Some(folder) = &args.dump {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
     }
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    interrupt::listen();
     let bar = Bar::new();
-    let options = SessionOptions { device: args.device.clone(), profiling: args.profile.is_some() };
-    let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
-        bar.show("building kernels", done, kernels);
-    })?;
-    let mut observe = |progress: Progress<'_>| {
-        match progress {
-            Progress::Prompt => bar.show("encoding the prompt", 0, args.steps),
-            Progress::Step { done, steps, .. } => bar.show("sampling", done, steps),
-            Progress::Decode => bar.show("decoding", args.steps, args.steps),
-        }
-        ControlFlow::Continue(())
+    let options = SessionOptions {
+        device: args.device.clone(),
+        profiling: args.profile.is_some(),
+        programs: args.cache.programs(prepare),
     };
-    let picture = session.generate(&request, &mut observe);
-    bar.clear();
-    let picture = picture?;
-    png::save_png(
-        &args.output,
-        &picture.rgb,
-        Some(&request.parameters(&session.plan().manifest.model)),
-    )?;
-    if let Some(path) = &args.report {
-        write_report(path, &picture.report)?;
+    let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
+        bar.show("compiling kernels", done, kernels);
+    })?;
+    interrupt::begin();
+    for (index, job) in jobs.iter().enumerate() {
+        bar.begin(done + index + 1, done + jobs.len());
+        let report = make(args, job, initial_latent.as_deref(), &mut session, &bar)?;
+        if index + 1 == jobs.len() {
+            tell(&memory(&report));
+        } else if interrupt::stopped() {
+            return Err(RuntimeError::Cancelled);
+        }
     }
-    if let Some(path) = &args.profile {
-        let times = session.take_launch_times()?;
-        write_report(path, &Profile::new(session.plan(), &times))?;
-    }
-    say(&picture, &args.output);
     Ok(())
 }
 
-/// Text of an argument.
-fn text(argument: &OsStr, name: &str) -> Result<String, RuntimeError> {
-    match argument.to_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(RuntimeError::Input(format!("the {name} is not UTF-8 text"))),
+/// Makes one picture and writes its files.
+fn make(
+    args: &RunArgs,
+    job: &Job,
+    initial_latent: Option<&[f32]>,
+    session: &mut Session,
+    bar: &Bar,
+) -> Result<Report, RuntimeError> {
+    let dump = |name: &str, tensor: &Tensor| match &args.dump {
+        Some(folder) => {
+            let _whole = interrupt::write();
+            files::write_tensor(&folder.join(format!("{name}.npy")), tensor)
+        }
+        None => Ok(()),
+    };
+    let request = Request {
+        prompt: job.prompt.clone(),
+        negative_prompt: job.negative_prompt.clone(),
+        seed: job.seed,
+        steps: job.steps,
+        guidance: job.guidance,
+        sampler: job.sampler.clone(),
+        eta: args.eta,
+        initial_latent: initial_latent.map(<[f32]>::to_vec),
+        dump: args.dump.as_ref().map(|_| &dump as _),
+    };
+    let manifest = &session.plan().manifest;
+    let (model, side) = (manifest.model.clone(), manifest.latent_px as usize);
+    let mut previews = Previews::new(args.preview_every, &job.output, &model, side, bar);
+    let mut preview_failed = None;
+    let picture = session.generate(&request, &mut |progress| {
+        match progress {
+            Progress::Prompt => bar.show("encoding the prompt", 0, job.steps),
+            Progress::Step { done, steps, seconds, picture, .. } => {
+                bar.step(done, steps, seconds);
+                if preview_failed.is_none() {
+                    preview_failed = previews.step(done, picture).err();
+                }
+            }
+            Progress::Decode => bar.show("decoding", job.steps, job.steps),
+        }
+        if interrupt::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    bar.clear();
+    let mut picture = picture?;
+    if let Some(error) = preview_failed {
+        picture.warnings.push(format!("no preview: {error}"));
+    }
+    write(args, job, &picture, &request.parameters(&model))?;
+    if let Some(path) = &args.profile {
+        let times = session.take_launch_times()?;
+        files::write_report(path, &Profile::new(session.plan(), &times))?;
+    }
+    say(&picture, &job.output);
+    Ok(picture.report)
+}
+
+fn write(
+    args: &RunArgs,
+    job: &Job,
+    picture: &Picture,
+    parameters: &png::GenerationParameters,
+) -> Result<(), RuntimeError> {
+    let _whole = interrupt::write();
+    png::save_png(&job.output, &picture.rgb, Some(parameters))?;
+    match &args.report {
+        Some(path) => files::write_report(path, &picture.report),
+        None => Ok(()),
     }
 }
 
-fn file_error<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> RuntimeError + 'a {
-    move |source| RuntimeError::Io { action, path: path.to_owned(), source }
+/// One line. A closed standard error is no reason to fail.
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn read_latent(path: &Path) -> Result<Vec<f32>, RuntimeError> {
-    let file = File::open(path).map_err(file_error("open", path))?;
-    match npy::read::<f32>(BufReader::new(file)) {
-        Ok(NpyArray { values, .. }) => Ok(values),
-        Err(error) => Err(RuntimeError::Input(format!("{}: {error}", path.display()))),
-    }
-}
-
-fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeError> {
-    let file = BufWriter::new(File::create(path).map_err(file_error("create", path))?);
-    let written = match &tensor.values {
-        Values::F32(values) => npy::write(file, &tensor.shape, values),
-        Values::I32(values) => npy::write(file, &tensor.shape, values),
-    };
-    written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
-}
-
-fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        serde_json::to_writer_pretty(&mut file, report)?;
-        file.write_all(b"\n")?;
-        file.flush()
-    };
-    write().map_err(file_error("write", path))
-}
-
-/// Warnings and a summary. A closed standard error is no reason to fail.
+/// Warnings and what the picture took.
 fn say(picture: &Picture, output: &Path) {
-    let mut lines: Vec<String> =
-        picture.warnings.iter().map(|warning| format!("warning: {warning}")).collect();
-    lines.push(format!("wrote {} in {}", output.display(), seconds(&picture.report)));
-    lines.push(memory(&picture.report));
-    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+    for warning in &picture.warnings {
+        tell(&format!("warning: {warning}"));
+    }
+    tell(&format!("wrote {} in {}", output.display(), seconds(&picture.report)));
 }
 
 fn seconds(report: &Report) -> String {
@@ -205,37 +248,4 @@ fn memory(report: &Report) -> String {
         mib(planned.peak_bytes),
         mib(planned.budget_bytes),
     )
-}
-
-/// A line that moves on a terminal, and nothing elsewhere.
-struct Bar {
-    bar: ProgressBar,
-    message: RefCell<&'static str>,
-}
-
-impl Bar {
-    fn new() -> Bar {
-        let bar = match io::stderr().is_terminal() {
-            true => ProgressBar::new(1),
-            false => ProgressBar::hidden(),
-        };
-        if let Ok(style) = ProgressStyle::with_template("{msg:20} [{bar:30}] {pos}/{len} {elapsed}")
-        {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.enable_steady_tick(Duration::from_millis(500));
-        Bar { bar, message: RefCell::new("") }
-    }
-
-    fn show(&self, message: &'static str, done: usize, count: usize) {
-        if self.message.replace(message) != message {
-            self.bar.set_message(message);
-        }
-        self.bar.set_length(count as u64);
-        self.bar.set_position(done as u64);
-    }
-
-    fn clear(&self) {
-        self.bar.finish_and_clear();
-    }
 }

@@ -13,7 +13,7 @@ use opencl3::device::{
 use opencl3::error_codes::{
     CL_DEVICE_NOT_FOUND, CL_PLATFORM_NOT_FOUND_KHR, ClError, DLOPEN_RUNTIME_LOAD_FAILED,
 };
-use opencl3::platform::get_platforms;
+use opencl3::platform::{Platform, get_platforms};
 use serde::Serialize;
 
 use crate::error::{At, RuntimeError};
@@ -39,6 +39,8 @@ pub struct DeviceFacts {
     pub index: usize,
     /// Name of the platform, which is the driver.
     pub platform: String,
+    /// Version of the platform.
+    pub platform_version: String,
     /// Name of the device.
     pub name: String,
     /// Who makes it.
@@ -76,7 +78,7 @@ pub struct DeviceFacts {
 }
 
 impl DeviceFacts {
-    fn query(index: usize, platform: &str, device: Device) -> DeviceFacts {
+    fn query(index: usize, platform: &Platform, device: Device) -> DeviceFacts {
         let text = |answer: Result<String, ClError>| answer.unwrap_or_default().trim().to_owned();
         let device_type = match device.dev_type().unwrap_or_default() {
             kind if kind & CL_DEVICE_TYPE_GPU != 0 => DeviceType::Gpu,
@@ -86,7 +88,8 @@ impl DeviceFacts {
         };
         DeviceFacts {
             index,
-            platform: platform.to_owned(),
+            platform: text(platform.name()),
+            platform_version: text(platform.version()),
             name: text(device.name()),
             vendor: text(device.vendor()),
             driver: text(device.driver_version()),
@@ -145,10 +148,23 @@ pub(crate) fn lock_driver() -> MutexGuard<'static, ()> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All devices of all drivers, in the loader's order.
+/// A platform, which is a driver, with what it offers.
+#[derive(Debug)]
+pub struct PlatformFacts {
+    /// Its name.
+    pub name: String,
+    /// Who makes it.
+    pub vendor: String,
+    /// OpenCL version.
+    pub version: String,
+    /// Its devices, or why it does not tell them.
+    pub devices: Result<Vec<DeviceFacts>, RuntimeError>,
+}
+
+/// All platforms with their devices, in the loader's order.
 ///
-/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`.
-pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
+/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`; a platform that fails alone keeps its error.
+pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
     let _driver = lock_driver();
     let platforms = match get_platforms() {
         Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => return Err(RuntimeError::NoLoader),
@@ -158,18 +174,43 @@ pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
     if platforms.is_empty() {
         return Err(RuntimeError::NoPlatform);
     }
-    let mut devices = Vec::new();
+    let mut found = Vec::with_capacity(platforms.len());
+    let mut index = 0;
     for platform in platforms {
         let name = platform.name().unwrap_or_default();
         let ids = match platform.get_devices(CL_DEVICE_TYPE_ALL) {
-            Err(ClError(CL_DEVICE_NOT_FOUND)) => Vec::new(),
-            answer => answer.at("clGetDeviceIDs", || name.clone())?,
+            Err(ClError(CL_DEVICE_NOT_FOUND)) => Ok(Vec::new()),
+            answer => answer.at("clGetDeviceIDs", || name.clone()),
         };
-        for id in ids {
-            devices.push(DeviceFacts::query(devices.len(), &name, Device::new(id)));
+        let devices = ids.map(|ids| {
+            let next = index..;
+            index += ids.len();
+            next.zip(ids).map(|(i, id)| DeviceFacts::query(i, &platform, Device::new(id))).collect()
+        });
+        let vendor = platform.vendor().unwrap_or_default();
+        let version = platform.version().unwrap_or_default();
+        found.push(PlatformFacts { name, vendor, version, devices });
+    }
+    Ok(found)
+}
+
+/// All devices of all drivers, in the loader's order. A driver that fails is passed over as long
+/// as another one has a device.
+///
+/// Errors: those of [`platforms`], also of a single platform.
+pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
+    let mut devices = Vec::new();
+    let mut failure = None;
+    for platform in platforms()? {
+        match platform.devices {
+            Ok(found) => devices.extend(found),
+            Err(error) => failure = failure.or(Some(error)),
         }
     }
-    Ok(devices)
+    match failure {
+        Some(error) if devices.is_empty() => Err(error),
+        _ => Ok(devices),
+    }
 }
 
 /// The device of that index, or the first whose name or platform contains the text, whatever the

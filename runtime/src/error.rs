@@ -104,15 +104,16 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// The process's exit code: 1 for a damaged bundle, 2 for a wrong request, 3 for the device.
+    /// The process's exit code: 1 for a damaged bundle, 2 for a wrong request, 3 for the device,
+    /// 130 (what shells say of Ctrl-C) if it was stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
             RuntimeError::Bundle(BundleError::Io { .. } | BundleError::NotABundle { .. })
             | RuntimeError::Input(_)
             | RuntimeError::Sampler(_)
             | RuntimeError::Png(_)
-            | RuntimeError::Io { .. }
-            | RuntimeError::Cancelled => 2,
+            | RuntimeError::Io { .. } => 2,
+            RuntimeError::Cancelled => 130,
             RuntimeError::Bundle(_) | RuntimeError::Plan(_) | RuntimeError::Tokenizer(_) => 1,
             _ => 3,
         }

@@ -15,11 +15,11 @@ use opencl3::context::Context;
 use opencl3::event::{CL_COMPLETE, Event};
 use opencl3::kernel::Kernel;
 
-use crate::binding::{Bindings, Parent, Region};
+use crate::binding::Bindings;
 use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::memory::{Allocations, DeviceMemory};
-use crate::program::{build_kernels, set_args};
+use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
 use crate::weights::{Run, Stream, Weights};
 
 /// How long one launch took on the device.
@@ -51,6 +51,7 @@ pub struct Executor {
     last: Option<Arc<Event>>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Arc<Event>)>>,
+    programs: ProgramOrigin,
 }
 
 impl Executor {
@@ -65,6 +66,17 @@ impl Executor {
         profiling: bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
+        Executor::load_with(bundle, device, profiling, &ProgramOptions::default(), progress)
+    }
+
+    /// As [`load`](Self::load), with programs from where `programs` says.
+    pub fn load_with(
+        bundle: Arc<BundleFile>,
+        device: &DeviceFacts,
+        profiling: bool,
+        programs: &ProgramOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Executor, RuntimeError> {
         let plan = bundle.plan();
         device.meets(plan)?;
         let bindings = Bindings::resolve(plan)?;
@@ -73,7 +85,8 @@ impl Executor {
             Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
         let compute = create_queue(&context, profiling)?;
         let reading = create_queue(&context, false)?;
-        let kernels = build_kernels(&context, plan, progress)?;
+        let (kernels, programs) =
+            build_kernels(&context, device, (bundle.path(), plan), programs, progress)?;
         let memory = Arc::new(DeviceMemory::allocate(
             &context,
             &reading,
@@ -100,12 +113,18 @@ impl Executor {
             lockstep,
             last,
             launches,
+            programs,
         })
     }
 
     /// The plan.
     pub fn plan(&self) -> &Plan {
         self.bundle.plan()
+    }
+
+    /// Where the programs came from.
+    pub fn programs(&self) -> ProgramOrigin {
+        self.programs
     }
 
     /// What is allocated on the device.
@@ -203,37 +222,21 @@ impl Executor {
         Ok(())
     }
 
-    /// Reads the rows straight into the mapped output.
+    /// Reads the rows, verifies them, and writes them to the output.
     fn gather(&mut self, gather: &Gather) -> Result<(), RuntimeError> {
         let indices = &self.indices[&gather.indices][..gather.index_count as usize];
-        for &index in indices {
-            if u32::try_from(index).is_ok_and(|index| index < gather.row_count) {
-                continue;
-            }
-            let (name, count) = (&gather.name, gather.row_count);
-            let message = format!("index {index} of {name} is outside a table of {count} rows");
-            return Err(RuntimeError::Input(message));
+        let mut rows = vec![0; indices.len() * gather.row_bytes as usize];
+        for (out, &index) in rows.chunks_exact_mut(gather.row_bytes as usize).zip(indices) {
+            let row = u32::try_from(index).ok().filter(|&row| row < gather.row_count);
+            let Some(row) = row else {
+                let (name, count) = (&gather.name, gather.row_count);
+                let message = format!("index {index} of {name} is outside a table of {count} rows");
+                return Err(RuntimeError::Input(message));
+            };
+            self.bundle.read_row(gather, row, out)?;
         }
-        let region = Region {
-            parent: Parent::Arena,
-            offset_bytes: self.bundle.plan().buffers[gather.output.index()].offset_bytes,
-            len_bytes: gather.row_bytes * u64::from(gather.index_count),
-        };
-        let bundle = Arc::clone(&self.bundle);
-        self.memory.fill_mapped(&self.compute, region, &gather.name, &mut |start_bytes, chunk| {
-            let mut done_bytes = 0;
-            while done_bytes < chunk.len() {
-                let at_bytes = start_bytes + done_bytes as u64;
-                let row = indices[(at_bytes / gather.row_bytes) as usize] as u64;
-                let column_bytes = at_bytes % gather.row_bytes;
-                let rest = chunk.len() - done_bytes;
-                let len = rest.min((gather.row_bytes - column_bytes) as usize);
-                let from_bytes = gather.table_offset_bytes + row * gather.row_bytes + column_bytes;
-                bundle.read_weights(from_bytes, &mut chunk[done_bytes..done_bytes + len])?;
-                done_bytes += len;
-            }
-            Ok(())
-        })
+        let offset_bytes = self.bundle.plan().buffers[gather.output.index()].offset_bytes;
+        self.memory.write(&self.compute, offset_bytes, &rows, &gather.name)
     }
 
     /// Writes a port's bytes, in its element type.

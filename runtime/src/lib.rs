@@ -4,10 +4,11 @@
 //! Under it, [`executor`] walks a network's steps, [`weights`] streams blocks into slots on a
 //! thread of its own, [`memory`] holds every device allocation, [`binding`] resolves arguments,
 //! [`program`] builds kernels and [`device`] finds devices. [`pipeline`] is what surrounds the
-//! networks, and [`cli`] the command.
+//! networks, and [`cli`] the command. [`probe`] runs single kernels, for self-tests of devices.
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
-//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`] and [`executor`].
+//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`executor`]
+//! and [`probe`].
 #![deny(unsafe_code)]
 
 pub mod binding;
@@ -18,6 +19,7 @@ pub mod executor;
 pub mod memory;
 pub mod npy;
 pub mod pipeline;
+pub mod probe;
 pub mod program;
 pub mod report;
 pub mod session;

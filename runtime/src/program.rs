@@ -1,8 +1,12 @@
-//! Builds programs and kernels, and sets a kernel's arguments.
+//! Loads or builds programs, makes kernels, and sets a kernel's arguments.
+//!
+//! A driver may take minutes and hundreds of megabytes to compile. So programs come from a
+//! [`cache`]; what it lacks is compiled by a process of its own, which leaves it there (see
+//! [`prepare`]). Only where that is impossible are they built in this process.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::path::Path;
 
 use kiln_bundle::plan::{Plan, Step};
 use opencl3::context::Context;
@@ -10,51 +14,196 @@ use opencl3::error_codes::ClError;
 use opencl3::kernel::Kernel;
 use opencl3::memory::ClMem;
 use opencl3::program::Program;
+use serde::Serialize;
 
 use crate::binding::Binding;
+use crate::device::DeviceFacts;
 use crate::error::{At, RuntimeError};
 use crate::memory::DeviceMemory;
 
-/// Builds every program of a plan once and makes one kernel for each of its entry points.
-///
-/// `progress` hears how many programs are built, and of how many.
-/// Errors: `Build` with the compiler's log; `OpenCl`; `Plan` if a launch does not have as many
-/// arguments as its kernel.
-pub fn build_kernels(
-    context: &Context,
-    plan: &Plan,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<Kernel>, RuntimeError> {
-    let mut programs: HashMap<(u32, &str), Program> = HashMap::new();
-    let mut kernels = Vec::with_capacity(plan.kernels.len());
-    for (index, kernel) in plan.kernels.iter().enumerate() {
-        progress(index, plan.kernels.len());
-        let at = format!("kernel {} ({}/{})", kernel.entry, kernel.op, kernel.variant);
-        let program = match programs.entry((kernel.source, kernel.options.as_str())) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let source = plan.sources.get(kernel.source as usize);
-                let source = source.ok_or_else(|| RuntimeError::Plan(format!("no {at}")))?;
-                entry.insert(build(context, source, &kernel.options, &at)?)
-            }
-        };
-        let created = without_nul(&kernel.entry, &at)
-            .and_then(|entry| Kernel::create(program, entry).at("clCreateKernel", || &at));
-        kernels.push(created?);
-    }
-    progress(kernels.len(), kernels.len());
-    check_arg_counts(plan, &kernels)?;
-    Ok(kernels)
+pub mod cache;
+pub mod prepare;
+mod warm;
+
+use cache::{Key, ProgramCache};
+use prepare::PrepareCommand;
+
+/// Where compiled programs come from. The default is to build them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProgramOptions {
+    /// Where they are kept.
+    pub cache: Option<ProgramCache>,
+    /// What to run when the cache lacks some.
+    pub prepare: Option<PrepareCommand>,
 }
 
-/// Builds one program. The place for a cache of binaries, keyed by source, options and driver.
-fn build(
+/// Where the programs of a session came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub enum ProgramOrigin {
+    /// All were in the cache.
+    #[serde(rename = "cached")]
+    Cached,
+    /// Another process compiled what was not.
+    #[serde(rename = "prepared")]
+    Prepared,
+    /// Some were built here: the compiler's memory counts in this process.
+    #[serde(rename = "built in process")]
+    Built,
+}
+
+/// A program of a plan: a source with its options, and the kernels that are in it.
+struct Spec<'a> {
+    source: &'a str,
+    options: &'a str,
+    /// Indices into the plan's kernels.
+    kernels: Vec<usize>,
+    key: Key,
+    /// The first kernel, for errors.
+    at: String,
+}
+
+/// The programs of a plan without duplicates.
+fn specs<'a>(plan: &'a Plan, device: &DeviceFacts) -> Result<Vec<Spec<'a>>, RuntimeError> {
+    let mut specs: Vec<Spec> = Vec::new();
+    let mut places: HashMap<(u32, &str), usize> = HashMap::new();
+    for (index, kernel) in plan.kernels.iter().enumerate() {
+        let place = *places.entry((kernel.source, &kernel.options)).or_insert(specs.len());
+        if place == specs.len() {
+            let at = format!("kernel {} ({}/{})", kernel.entry, kernel.op, kernel.variant);
+            let source = plan.sources.get(kernel.source as usize);
+            let source = source.ok_or_else(|| RuntimeError::Plan(format!("no {at}")))?;
+            let options = without_nul(&kernel.options, &at)?;
+            let key = Key::new(device, source, options);
+            specs.push(Spec { source, options, kernels: Vec::new(), key, at });
+        }
+        without_nul(&kernel.entry, &specs[place].at)?;
+        specs[place].kernels.push(index);
+    }
+    Ok(specs)
+}
+
+/// Kernels of a plan on the way.
+struct Loader<'a> {
+    context: &'a Context,
+    plan: &'a Plan,
+    specs: Vec<Spec<'a>>,
+    /// In the order of the plan; `None` while there is no program.
+    kernels: Vec<Option<Kernel>>,
+}
+
+impl Loader<'_> {
+    fn has(&self, spec: &Spec) -> bool {
+        spec.kernels.iter().all(|&index| self.kernels[index].is_some())
+    }
+
+    /// How many programs are still to come.
+    fn missing(&self) -> usize {
+        self.specs.iter().filter(|spec| !self.has(spec)).count()
+    }
+
+    /// Loads what the cache has and the driver accepts; what it refuses is removed.
+    fn load(&mut self, cache: &ProgramCache) {
+        for index in 0..self.specs.len() {
+            let spec = &self.specs[index];
+            if self.has(spec) {
+                continue;
+            }
+            let Some(binary) = cache.read(&spec.key) else { continue };
+            let program = load(self.context, &binary, spec.options);
+            match program.and_then(|program| create_kernels(&program, self.plan, spec)) {
+                Ok(kernels) => kernels.into_iter().for_each(|(k, new)| self.kernels[k] = Some(new)),
+                Err(_) => cache.remove(&spec.key),
+            }
+        }
+    }
+
+    /// Builds what is missing, and keeps it if `cache` is given.
+    fn build(
+        &mut self,
+        cache: Option<&ProgramCache>,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), RuntimeError> {
+        for index in 0..self.specs.len() {
+            progress(index, self.specs.len());
+            let spec = &self.specs[index];
+            if self.has(spec) {
+                continue;
+            }
+            let program = build(self.context, spec)?;
+            for (place, kernel) in create_kernels(&program, self.plan, spec)? {
+                self.kernels[place] = Some(kernel);
+            }
+            if let (Some(cache), Ok(binary)) = (cache, binary(&program, spec)) {
+                // A cache that cannot be written is no reason to fail.
+                let _ = cache.write(&spec.key, &binary);
+            }
+        }
+        cache.map_or(Ok(()), ProgramCache::evict).or(Ok(()))
+    }
+}
+
+/// Loads or builds every program of a plan and makes one kernel for each of its entry points.
+///
+/// `bundle` is the file of the plan. `progress` hears how many programs are compiled, and of how
+/// many. Errors: `Build` with the compiler's log; `OpenCl`; `Plan` if a launch does not have as
+/// many arguments as its kernel. A cache that cannot be used is no error.
+pub fn build_kernels(
     context: &Context,
-    source: &str,
-    options: &str,
-    at: &str,
-) -> Result<Program, RuntimeError> {
-    let options = without_nul(options, at)?;
+    device: &DeviceFacts,
+    (bundle, plan): (&Path, &Plan),
+    options: &ProgramOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(Vec<Kernel>, ProgramOrigin), RuntimeError> {
+    let kernels = plan.kernels.iter().map(|_| None).collect();
+    let mut loader = Loader { context, plan, specs: specs(plan, device)?, kernels };
+    let mut origin = ProgramOrigin::Cached;
+    if let Some(cache) = &options.cache {
+        // Before anything is loaded: what is absent costs this process nothing.
+        let complete = loader.specs.iter().all(|spec| cache.contains(&spec.key));
+        let mut prepare = || {
+            if let Some(command) = &options.prepare {
+                origin = ProgramOrigin::Prepared;
+                // What it did not leave in the cache is built below.
+                let _ = command.run(bundle, device, cache, progress);
+            }
+        };
+        if !complete {
+            prepare();
+        }
+        loader.load(cache);
+        if complete && loader.missing() > 0 {
+            prepare();
+            loader.load(cache);
+        }
+    }
+    if loader.missing() > 0 {
+        origin = ProgramOrigin::Built;
+        // A lazy driver's binary would hold no kernel, and take the compiler to fetch.
+        let cache = options.cache.as_ref().filter(|_| !warm::is_lazy(device));
+        loader.build(cache, progress)?;
+    }
+    let count = loader.specs.len();
+    progress(count, count);
+    let kernels: Vec<Kernel> = loader.kernels.into_iter().flatten().collect();
+    check_arg_counts(plan, &kernels)?;
+    Ok((kernels, origin))
+}
+
+fn create_kernels(
+    program: &Program,
+    plan: &Plan,
+    spec: &Spec,
+) -> Result<Vec<(usize, Kernel)>, RuntimeError> {
+    let create = |&index: &usize| {
+        let kernel = Kernel::create(program, &plan.kernels[index].entry);
+        Ok((index, kernel.at("clCreateKernel", || &spec.at)?))
+    };
+    spec.kernels.iter().map(create).collect()
+}
+
+/// Compiles one program.
+fn build(context: &Context, spec: &Spec) -> Result<Program, RuntimeError> {
+    let Spec { source, options, at, .. } = spec;
     let mut program =
         Program::create_from_source(context, source).at("clCreateProgramWithSource", || at)?;
     match program.build(context.devices(), options) {
@@ -64,6 +213,22 @@ fn build(
             Err(RuntimeError::Build { at: format!("{at} with {options:?}"), code, log })
         }
     }
+}
+
+/// What the driver made of a program, after its kernels were created.
+fn binary(program: &Program, spec: &Spec) -> Result<Vec<u8>, RuntimeError> {
+    let binaries = program.get_binaries().at("clGetProgramInfo", || &spec.at)?;
+    Ok(binaries.into_iter().next().unwrap_or_default())
+}
+
+/// Gives the driver what it compiled earlier.
+fn load(context: &Context, binary: &[u8], options: &str) -> Result<Program, RuntimeError> {
+    let at = || "a cached program";
+    // SAFETY: the device is the context's; OpenCL copies the binary.
+    let program = unsafe { Program::create_from_binary(context, context.devices(), &[binary]) };
+    let mut program = program.at("clCreateProgramWithBinary", at)?;
+    program.build(context.devices(), options).at("clBuildProgram", at)?;
+    Ok(program)
 }
 
 fn without_nul<'a>(text: &'a str, at: &str) -> Result<&'a str, RuntimeError> {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::executor::LaunchTime;
 use crate::memory::Allocations;
+use crate::program::ProgramOrigin;
 use crate::weights::StreamStats;
 
 /// The plan's memory, part by part.
@@ -69,6 +70,8 @@ pub struct Times {
 pub struct Report {
     /// Name of the device.
     pub device: String,
+    /// Where the compiled kernels came from.
+    pub programs: ProgramOrigin,
     /// Name of the model.
     pub model: String,
     /// Promised memory.

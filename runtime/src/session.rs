@@ -16,6 +16,7 @@ use crate::error::RuntimeError;
 use crate::executor::{Executor, LaunchTime};
 use crate::memory::Allocations;
 use crate::pipeline::tokenizer::Tokenizer;
+use crate::program::{ProgramOptions, ProgramOrigin};
 use crate::tensor::{self, port_bytes, port_elems};
 use crate::weights::Stream;
 
@@ -36,11 +37,17 @@ pub struct SessionOptions {
     pub device: String,
     /// Whether every launch is timed; see [`Session::take_launch_times`].
     pub profiling: bool,
+    /// Where compiled programs come from.
+    pub programs: ProgramOptions,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions { device: "auto".into(), profiling: false }
+        SessionOptions {
+            device: "auto".into(),
+            profiling: false,
+            programs: ProgramOptions::default(),
+        }
     }
 }
 
@@ -128,7 +135,9 @@ impl Session {
             merges => Some(Tokenizer::from_merges(merges)?),
         };
         let device = device::select(&options.device)?;
-        let executor = Executor::load(Arc::clone(&bundle), &device, options.profiling, progress)?;
+        let SessionOptions { profiling, programs, .. } = options;
+        let executor =
+            Executor::load_with(Arc::clone(&bundle), &device, *profiling, programs, progress)?;
         let residents = Residents::of(bundle.plan());
         let host = HostBuffers::of(bundle.plan());
         let load_seconds = started.elapsed().as_secs_f64();
@@ -143,6 +152,11 @@ impl Session {
     /// The device.
     pub fn device(&self) -> &DeviceFacts {
         &self.device
+    }
+
+    /// Where the compiled programs came from.
+    pub fn programs(&self) -> ProgramOrigin {
+        self.executor.programs()
     }
 
     /// What is allocated on the device.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use kiln_runtime::npy;
+use kiln_runtime::pipeline::png::read_described;
 use small::Small;
 
 struct Place {
@@ -24,6 +25,7 @@ impl Place {
 
     fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));
+        command.env("KILN_CACHE", self.folder.path().join("cache"));
         command.current_dir(self.folder.path()).args(args).output().unwrap()
     }
 
@@ -90,6 +92,90 @@ fn exit_codes_and_messages_have_meaning() {
     bytes[4096 + 5000] ^= 1;
     fs::write(&bundle, bytes).unwrap();
     place.fails(1, &with(&[]), "block 0");
+}
+
+#[test]
+fn seeds_make_pictures_of_their_own() {
+    let place = Place::new();
+    let args = ["small.kiln", "-p", "x", "--steps", "2", "--sampler", "euler-a"];
+    let output = place.run(&[&args[..], &["-o", "a.png", "--count", "2", "--seed", "8"]].concat());
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert_eq!(message.matches("wrote a-000").count(), 2, "{message}");
+    let output = place.run(&[&args[..], &["-o", "s{seed}.png", "--seed", "9"]].concat());
+    assert_eq!(output.status.code(), Some(0));
+    let file = |name: &str| fs::read(place.folder.path().join(name)).unwrap();
+    // What went before in the same process changes nothing.
+    assert!(file("a-0002.png") == file("s9.png") && file("a-0001.png") != file("s9.png"));
+}
+
+#[test]
+fn a_batch_goes_on_where_it_was_stopped() {
+    let place = Place::new();
+    let lines = "{\"prompt\": \"one\"}\n{\"prompt\": \"two\", \"sampler\": \"dpm++2m\"}\n";
+    fs::write(place.folder.path().join("p.jsonl"), lines).unwrap();
+    let run = || {
+        let args = ["small.kiln", "--prompts", "p.jsonl", "--steps", "2", "-o", "o.png"];
+        let output = place.run(&args);
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let message = run();
+    assert!(message.contains("o-0001.png") && message.contains("o-0002.png"), "{message}");
+    let second = place.folder.path().join("o-0002.png");
+    let before = fs::read(&second).unwrap();
+    fs::remove_file(&second).unwrap();
+    let message = run();
+    assert!(message.contains("1 of 2 pictures are there already"), "{message}");
+    assert!(!message.contains("wrote o-0001.png"), "{message}");
+    assert!(fs::read(&second).unwrap() == before);
+    assert!(run().contains("2 of 2"));
+}
+
+#[test]
+fn previews_lie_beside_the_picture() {
+    let place = Place::new();
+    let args = ["small.kiln", "-p", "x", "--steps", "4", "-o", "out.png", "--preview-every", "2"];
+    let output = place.run(&args);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    let preview = read_described(&place.folder.path().join("out.preview.png")).unwrap();
+    assert_eq!((preview.width, preview.height), (128, 128));
+    // Only terminals are sent pictures.
+    assert!(!message.contains('\u{1b}'), "{message:?}");
+    let missing = ["--preview-every", "1", "--steps", "1", "-o", "no/such/out.png"];
+    let output = place.run(&[&["small.kiln", "-p", "x"], &missing[..]].concat());
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_no_broken_file() {
+    let place = Place::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));
+    command.current_dir(place.folder.path()).stderr(std::process::Stdio::piped());
+    let args = ["small.kiln", "-p", "x", "--steps", "1000", "-o", "out.png", "--dump", "d"];
+    let child = command.args(args).args(["--preview-every", "1"]).spawn().unwrap();
+    let preview = place.folder.path().join("out.preview.png");
+    while !preview.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "error: cancelled\n");
+    let entries = fs::read_dir(place.folder.path()).unwrap().map(|e| e.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["d", "out.preview.png", "small.kiln"]);
+    assert!(read_described(&preview).is_ok());
+    for entry in fs::read_dir(place.folder.path().join("d")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_string_lossy().contains("latent_") {
+            assert_eq!(npy::read::<f32>(File::open(path).unwrap()).unwrap().shape, [1, 4, 4, 4]);
+        }
+    }
 }
 
 #[test]

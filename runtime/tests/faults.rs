@@ -115,7 +115,7 @@ fn a_kernel_that_does_not_compile_shows_the_log() {
     let weights = std::fs::read(&path).unwrap();
     let mut writer = kiln_bundle::BundleWriter::create(&again).unwrap();
     let end = plan.blocks.last().map(|b| b.offset_bytes + b.len_bytes).unwrap() as usize;
-    let table = small::VOCABULARY * small::WIDTH * 4;
+    let table = small::VOCABULARY * (small::WIDTH * 4 + 8);
     writer.write_block(&weights[4096..4096 + end + table]).unwrap();
     writer.finish(&plan, b"").unwrap();
     let error = Session::open(&again, &SessionOptions::default()).err().unwrap();

@@ -1,5 +1,6 @@
 //! The checkpoint readers, on the model that ships with the project and on made-up files.
 
+mod bundles;
 mod fixtures;
 mod formats;
 mod hostile;

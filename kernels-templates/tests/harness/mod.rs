@@ -118,29 +118,45 @@ impl Runner {
     /// Queues all launches `times` in a row and waits for the last; seconds of all.
     pub fn run_repeatedly(&self, prepared: &Prepared, times: usize) -> f64 {
         let start = Instant::now();
-        for (kernel, launch, slots) in std::iter::repeat_n(&prepared.kernels, times).flatten() {
-            let mut call = ExecuteKernel::new(kernel);
-            for slot in slots {
-                // SAFETY: the slots are the kernel's arguments as the lowering lists them.
-                unsafe {
-                    match slot {
-                        Slot::Own(buffer) => call.set_arg(buffer),
-                        Slot::Scratch(index) => call.set_arg(&prepared.scratch[*index]),
-                        Slot::Output => call.set_arg(&prepared.output),
-                        Slot::U32(v) => call.set_arg(v),
-                        Slot::F32(v) => call.set_arg(v),
-                    };
-                }
-            }
-            call.set_global_work_sizes(&launch.global.map(|v| v as usize));
-            if let Some(local) = launch.local {
-                call.set_local_work_sizes(&local.map(|v| v as usize));
-            }
-            // SAFETY: all memory is alive until the queue is finished below.
-            unsafe { call.enqueue_nd_range(&self.queue).unwrap() };
+        for index in (0..times).flat_map(|_| 0..prepared.kernels.len()) {
+            self.enqueue(prepared, index);
         }
         self.queue.finish().unwrap();
         start.elapsed().as_secs_f64()
+    }
+
+    /// Runs all launches once and waits for each; the seconds of each.
+    pub fn run_each(&self, prepared: &Prepared) -> Vec<f64> {
+        let run = |index| {
+            let start = Instant::now();
+            self.enqueue(prepared, index);
+            self.queue.finish().unwrap();
+            start.elapsed().as_secs_f64()
+        };
+        (0..prepared.kernels.len()).map(run).collect()
+    }
+
+    fn enqueue(&self, prepared: &Prepared, index: usize) {
+        let (kernel, launch, slots) = &prepared.kernels[index];
+        let mut call = ExecuteKernel::new(kernel);
+        for slot in slots {
+            // SAFETY: the slots are the kernel's arguments as the lowering lists them.
+            unsafe {
+                match slot {
+                    Slot::Own(buffer) => call.set_arg(buffer),
+                    Slot::Scratch(index) => call.set_arg(&prepared.scratch[*index]),
+                    Slot::Output => call.set_arg(&prepared.output),
+                    Slot::U32(v) => call.set_arg(v),
+                    Slot::F32(v) => call.set_arg(v),
+                };
+            }
+        }
+        call.set_global_work_sizes(&launch.global.map(|v| v as usize));
+        if let Some(local) = launch.local {
+            call.set_local_work_sizes(&local.map(|v| v as usize));
+        }
+        // SAFETY: `prepared` owns all memory, and whoever calls finishes the queue.
+        unsafe { call.enqueue_nd_range(&self.queue).unwrap() };
     }
 
     /// The output as `f32`. Panics if a kernel wrote behind it.

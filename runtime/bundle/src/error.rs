@@ -157,6 +157,16 @@ pub enum BundleError {
         /// Its length.
         len_bytes: u64,
     },
+    /// A row of a table is not what was written.
+    #[error("row {row} of table '{table}' of {} is corrupt; copy the file again", path.display())]
+    CorruptRow {
+        /// The file.
+        path: PathBuf,
+        /// The table's name.
+        table: String,
+        /// The row.
+        row: u32,
+    },
 }
 
 impl BundleError {

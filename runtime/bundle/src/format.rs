@@ -43,6 +43,11 @@ pub fn hash(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
+/// A table's row as it is stored: the row, then its checksum.
+pub fn sealed_row(row: &[u8]) -> Vec<u8> {
+    [row, &hash(row).to_le_bytes()].concat()
+}
+
 /// One row of the section table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Section {

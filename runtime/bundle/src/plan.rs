@@ -296,6 +296,9 @@ pub enum Step {
     },
 }
 
+/// Bytes behind each row of a table: its hash, little-endian.
+pub const ROW_CHECKSUM_BYTES: u64 = 8;
+
 /// A look-up of rows that never leaves the file system for the rows it does not need.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Gather {
@@ -303,7 +306,8 @@ pub struct Gather {
     pub name: String,
     /// Start of the table in the weights section.
     pub table_offset_bytes: u64,
-    /// Bytes of a row, already in the output's element type.
+    /// Bytes of a row, already in the output's element type. In the file each row is followed by
+    /// its checksum, [`ROW_CHECKSUM_BYTES`] long.
     pub row_bytes: u64,
     /// Rows in the table; another index is an error.
     pub row_count: u32,

@@ -8,7 +8,8 @@ use crate::error::BundleError;
 use crate::format::{BundleWriter, hash};
 use crate::plan::{
     Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
-    Manifest, MemoryPlan, Network, Phase, Plan, Port, Requirements, Residency, SlotId, Step,
+    Manifest, MemoryPlan, Network, Phase, Plan, Port, ROW_CHECKSUM_BYTES, Requirements, Residency,
+    SlotId, Step,
 };
 use crate::rationale::{Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, Verdict};
 
@@ -20,7 +21,7 @@ pub const TOKENIZER: &[u8] = b"a tokenizer";
 const BLOCK_LENS: [u64; 3] = [4096, 5000, 4096];
 const BLOCK_OFFSETS: [u64; 3] = [0, 4096, 12288];
 const TABLE_OFFSET: u64 = 16384;
-const TABLE_LEN: u64 = 64 * 16;
+const TABLE_LEN: u64 = 64 * (16 + ROW_CHECKSUM_BYTES);
 
 fn weight_byte(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8

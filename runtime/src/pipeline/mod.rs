@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod png;
+pub mod preview;
 pub mod rng;
 pub mod sampler;
 pub mod tokenizer;

@@ -1,6 +1,6 @@
 //! The picture file: decoder output to RGB, and a PNG that says how it was made.
 //!
-//! Owns rounding to bytes, the text chunks, and writing a file that is either whole or not there.
+//! Owns rounding to bytes, the text chunks, reading both back, and writing a file that is either whole or not there.
 //!
 //! Source: PNG specification, third edition (W3C 2025), sections 11.3.3 and 13.
 
@@ -8,6 +8,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+mod read;
+
+pub use read::{Described, read_described, read_rgb};
 
 const CHANNELS: usize = 3;
 /// Attempts at an unused name for the temporary file.
@@ -25,6 +29,14 @@ pub enum PngError {
         height: u32,
         /// Values there are.
         elems: usize,
+    },
+    /// A file is no PNG, or a damaged one.
+    #[error("{} cannot be read: {message}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
     },
     /// The writer failed.
     #[error("the picture could not be written: {0}")]

@@ -88,8 +88,11 @@ pub enum Progress<'a> {
         steps: usize,
         /// How long this one took.
         seconds: f64,
-        /// The latents after it, NCHW, for a preview.
+        /// The latents after it, NCHW.
         latent: &'a [f32],
+        /// The latents of the picture that the network saw in those before it, NCHW: what a
+        /// preview shows. They are without noise from the first step on.
+        picture: &'a [f32],
     },
     /// The picture is being decoded.
     Decode,
@@ -158,11 +161,17 @@ fn timestep_rows(plan: &Plan) -> usize {
     plan.manifest.timestep_rows.max(1) as usize
 }
 
+/// What the U-Net's output means.
+fn prediction(plan: &Plan) -> Prediction {
+    if plan.manifest.v_prediction { Prediction::V } else { Prediction::Epsilon }
+}
+
 /// One picture on its way.
 struct Generation<'a> {
     request: &'a Request<'a>,
     roles: Roles,
     sampler: Box<dyn Sampler>,
+    prediction: Prediction,
     rng: NormalRng,
     tokens: Vec<i32>,
     times: Times,
@@ -193,7 +202,8 @@ impl Session {
         let roles = Roles::of(self)?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let sequence = roles.sequence(sampler.timesteps().len());
-        let mut generation = Generation { request, roles, sampler, rng, tokens, times };
+        let prediction = prediction(self.plan());
+        let mut generation = Generation { request, roles, sampler, prediction, rng, tokens, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             generation.encode_prompt(session, stream, observe)?;
             let encoded = Instant::now();
@@ -209,6 +219,7 @@ impl Session {
         let rgb = RgbImage::from_decoder(side, side, &decoded)?;
         let report = Report {
             device: self.device.name.clone(),
+            programs: self.executor.programs(),
             model: self.plan().manifest.model.clone(),
             planned: PlannedMemory::of(self.plan()),
             measured: MeasuredMemory::now(self.allocations()),
@@ -247,9 +258,7 @@ impl Session {
         let elems = latent_elems(self.plan());
         let mut options = SamplerOptions::stable_diffusion(request.steps, elems);
         options.eta = request.eta;
-        if self.plan().manifest.v_prediction {
-            options.prediction = Prediction::V;
-        }
+        options.prediction = prediction(self.plan());
         let sampler = sampler::by_name(&request.sampler, &options)?;
         let mut rng = NormalRng::from_seed(request.seed);
         match &request.initial_latent {
@@ -326,17 +335,30 @@ impl Generation<'_> {
                 }
             }
             self.predict(session, stream, step)?;
-            let host = &mut session.host;
-            let [unconditional, conditional] = &mut host.branches;
-            sampler::guide(unconditional, conditional, self.request.guidance)?;
-            self.sampler.step(step, unconditional, &mut host.latent, &mut self.rng)?;
+            self.advance(session, step)?;
             let seconds = started.elapsed().as_secs_f64();
             self.times.step_seconds.push(seconds);
             self.dump_latent(session, step + 1)?;
-            let latent = &session.host.latent;
-            tell(observe, Progress::Step { done: step + 1, steps, seconds, latent })?;
+            let (latent, picture) = (&*session.host.latent, &*session.host.input);
+            let done = step + 1;
+            tell(observe, Progress::Step { done, steps, seconds, latent, picture })?;
         }
         Ok(())
+    }
+
+    /// Moves the latents by the U-Net's output; leaves the picture in it in `session.host.input`.
+    fn advance(&mut self, session: &mut Session, step: usize) -> Result<(), RuntimeError> {
+        let host = &mut session.host;
+        let [output, conditional] = &mut host.branches;
+        sampler::guide(output, conditional, self.request.guidance)?;
+        let level = self.sampler.level(step)?;
+        let (of_latent, of_output) = level.picture_factors(self.prediction);
+        let (of_latent, of_output) = (of_latent as f32, of_output as f32);
+        let both = host.latent.iter().zip(&*output);
+        for (picture, (latent, output)) in host.input.iter_mut().zip(both) {
+            *picture = of_latent * latent + of_output * output;
+        }
+        Ok(self.sampler.step(step, output, &mut host.latent, &mut self.rng)?)
     }
 
     /// Leaves the U-Net's output for both branches in `session.host.branches`.

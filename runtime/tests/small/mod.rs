@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use kiln_bundle::BundleWriter;
+use kiln_bundle::format::sealed_row;
 use kiln_bundle::plan::*;
 
 /// Tokens of a prompt.
@@ -139,7 +140,7 @@ impl Small {
         }
         let rows = (0..VOCABULARY).map(|row| {
             let bytes = (0..WIDTH).flat_map(|column| table(row, column).to_le_bytes());
-            Ok::<_, kiln_bundle::BundleError>(bytes.collect::<Vec<u8>>())
+            Ok::<_, kiln_bundle::BundleError>(sealed_row(&bytes.collect::<Vec<u8>>()))
         });
         let table_at = writer.write_stream(rows).unwrap();
         let plan = self.plan(blocks, table_at);

@@ -5,7 +5,7 @@ mod model;
 mod size;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Compiles Stable Diffusion v2.1 into one bundle that runs on OpenCL inside a memory budget.
@@ -24,26 +24,34 @@ struct Cli {
 enum Command {
     Compile(cmd::compile::Args),
     Run(cmd::run::Args),
-    Eval(cmd::eval::Args),
-    Tokenize(cmd::tokenize::Args),
+    Prepare(cmd::prepare::Args),
+    Show(cmd::show::Args),
     Inspect(cmd::inspect::Args),
     Explain(cmd::explain::Args),
     Devices(cmd::devices::Args),
+    Eval(cmd::eval::Args),
+    Tokenize(cmd::tokenize::Args),
     Graph(cmd::graph::Args),
     Arena(cmd::arena::Args),
+    Completions(cmd::completions::Args),
+    Man(cmd::man::Args),
 }
 
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Compile(args) => cmd::compile::run(args),
         Command::Run(args) => cmd::run::run(args),
+        Command::Prepare(args) => cmd::prepare::run(args),
         Command::Eval(args) => cmd::eval::run(args),
         Command::Tokenize(args) => cmd::tokenize::run(args),
+        Command::Show(args) => cmd::show::run(args),
         Command::Inspect(args) => cmd::inspect::run(args),
         Command::Explain(args) => cmd::explain::run(args),
         Command::Devices(args) => cmd::devices::run(args),
         Command::Graph(args) => cmd::graph::run(args),
         Command::Arena(args) => cmd::arena::run(args),
+        Command::Completions(args) => cmd::completions::run(args, Cli::command()),
+        Command::Man(args) => cmd::man::run(args, Cli::command()),
     }
 }
 

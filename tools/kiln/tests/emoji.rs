@@ -139,13 +139,18 @@ fn the_decoder_agrees() {
 fn pictures_agree_in_fp32() {
     for k in 0..PROMPTS.len() {
         let folder = run(fp32(), k, "fp32");
-        expect_close(&folder.join("text_embedding.npy"), &emoji(&format!("{k}-text.npy")), 1e-4);
+        // The dump holds both prompts, the negative one first.
+        let embeddings = npy(&folder.join("embedding.npy"));
+        let (negative, positive) = embeddings.split_at(embeddings.len() / 2);
+        let expected = [emoji("uncond-text.npy"), emoji(&format!("{k}-text.npy"))];
+        assert!(relative_l2(negative, &npy(&expected[0])) <= 1e-4);
+        assert!(relative_l2(positive, &npy(&expected[1])) <= 1e-4);
         // Each step multiplies the error of the one before by what guidance does with it.
         for (step, limit) in [(1, 1e-4), (10, 1e-3), (20, 1e-3)] {
-            let found = folder.join(format!("latent-{step:02}.npy"));
+            let found = folder.join(format!("latent_{step:03}.npy"));
             expect_close(&found, &emoji(&format!("{k}-latents-{step:02}.npy")), limit);
         }
-        let found = npy(&folder.join("image.npy"));
+        let found = npy(&folder.join("decoded.npy"));
         let db = psnr(&found, &npy(&emoji(&format!("{k}-image.npy"))));
         assert!(db >= 40.0, "prompt {k}: {db:.1} dB");
     }
@@ -155,7 +160,7 @@ fn pictures_agree_in_fp32() {
 fn pictures_agree_in_fp16_storage() {
     for k in 0..PROMPTS.len() {
         let folder = run(fp16(), k, "fp16");
-        let found = npy(&folder.join("image.npy"));
+        let found = npy(&folder.join("decoded.npy"));
         let db = psnr(&found, &npy(&emoji(&format!("{k}-image.npy"))));
         assert!(db >= 30.0, "prompt {k}: {db:.1} dB");
     }
@@ -163,9 +168,20 @@ fn pictures_agree_in_fp16_storage() {
 
 #[test]
 fn streamed_weights_and_two_passes_give_the_same_picture() {
-    let small = bundle("fp32", &["--budget", "360MiB"]);
+    // Enough for the process and its kernels, too little to keep the U-Net's weights.
+    let refusal = harness::kiln_err(
+        &["compile", "--model", "emoji-256", "--budget", "10MiB", "-o", "target/never.kiln"],
+        1,
+    );
+    let smallest = refusal.split("smallest feasible budget is ").nth(1).expect("it names one");
+    let mib: f64 = smallest.split(' ').next().and_then(|n| n.parse().ok()).expect("in MiB");
+    let budget = format!("{}", ((mib + 0.1) * 1048576.0) as u64);
+    let small = bundle("fp32", &["--budget", &budget]);
+    let plan = inspect(&small);
+    assert_eq!(plan["manifest"]["guidance_batch"], 1);
+    assert!(plan["weights"]["streamed_bytes_a_pass"].as_u64().expect("bytes") > 0);
     let folder = run(&small, 0, "small");
-    let db = psnr(&npy(&folder.join("image.npy")), &npy(&emoji("0-image.npy")));
+    let db = psnr(&npy(&folder.join("decoded.npy")), &npy(&emoji("0-image.npy")));
     assert!(db >= 40.0, "{db:.1} dB");
 }
 
@@ -174,7 +190,16 @@ fn a_run_keeps_its_plan() {
     let folder = run(fp32(), 1, "report");
     let text = std::fs::read_to_string(folder.join("report.json")).expect("a report");
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let json = kiln_ok(&["inspect", arg(fp32()), "--json"]);
-    let plan: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let plan = inspect(fp32());
     assert_eq!(report["measured"]["arena_bytes"], plan["memory"]["arena_bytes"]);
+    let slots = plan["memory"]["slot_bytes"].as_array().expect("a list");
+    let slot_bytes: u64 = slots.iter().filter_map(|s| s.as_u64()).sum();
+    assert_eq!(report["measured"]["slot_bytes"], slot_bytes);
+    let (peak, budget) =
+        (&report["measured"]["process_peak_bytes"], &report["planned"]["budget_bytes"]);
+    assert!(peak.as_u64().expect("Linux tells") <= budget.as_u64().expect("bytes"), "{report}");
+}
+
+fn inspect(bundle: &Path) -> serde_json::Value {
+    serde_json::from_str(&kiln_ok(&["inspect", arg(bundle), "--json"])).expect("JSON")
 }

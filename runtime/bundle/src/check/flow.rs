@@ -6,8 +6,8 @@ use super::interval_set::IntervalSet;
 use super::launch;
 use super::violation::{Place, Violation, block_at, buffer_at, place};
 use crate::plan::{
-    Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Network, Phase, Plan, Port, Residency,
-    SlotId, Step,
+    Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Network, Phase, Plan, Port,
+    ROW_CHECKSUM_BYTES, Residency, SlotId, Step,
 };
 
 /// Checks every port and every step.
@@ -170,8 +170,9 @@ impl Flow<'_> {
     fn gather(&mut self, gather: &Gather) -> Result<(), Violation> {
         let &Gather { table_offset_bytes, row_bytes, row_count, index_count, .. } = gather;
         let end_bytes = row_bytes
-            .checked_mul(row_count.into())
-            .filter(|&table_bytes| table_bytes > 0)
+            .checked_add(ROW_CHECKSUM_BYTES)
+            .and_then(|stride_bytes| stride_bytes.checked_mul(row_count.into()))
+            .filter(|&table_bytes| row_bytes > 0 && table_bytes > 0)
             .and_then(|table_bytes| table_bytes.checked_add(table_offset_bytes));
         if end_bytes.is_none_or(|end_bytes| end_bytes > self.weights_len_bytes) {
             return Err(Violation::Table {

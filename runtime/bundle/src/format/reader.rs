@@ -10,7 +10,7 @@ use super::{Header, PAGE_BYTES, Section, hash};
 use crate::check::{self, Checked};
 use crate::codec;
 use crate::error::BundleError;
-use crate::plan::{Block, BlockId, Plan};
+use crate::plan::{Block, BlockId, Gather, Plan, ROW_CHECKSUM_BYTES};
 
 /// How much of the weights [`BundleFile::verify_all`] holds at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -112,6 +112,22 @@ impl BundleFile {
                 _ => BundleError::io("read", &self.path)(error),
             }
         })
+    }
+
+    /// Reads row `row` of a table into `out`, `gather.row_bytes` long, and verifies it.
+    ///
+    /// Errors: `CorruptRow`; those of [`read_weights`](Self::read_weights).
+    pub fn read_row(&self, gather: &Gather, row: u32, out: &mut [u8]) -> Result<(), BundleError> {
+        let stride_bytes = gather.row_bytes + ROW_CHECKSUM_BYTES;
+        let offset_bytes = gather.table_offset_bytes + u64::from(row) * stride_bytes;
+        let mut checksum = [0; ROW_CHECKSUM_BYTES as usize];
+        self.read_weights(offset_bytes, out)?;
+        self.read_weights(offset_bytes + gather.row_bytes, &mut checksum)?;
+        if u64::from_le_bytes(checksum) == hash(out) {
+            return Ok(());
+        }
+        let (path, table) = (self.path.clone(), gather.name.clone());
+        Err(BundleError::CorruptRow { path, table, row })
     }
 
     /// Compares a block's bytes with its checksum.

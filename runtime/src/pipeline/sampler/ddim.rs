@@ -5,7 +5,8 @@
 
 use super::super::rng::NormalRng;
 use super::{
-    NoiseSchedule, Prediction, Sampler, SamplerEntry, SamplerError, SamplerOptions, check_lengths,
+    Level, NoiseSchedule, Prediction, Sampler, SamplerEntry, SamplerError, SamplerOptions,
+    check_lengths,
 };
 
 /// DDIM's line in the registry.
@@ -107,6 +108,13 @@ impl Ddim {
     }
 }
 
+impl Ddim {
+    fn coefficients(&self, step: usize) -> Result<Coefficients, SamplerError> {
+        let steps = self.coefficients.len();
+        self.coefficients.get(step).copied().ok_or(SamplerError::StepIndex { step, steps })
+    }
+}
+
 impl Coefficients {
     /// From the picture's share of the variance now and after the step.
     fn new(alpha: f64, next_alpha: f64, eta: f64) -> Self {
@@ -131,6 +139,11 @@ impl Sampler for Ddim {
         &self.timesteps
     }
 
+    fn level(&self, step: usize) -> Result<Level, SamplerError> {
+        let c = self.coefficients(step)?;
+        Ok(Level { picture: c.picture.into(), noise: c.noise.into() })
+    }
+
     fn step(
         &mut self,
         step: usize,
@@ -139,8 +152,7 @@ impl Sampler for Ddim {
         noise: &mut NormalRng,
     ) -> Result<(), SamplerError> {
         check_lengths(latents, model_output)?;
-        let steps = self.coefficients.len();
-        let c = *self.coefficients.get(step).ok_or(SamplerError::StepIndex { step, steps })?;
+        let c = self.coefficients(step)?;
         for (latent, &output) in latents.iter_mut().zip(model_output) {
             let (picture, epsilon) = match self.prediction {
                 Prediction::Epsilon => ((*latent - c.noise * output) / c.picture, output),

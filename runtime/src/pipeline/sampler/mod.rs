@@ -5,11 +5,16 @@
 //! [`SAMPLERS`].
 
 pub mod ddim;
+pub mod dpmpp_2m;
+pub mod euler;
+mod euler_a;
 mod schedule;
+mod sigma;
 
 use super::rng::NormalRng;
 
 pub use schedule::{BetaCurve, NoiseSchedule};
+pub use sigma::{SigmaConfig, Spacing};
 
 /// Why a sampler could not be made or could not step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -96,6 +101,31 @@ impl SamplerOptions {
     }
 }
 
+/// What the latents at a step are: `picture * p + noise * n`, where `p` is the latent of a picture
+/// and `n` standard normal noise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Level {
+    /// Factor of the picture.
+    pub picture: f64,
+    /// Factor of the noise.
+    pub noise: f64,
+}
+
+impl Level {
+    /// The picture that the network sees in latents of this level, as factors of the latents and
+    /// of the network's output.
+    pub fn picture_factors(self, prediction: Prediction) -> (f64, f64) {
+        let Level { picture, noise } = self;
+        match prediction {
+            Prediction::Epsilon => (picture.recip(), -noise / picture),
+            Prediction::V => {
+                let variance = picture * picture + noise * noise;
+                (picture / variance, -noise / variance.sqrt())
+            }
+        }
+    }
+}
+
 /// A diffusion sampler, prepared for a number of steps.
 ///
 /// One picture is: latents of noise times [`init_noise_sigma`](Self::init_noise_sigma); then for
@@ -111,6 +141,12 @@ pub trait Sampler {
     fn init_noise_sigma(&self) -> f32 {
         1.0
     }
+
+    /// What the latents are at the beginning of a step: to begin there from a picture, or to show
+    /// the picture so far.
+    ///
+    /// Errors: [`SamplerError::StepIndex`].
+    fn level(&self, step: usize) -> Result<Level, SamplerError>;
 
     /// What the latents are multiplied by before the U-Net reads them at a step.
     fn model_input_scale(&self, _step: usize) -> f32 {
@@ -161,7 +197,8 @@ pub struct SamplerEntry {
 }
 
 /// All samplers. The first is the default.
-pub static SAMPLERS: &[SamplerEntry] = &[ddim::ENTRY];
+pub static SAMPLERS: &[SamplerEntry] =
+    &[ddim::ENTRY, euler::ENTRY, euler_a::ENTRY, dpmpp_2m::ENTRY];
 
 /// Makes the sampler of a name.
 ///
@@ -202,7 +239,7 @@ fn check_lengths(latents: &[f32], other: &[f32]) -> Result<(), SamplerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SAMPLERS, SamplerError, SamplerOptions, by_name};
+    use super::{Level, Prediction, SAMPLERS, SamplerError, SamplerOptions, by_name};
 
     #[test]
     fn every_sampler_is_found_and_refuses_nonsense() {
@@ -210,6 +247,14 @@ mod tests {
             let options = SamplerOptions::stable_diffusion(20, 16);
             let sampler = by_name(&entry.name.to_uppercase(), &options).unwrap();
             assert_eq!(sampler.timesteps().len(), 20, "{}", entry.name);
+            // What the network reads has variance 1 at every level.
+            for step in 0..20 {
+                let (level, scale) =
+                    (sampler.level(step).unwrap(), sampler.model_input_scale(step));
+                let deviation = level.picture.hypot(level.noise) * f64::from(scale);
+                assert!((deviation - 1.0).abs() < 1e-6, "{} {step}: {deviation}", entry.name);
+            }
+            assert!(sampler.level(20).is_err());
             for steps in [0, 1001, usize::MAX] {
                 let options = SamplerOptions { steps, ..options };
                 assert!(matches!(by_name(entry.name, &options), Err(SamplerError::Steps { .. })));
@@ -218,6 +263,21 @@ mod tests {
         let options = SamplerOptions::stable_diffusion(20, 16);
         let error = by_name("ddmi", &options).err().unwrap();
         assert!(error.to_string().contains("ddim"), "{error}");
+    }
+
+    #[test]
+    fn a_level_shows_the_picture_in_what_the_network_says() {
+        // Picture 3, noise 0.5.
+        for (picture, noise) in [(1.0, 14.6), (0.6, 0.8)] {
+            let latent = picture * 3.0 + noise * 0.5;
+            let norm = f64::hypot(picture, noise);
+            let velocity = (picture * 0.5 - noise * 3.0) / norm;
+            for (prediction, output) in [(Prediction::Epsilon, 0.5), (Prediction::V, velocity)] {
+                let (of_latent, of_output) = Level { picture, noise }.picture_factors(prediction);
+                let found = of_latent * latent + of_output * output;
+                assert!((found - 3.0).abs() < 1e-12, "{prediction:?}: {found}");
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{DType, Plan, Port};
+use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::npy;
 use kiln_runtime::session::{Session, SessionOptions};
 use kiln_runtime::tensor::{Tensor, Values};
@@ -31,11 +32,18 @@ pub struct Args {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// Compiled kernels
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Evaluates.
 pub fn run(args: Args) -> Result<()> {
-    let options = SessionOptions { device: args.device.clone(), ..SessionOptions::default() };
+    let options = SessionOptions {
+        device: args.device.clone(),
+        programs: args.cache.programs(&[super::prepare::NAME]),
+        ..SessionOptions::default()
+    };
     let mut session = Session::open(&args.bundle, &options)?;
     let mut inputs = Vec::new();
     for input in &args.inputs {

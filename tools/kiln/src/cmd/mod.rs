@@ -2,12 +2,16 @@
 
 pub mod arena;
 pub mod compile;
+pub mod completions;
 pub mod devices;
 pub mod eval;
 pub mod explain;
 pub mod graph;
 pub mod inspect;
+pub mod man;
+pub mod prepare;
 pub mod run;
+pub mod show;
 pub mod tokenize;
 
 use anyhow::{Context, Result};

@@ -15,5 +15,5 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: Args) -> Result<()> {
-    Ok(kiln_runtime::cli::run(&args.run)?)
+    Ok(kiln_runtime::cli::run(&args.run, &[super::prepare::NAME])?)
 }

@@ -1,185 +1,16 @@
-//! A bundle's account: every number that `kiln inspect` shows, in whatever form.
+//! Adds a bundle's account up: every number that `kiln inspect` shows, in whatever form.
 
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, BufferId, Dispatch, Phase, Plan, Residency, Step};
 use kiln_bundle::rationale::{Attempt, Rates};
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::measured::Measured;
 use super::predict::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
-
-/// Version of the JSON, see `docs/inspect-json.md`. It rises when a field changes its meaning or
-/// goes away, not when one is added.
-const SCHEMA: u32 = 1;
-
-/// The whole account, and the schema of `--json`.
-#[derive(Serialize)]
-pub struct Account<'a> {
-    pub schema: u32,
-    pub model: &'a str,
-    pub precision: &'a str,
-    pub profile: &'a str,
-    pub memory: Memory,
-    pub rates: RatesView,
-    pub predicted: Predicted,
-    pub networks: Vec<NetworkAccount<'a>>,
-    pub peak: Peak<'a>,
-    pub arena: Vec<Region<'a>>,
-    pub weights: Weights,
-    pub kernels: Vec<KernelAccount<'a>>,
-    pub ops: Vec<OpAccount<'a>>,
-    pub blocks: Vec<BlockAccount<'a>>,
-    pub loads: Vec<LoadAccount>,
-    pub start_ns: Vec<u64>,
-    pub live_bytes: Vec<u64>,
-    pub attempts: Vec<AttemptView<'a>>,
-}
-
-#[derive(Serialize)]
-pub struct Memory {
-    pub budget_bytes: u64,
-    pub peak_bytes: u64,
-    pub arena_bytes: u64,
-    pub arena_lower_bound_bytes: u64,
-    pub slot_bytes: Vec<u64>,
-    pub staging_bytes: u64,
-    pub host_bytes: u64,
-    pub program_bytes: u64,
-    pub baseline_bytes: u64,
-}
-
-#[derive(Serialize)]
-pub struct RatesView {
-    pub flops_per_s: u64,
-    pub memory_bytes_per_s: u64,
-    pub io_bytes_per_s: u64,
-}
-
-#[derive(Serialize)]
-pub struct Predicted {
-    pub sampler_steps: u64,
-    pub picture_ns: u64,
-    pub step_ns: u64,
-    pub step_stall_ns: u64,
-}
-
-#[derive(Serialize)]
-pub struct NetworkAccount<'a> {
-    pub name: &'a str,
-    pub runs: &'static str,
-    pub passes: u64,
-    pub lower: u32,
-    pub upper: u32,
-    pub launches: usize,
-    pub flops: u64,
-    pub streamed_bytes: u64,
-    pub resident_bytes: u64,
-    pub arena_peak_bytes: u64,
-    pub resident_ns: u64,
-    pub first_ns: u64,
-    pub pass_ns: u64,
-    pub stall_ns: u64,
-    pub measured_ns: Option<u64>,
-}
-
-#[derive(Serialize)]
-pub struct Peak<'a> {
-    pub step: u32,
-    pub network: &'a str,
-    pub op: &'a str,
-    pub live_bytes: u64,
-    pub live: Vec<Region<'a>>,
-}
-
-/// What a region of the arena holds.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    Activation,
-    Scratch,
-    Port,
-    Weights,
-}
-
-#[derive(Serialize, Clone, Copy)]
-pub struct Region<'a> {
-    pub buffer: u32,
-    pub name: &'a str,
-    pub kind: Kind,
-    pub offset_bytes: u64,
-    pub len_bytes: u64,
-    pub lower: u32,
-    pub upper: u32,
-}
-
-#[derive(Serialize)]
-pub struct Weights {
-    pub resident_bytes: u64,
-    pub resident_blocks: usize,
-    pub streamed_bytes: u64,
-    pub streamed_blocks: usize,
-    pub streamed_bytes_a_pass: u64,
-}
-
-#[derive(Serialize)]
-pub struct KernelAccount<'a> {
-    pub op: &'a str,
-    pub variant: &'a str,
-    pub kernels: usize,
-    pub launches: usize,
-    pub flops: u64,
-    pub bytes: u64,
-    pub predicted_ns: u64,
-}
-
-/// One launch or gather.
-#[derive(Serialize)]
-pub struct OpAccount<'a> {
-    pub step: u32,
-    pub network: usize,
-    pub name: &'a str,
-    pub op: &'a str,
-    pub variant: &'a str,
-    pub kernel: Option<u32>,
-    pub entry: &'a str,
-    pub shape: &'a [u32],
-    pub problem: &'a str,
-    pub global: [u64; 3],
-    pub reads: Vec<u32>,
-    pub writes: Vec<u32>,
-    pub blocks: Vec<u32>,
-    pub flops: u64,
-    pub bytes: u64,
-    pub predicted_ns: u64,
-    pub measured_ns: Option<u64>,
-}
-
-#[derive(Serialize)]
-pub struct BlockAccount<'a> {
-    pub name: &'a str,
-    pub len_bytes: u64,
-    pub resident: bool,
-    pub buffer: Option<u32>,
-}
-
-/// A streamed block from load to free.
-#[derive(Serialize)]
-pub struct LoadAccount {
-    pub step: u32,
-    pub block: u32,
-    pub slot: u32,
-    pub start_ns: i64,
-    pub ns: u64,
-    pub stall_ns: u64,
-    pub free: u32,
-}
-
-#[derive(Serialize)]
-pub struct AttemptView<'a> {
-    pub strategy: &'a str,
-    pub needs_bytes: Option<u64>,
-}
+use super::schema::{
+    Account, AttemptView, BlockAccount, KernelAccount, Kind, LoadAccount, Memory, NetworkAccount,
+    OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
+};
 
 impl<'a> Account<'a> {
     /// Adds everything up. Errors: measured times that are not this plan's.
@@ -201,6 +32,7 @@ impl<'a> Account<'a> {
             model: &plan.manifest.model,
             precision: &plan.manifest.precision,
             profile: &plan.manifest.profile,
+            manifest: &plan.manifest,
             memory: memory(plan),
             rates: rates(&plan.rationale.rates),
             predicted: Predicted {

@@ -4,7 +4,7 @@ use kiln_compiler::plan::explain::mib;
 use std::collections::BTreeMap;
 use std::io::{Result, Write};
 
-use super::account::Account;
+use super::schema::Account;
 use super::text::{duration, shorten};
 
 /// Ops that are listed, those that differ most first.

@@ -2,7 +2,7 @@
 
 use std::io::{Result, Write};
 
-use super::account::Account;
+use super::schema::Account;
 
 const PAGE: &str = include_str!("../../../assets/inspect.html");
 const STYLE: &str = include_str!("../../../assets/inspect.css");

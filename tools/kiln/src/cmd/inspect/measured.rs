@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::path::Path;
 
-use super::account::{NetworkAccount, OpAccount};
+use super::schema::{NetworkAccount, OpAccount};
 
 /// The part of a profile that is read here.
 #[derive(Deserialize)]

@@ -6,9 +6,10 @@ mod dot;
 mod html;
 mod measured;
 mod predict;
+mod schema;
 mod text;
 
-pub use account::{Account, Kind, OpAccount, Region};
+pub use schema::{Account, Kind, OpAccount, Region};
 pub use text::{duration, kind_name, printed};
 
 use anyhow::{Context, Result, bail};

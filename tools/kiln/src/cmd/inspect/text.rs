@@ -6,7 +6,7 @@ use kiln_compiler::plan::explain::mib;
 use std::collections::HashMap;
 use std::io::{BufWriter, Result, Write};
 
-use super::account::{Account, Kind, OpAccount, Region};
+use super::schema::{Account, Kind, OpAccount, Region};
 
 /// Rows of the summary's lists.
 const TOP_OPS: usize = 10;

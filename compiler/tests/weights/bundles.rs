@@ -1,0 +1,84 @@
+//! The three ways to give the same values make the same weights in the bundle, byte for byte.
+
+use std::path::Path;
+
+use kiln_bundle::format::BundleFile;
+use kiln_bundle::plan::Manifest;
+use kiln_compiler::plan::PlanRequest;
+use kiln_compiler::plan::lower::Storage;
+use kiln_compiler::{Model, emit, load_profile, plan_model, weights};
+use kiln_graphs::config::ModelConfig;
+use kiln_ir::{DType, Graph};
+
+use crate::fixtures;
+
+struct Emoji(&'static ModelConfig);
+
+impl Model for Emoji {
+    fn text_encoder(&self, batch: usize) -> anyhow::Result<Graph> {
+        Ok(kiln_graphs::text_encoder(self.0, batch)?)
+    }
+    fn unet(&self, batch: usize) -> anyhow::Result<Graph> {
+        Ok(kiln_graphs::unet(self.0, batch)?)
+    }
+    fn decoder(&self) -> anyhow::Result<Graph> {
+        Ok(kiln_graphs::vae_decoder(self.0)?)
+    }
+    fn manifest(&self) -> Manifest {
+        Manifest {
+            model: self.0.name.into(),
+            precision: String::new(),
+            profile: String::new(),
+            compiler: String::new(),
+            image_px: self.0.image_px as u32,
+            latent_px: self.0.latent_px as u32,
+            latent_channels: self.0.latent_channels as u32,
+            context_tokens: self.0.context_tokens as u32,
+            context_channels: self.0.text.width as u32,
+            v_prediction: self.0.v_prediction,
+            guidance_batch: 0,
+            timestep_rows: 0,
+        }
+    }
+}
+
+/// The weights section of the bundle made from a checkpoint.
+fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
+    let model = Emoji(kiln_graphs::config::model("emoji-256").unwrap());
+    let (name, profile) = load_profile("cpu-avx512").unwrap();
+    let storage = Storage { weights: DType::F16 };
+    let request = PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30 };
+    let planned = plan_model(&model, &name, "fp16", &request).unwrap();
+    let source = weights::open(checkpoint).unwrap();
+    emit::emit(&planned, source.as_ref(), storage, b"merges", bundle, &mut |_| {}).unwrap();
+    let bundle = BundleFile::open(bundle).unwrap();
+    let mut bytes = vec![0; bundle.weights_len_bytes() as usize];
+    bundle.read_weights(0, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn three_formats_make_the_same_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let expected = weights_of(&fixtures::emoji_path(), &at("single.kiln"));
+    assert!(expected.len() > 10 << 20, "{} bytes", expected.len());
+
+    let listed = fixtures::emoji_diffusers();
+    fixtures::write_diffusers(&at("diffusers"), &listed);
+    assert!(weights_of(&at("diffusers"), &at("diffusers.kiln")) == expected, "diffusers folder");
+
+    fixtures::write_diffusers(&at("sharded"), &listed);
+    let (file, stem) = ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model");
+    std::fs::remove_file(at("sharded").join(file)).unwrap();
+    let tensors = fixtures::in_file(&listed, file);
+    fixtures::write_sharded(&at("sharded/unet"), stem, &tensors, 3);
+    assert!(weights_of(&at("sharded"), &at("sharded.kiln")) == expected, "sharded folder");
+
+    for tensor in fixtures::emoji() {
+        let descr = if tensor.dtype == "F16" { "<f2" } else { "<f4" };
+        let bytes = fixtures::npy(descr, false, &tensor.shape, &tensor.bytes);
+        fixtures::write(&at("npy").join(format!("{}.npy", tensor.name)), &bytes);
+    }
+    assert!(weights_of(&at("npy"), &at("npy.kiln")) == expected, ".npy folder");
+}

@@ -1,0 +1,58 @@
+//! The files of a command but for the pictures: latents, tensors on their way, reports.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::RuntimeError;
+use crate::npy::{self, NpyArray};
+use crate::tensor::{Tensor, Values};
+
+/// Turns an error of the operating system into one that names the file.
+pub(super) fn file_error<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> RuntimeError + 'a {
+    move |source| RuntimeError::Io { action, path: path.to_owned(), source }
+}
+
+/// `out.png` with `-1` becomes `out-1.png`.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_stem().map(OsString::from).unwrap_or_default();
+    name.push(suffix);
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+pub(super) fn read_latent(path: &Path) -> Result<Vec<f32>, RuntimeError> {
+    let file = File::open(path).map_err(file_error("open", path))?;
+    match npy::read::<f32>(BufReader::new(file)) {
+        Ok(NpyArray { values, .. }) => Ok(values),
+        Err(error) => Err(RuntimeError::Input(format!("{}: {error}", path.display()))),
+    }
+}
+
+pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeError> {
+    let file = BufWriter::new(File::create(path).map_err(file_error("create", path))?);
+    let written = match &tensor.values {
+        Values::F32(values) => npy::write(file, &tensor.shape, values),
+        Values::I32(values) => npy::write(file, &tensor.shape, values),
+    };
+    written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
+}
+
+pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
+    let write = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        serde_json::to_writer_pretty(&mut file, report)?;
+        file.write_all(b"\n")?;
+        file.flush()
+    };
+    write().map_err(file_error("write", path))
+}

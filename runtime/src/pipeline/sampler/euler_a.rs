@@ -1,0 +1,15 @@
+//! Euler's method with ancestral sampling: each step replaces some of the noise by fresh noise.
+//!
+//! Source: `sample_euler_ancestral` of k-diffusion (Crowson); as diffusers'
+//! `EulerAncestralDiscreteScheduler`.
+
+use super::SamplerEntry;
+use super::euler::Euler;
+use super::sigma::SigmaConfig;
+
+/// The line in the registry of Euler's method with ancestral sampling.
+pub(super) const ENTRY: SamplerEntry = SamplerEntry {
+    name: "euler-a",
+    about: "adds fresh noise at each step; more steps give another picture",
+    build: |options| Ok(Box::new(Euler::ancestral(&SigmaConfig::from(options))?)),
+};

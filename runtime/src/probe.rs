@@ -1,0 +1,230 @@
+//! Runs kernels that belong to no plan, to find out whether a device computes them right.
+//!
+//! For self-tests of devices and drivers. **Its allocations are outside of any plan** and of any
+//! budget: a session never comes here. Sources are compiled each time, so that what is tested is
+//! the compiler that the driver has now.
+#![allow(unsafe_code)]
+
+use std::ptr;
+use std::time::Instant;
+
+use opencl3::command_queue::CommandQueue;
+use opencl3::context::Context;
+use opencl3::error_codes::ClError;
+use opencl3::kernel::Kernel;
+use opencl3::memory::{Buffer, CL_MEM_READ_WRITE, ClMem};
+use opencl3::program::Program;
+use opencl3::types::CL_BLOCKING;
+
+use crate::device::{DeviceFacts, lock_driver};
+use crate::error::{At, RuntimeError};
+
+/// One kernel to compile and run.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// OpenCL C, complete.
+    pub source: String,
+    /// Name of the kernel function.
+    pub entry: String,
+    /// Arguments in order.
+    pub args: Vec<Argument>,
+    /// Global work size.
+    pub global: [u64; 3],
+    /// Local work size; `None` leaves it to the driver.
+    pub local: Option<[u64; 3]>,
+}
+
+/// An argument of a [`Launch`].
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Argument {
+    /// A buffer, by index into those that [`Probe::run`] is given.
+    Buffer(usize),
+    /// A 32-bit unsigned scalar.
+    U32(u32),
+    /// A 32-bit floating-point scalar.
+    F32(f32),
+}
+
+/// How long a probe took.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct ProbeTimes {
+    /// To compile all sources.
+    pub build_seconds: f64,
+    /// From the first launch until all were done.
+    pub run_seconds: f64,
+}
+
+/// A device with a queue of its own.
+pub struct Probe {
+    queue: CommandQueue,
+    context: Context,
+}
+
+impl Probe {
+    /// Opens a device.
+    ///
+    /// Errors: `OpenCl`.
+    pub fn open(device: &DeviceFacts) -> Result<Probe, RuntimeError> {
+        let _driver = lock_driver();
+        let name = || device.name.as_str();
+        let context = Context::from_device(&device.device).at("clCreateContext", name)?;
+        let queue = CommandQueue::create_default_with_properties(&context, 0, 0)
+            // Drivers before OpenCL 2.0 know only the older call.
+            .or_else(|_| CommandQueue::create_default(&context, 0))
+            .at("clCreateCommandQueue", name)?;
+        Ok(Probe { queue, context })
+    }
+
+    /// Compiles all launches, copies `buffers` to the device, runs the launches in order and
+    /// copies the buffers back.
+    ///
+    /// The kernels must stay inside of the buffers they are given. Errors: `Build` with the
+    /// compiler's log; `Input` if a launch has not as many arguments as its kernel, or names a
+    /// buffer that is not there; `OpenCl`.
+    pub fn run(
+        &self,
+        launches: &[Launch],
+        buffers: &mut [Vec<u8>],
+    ) -> Result<ProbeTimes, RuntimeError> {
+        let start = Instant::now();
+        let kernels: Vec<Kernel> =
+            launches.iter().map(|launch| self.build(launch)).collect::<Result<_, _>>()?;
+        let build_seconds = start.elapsed().as_secs_f64();
+        let memory: Vec<Buffer<u8>> =
+            buffers.iter().map(|bytes| self.upload(bytes)).collect::<Result<_, _>>()?;
+        let start = Instant::now();
+        for (kernel, launch) in kernels.iter().zip(launches) {
+            self.enqueue(kernel, launch, &memory)?;
+        }
+        self.queue.finish().at("clFinish", || "a self-test")?;
+        let run_seconds = start.elapsed().as_secs_f64();
+        for (buffer, bytes) in memory.iter().zip(buffers) {
+            // SAFETY: blocking, so `bytes` outlives the command; the buffer has its length.
+            unsafe { self.queue.enqueue_read_buffer(buffer, CL_BLOCKING, 0, bytes, &[]) }
+                .at("clEnqueueReadBuffer", || "a self-test")?;
+        }
+        Ok(ProbeTimes { build_seconds, run_seconds })
+    }
+
+    fn build(&self, launch: &Launch) -> Result<Kernel, RuntimeError> {
+        let _driver = lock_driver();
+        let entry = launch.entry.as_str();
+        let mut program = Program::create_from_source(&self.context, &launch.source)
+            .at("clCreateProgramWithSource", || entry)?;
+        if let Err(ClError(code)) = program.build(self.context.devices(), "") {
+            let log = program.get_build_log(self.context.default_device()).unwrap_or_default();
+            return Err(RuntimeError::Build { at: entry.to_owned(), code, log });
+        }
+        let kernel = Kernel::create(&program, entry).at("clCreateKernel", || entry)?;
+        let takes = kernel.num_args().at("clGetKernelInfo", || entry)? as usize;
+        if takes != launch.args.len() {
+            let given = launch.args.len();
+            let message = format!("kernel {entry} takes {takes} arguments and is given {given}");
+            return Err(RuntimeError::Input(message));
+        }
+        Ok(kernel)
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Result<Buffer<u8>, RuntimeError> {
+        let at = || format!("a buffer of {} bytes", bytes.len());
+        // SAFETY: no host pointer is given.
+        let buffer = unsafe {
+            let len = bytes.len().max(1);
+            Buffer::<u8>::create(&self.context, CL_MEM_READ_WRITE, len, ptr::null_mut())
+        };
+        let mut buffer = buffer.at("clCreateBuffer", at)?;
+        if !bytes.is_empty() {
+            // SAFETY: blocking, so `bytes` outlives the command.
+            unsafe { self.queue.enqueue_write_buffer(&mut buffer, CL_BLOCKING, 0, bytes, &[]) }
+                .at("clEnqueueWriteBuffer", at)?;
+        }
+        Ok(buffer)
+    }
+
+    fn enqueue(
+        &self,
+        kernel: &Kernel,
+        launch: &Launch,
+        memory: &[Buffer<u8>],
+    ) -> Result<(), RuntimeError> {
+        let entry = launch.entry.as_str();
+        for (index, argument) in (0u32..).zip(&launch.args) {
+            // SAFETY: OpenCL compares the size with the kernel's argument, and copies the value
+            // before it returns; `memory` lives until the queue is finished.
+            let set = match argument {
+                Argument::Buffer(buffer) => {
+                    let missing = || format!("kernel {entry} is given no buffer {buffer}");
+                    let buffer = memory.get(*buffer);
+                    let buffer = buffer.ok_or_else(|| RuntimeError::Input(missing()))?;
+                    unsafe { kernel.set_arg(index, &buffer.get()) }
+                }
+                Argument::U32(value) => unsafe { kernel.set_arg(index, value) },
+                Argument::F32(value) => unsafe { kernel.set_arg(index, value) },
+            };
+            set.at("clSetKernelArg", || format!("argument {index} of {entry}"))?;
+        }
+        let global = launch.global.map(|items| items as usize);
+        let local = launch.local.map(|local| local.map(|items| items as usize));
+        // SAFETY: sizes are arrays of three, and every argument was set just now.
+        let launched = unsafe {
+            self.queue.enqueue_nd_range_kernel(
+                kernel.get(),
+                3,
+                ptr::null(),
+                global.as_ptr(),
+                local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
+                &[],
+            )
+        };
+        launched.map(drop).at("clEnqueueNDRangeKernel", || entry)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // A launch that failed half-way may leave others behind; its error was reported.
+        let _ = self.queue.finish();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device;
+
+    const SOURCE: &str = "kernel void twice(global uint *x, uint n, float f) {
+        if (get_global_id(0) < n) x[get_global_id(0)] *= (uint)f;
+    }";
+
+    fn launch(args: Vec<Argument>) -> Launch {
+        let (source, entry) = (SOURCE.to_owned(), "twice".to_owned());
+        Launch { source, entry, args, global: [4, 1, 1], local: None }
+    }
+
+    fn probe() -> Probe {
+        Probe::open(&device::select("auto").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_kernel_changes_its_buffer() {
+        let args = vec![Argument::Buffer(0), Argument::U32(3), Argument::F32(2.0)];
+        let mut buffers = [[1u32, 2, 3, 4].iter().flat_map(|v| v.to_le_bytes()).collect()];
+        probe().run(&[launch(args.clone()), launch(args)], &mut buffers).unwrap();
+        let expected: Vec<u8> = [4u32, 8, 12, 4].iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(buffers, [expected]);
+    }
+
+    #[test]
+    fn faults_are_told_apart() {
+        let probe = probe();
+        let mut buffers = [vec![0u8; 16]];
+        let error = probe.run(&[launch(vec![])], &mut buffers).unwrap_err().to_string();
+        assert!(error.contains("takes 3"), "{error}");
+        let args = vec![Argument::Buffer(7), Argument::U32(3), Argument::F32(2.0)];
+        let error = probe.run(&[launch(args)], &mut buffers).unwrap_err().to_string();
+        assert!(error.contains("no buffer 7"), "{error}");
+        let broken = Launch { source: "kernel void twice() { nonsense }".into(), ..launch(vec![]) };
+        let error = probe.run(&[broken], &mut buffers).unwrap_err();
+        assert!(matches!(error, RuntimeError::Build { .. }), "{error}");
+    }
+}

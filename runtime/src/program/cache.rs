@@ -1,0 +1,327 @@
+//! A folder of compiled programs, so that a driver compiles each only once on a machine.
+//!
+//! One file a program, named by the hash of its [`Key`]; bundles share what they have in common.
+//! A file is complete or absent: it is written under another name and renamed. Whatever is wrong
+//! with one, it counts as absent. Knows bytes, not what a driver does with them.
+
+use std::env;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use crate::device::DeviceFacts;
+
+/// Format of the files, the last digit its version.
+const MAGIC: [u8; 8] = *b"KILNPRG1";
+/// Magic, length of the key, checksum.
+const HEADER_BYTES: usize = 8 + 4 + 8;
+/// How much a cache holds unless told otherwise.
+const LIMIT_BYTES: u64 = 512 << 20;
+/// A file that was not renamed after this long never will be.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Everything that a compiled program depends on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Key {
+    text: String,
+}
+
+impl Key {
+    /// Of a source with its build options on a device.
+    pub fn new(device: &DeviceFacts, source: &str, options: &str) -> Key {
+        let DeviceFacts { platform, platform_version, name, vendor, driver, version, .. } = device;
+        let (hash, len_bytes) = (xxh3_128(source.as_bytes()), source.len());
+        let text = format!(
+            "platform {platform}\nplatform version {platform_version}\ndevice {name}\n\
+             vendor {vendor}\ndriver {driver}\nversion {version}\noptions {options}\n\
+             source {hash:032x} {len_bytes}\n"
+        );
+        Key { text }
+    }
+
+    fn file_name(&self) -> String {
+        let mut hash = Xxh3::new();
+        hash.update(&MAGIC);
+        hash.update(self.text.as_bytes());
+        format!("{:032x}.program", hash.digest128())
+    }
+
+    fn checksum(&self, binary: &[u8]) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(self.text.as_bytes());
+        hash.update(binary);
+        hash.digest()
+    }
+}
+
+/// A folder of compiled programs. Any number of threads and processes may use one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProgramCache {
+    folder: PathBuf,
+    limit_bytes: u64,
+}
+
+impl ProgramCache {
+    /// The cache in a folder, which is made when something is written.
+    pub fn new(folder: impl Into<PathBuf>) -> ProgramCache {
+        ProgramCache { folder: folder.into(), limit_bytes: LIMIT_BYTES }
+    }
+
+    /// The same with another bound on its size.
+    pub fn with_limit(self, limit_bytes: u64) -> ProgramCache {
+        ProgramCache { limit_bytes, ..self }
+    }
+
+    /// The user's cache: `$KILN_CACHE`, else `kiln/programs` in the XDG cache folder; `None` where
+    /// there is no such folder.
+    pub fn of_user() -> Option<ProgramCache> {
+        let folder = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        if let Some(folder) = folder("KILN_CACHE") {
+            return Some(ProgramCache::new(folder));
+        }
+        let xdg = folder("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+        let home = || folder("HOME").map(|home| home.join(".cache"));
+        Some(ProgramCache::new(xdg.or_else(home)?.join("kiln/programs")))
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether there is a file for a program. It may turn out to be useless.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.path(key).is_file()
+    }
+
+    /// The driver's binary of a program. A file that is not what was written is removed.
+    pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
+        let mut file = File::open(self.path(key)).ok()?;
+        let binary = self.read_file(&mut file, key).ok().flatten();
+        match &binary {
+            // Its age decides what is evicted; a folder that cannot be written loses nothing.
+            Some(_) => drop(file.set_modified(SystemTime::now())),
+            None => self.remove(key),
+        }
+        binary
+    }
+
+    fn read_file(&self, file: &mut File, key: &Key) -> io::Result<Option<Vec<u8>>> {
+        let len_bytes = file.metadata()?.len();
+        let front_bytes = HEADER_BYTES + key.text.len();
+        if len_bytes < front_bytes as u64 || len_bytes > self.limit_bytes {
+            return Ok(None);
+        }
+        let mut front = vec![0; front_bytes];
+        file.read_exact(&mut front)?;
+        let mut binary = vec![0; len_bytes as usize - front_bytes];
+        file.read_exact(&mut binary)?;
+        Ok((front == self::front(key, &binary)).then_some(binary))
+    }
+
+    /// Keeps a program.
+    ///
+    /// Errors: those of the file system; what was there before is untouched.
+    pub fn write(&self, key: &Key, binary: &[u8]) -> io::Result<()> {
+        create_folder(&self.folder)?;
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{}-{count}.tmp", process::id()));
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(&front(key, binary))?;
+            file.write_all(binary)?;
+            drop(file);
+            fs::rename(&path, self.path(key))
+        };
+        write().inspect_err(|_| drop(fs::remove_file(&path)))
+    }
+
+    /// Forgets a program.
+    pub fn remove(&self, key: &Key) {
+        // If it cannot be removed it will be refused again.
+        let _ = fs::remove_file(self.path(key));
+    }
+
+    /// Removes what was used least recently until the rest is within the limit.
+    ///
+    /// Errors: the folder cannot be listed.
+    pub fn evict(&self) -> io::Result<()> {
+        let now = SystemTime::now();
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            // Another process may have removed it.
+            let Ok(metadata) = path.metadata() else { continue };
+            let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("program") => files.push((used, metadata.len(), path)),
+                Some("tmp") if now.duration_since(used).is_ok_and(|age| age > ABANDONED) => {
+                    let _ = fs::remove_file(path);
+                }
+                _ => {}
+            }
+        }
+        files.sort();
+        let mut total_bytes: u64 = files.iter().map(|(_, len_bytes, _)| len_bytes).sum();
+        for (_, len_bytes, path) in files {
+            if total_bytes <= self.limit_bytes {
+                break;
+            }
+            total_bytes -= len_bytes;
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.folder.join(key.file_name())
+    }
+}
+
+/// What stands before the binary in its file.
+fn front(key: &Key, binary: &[u8]) -> Vec<u8> {
+    let mut front = Vec::with_capacity(HEADER_BYTES + key.text.len());
+    front.extend(MAGIC);
+    front.extend((key.text.len() as u32).to_le_bytes());
+    front.extend(key.checksum(binary).to_le_bytes());
+    front.extend(key.text.as_bytes());
+    front
+}
+
+/// Only its owner may put programs there: a driver runs them.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(options: &str) -> Key {
+        Key::new(&crate::device::select("auto").unwrap(), "kernel", options)
+    }
+
+    fn cache() -> (tempfile::TempDir, ProgramCache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = ProgramCache::new(folder.path().join("a/b"));
+        (folder, cache)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (_folder, cache) = cache();
+        let key = key("-O");
+        assert_eq!((cache.read(&key), cache.contains(&key)), (None, false));
+        for binary in [&b"binary"[..], b"", b"another"] {
+            cache.write(&key, binary).unwrap();
+            assert_eq!((cache.read(&key).as_deref(), cache.contains(&key)), (Some(binary), true));
+        }
+        cache.remove(&key);
+        assert!(!cache.contains(&key));
+        assert_eq!(fs::read_dir(cache.folder()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_key_changes_with_everything_a_program_depends_on() {
+        let device = crate::device::select("auto").unwrap();
+        let first = Key::new(&device, "kernel", "-O");
+        assert_eq!(first, Key::new(&device, "kernel", "-O"));
+        let mut keys = vec![Key::new(&device, "kernel2", "-O"), Key::new(&device, "kernel", "-O2")];
+        for change in 0..6 {
+            let mut device = device.clone();
+            let DeviceFacts { platform, platform_version, name, vendor, driver, version, .. } =
+                &mut device;
+            [platform, platform_version, name, vendor, driver, version][change].push('x');
+            keys.push(Key::new(&device, "kernel", "-O"));
+        }
+        for key in keys {
+            assert!(key != first && key.file_name() != first.file_name(), "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_changed_is_absent_and_goes() {
+        let (_folder, cache) = cache();
+        let key = key("-O");
+        cache.write(&key, b"binary").unwrap();
+        let bytes = fs::read(cache.path(&key)).unwrap();
+        let mut wrong: Vec<Vec<u8>> = (0..bytes.len()).map(|len| bytes[..len].to_vec()).collect();
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 4;
+            wrong.push(flipped);
+        }
+        wrong.push([&bytes[..], b"x"].concat());
+        for wrong in wrong {
+            fs::write(cache.path(&key), wrong).unwrap();
+            assert_eq!((cache.read(&key), cache.contains(&key)), (None, false));
+        }
+        // A whole file under another's name.
+        fs::write(cache.path(&key), bytes).unwrap();
+        let other = self::key("-O2");
+        fs::rename(cache.path(&key), cache.path(&other)).unwrap();
+        assert_eq!(cache.read(&other), None);
+    }
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let (_folder, cache) = cache();
+        let keys: Vec<Key> = (0..4).map(|n| key(&format!("-D N={n}"))).collect();
+        for (age, key) in keys.iter().enumerate() {
+            cache.write(key, &[0; 1000]).unwrap();
+            let used = SystemTime::now() - Duration::from_secs(1000 - age as u64);
+            File::open(cache.path(key)).unwrap().set_modified(used).unwrap();
+        }
+        let abandoned = cache.folder().join("1-1.tmp");
+        let old = SystemTime::now() - 2 * ABANDONED;
+        File::create(&abandoned).unwrap().set_modified(old).unwrap();
+        let running = cache.folder().join("1-2.tmp");
+        File::create(&running).unwrap();
+        cache.evict().unwrap();
+        assert!(keys.iter().all(|key| cache.contains(key)));
+        assert!(!abandoned.exists() && running.exists());
+        assert!(cache.read(&keys[0]).is_some());
+        cache.clone().with_limit(3000).evict().unwrap();
+        let left: Vec<bool> = keys.iter().map(|key| cache.contains(key)).collect();
+        assert_eq!(left, [true, false, false, true]);
+    }
+
+    #[test]
+    fn threads_read_whole_files_while_others_write() {
+        let (_folder, cache) = cache();
+        let key = key("-O");
+        std::thread::scope(|scope| {
+            for writer in 1..=2u8 {
+                let (cache, key) = (&cache, &key);
+                scope.spawn(move || {
+                    for _ in 0..100 {
+                        cache.write(key, &[writer; 100_000]).unwrap();
+                        let binary = cache.read(key).unwrap();
+                        assert_eq!(binary, [binary[0]; 100_000]);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(cache.folder()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_and_a_miss() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let (cache, key) = (ProgramCache::new(file), key("-O"));
+        assert!(cache.write(&key, b"binary").is_err() && cache.evict().is_err());
+        assert_eq!(cache.read(&key), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! `kiln completions`: what a shell needs to complete our arguments.
+
+use anyhow::Result;
+use clap_complete::Shell;
+use std::io::Write;
+
+/// Print a script that lets a shell complete the arguments of kiln.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln completions bash > ~/.local/share/bash-completion/completions/kiln
+  kiln completions zsh > ~/.zfunc/_kiln
+  kiln completions fish > ~/.config/fish/completions/kiln.fish")]
+pub struct Args {
+    /// Shell to write for
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Prints the script of `command`, which is the whole program.
+pub fn run(args: Args, mut command: clap::Command) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "kiln", &mut script);
+    Ok(std::io::stdout().write_all(&script)?)
+}

@@ -1,0 +1,79 @@
+//! `kiln show`: how a picture was made, as its file says.
+
+use anyhow::Result;
+use kiln_runtime::RuntimeError;
+use kiln_runtime::pipeline::png::{Described, read_described};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+/// Show how a picture was made: the text in its PNG file.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln show out.png
+  kiln show out.png --json | jq -r .text.prompt")]
+pub struct Args {
+    /// Picture, of this program or another
+    #[arg(value_name = "FILE.png")]
+    pub picture: PathBuf,
+    /// For machines: {\"width\", \"height\", \"text\": {key: value}}
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints it.
+pub fn run(args: Args) -> Result<()> {
+    let found = read_described(&args.picture).map_err(RuntimeError::Png)?;
+    if args.json {
+        println!("{:#}", json(&found));
+    } else {
+        print!("{}: {}", args.picture.display(), lines(&found));
+    }
+    Ok(())
+}
+
+fn json(found: &Described) -> Value {
+    let text: Map<_, _> =
+        found.text.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+    serde_json::json!({ "width": found.width, "height": found.height, "text": text })
+}
+
+fn lines(found: &Described) -> String {
+    let mut lines = format!("{} x {} pixels\n", found.width, found.height);
+    if found.text.is_empty() {
+        lines += "it says nothing of how it was made\n";
+    }
+    // What `parameters` sums up for other programs stands by itself in pictures of this one.
+    let single = found.text.iter().any(|(key, _)| key == "prompt");
+    for (key, value) in found.text.iter().filter(|(key, _)| !(single && key == "parameters")) {
+        let value = printable(value).replace('\n', "\n                 ");
+        lines += &format!("{:16} {value}\n", printable(key));
+    }
+    lines
+}
+
+/// The text without what a terminal would obey.
+fn printable(text: &str) -> String {
+    let show = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().map(show).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(text: &[(&str, &str)]) -> Described {
+        let text = text.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        Described { width: 8, height: 4, text }
+    }
+
+    #[test]
+    fn parameters_are_listed_once_and_harmless() {
+        let found = described(&[("parameters", "p"), ("prompt", "a\u{1b}[2J\nb"), ("seed", "7")]);
+        let expected = "8 x 4 pixels\nprompt           a\u{fffd}[2J\n                 b\n\
+                        seed             7\n";
+        assert_eq!(lines(&found), expected);
+        assert!(lines(&described(&[("parameters", "p")])).contains("parameters       p"));
+        assert!(lines(&described(&[])).contains("nothing"));
+        assert_eq!(json(&found)["text"]["prompt"], "a\u{1b}[2J\nb");
+    }
+}
