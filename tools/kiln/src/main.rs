@@ -24,11 +24,11 @@ struct Cli {
 enum Command {
     Compile(cmd::compile::Args),
     Run(cmd::run::Args),
-    Prepare(cmd::prepare::Args),
-    Show(cmd::show::Args),
     Inspect(cmd::inspect::Args),
     Explain(cmd::explain::Args),
+    Show(cmd::show::Args),
     Devices(cmd::devices::Args),
+    Prepare(cmd::prepare::Args),
     Eval(cmd::eval::Args),
     Tokenize(cmd::tokenize::Args),
     Graph(cmd::graph::Args),

@@ -21,8 +21,11 @@ pub fn print(a: &Account, b: &Account, out: &mut dyn Write) -> Result<()> {
     ops(a, b, out)
 }
 
+/// A figure of an account.
+type Figure = fn(&Account) -> u64;
+
 fn figures(a: &Account, b: &Account, out: &mut dyn Write) -> Result<()> {
-    let bytes: [(&str, fn(&Account) -> u64); 9] = [
+    let bytes: [(&str, Figure); 9] = [
         ("budget", |a| a.memory.budget_bytes),
         ("planned peak", |a| a.memory.peak_bytes),
         ("arena", |a| a.memory.arena_bytes),
