@@ -12,6 +12,7 @@ pub mod weights;
 
 use anyhow::{Context, Result};
 use kiln_bundle::plan::{Manifest, Phase};
+use kiln_bundle::rationale::Attempt;
 use kiln_ir::Graph;
 
 use device::DeviceProfile;
@@ -51,6 +52,7 @@ pub fn plan_model(
     request: &PlanRequest,
 ) -> Result<Planned> {
     let mut best: Option<plan::explain::Shortfall> = None;
+    let mut attempts = Vec::new();
     for strategy in plan::strategies(request.profile) {
         let networks = networks(model, strategy)?;
         let manifest = Manifest {
@@ -62,8 +64,14 @@ pub fn plan_model(
             ..model.manifest()
         };
         match plan::build(&networks, manifest, strategy, request)? {
-            Outcome::Fits(planned) => return Ok(*planned),
+            Outcome::Fits(mut planned) => {
+                attempts.push(Attempt { strategy: strategy.to_string(), needs_bytes: None });
+                planned.plan.rationale.attempts = attempts;
+                return Ok(*planned);
+            }
             Outcome::TooLarge(shortfall) => {
+                let needs_bytes = Some(shortfall.needs_bytes);
+                attempts.push(Attempt { strategy: strategy.to_string(), needs_bytes });
                 if best.as_ref().is_none_or(|b| shortfall.needs_bytes < b.needs_bytes) {
                     best = Some(shortfall);
                 }

@@ -14,7 +14,7 @@ use kiln_bundle::BundleFile;
 use crate::error::RuntimeError;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
-use crate::report::Report;
+use crate::report::{Profile, Report};
 use crate::session::{Init, Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
 
@@ -87,6 +87,9 @@ pub struct RunArgs {
     /// Writes memory and times, planned and measured, as JSON
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
+    /// Times every launch and writes the times as JSON, for kiln inspect --report
+    #[arg(long, value_name = "FILE.json")]
+    pub profile: Option<PathBuf>,
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
@@ -120,8 +123,8 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let bar = Bar::new();
     let options = SessionOptions {
         device: args.device.clone(),
+        profiling: args.profile.is_some(),
         programs: args.cache.programs(prepare),
-        ..SessionOptions::default()
     };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
         bar.show("compiling kernels", done, kernels);
@@ -210,6 +213,10 @@ fn make(
         picture.warnings.push(format!("no preview: {error}"));
     }
     write(args, job, &picture, &request.parameters(&model))?;
+    if let Some(path) = &args.profile {
+        let times = session.take_launch_times()?;
+        files::write_report(path, &Profile::new(session.plan(), &times))?;
+    }
     say(&picture, &job.output);
     Ok(picture.report)
 }

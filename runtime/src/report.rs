@@ -1,8 +1,11 @@
 //! What was promised and what it took.
 
-use kiln_bundle::plan::{Block, Plan, Residency};
+use std::collections::BTreeMap;
+
+use kiln_bundle::plan::{Block, Network, Plan, Residency, Step};
 use serde::Serialize;
 
+use crate::executor::LaunchTime;
 use crate::memory::Allocations;
 use crate::program::ProgramOrigin;
 use crate::weights::StreamStats;
@@ -81,6 +84,55 @@ pub struct Report {
     pub times: Times,
 }
 
+/// How long one launch took, over all the runs of its network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct LaunchProfile {
+    /// Name of the network.
+    pub network: String,
+    /// Index into the network's steps.
+    pub step: usize,
+    /// The op it is part of.
+    pub name: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// From start to end on the device, the mean over the runs.
+    pub mean_ns: u64,
+    /// The shortest.
+    pub min_ns: u64,
+}
+
+/// The measured time of every launch of a picture.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Profile {
+    /// Name of the model.
+    pub model: String,
+    /// The launches in the plan's order.
+    pub launches: Vec<LaunchProfile>,
+}
+
+impl Profile {
+    /// Sums up the runs of each launch.
+    pub fn new(plan: &Plan, times: &[LaunchTime]) -> Profile {
+        let mut sums: BTreeMap<(usize, usize), (u64, u64, u64)> = BTreeMap::new();
+        for time in times {
+            let sum = sums.entry((time.network, time.step)).or_insert((0, 0, u64::MAX));
+            let ns = time.nanoseconds;
+            *sum = (sum.0 + 1, sum.1 + ns, sum.2.min(ns));
+        }
+        let launch =
+            |(&(network, step), &(runs, total_ns, min_ns)): (&(_, _), &(u64, u64, u64))| {
+                let network: &Network = &plan.networks[network];
+                let name = match &network.steps[step] {
+                    Step::Dispatch(dispatch) => dispatch.name.clone(),
+                    _ => String::new(),
+                };
+                let (network, mean_ns) = (network.name.clone(), total_ns / runs);
+                LaunchProfile { network, step, name, runs, mean_ns, min_ns }
+            };
+        Profile { model: plan.manifest.model.clone(), launches: sums.iter().map(launch).collect() }
+    }
+}
+
 impl PlannedMemory {
     /// From a plan.
     pub fn of(plan: &Plan) -> PlannedMemory {
@@ -132,6 +184,19 @@ mod tests {
         let measured = MeasuredMemory::now(Allocations::default());
         let (peak, now) = (measured.process_peak_bytes.unwrap(), measured.process_bytes.unwrap());
         assert!(peak >= now && now > 1 << 18, "{measured:?}");
+    }
+
+    #[test]
+    fn a_profile_sums_up_the_runs_of_each_launch() {
+        let plan = kiln_bundle::testing::plan();
+        let time = |step, nanoseconds| LaunchTime { network: 2, step, nanoseconds };
+        let profile = Profile::new(&plan, &[time(3, 10), time(1, 5), time(3, 20)]);
+        let found: Vec<_> = profile
+            .launches
+            .iter()
+            .map(|l| (l.name.as_str(), l.step, l.runs, l.mean_ns, l.min_ns))
+            .collect();
+        assert_eq!(found, [("conv_in.top", 1, 1, 5, 5), ("attention", 3, 2, 15, 10)]);
     }
 
     #[test]

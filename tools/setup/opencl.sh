@@ -1,11 +1,11 @@
 #!/bin/sh
 # Installs an OpenCL CPU driver (PoCL) on Debian and Ubuntu if no driver is there; with --tests
-# also what the tests use: PoCL in any case and oclgrind.
+# also what the tests use: PoCL in any case, oclgrind, and chromium for the page of kiln inspect.
 set -eu
 
 packages=""
 if [ "${1:-}" = "--tests" ]; then
-    packages="pocl-opencl-icd ocl-icd-libopencl1 oclgrind"
+    packages="pocl-opencl-icd ocl-icd-libopencl1 oclgrind chromium"
 elif ! ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1; then
     packages="pocl-opencl-icd ocl-icd-libopencl1"
 fi

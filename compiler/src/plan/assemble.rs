@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use kiln_bundle::plan::{
     Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
-    Manifest, MemoryPlan, Network, Plan, Port, Requirements, Residency, SlotId, Step,
+    Manifest, MemoryPlan, Network, Plan, Port, Rationale, Requirements, Residency, SlotId, Step,
 };
 use kiln_ir::ValueId;
 use kiln_kernels::{Argument, Launch};
@@ -33,7 +33,8 @@ pub struct Decisions<'a> {
     pub align_bytes: u64,
 }
 
-/// Makes the plan. Offsets and checksums of weights are zero until the weights are written.
+/// Makes the plan, without its rationale. Offsets and checksums of weights are zero until the
+/// weights are written.
 pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
     let mut assembler = Assembler::new(decisions);
     let networks =
@@ -65,7 +66,18 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
         extensions: vec![],
     };
     let memory = decisions.memory.clone();
-    Ok(Plan { manifest, requirements, memory, sources, kernels, blocks, buffers, networks })
+    let rationale = Rationale::default();
+    Ok(Plan {
+        manifest,
+        requirements,
+        memory,
+        sources,
+        kernels,
+        blocks,
+        buffers,
+        networks,
+        rationale,
+    })
 }
 
 fn resident(decisions: &Decisions, block: usize) -> Option<usize> {

@@ -116,6 +116,18 @@ pub fn lower(
     Ok(LoweredNetwork { source: source.clone(), ops })
 }
 
+/// The inputs of an op as its kernels see them.
+pub fn operands(graph: &Graph, id: ValueId, storage: Storage) -> Vec<Operand> {
+    let operand = |v: ValueId| {
+        let (mut ty, constant) = (graph.ty(v).clone(), graph.node(v).is_weight());
+        if constant && ty.dtype == DType::F32 {
+            ty.dtype = storage.of(ty.shape.len());
+        }
+        Operand { ty, constant }
+    };
+    graph.operands(id).into_iter().map(operand).collect()
+}
+
 fn kernels(
     graph: &Graph,
     id: ValueId,
@@ -125,17 +137,7 @@ fn kernels(
     preference: Preference,
     max_weight_bytes: u64,
 ) -> Result<Work> {
-    let inputs: Vec<Operand> = graph
-        .operands(id)
-        .into_iter()
-        .map(|v| {
-            let (mut ty, constant) = (graph.ty(v).clone(), graph.node(v).is_weight());
-            if constant && ty.dtype == DType::F32 {
-                ty.dtype = storage.of(ty.shape.len());
-            }
-            Operand { ty, constant }
-        })
-        .collect();
+    let inputs = operands(graph, id, storage);
     let problem = Problem { op, inputs: &inputs, output: graph.ty(id), max_weight_bytes };
     let allowed_bytes = match preference {
         Preference::Fastest => u64::MAX,

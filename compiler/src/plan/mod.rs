@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod explain;
 pub mod lifetime;
 pub mod lower;
+pub mod rationale;
 pub mod residency;
 pub mod schedule;
 
@@ -40,6 +41,25 @@ pub struct Strategy {
     pub preference: Preference,
     /// Largest run of weights that one launch reads.
     pub max_block_bytes: u64,
+}
+
+impl std::fmt::Display for Strategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.guidance_batch {
+            1 => f.write_str("two U-Net passes a step")?,
+            n => write!(f, "one U-Net pass of batch {n} a step")?,
+        }
+        match self.preference {
+            Preference::Fastest => f.write_str(", the fastest variants")?,
+            Preference::ScratchUpTo(0) => {
+                f.write_str(", the variants with the least scratch memory")?
+            }
+            Preference::ScratchUpTo(bytes) => {
+                write!(f, ", variants with up to {} of scratch memory", explain::mib(bytes))?;
+            }
+        }
+        write!(f, ", weight blocks of up to {}", explain::mib(self.max_block_bytes))
+    }
 }
 
 /// Strategies from the fastest to the most frugal; the first that fits is taken.
@@ -121,7 +141,8 @@ pub fn build(
         memory,
         align_bytes,
     };
-    let plan = assemble::assemble(&decisions, manifest)?;
+    let mut plan = assemble::assemble(&decisions, manifest)?;
+    plan.rationale = rationale::rationale(&networks, &plan, strategy, request)?;
     Ok(Outcome::Fits(Box::new(Planned { plan, networks, blocks })))
 }
 

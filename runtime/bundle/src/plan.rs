@@ -10,6 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::rationale::Rationale;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -83,6 +85,8 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// The networks in execution order.
     pub networks: Vec<Network>,
+    /// Why it is so.
+    pub rationale: Rationale,
 }
 
 impl Plan {

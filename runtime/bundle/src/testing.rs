@@ -11,6 +11,7 @@ use crate::plan::{
     Manifest, MemoryPlan, Network, Phase, Plan, Port, ROW_CHECKSUM_BYTES, Requirements, Residency,
     SlotId, Step,
 };
+use crate::rationale::{Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, Verdict};
 
 pub use chain::{chain, weights_len_bytes};
 
@@ -90,6 +91,29 @@ pub fn plan() -> Plan {
             buffer("image", 256, 768, 11, 13),
         ],
         networks: vec![text_encoder(), unet_time(), unet(), decoder()],
+        rationale: rationale(),
+    }
+}
+
+fn rationale() -> Rationale {
+    let cost = Cost { launches: 1, scratch_bytes: 0, flops: 1000, bytes: 4480, predicted_ns: 448 };
+    let alternative = |variant: &str, verdict| Alternative { variant: variant.into(), verdict };
+    Rationale {
+        rates: Rates {
+            flops_per_s: 1 << 40,
+            memory_bytes_per_s: 10_000_000_000,
+            io_bytes_per_s: 1 << 30,
+        },
+        attempts: vec![Attempt { strategy: "the only one".into(), needs_bytes: None }],
+        choices: vec![Choice {
+            problem: "f32[8,4] x f16[8,4] -> f32[8,8]".into(),
+            shape: vec![8, 8],
+            alternatives: vec![
+                alternative("tiled", Verdict::DoesNotApply),
+                alternative("naive", Verdict::Chosen(cost)),
+            ],
+        }],
+        ops: vec![OpChoice { instant: 2, choice: 0 }],
     }
 }
 

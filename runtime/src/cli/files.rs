@@ -5,9 +5,10 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::error::RuntimeError;
 use crate::npy::{self, NpyArray};
-use crate::report::Report;
 use crate::tensor::{Tensor, Values};
 
 /// Turns an error of the operating system into one that names the file.
@@ -46,7 +47,7 @@ pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeEr
     written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
 }
 
-pub(super) fn write_report(path: &Path, report: &Report) -> Result<(), RuntimeError> {
+pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
     let write = || {
         let mut file = BufWriter::new(File::create(path)?);
         serde_json::to_writer_pretty(&mut file, report)?;

@@ -170,6 +170,7 @@ impl Small {
                 self.unet(&ids),
                 decoder(&ids),
             ],
+            rationale: Default::default(),
         }
     }
 

@@ -63,6 +63,7 @@ pub fn chain(sizes: &[u64]) -> Plan {
         blocks,
         buffers,
         networks: vec![network],
+        rationale: Default::default(),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
+pub mod explain;
 pub mod graph;
 pub mod inspect;
 pub mod man;

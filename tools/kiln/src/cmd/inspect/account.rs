@@ -1,0 +1,368 @@
+//! Adds a bundle's account up: every number that `kiln inspect` shows, in whatever form.
+
+use anyhow::Result;
+use kiln_bundle::plan::{Access, Arg, BufferId, Dispatch, Phase, Plan, Residency, Step};
+use kiln_bundle::rationale::{Attempt, Rates};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::measured::Measured;
+use super::predict::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
+use super::schema::{
+    Account, AttemptView, BlockAccount, KernelAccount, Kind, LoadAccount, Memory, NetworkAccount,
+    OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
+};
+
+impl<'a> Account<'a> {
+    /// Adds everything up. Errors: measured times that are not this plan's.
+    pub fn new(plan: &'a Plan, measured: Option<&Measured>) -> Result<Self> {
+        let prediction = Prediction::new(plan);
+        let live_bytes = live_bytes(plan);
+        let arena = regions(plan);
+        let mut networks: Vec<_> =
+            (0..plan.networks.len()).map(|i| network(plan, &prediction, &live_bytes, i)).collect();
+        let mut ops = ops(plan, &prediction);
+        if let Some(measured) = measured {
+            measured.enter(&mut networks, &mut ops)?;
+        }
+        let step = plan.networks.iter().position(|n| n.phase == Phase::Step);
+        let step = step.map(|i| prediction.networks[i]).unwrap_or_default();
+        let passes_a_step = if plan.manifest.guidance_batch == 1 { 2 } else { 1 };
+        Ok(Account {
+            schema: SCHEMA,
+            model: &plan.manifest.model,
+            precision: &plan.manifest.precision,
+            profile: &plan.manifest.profile,
+            manifest: &plan.manifest,
+            memory: memory(plan),
+            rates: rates(&plan.rationale.rates),
+            predicted: Predicted {
+                sampler_steps: SAMPLER_STEPS,
+                picture_ns: prediction.picture_ns(plan),
+                step_ns: passes_a_step * step.pass_ns,
+                step_stall_ns: passes_a_step * step.stall_ns,
+            },
+            weights: weights(plan, &networks),
+            peak: peak(plan, &arena, &live_bytes),
+            kernels: kernels(plan, &ops),
+            blocks: plan.blocks.iter().map(block).collect(),
+            loads: loads(plan, &prediction),
+            attempts: plan.rationale.attempts.iter().map(attempt).collect(),
+            start_ns: prediction.start_ns,
+            live_bytes,
+            networks,
+            arena,
+            ops,
+        })
+    }
+
+    /// Time of an op's launches over a whole picture.
+    pub fn picture_ns(&self, op: &OpAccount) -> u64 {
+        op.predicted_ns.saturating_mul(self.networks[op.network].passes)
+    }
+}
+
+fn memory(plan: &Plan) -> Memory {
+    let memory = &plan.memory;
+    Memory {
+        budget_bytes: memory.budget_bytes,
+        peak_bytes: memory.peak_bytes(),
+        arena_bytes: memory.arena_bytes,
+        arena_lower_bound_bytes: memory.arena_lower_bound_bytes,
+        slot_bytes: memory.slot_bytes.clone(),
+        staging_bytes: memory.staging_bytes,
+        host_bytes: memory.host_bytes,
+        program_bytes: memory.program_bytes,
+        baseline_bytes: memory.baseline_bytes,
+    }
+}
+
+fn rates(rates: &Rates) -> RatesView {
+    let Rates { flops_per_s, memory_bytes_per_s, io_bytes_per_s } = *rates;
+    RatesView { flops_per_s, memory_bytes_per_s, io_bytes_per_s }
+}
+
+fn attempt(attempt: &Attempt) -> AttemptView<'_> {
+    AttemptView { strategy: &attempt.strategy, needs_bytes: attempt.needs_bytes }
+}
+
+fn block(block: &kiln_bundle::plan::Block) -> BlockAccount<'_> {
+    let buffer = match block.residency {
+        Residency::Resident(buffer) => Some(buffer.0),
+        Residency::Streamed => None,
+    };
+    let (name, len_bytes) = (block.name.as_str(), block.len_bytes);
+    BlockAccount { name, len_bytes, resident: buffer.is_some(), buffer }
+}
+
+/// Sum of the live buffers at each instant.
+fn live_bytes(plan: &Plan) -> Vec<u64> {
+    let count: usize = plan.networks.iter().map(|n| n.steps.len()).sum();
+    let mut change = vec![0i64; count + 1];
+    for buffer in &plan.buffers {
+        change[buffer.lower as usize] += buffer.len_bytes as i64;
+        change[buffer.upper as usize] -= buffer.len_bytes as i64;
+    }
+    let mut live = 0;
+    let sums = change.iter().take(count).map(|c| {
+        live += c;
+        live as u64
+    });
+    sums.collect()
+}
+
+fn regions(plan: &Plan) -> Vec<Region<'_>> {
+    let weights: HashSet<BufferId> = plan
+        .blocks
+        .iter()
+        .filter_map(|b| match b.residency {
+            Residency::Resident(buffer) => Some(buffer),
+            Residency::Streamed => None,
+        })
+        .collect();
+    let ports = plan.networks.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs));
+    let ports: HashSet<BufferId> = ports.map(|p| p.buffer).collect();
+    let region = |(id, buffer): (u32, &'_ kiln_bundle::plan::Buffer)| {
+        let kind = match BufferId(id) {
+            id if weights.contains(&id) => Kind::Weights,
+            id if ports.contains(&id) => Kind::Port,
+            _ if buffer.name.contains(".scratch") => Kind::Scratch,
+            _ => Kind::Activation,
+        };
+        (id, kind)
+    };
+    let kinds = (0..).zip(&plan.buffers).map(region);
+    kinds
+        .zip(&plan.buffers)
+        .map(|((id, kind), b)| Region {
+            buffer: id,
+            name: &b.name,
+            kind,
+            offset_bytes: b.offset_bytes,
+            len_bytes: b.len_bytes,
+            lower: b.lower,
+            upper: b.upper,
+        })
+        .collect()
+}
+
+fn weights(plan: &Plan, networks: &[NetworkAccount]) -> Weights {
+    let is_resident = |b: &&kiln_bundle::plan::Block| matches!(b.residency, Residency::Resident(_));
+    let (resident, streamed): (Vec<_>, Vec<_>) = plan.blocks.iter().partition(is_resident);
+    let a_pass = plan.networks.iter().zip(networks).filter(|(n, _)| n.phase == Phase::Step);
+    Weights {
+        resident_bytes: resident.iter().map(|b| b.len_bytes).sum(),
+        resident_blocks: resident.len(),
+        streamed_bytes: streamed.iter().map(|b| b.len_bytes).sum(),
+        streamed_blocks: streamed.len(),
+        streamed_bytes_a_pass: a_pass.map(|(_, s)| s.streamed_bytes).sum(),
+    }
+}
+
+fn network<'a>(
+    plan: &'a Plan,
+    prediction: &Prediction,
+    live_bytes: &[u64],
+    index: usize,
+) -> NetworkAccount<'a> {
+    let network = &plan.networks[index];
+    let (lower, upper) = plan.span(index);
+    let time = prediction.networks[index];
+    let mut account = NetworkAccount {
+        name: &network.name,
+        runs: match network.phase {
+            Phase::Prompt => "once a prompt",
+            Phase::Timesteps => "once for all timesteps",
+            Phase::Step if plan.manifest.guidance_batch == 1 => "twice a step",
+            Phase::Step => "once a step",
+            Phase::Picture => "once a picture",
+        },
+        passes: passes(plan, network.phase),
+        lower,
+        upper,
+        launches: 0,
+        flops: 0,
+        streamed_bytes: 0,
+        resident_bytes: resident_bytes(plan, index),
+        arena_peak_bytes: live_bytes[lower as usize..upper as usize]
+            .iter()
+            .copied()
+            .max()
+            .unwrap_or(0),
+        resident_ns: time.resident_ns,
+        first_ns: time.first_ns,
+        pass_ns: time.pass_ns,
+        stall_ns: time.stall_ns,
+        measured_ns: None,
+    };
+    for step in &network.steps {
+        match step {
+            Step::Dispatch(d) => {
+                account.launches += 1;
+                account.flops += d.flops;
+            }
+            Step::Load { block, .. } => {
+                account.streamed_bytes += plan.blocks[block.index()].len_bytes;
+            }
+            Step::Gather(_) | Step::Free { .. } => {}
+        }
+    }
+    account
+}
+
+/// The name of what happens at an instant.
+fn step_name(plan: &Plan, instant: u32) -> (&str, &str) {
+    let steps = plan.networks.iter().flat_map(|n| n.steps.iter().map(|s| (n.name.as_str(), s)));
+    match steps.clone().nth(instant as usize) {
+        Some((network, Step::Dispatch(d))) => (network, d.name.as_str()),
+        Some((network, Step::Gather(g))) => (network, g.name.as_str()),
+        Some((network, Step::Load { block, .. } | Step::Free { block })) => {
+            (network, plan.blocks[block.index()].name.as_str())
+        }
+        None => ("", ""),
+    }
+}
+
+fn peak<'a>(plan: &'a Plan, arena: &[Region<'a>], live_bytes: &[u64]) -> Peak<'a> {
+    let step = (0..live_bytes.len() as u32).rev().max_by_key(|t| live_bytes[*t as usize]);
+    let step = step.unwrap_or(0);
+    let (network, op) = step_name(plan, step);
+    let mut live: Vec<_> =
+        arena.iter().filter(|b| b.lower <= step && step < b.upper).copied().collect();
+    live.sort_by_key(|r| std::cmp::Reverse(r.len_bytes));
+    let bytes = live_bytes.get(step as usize).copied().unwrap_or(0);
+    Peak { step, network, op, live_bytes: bytes, live }
+}
+
+fn kernels<'a>(plan: &'a Plan, ops: &[OpAccount<'a>]) -> Vec<KernelAccount<'a>> {
+    let mut table: BTreeMap<(&str, &str), KernelAccount> = BTreeMap::new();
+    for k in &plan.kernels {
+        let (op, variant) = (k.op.as_str(), k.variant.as_str());
+        let empty = KernelAccount {
+            op,
+            variant,
+            kernels: 0,
+            launches: 0,
+            flops: 0,
+            bytes: 0,
+            predicted_ns: 0,
+        };
+        table.entry((op, variant)).or_insert(empty).kernels += 1;
+    }
+    for op in ops {
+        if let Some(entry) = table.get_mut(&(op.op, op.variant)) {
+            entry.launches += 1;
+            entry.flops += op.flops;
+            entry.bytes += op.bytes;
+            entry.predicted_ns += op.predicted_ns;
+        }
+    }
+    table.into_values().collect()
+}
+
+fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
+    let rationale = &plan.rationale;
+    let mut choices = rationale.ops.iter().peekable();
+    let mut choice = None;
+    let mut list = Vec::new();
+    let steps =
+        plan.networks.iter().enumerate().flat_map(|(i, n)| n.steps.iter().map(move |s| (i, s)));
+    for (instant, (network, step)) in (0u32..).zip(steps) {
+        while let Some(next) = choices.next_if(|c| c.instant <= instant) {
+            choice = rationale.choices.get(next.choice as usize);
+        }
+        let at = instant as usize;
+        let account = OpAccount {
+            step: instant,
+            network,
+            name: "",
+            op: "embedding",
+            variant: "gather",
+            kernel: None,
+            entry: "",
+            shape: choice.map_or(&[], |c| &c.shape),
+            problem: choice.map_or("", |c| &c.problem),
+            global: [1; 3],
+            reads: vec![],
+            writes: vec![],
+            blocks: vec![],
+            flops: 0,
+            bytes: prediction.bytes[at],
+            predicted_ns: 0,
+            measured_ns: None,
+        };
+        match step {
+            Step::Dispatch(d) => list.push(dispatch(plan, d, account)),
+            Step::Gather(gather) => list.push(OpAccount {
+                name: &gather.name,
+                reads: vec![gather.indices.0],
+                writes: vec![gather.output.0],
+                predicted_ns: gather_ns(&rationale.rates, gather),
+                ..account
+            }),
+            Step::Load { .. } | Step::Free { .. } => {}
+        }
+    }
+    list
+}
+
+fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) -> OpAccount<'a> {
+    let kernel = &plan.kernels[dispatch.kernel.index()];
+    let (mut reads, mut writes, mut blocks) = (vec![], vec![], vec![]);
+    for arg in &dispatch.args {
+        match arg {
+            Arg::Buffer { buffer, access: Access::Read, .. } => reads.push(buffer.0),
+            Arg::Buffer { buffer, access: Access::Write, .. } => writes.push(buffer.0),
+            Arg::Weight { block, .. } => blocks.push(block.0),
+            Arg::U32(_) | Arg::F32(_) => {}
+        }
+    }
+    for list in [&mut reads, &mut writes, &mut blocks] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    OpAccount {
+        name: &dispatch.name,
+        op: &kernel.op,
+        variant: &kernel.variant,
+        kernel: Some(dispatch.kernel.0),
+        entry: &kernel.entry,
+        global: dispatch.global,
+        reads,
+        writes,
+        blocks,
+        flops: dispatch.flops,
+        predicted_ns: plan.rationale.rates.launch_ns(dispatch.flops, account.bytes),
+        ..account
+    }
+}
+
+fn loads(plan: &Plan, prediction: &Prediction) -> Vec<LoadAccount> {
+    let mut open: HashMap<u32, usize> = HashMap::new();
+    let mut list: Vec<LoadAccount> = Vec::new();
+    let mut times = prediction.loads.iter();
+    for (instant, step) in (0u32..).zip(plan.networks.iter().flat_map(|n| &n.steps)) {
+        match step {
+            Step::Load { block, slot } => {
+                let Some(time) = times.next() else { break };
+                let at = instant as usize;
+                open.insert(block.0, list.len());
+                list.push(LoadAccount {
+                    step: time.instant,
+                    block: block.0,
+                    slot: slot.0,
+                    start_ns: time.start_ns,
+                    ns: time.ns,
+                    stall_ns: prediction.start_ns[at + 1] - prediction.start_ns[at],
+                    free: instant + 1,
+                });
+            }
+            Step::Free { block } => {
+                if let Some(index) = open.get(&block.0) {
+                    list[*index].free = instant + 1;
+                }
+            }
+            Step::Dispatch(_) | Step::Gather(_) => {}
+        }
+    }
+    list
+}

@@ -1,0 +1,59 @@
+//! Measured times of launches, from the file that `kiln run --profile` writes.
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::path::Path;
+
+use super::schema::{NetworkAccount, OpAccount};
+
+/// The part of a profile that is read here.
+#[derive(Deserialize)]
+pub struct Measured {
+    model: String,
+    launches: Vec<Launch>,
+}
+
+#[derive(Deserialize)]
+struct Launch {
+    network: String,
+    step: u32,
+    name: String,
+    mean_ns: u64,
+}
+
+impl Measured {
+    /// Reads a profile of that model. Errors: unreadable, without launch times, another model's.
+    pub fn load(path: &Path, model: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading measured times from {}", path.display()))?;
+        let this: Self = serde_json::from_str(&text).with_context(|| {
+            format!("{} has no launch times; make them with kiln run --profile", path.display())
+        })?;
+        if this.model != model {
+            bail!("{} was measured with {}, this is {model}", path.display(), this.model);
+        }
+        Ok(this)
+    }
+
+    /// Enters the times beside the predicted ones. Errors: a launch that the plan has not.
+    pub fn enter(&self, networks: &mut [NetworkAccount], ops: &mut [OpAccount]) -> Result<()> {
+        for launch in &self.launches {
+            let network = networks.iter_mut().find(|n| n.name == launch.network);
+            let instant = network.as_ref().and_then(|n| n.lower.checked_add(launch.step));
+            let op = instant.and_then(|t| ops.binary_search_by_key(&t, |op| op.step).ok());
+            let Some(op) = op.map(|i| &mut ops[i]).filter(|op| op.name == launch.name) else {
+                bail!(
+                    "step {} of {} is not {} here: the times are another bundle's",
+                    launch.step,
+                    launch.network,
+                    launch.name
+                );
+            };
+            op.measured_ns = Some(launch.mean_ns);
+            if let Some(network) = network {
+                *network.measured_ns.get_or_insert(0) += launch.mean_ns;
+            }
+        }
+        Ok(())
+    }
+}

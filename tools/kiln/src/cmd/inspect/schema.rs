@@ -1,0 +1,187 @@
+//! What an account holds: the schema of `--json`, described in `docs/inspect-json.md`.
+
+use kiln_bundle::plan::Manifest;
+use serde::Serialize;
+
+/// Version of the JSON, see `docs/inspect-json.md`. It rises when a field changes its meaning or
+/// goes away, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// The whole account, and the schema of `--json`.
+#[derive(Serialize)]
+pub struct Account<'a> {
+    pub schema: u32,
+    pub model: &'a str,
+    pub precision: &'a str,
+    pub profile: &'a str,
+    pub manifest: &'a Manifest,
+    pub memory: Memory,
+    pub rates: RatesView,
+    pub predicted: Predicted,
+    pub networks: Vec<NetworkAccount<'a>>,
+    pub peak: Peak<'a>,
+    pub arena: Vec<Region<'a>>,
+    pub weights: Weights,
+    pub kernels: Vec<KernelAccount<'a>>,
+    pub ops: Vec<OpAccount<'a>>,
+    pub blocks: Vec<BlockAccount<'a>>,
+    pub loads: Vec<LoadAccount>,
+    pub start_ns: Vec<u64>,
+    pub live_bytes: Vec<u64>,
+    pub attempts: Vec<AttemptView<'a>>,
+}
+
+/// The budget and its parts.
+#[derive(Serialize)]
+pub struct Memory {
+    pub budget_bytes: u64,
+    pub peak_bytes: u64,
+    pub arena_bytes: u64,
+    pub arena_lower_bound_bytes: u64,
+    pub slot_bytes: Vec<u64>,
+    pub staging_bytes: u64,
+    pub host_bytes: u64,
+    pub program_bytes: u64,
+    pub baseline_bytes: u64,
+}
+
+/// What the device was taken to sustain.
+#[derive(Serialize)]
+pub struct RatesView {
+    pub flops_per_s: u64,
+    pub memory_bytes_per_s: u64,
+    pub io_bytes_per_s: u64,
+}
+
+/// Predicted times of a picture.
+#[derive(Serialize)]
+pub struct Predicted {
+    pub sampler_steps: u64,
+    pub picture_ns: u64,
+    pub step_ns: u64,
+    pub step_stall_ns: u64,
+}
+
+/// A network: what a pass of it does and takes.
+#[derive(Serialize)]
+pub struct NetworkAccount<'a> {
+    pub name: &'a str,
+    pub runs: &'static str,
+    pub passes: u64,
+    pub lower: u32,
+    pub upper: u32,
+    pub launches: usize,
+    pub flops: u64,
+    pub streamed_bytes: u64,
+    pub resident_bytes: u64,
+    pub arena_peak_bytes: u64,
+    pub resident_ns: u64,
+    pub first_ns: u64,
+    pub pass_ns: u64,
+    pub stall_ns: u64,
+    pub measured_ns: Option<u64>,
+}
+
+/// The arena's fullest step.
+#[derive(Serialize)]
+pub struct Peak<'a> {
+    pub step: u32,
+    pub network: &'a str,
+    pub op: &'a str,
+    pub live_bytes: u64,
+    pub live: Vec<Region<'a>>,
+}
+
+/// What a region of the arena holds.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Activation,
+    Scratch,
+    Port,
+    Weights,
+}
+
+/// A buffer: what it holds, where and when.
+#[derive(Serialize, Clone, Copy)]
+pub struct Region<'a> {
+    pub buffer: u32,
+    pub name: &'a str,
+    pub kind: Kind,
+    pub offset_bytes: u64,
+    pub len_bytes: u64,
+    pub lower: u32,
+    pub upper: u32,
+}
+
+/// Weights by residency.
+#[derive(Serialize)]
+pub struct Weights {
+    pub resident_bytes: u64,
+    pub resident_blocks: usize,
+    pub streamed_bytes: u64,
+    pub streamed_blocks: usize,
+    pub streamed_bytes_a_pass: u64,
+}
+
+/// A kernel variant, over all its launches.
+#[derive(Serialize)]
+pub struct KernelAccount<'a> {
+    pub op: &'a str,
+    pub variant: &'a str,
+    pub kernels: usize,
+    pub launches: usize,
+    pub flops: u64,
+    pub bytes: u64,
+    pub predicted_ns: u64,
+}
+
+/// One launch or gather.
+#[derive(Serialize)]
+pub struct OpAccount<'a> {
+    pub step: u32,
+    pub network: usize,
+    pub name: &'a str,
+    pub op: &'a str,
+    pub variant: &'a str,
+    pub kernel: Option<u32>,
+    pub entry: &'a str,
+    pub shape: &'a [u32],
+    pub problem: &'a str,
+    pub global: [u64; 3],
+    pub reads: Vec<u32>,
+    pub writes: Vec<u32>,
+    pub blocks: Vec<u32>,
+    pub flops: u64,
+    pub bytes: u64,
+    pub predicted_ns: u64,
+    pub measured_ns: Option<u64>,
+}
+
+/// A block of weights.
+#[derive(Serialize)]
+pub struct BlockAccount<'a> {
+    pub name: &'a str,
+    pub len_bytes: u64,
+    pub resident: bool,
+    pub buffer: Option<u32>,
+}
+
+/// A streamed block from load to free.
+#[derive(Serialize)]
+pub struct LoadAccount {
+    pub step: u32,
+    pub block: u32,
+    pub slot: u32,
+    pub start_ns: i64,
+    pub ns: u64,
+    pub stall_ns: u64,
+    pub free: u32,
+}
+
+/// A way to spend the budget that the planner tried.
+#[derive(Serialize)]
+pub struct AttemptView<'a> {
+    pub strategy: &'a str,
+    pub needs_bytes: Option<u64>,
+}

@@ -1,0 +1,301 @@
+//! The account on a terminal.
+
+use anyhow::Context;
+use kiln_bundle::plan::Plan;
+use kiln_compiler::plan::explain::mib;
+use std::collections::HashMap;
+use std::io::{BufWriter, Result, Write};
+
+use super::schema::{Account, Kind, OpAccount, Region};
+
+/// Rows of the summary's lists.
+const TOP_OPS: usize = 10;
+const TOP_LIVE: usize = 4;
+/// Width of the bar of the budget.
+const BAR: usize = 60;
+
+/// Writes to standard output; a reader that has seen enough is no error.
+pub fn printed(print: impl FnOnce(&mut dyn Write) -> Result<()>) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    match print(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
+}
+
+/// One screen.
+pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
+    let a = account;
+    writeln!(out, "{} {} for {}", a.model, a.precision, a.profile)?;
+    budget(a, out)?;
+    let p = &a.predicted;
+    writeln!(
+        out,
+        "time    {} predicted for {} steps; {} a step, of which {} waiting for weights",
+        duration(p.picture_ns),
+        p.sampler_steps,
+        duration(p.step_ns),
+        duration(p.step_stall_ns)
+    )?;
+    writeln!(
+        out,
+        "\n{:<14}{:>22}{:>9}{:>9}{:>12}{:>12}{:>12}{:>10}",
+        "network", "runs", "launches", "GFLOP", "resident", "streamed", "arena peak", "a pass"
+    )?;
+    for n in &a.networks {
+        writeln!(
+            out,
+            "{:<14}{:>22}{:>9}{:>9.1}{:>12}{:>12}{:>12}{:>10}",
+            n.name,
+            n.runs,
+            n.launches,
+            n.flops as f64 / 1e9,
+            mib(n.resident_bytes),
+            mib(n.streamed_bytes),
+            mib(n.arena_peak_bytes),
+            duration(n.pass_ns)
+        )?;
+    }
+    let measured = a.networks.iter().filter_map(|n| Some((n, n.measured_ns?)));
+    let measured: Vec<_> = measured.map(|(n, ns)| format!("{} {}", n.name, duration(ns))).collect();
+    if !measured.is_empty() {
+        writeln!(out, "launches of a pass, measured: {}", measured.join(", "))?;
+    }
+    let peak = &a.peak;
+    writeln!(out, "\npeak of the arena: {} at {}.{}", mib(peak.live_bytes), peak.network, peak.op)?;
+    let (weights, live): (Vec<&Region>, Vec<&Region>) =
+        peak.live.iter().partition(|r| r.kind == Kind::Weights);
+    let weight_bytes: u64 = weights.iter().map(|r| r.len_bytes).sum();
+    writeln!(out, "  {:<78}{:>12}", "resident weights", mib(weight_bytes))?;
+    for r in live.iter().take(TOP_LIVE) {
+        writeln!(out, "  {:<78}{:>12}", shorten(r.name, 77), mib(r.len_bytes))?;
+    }
+    let rest: u64 = live.iter().skip(TOP_LIVE).map(|r| r.len_bytes).sum();
+    if rest > 0 {
+        let count = live.len() - TOP_LIVE;
+        writeln!(out, "  {:<78}{:>12}", format!("{count} more"), mib(rest))?;
+    }
+    top_ops(a, out)
+}
+
+fn budget(a: &Account, out: &mut dyn Write) -> Result<()> {
+    let m = &a.memory;
+    let parts = [
+        ('#', "arena", m.arena_bytes),
+        ('=', "slots", m.slot_bytes.iter().sum()),
+        ('s', "staging", m.staging_bytes),
+        ('h', "host", m.host_bytes),
+        ('k', "kernels", m.program_bytes),
+        ('d', "driver", m.baseline_bytes),
+    ];
+    let mut bar = String::new();
+    let mut sum = 0;
+    for (mark, _, bytes) in parts {
+        sum += bytes;
+        let end = (sum as f64 / m.budget_bytes.max(1) as f64 * BAR as f64).round() as usize;
+        bar.extend(std::iter::repeat_n(mark, end.saturating_sub(bar.len())));
+    }
+    let (peak, budget) = (mib(m.peak_bytes), mib(m.budget_bytes));
+    writeln!(out, "memory  [{bar:<BAR$}] {peak} of {budget}")?;
+    let parts: Vec<_> = parts
+        .iter()
+        .filter(|(_, _, bytes)| *bytes > 0)
+        .map(|(mark, name, bytes)| format!("{mark} {name} {}", mib(*bytes)))
+        .collect();
+    writeln!(out, "  {}", parts.join("   "))?;
+    let w = &a.weights;
+    writeln!(
+        out,
+        "weights {} resident, {} streamed, {} of them in each pass of the U-Net",
+        mib(w.resident_bytes),
+        mib(w.streamed_bytes),
+        mib(w.streamed_bytes_a_pass)
+    )
+}
+
+fn top_ops(a: &Account, out: &mut dyn Write) -> Result<()> {
+    let total: u64 = a.ops.iter().map(|op| a.picture_ns(op)).sum();
+    let mut sums: HashMap<(usize, &str), (u64, u64, u64, usize)> = HashMap::new();
+    for (index, op) in a.ops.iter().enumerate() {
+        let sum = sums.entry((op.network, op.name)).or_insert((0, 0, 0, index));
+        (sum.0, sum.1, sum.2) = (sum.0 + a.picture_ns(op), sum.1 + op.flops, sum.2 + op.bytes);
+    }
+    let mut sums: Vec<_> = sums.into_values().collect();
+    sums.sort_by_key(|(ns, _, _, index)| (std::cmp::Reverse(*ns), *index));
+    writeln!(
+        out,
+        "\n{:<48}{:<22}{:>9}{:>11}{:>10}",
+        "ops with most time in a picture", "variant", "GFLOP", "moved", "share"
+    )?;
+    for (ns, flops, bytes, index) in sums.iter().take(TOP_OPS) {
+        let op = &a.ops[*index];
+        writeln!(
+            out,
+            "{:<48}{:<22}{:>9.1}{:>11}{:>9.1}%",
+            shorten(&full_name(a, op), 47),
+            format!("{} {}", op.op, op.variant),
+            *flops as f64 / 1e9,
+            mib(*bytes),
+            *ns as f64 / total.max(1) as f64 * 100.0
+        )?;
+    }
+    Ok(())
+}
+
+fn full_name(a: &Account, op: &OpAccount) -> String {
+    format!("{}.{}", a.networks[op.network].name, op.name)
+}
+
+/// A line for each launch.
+pub fn ops(a: &Account, out: &mut dyn Write) -> Result<()> {
+    writeln!(
+        out,
+        "{:>5}  {:<58}{:<30}{:<20}{:>10}{:>12}{:>10}{:>10}",
+        "step", "op", "variant", "shape", "GFLOP", "moved", "predicted", "measured"
+    )?;
+    for op in &a.ops {
+        writeln!(
+            out,
+            "{:>5}  {:<58}{:<30}{:<20}{:>10.3}{:>12}{:>10}{:>10}",
+            op.step,
+            shorten(&full_name(a, op), 57),
+            format!("{} {}", op.op, op.variant),
+            format!("{:?}", op.shape),
+            op.flops as f64 / 1e9,
+            mib(op.bytes),
+            duration(op.predicted_ns),
+            op.measured_ns.map_or("-".to_string(), duration)
+        )?;
+    }
+    Ok(())
+}
+
+/// The parts of the budget, and a line for each buffer.
+pub fn memory(a: &Account, out: &mut dyn Write) -> Result<()> {
+    let m = &a.memory;
+    let parts = [
+        ("arena (activations, resident weights)", m.arena_bytes),
+        ("slots of streamed weights", m.slot_bytes.iter().sum()),
+        ("staging", m.staging_bytes),
+        ("host buffers", m.host_bytes),
+        ("compiled kernels", m.program_bytes),
+        ("process and driver", m.baseline_bytes),
+        ("planned peak", m.peak_bytes),
+        ("budget", m.budget_bytes),
+        ("arena above its lower bound", m.arena_bytes.saturating_sub(m.arena_lower_bound_bytes)),
+    ];
+    for (name, bytes) in parts {
+        writeln!(out, "{name:<40}{:>12}{bytes:>14}", mib(bytes))?;
+    }
+    for attempt in &a.attempts {
+        let needs = |bytes| format!("refused: it needs {}", mib(bytes));
+        let needs = attempt.needs_bytes.map_or("taken".to_string(), needs);
+        writeln!(out, "strategy: {} ({needs})", attempt.strategy)?;
+    }
+    writeln!(
+        out,
+        "\n{:<72}{:>11}{:>14}{:>12}{:>7}{:>7}",
+        "buffer", "kind", "offset", "length", "from", "to"
+    )?;
+    for r in &a.arena {
+        writeln!(
+            out,
+            "{:<72}{:>11}{:>14}{:>12}{:>7}{:>7}",
+            shorten(r.name, 71),
+            kind_name(r.kind),
+            r.offset_bytes,
+            mib(r.len_bytes),
+            r.lower,
+            r.upper
+        )?;
+    }
+    Ok(())
+}
+
+/// What a region holds, in a word.
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Activation => "activation",
+        Kind::Scratch => "scratch",
+        Kind::Port => "port",
+        Kind::Weights => "weights",
+    }
+}
+
+/// A line for each variant, then one for each kernel.
+pub fn kernels(plan: &Plan, a: &Account, out: &mut dyn Write) -> Result<()> {
+    writeln!(
+        out,
+        "{:<36}{:>9}{:>9}{:>10}{:>12}{:>11}",
+        "variant", "kernels", "launches", "GFLOP", "moved", "predicted"
+    )?;
+    for k in &a.kernels {
+        writeln!(
+            out,
+            "{:<36}{:>9}{:>9}{:>10.1}{:>12}{:>11}",
+            format!("{} {}", k.op, k.variant),
+            k.kernels,
+            k.launches,
+            k.flops as f64 / 1e9,
+            mib(k.bytes),
+            duration(k.predicted_ns)
+        )?;
+    }
+    writeln!(out, "\n{:>6}  {:<36}{:<36}{:>9}", "kernel", "variant", "entry", "launches")?;
+    for (index, k) in plan.kernels.iter().enumerate() {
+        let launches = a.ops.iter().filter(|op| op.kernel == Some(index as u32)).count();
+        let name = format!("{} {}", k.op, k.variant);
+        writeln!(out, "{index:>6}  {name:<36}{:<36}{launches:>9}", k.entry)?;
+    }
+    Ok(())
+}
+
+/// A line for each resident block, then one for each load.
+pub fn weights(a: &Account, out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "{:<72}{:>12}  resident", "block", "length")?;
+    for b in a.blocks.iter().filter(|b| b.resident) {
+        writeln!(out, "{:<72}{:>12}", shorten(b.name, 71), mib(b.len_bytes))?;
+    }
+    writeln!(
+        out,
+        "\n{:>5}  {:<65}{:>12}{:>6}{:>10}{:>10}{:>7}",
+        "step", "streamed block", "length", "slot", "reading", "waiting", "free"
+    )?;
+    for load in &a.loads {
+        let block = &a.blocks[load.block as usize];
+        writeln!(
+            out,
+            "{:>5}  {:<65}{:>12}{:>6}{:>10}{:>10}{:>7}",
+            load.step,
+            shorten(block.name, 64),
+            mib(block.len_bytes),
+            load.slot,
+            duration(load.ns),
+            duration(load.stall_ns),
+            load.free
+        )?;
+    }
+    Ok(())
+}
+
+/// A time for people.
+pub fn duration(ns: u64) -> String {
+    let seconds = ns as f64 / 1e9;
+    match ns {
+        0 => "0".to_string(),
+        1..1_000_000 => format!("{:.1} us", seconds * 1e6),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", seconds * 1e3),
+        1_000_000_000..120_000_000_000 => format!("{seconds:.1} s"),
+        _ => format!("{}:{:02} min", seconds as u64 / 60, seconds as u64 % 60),
+    }
+}
+
+/// The end of a name that is too long.
+pub fn shorten(name: &str, width: usize) -> String {
+    let skip = name.chars().count().saturating_sub(width);
+    if skip == 0 {
+        name.to_string()
+    } else {
+        format!("…{}", name.chars().skip(skip + 1).collect::<String>())
+    }
+}
