@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use kiln_bundle::format::MAX_TOKENIZER_BYTES;
+use kiln_bundle::format::{MAX_TOKENIZER_BYTES, VERSION};
 use kiln_bundle::plan::BlockId;
 use kiln_bundle::{BundleError, BundleFile, BundleWriter, testing};
 
@@ -169,7 +169,8 @@ fn another_version_is_named() {
     bytes[8] = 7;
     fs::write(&path, bytes).unwrap();
     let error = BundleFile::open(&path).err().unwrap();
-    assert!(matches!(error, BundleError::Version { found: 7, supported: 1, .. }), "{error}");
+    let BundleError::Version { found, supported, .. } = error else { panic!("{error}") };
+    assert_eq!((found, supported), (7, VERSION));
 }
 
 #[test]
