@@ -7,7 +7,8 @@
 //! networks, and [`cli`] the command.
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
-//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`] and [`executor`].
+//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`executor`] and
+//! [`ffi`], the C interface.
 #![deny(unsafe_code)]
 
 pub mod binding;
@@ -15,6 +16,7 @@ pub mod cli;
 pub mod device;
 pub mod error;
 pub mod executor;
+pub mod ffi;
 pub mod memory;
 pub mod npy;
 pub mod pipeline;
@@ -25,5 +27,5 @@ pub mod tensor;
 pub mod weights;
 
 pub use error::RuntimeError;
-pub use session::{Picture, Progress, Request, Session, SessionOptions};
+pub use session::{Canceller, Picture, Progress, Request, Session, SessionOptions};
 pub use tensor::{Tensor, Values};
