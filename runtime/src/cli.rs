@@ -14,6 +14,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::RuntimeError;
+use crate::ffi::library;
 use crate::npy::{self, NpyArray};
 use crate::pipeline::png;
 use crate::report::Report;
@@ -59,6 +60,9 @@ pub struct RunArgs {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
+    /// OpenCL library, instead of a search for it
+    #[arg(long, value_name = "LIBRARY")]
+    pub opencl: Option<PathBuf>,
     /// Picture to write
     #[arg(long, short = 'o', value_name = "FILE.png")]
     pub output: PathBuf,
@@ -86,6 +90,9 @@ pub fn run(args: &RunArgs) -> Result<(), RuntimeError> {
     };
     if let Some(folder) = &args.dump {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
+    }
+    if let Some(library) = &args.opencl {
+        library::use_library(library)?;
     }
     let bar = Bar::new();
     let options = SessionOptions { device: args.device.clone(), ..SessionOptions::default() };

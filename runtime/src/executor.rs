@@ -286,20 +286,26 @@ impl Executor {
             len_bytes: gather.row_bytes * u64::from(gather.index_count),
         };
         let bundle = Arc::clone(&self.bundle);
-        self.memory()?.fill_mapped(&self.compute, region, &gather.name, &mut |start_bytes, chunk| {
-            let mut done_bytes = 0;
-            while done_bytes < chunk.len() {
-                let at_bytes = start_bytes + done_bytes as u64;
-                let row = indices[(at_bytes / gather.row_bytes) as usize] as u64;
-                let column_bytes = at_bytes % gather.row_bytes;
-                let rest = chunk.len() - done_bytes;
-                let len = rest.min((gather.row_bytes - column_bytes) as usize);
-                let from_bytes = gather.table_offset_bytes + row * gather.row_bytes + column_bytes;
-                bundle.read_weights(from_bytes, &mut chunk[done_bytes..done_bytes + len])?;
-                done_bytes += len;
-            }
-            Ok(())
-        })
+        self.memory()?.fill_mapped(
+            &self.compute,
+            region,
+            &gather.name,
+            &mut |start_bytes, chunk| {
+                let mut done_bytes = 0;
+                while done_bytes < chunk.len() {
+                    let at_bytes = start_bytes + done_bytes as u64;
+                    let row = indices[(at_bytes / gather.row_bytes) as usize] as u64;
+                    let column_bytes = at_bytes % gather.row_bytes;
+                    let rest = chunk.len() - done_bytes;
+                    let len = rest.min((gather.row_bytes - column_bytes) as usize);
+                    let from_bytes =
+                        gather.table_offset_bytes + row * gather.row_bytes + column_bytes;
+                    bundle.read_weights(from_bytes, &mut chunk[done_bytes..done_bytes + len])?;
+                    done_bytes += len;
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Writes a port's bytes, in its element type.

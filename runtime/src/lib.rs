@@ -12,6 +12,7 @@
 #![deny(unsafe_code)]
 
 pub mod binding;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod device;
 pub mod error;

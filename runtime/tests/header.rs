@@ -4,7 +4,8 @@ use std::path::Path;
 
 use cbindgen::{Config, DocumentationStyle, EnumConfig, Language, RenameRule, Style};
 
-const TOP: &str = "/* The Kiln runtime for C: a compiled model becomes a picture on an OpenCL device.
+const TOP: &str =
+    "/* The Kiln runtime for C: a compiled model becomes a picture on an OpenCL device.
  *
  * Made from runtime/src/ffi by `KILN_WRITE_HEADER=1 cargo test -p kiln-runtime --test header`.
  *

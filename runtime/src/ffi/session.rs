@@ -216,7 +216,8 @@ unsafe fn session_options(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_close(session: *mut KilnSession) {
     // SAFETY: by this function's contract.
-    unsafe { free(session) }
+    unsafe { free(session) };
+    give_free_pages_back();
 }
 
 /// Stops the picture that is being made: `kiln_session_generate` soon returns

@@ -72,12 +72,7 @@ impl BundleFile {
 
     /// Reads and validates what lies between `base_bytes` and `base_bytes + len_bytes`, which
     /// are in the file.
-    fn read(
-        file: File,
-        base_bytes: u64,
-        len_bytes: u64,
-        path: &Path,
-    ) -> Result<Self, BundleError> {
+    fn read(file: File, base_bytes: u64, len_bytes: u64, path: &Path) -> Result<Self, BundleError> {
         let mut page = vec![0; len_bytes.min(PAGE_BYTES) as usize];
         read_exact_at(&file, &mut page, base_bytes).map_err(BundleError::io("read", path))?;
         let header = Header::from_page(&page, len_bytes, path)?;
