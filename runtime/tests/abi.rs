@@ -220,3 +220,37 @@ fn devices_are_listed_and_memory_is_given_back() {
         kiln_session_close(session);
     }
 }
+
+#[test]
+fn a_named_opencl_library_is_used_or_its_failure_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = bundle(folder.path());
+    let run = |variable: &str, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));
+        command.arg(&bundle).args(["--prompt", "a", "--steps", "1", "-o"]);
+        command.arg(folder.path().join("out.png")).args(args);
+        if !variable.is_empty() {
+            command.env("OPENCL_DYLIB_PATH", variable);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (variable, args) in [
+        ("", &["--opencl", "libOpenCL.so.1"][..]),
+        ("/no/such.so;libOpenCL.so.1", &[]),
+        // What is named for one run comes before what is named for all.
+        ("/no/such.so", &["--opencl", "libOpenCL.so.1"]),
+    ] {
+        let (code, message) = run(variable, args);
+        assert_eq!(code, Some(0), "{message}");
+    }
+    for (variable, args, tried) in [
+        ("", &["--opencl", "/no/such.so"][..], &["/no/such.so ("][..]),
+        ("libOpenCL.so.1", &["--opencl", "libc.so.6"], &["libc.so.6 (it has no clGetPlatformIDs"]),
+        ("/no/such.so;/etc/passwd", &[], &["/no/such.so (", "/etc/passwd ("]),
+    ] {
+        let (code, message) = run(variable, args);
+        assert_eq!(code, Some(3), "{message}");
+        assert!(tried.iter().all(|part| message.contains(part)), "{message}");
+    }
+}
