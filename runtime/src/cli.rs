@@ -12,6 +12,7 @@ use clap::Args;
 use kiln_bundle::BundleFile;
 
 use crate::error::RuntimeError;
+use crate::ffi::library;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
@@ -93,6 +94,9 @@ pub struct RunArgs {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
     pub device: String,
+    /// OpenCL library, instead of a search for it
+    #[arg(long, value_name = "LIBRARY")]
+    pub opencl: Option<PathBuf>,
     /// Compiled kernels
     #[command(flatten)]
     pub cache: CacheArgs,
@@ -116,6 +120,9 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     if let Some(folder) = &args.dump {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
     }
+    if let Some(library) = &args.opencl {
+        library::use_library(library)?;
+    }
     if jobs.is_empty() {
         return Ok(());
     }
@@ -125,6 +132,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         device: args.device.clone(),
         profiling: args.profile.is_some(),
         programs: args.cache.programs(prepare),
+        ..SessionOptions::default()
     };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
         bar.show("compiling kernels", done, kernels);

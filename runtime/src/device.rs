@@ -17,6 +17,7 @@ use opencl3::platform::{Platform, get_platforms};
 use serde::Serialize;
 
 use crate::error::{At, RuntimeError};
+use crate::ffi::library::{self, Attempt};
 
 /// What a device is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -166,8 +167,12 @@ pub struct PlatformFacts {
 /// Errors: `NoLoader`, `NoPlatform`, `OpenCl`; a platform that fails alone keeps its error.
 pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
     let _driver = lock_driver();
+    let library = library::load()?;
     let platforms = match get_platforms() {
-        Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => return Err(RuntimeError::NoLoader),
+        Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => {
+            let reason = "the bindings cannot open it".to_owned();
+            return Err(RuntimeError::NoLoader { tried: vec![Attempt { library, reason }] });
+        }
         Err(ClError(CL_PLATFORM_NOT_FOUND_KHR)) => return Err(RuntimeError::NoPlatform),
         answer => answer.at("clGetPlatformIDs", || "the search for devices")?,
     };

@@ -4,6 +4,7 @@ use kiln_bundle::BundleError;
 use opencl3::error_codes::{ClError, error_text};
 use thiserror::Error;
 
+use crate::ffi::library::Attempt;
 use crate::pipeline::png::PngError;
 use crate::pipeline::sampler::SamplerError;
 use crate::pipeline::tokenizer::TokenizerError;
@@ -12,12 +13,16 @@ use crate::pipeline::tokenizer::TokenizerError;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RuntimeError {
-    /// There is no OpenCL loader library.
+    /// There is no OpenCL library.
     #[error(
-        "no OpenCL library (libOpenCL.so.1) on this machine; install one (Debian: \
-         ocl-icd-libopencl1 and pocl-opencl-icd) or name the vendor's in OPENCL_DYLIB_PATH"
+        "no OpenCL library on this machine; tried {}; install one (Debian: ocl-icd-libopencl1 \
+         and pocl-opencl-icd) or name the vendor's in OPENCL_DYLIB_PATH",
+        tried.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ")
     )]
-    NoLoader,
+    NoLoader {
+        /// What was tried, in order.
+        tried: Vec<Attempt>,
+    },
     /// The loader knows no driver.
     #[error(
         "the OpenCL library finds no platform; install a driver (Debian: pocl-opencl-icd runs on \
@@ -88,6 +93,17 @@ pub enum RuntimeError {
     /// The thread that reads weights ended early.
     #[error("the thread that reads weights stopped; see the error before this one")]
     StreamStopped,
+    /// The plan takes more than the caller allows.
+    #[error(
+        "the bundle takes {peak_bytes} bytes, {budget_bytes} are allowed; compile it for this \
+         budget"
+    )]
+    Budget {
+        /// The plan's peak.
+        peak_bytes: u64,
+        /// What is allowed.
+        budget_bytes: u64,
+    },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -112,7 +128,8 @@ impl RuntimeError {
             | RuntimeError::Input(_)
             | RuntimeError::Sampler(_)
             | RuntimeError::Png(_)
-            | RuntimeError::Io { .. } => 2,
+            | RuntimeError::Io { .. }
+            | RuntimeError::Budget { .. } => 2,
             RuntimeError::Cancelled => 130,
             RuntimeError::Bundle(_) | RuntimeError::Plan(_) | RuntimeError::Tokenizer(_) => 1,
             _ => 3,

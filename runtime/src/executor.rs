@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_bundle::BundleFile;
 use kiln_bundle::plan::{BufferId, Dispatch, Gather, Plan, Port, Step};
@@ -33,12 +34,31 @@ pub struct LaunchTime {
     pub nanoseconds: u64,
 }
 
+/// Stops what a session does, from any thread.
+#[derive(Clone, Default, Debug)]
+pub struct Canceller(Arc<AtomicBool>);
+
+impl Canceller {
+    /// The picture or evaluation that is being made ends with `Cancelled`, before its next launch.
+    /// Does nothing if there is none.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// A plan on a device, ready to run.
 pub struct Executor {
     // Dropped in this order: what uses the device's objects before them.
     kernels: Vec<Kernel>,
-    weights: Arc<Weights>,
-    memory: Arc<DeviceMemory>,
+    loaded: Option<Loaded>,
     compute: CommandQueue,
     context: Context,
     bundle: Arc<BundleFile>,
@@ -47,11 +67,20 @@ pub struct Executor {
     indices: HashMap<BufferId, Vec<i32>>,
     /// Whether the driver bears only one thread at a time: Oclgrind's crashes with two.
     lockstep: bool,
+    /// Whether host and device share memory.
+    unified: bool,
+    canceller: Canceller,
     /// The last launch, on whose completion all earlier ones are complete.
     last: Option<Arc<Event>>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Arc<Event>)>>,
     programs: ProgramOrigin,
+}
+
+/// The device's memory and what fills it.
+struct Loaded {
+    weights: Arc<Weights>,
+    memory: Arc<DeviceMemory>,
 }
 
 impl Executor {
@@ -84,37 +113,67 @@ impl Executor {
         let context =
             Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
         let compute = create_queue(&context, profiling)?;
-        let reading = create_queue(&context, false)?;
         let (kernels, programs) =
             build_kernels(&context, device, (bundle.path(), plan), programs, progress)?;
-        let memory = Arc::new(DeviceMemory::allocate(
-            &context,
-            &reading,
-            &plan.memory,
-            &bindings.regions,
-            device.unified_memory,
-        )?);
         drop(driver);
         let indices = host_indices(plan);
-        let lockstep = device.platform == "Oclgrind";
-        let weights = Weights::new(Arc::clone(&bundle), Arc::clone(&memory), reading, lockstep);
-        let weights = Arc::new(weights);
-        let launches = profiling.then(Vec::new);
-        let last = None;
-        Ok(Executor {
+        let mut executor = Executor {
             kernels,
-            weights,
-            memory,
+            loaded: None,
             compute,
             context,
             bundle,
             bindings,
             indices,
-            lockstep,
-            last,
-            launches,
+            lockstep: device.platform == "Oclgrind",
+            unified: device.unified_memory,
+            canceller: Canceller::default(),
+            last: None,
+            launches: profiling.then(Vec::new),
             programs,
-        })
+        };
+        executor.allocate_memory()?;
+        Ok(executor)
+    }
+
+    /// Allocates everything on the device, unless that is so.
+    fn allocate_memory(&mut self) -> Result<(), RuntimeError> {
+        if self.loaded.is_some() {
+            return Ok(());
+        }
+        let _driver = lock_driver();
+        let reading = create_queue(&self.context, false)?;
+        let memory = Arc::new(DeviceMemory::allocate(
+            &self.context,
+            &reading,
+            &self.bundle.plan().memory,
+            &self.bindings.regions,
+            self.unified,
+        )?);
+        let bundle = Arc::clone(&self.bundle);
+        let weights = Weights::new(bundle, Arc::clone(&memory), reading, self.lockstep);
+        self.loaded = Some(Loaded { weights: Arc::new(weights), memory });
+        Ok(())
+    }
+
+    /// Frees everything on the device but the kernels, until the next stream starts. No stream
+    /// may be running.
+    pub fn release_memory(&mut self) -> Result<(), RuntimeError> {
+        self.finish()?;
+        self.loaded = None;
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<&DeviceMemory, RuntimeError> {
+        match &self.loaded {
+            Some(loaded) => Ok(&loaded.memory),
+            None => Err(RuntimeError::Input("the device's memory has been given back".into())),
+        }
+    }
+
+    /// What makes [`run`](Self::run) stop.
+    pub fn canceller(&self) -> &Canceller {
+        &self.canceller
     }
 
     /// The plan.
@@ -129,7 +188,7 @@ impl Executor {
 
     /// What is allocated on the device.
     pub fn allocations(&self) -> Allocations {
-        self.memory.allocations()
+        self.loaded.as_ref().map(|loaded| loaded.memory.allocations()).unwrap_or_default()
     }
 
     /// The context, for what is measured beside a plan.
@@ -140,13 +199,17 @@ impl Executor {
     /// Starts reading the weights of a sequence of runs. One stream at a time.
     pub fn start_stream(&mut self, runs: Vec<Run>) -> Result<Stream, RuntimeError> {
         self.finish()?;
-        Stream::start(Arc::clone(&self.weights), runs)
+        self.allocate_memory()?;
+        match &self.loaded {
+            Some(loaded) => Stream::start(Arc::clone(&loaded.weights), runs),
+            None => Err(RuntimeError::StreamStopped),
+        }
     }
 
     /// Enqueues one run of a network. Returns before the device is done.
     ///
     /// Errors: `OpenCl` with the step's name; `Bundle` if a weight cannot be read; `Input` if a
-    /// gather's index is outside of its table.
+    /// gather's index is outside of its table; `Cancelled`.
     pub fn run(&mut self, network: usize, stream: &mut Stream) -> Result<(), RuntimeError> {
         if stream.next_has_residents() || self.lockstep {
             self.finish()?;
@@ -154,6 +217,9 @@ impl Executor {
         stream.enter(network)?;
         let bundle = Arc::clone(&self.bundle);
         for (index, step) in bundle.plan().networks[network].steps.iter().enumerate() {
+            if self.canceller.is_cancelled() {
+                return Err(RuntimeError::Cancelled);
+            }
             match step {
                 Step::Load { block, slot } => {
                     if self.lockstep {
@@ -199,7 +265,7 @@ impl Executor {
             format!("{name} ({op}/{variant}, step {step} of {network})")
         };
         let kernel = &self.kernels[dispatch.kernel.index()];
-        set_args(kernel, self.bindings.of(network, step), &self.memory, &at)?;
+        set_args(kernel, self.bindings.of(network, step), self.memory()?, &at)?;
         let global = dispatch.global.map(|items| items as usize);
         let local = dispatch.local.map(|local| local.map(|items| items as usize));
         // SAFETY: sizes are arrays of three; every argument was set just now, to memory that
@@ -236,7 +302,7 @@ impl Executor {
             self.bundle.read_row(gather, row, out)?;
         }
         let offset_bytes = self.bundle.plan().buffers[gather.output.index()].offset_bytes;
-        self.memory.write(&self.compute, offset_bytes, &rows, &gather.name)
+        self.memory()?.write(&self.compute, offset_bytes, &rows, &gather.name)
     }
 
     /// Writes a port's bytes, in its element type.
@@ -247,13 +313,13 @@ impl Executor {
                 *index = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
             }
         }
-        self.memory.write(&self.compute, offset_bytes, bytes, &port.name)
+        self.memory()?.write(&self.compute, offset_bytes, bytes, &port.name)
     }
 
     /// Reads a port's bytes, in its element type; waits for all launches before.
     pub fn read_port(&self, port: &Port, out: &mut [u8]) -> Result<(), RuntimeError> {
         let offset_bytes = self.bundle.plan().buffers[port.buffer.index()].offset_bytes;
-        self.memory.read(&self.compute, offset_bytes, out, &port.name)
+        self.memory()?.read(&self.compute, offset_bytes, out, &port.name)
     }
 
     /// Copies part of one buffer to part of another, after all launches before.
@@ -266,7 +332,7 @@ impl Executor {
         let buffers = &self.bundle.plan().buffers;
         let place = |(id, offset): (BufferId, u64)| buffers[id.index()].offset_bytes + offset;
         let at = &buffers[to.0.index()].name;
-        self.memory.copy(&self.compute, place(from), place(to), len_bytes, at)
+        self.memory()?.copy(&self.compute, place(from), place(to), len_bytes, at)
     }
 
     /// The times of all launches since the last call, if profiling is on; waits for them.

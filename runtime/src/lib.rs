@@ -7,15 +7,17 @@
 //! networks, and [`cli`] the command. [`probe`] runs single kernels, for self-tests of devices.
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
-//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`executor`]
-//! and [`probe`].
+//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`executor`],
+//! [`probe`] and [`ffi`], the C interface.
 #![deny(unsafe_code)]
 
 pub mod binding;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod device;
 pub mod error;
 pub mod executor;
+pub mod ffi;
 pub mod memory;
 pub mod npy;
 pub mod pipeline;
@@ -27,5 +29,5 @@ pub mod tensor;
 pub mod weights;
 
 pub use error::RuntimeError;
-pub use session::{Picture, Progress, Request, Session, SessionOptions};
+pub use session::{Canceller, Picture, Progress, Request, Session, SessionOptions};
 pub use tensor::{Tensor, Values};

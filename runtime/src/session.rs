@@ -27,6 +27,7 @@ mod prepare;
 mod residency;
 mod roles;
 
+pub use crate::executor::Canceller;
 pub use generate::{DumpHook, Init, Picture, Progress, Request};
 
 use links::{Link, Source};
@@ -41,6 +42,8 @@ pub struct SessionOptions {
     pub profiling: bool,
     /// Where compiled programs come from.
     pub programs: ProgramOptions,
+    /// Most memory that the plan may promise to take; `None` leaves that to the plan.
+    pub budget_bytes: Option<u64>,
 }
 
 impl Default for SessionOptions {
@@ -48,6 +51,7 @@ impl Default for SessionOptions {
         SessionOptions {
             device: "auto".into(),
             profiling: false,
+            budget_bytes: None,
             programs: ProgramOptions::default(),
         }
     }
@@ -131,8 +135,22 @@ impl Session {
         options: &SessionOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Session, RuntimeError> {
+        Session::load(Arc::new(BundleFile::open(path)?), options, progress)
+    }
+
+    /// As [`open_with`](Self::open_with), for a bundle that is open.
+    ///
+    /// Errors: also `Budget`.
+    pub fn load(
+        bundle: Arc<BundleFile>,
+        options: &SessionOptions,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Session, RuntimeError> {
         let started = Instant::now();
-        let bundle = Arc::new(BundleFile::open(path)?);
+        let peak_bytes = bundle.plan().memory.peak_bytes();
+        if let Some(budget_bytes) = options.budget_bytes.filter(|&bytes| bytes < peak_bytes) {
+            return Err(RuntimeError::Budget { peak_bytes, budget_bytes });
+        }
         let links = links::resolve(bundle.plan())?;
         let tokenizer = match bundle.tokenizer() {
             [] => None,
@@ -168,6 +186,19 @@ impl Session {
         self.executor.allocations()
     }
 
+    /// What stops a picture or an evaluation of this session.
+    pub fn canceller(&self) -> Canceller {
+        self.executor.canceller().clone()
+    }
+
+    /// Gives the device's memory and the large host buffers back. The next picture allocates
+    /// them again, as loading did, and reads what it needs from the bundle; kernels stay.
+    pub fn trim(&mut self) -> Result<(), RuntimeError> {
+        self.residents.forget();
+        (self.host.bytes, self.host.values) = (Vec::new(), Vec::new());
+        self.executor.release_memory()
+    }
+
     /// The times of all launches since the last call; none unless opened with profiling.
     pub fn take_launch_times(&mut self) -> Result<Vec<LaunchTime>, RuntimeError> {
         self.executor.take_launch_times()
@@ -188,6 +219,7 @@ impl Session {
         sequence: &[usize],
         body: impl FnOnce(&mut Session, &mut Stream) -> Result<T, RuntimeError>,
     ) -> Result<(T, crate::weights::StreamStats), RuntimeError> {
+        self.executor.canceller().clear();
         let runs = self.residents.schedule(sequence);
         let run = |session: &mut Session| {
             let mut stream = session.executor.start_stream(runs)?;

@@ -1,11 +1,14 @@
 #!/bin/sh
 # Installs an OpenCL CPU driver (PoCL) on Debian and Ubuntu if no driver is there; with --tests
-# also what the tests use: PoCL in any case, oclgrind, and chromium for the page of kiln inspect.
+# also what the tests use: PoCL in any case, oclgrind, chromium for the page of kiln inspect, a C
+# compiler and a JDK.
 set -eu
 
 packages=""
 if [ "${1:-}" = "--tests" ]; then
     packages="pocl-opencl-icd ocl-icd-libopencl1 oclgrind chromium"
+    command -v gcc >/dev/null || packages="$packages gcc libc6-dev"
+    command -v javac >/dev/null || packages="$packages default-jdk-headless"
 elif ! ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1; then
     packages="pocl-opencl-icd ocl-icd-libopencl1"
 fi

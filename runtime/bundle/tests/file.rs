@@ -1,7 +1,7 @@
 //! Bundles as files: what was written is read, and nothing else is taken for a bundle.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 use kiln_bundle::format::{MAX_TOKENIZER_BYTES, VERSION};
 use kiln_bundle::plan::BlockId;
@@ -221,4 +221,39 @@ fn verification_finds_the_block_wherever_chunks_end() {
         }
     }
     assert!(matches!(flipped(table_at), BundleError::Corrupt { what: "a weight table", .. }));
+}
+
+#[test]
+fn a_bundle_inside_of_another_file_is_read_in_place() {
+    let (folder, path) = written();
+    let bundle = fs::read(&path).unwrap();
+    let name = Path::new("assets/model.kiln");
+    // Packages align files to 4 bytes, not to pages.
+    for before in [0, 4, 4096, 5000] {
+        let package = folder.path().join("package.apk");
+        let bytes = [&vec![7; before][..], &bundle, b"what follows"].concat();
+        fs::write(&package, bytes).unwrap();
+        let open = |offset_bytes, len_bytes| {
+            BundleFile::open_at(File::open(&package).unwrap(), offset_bytes, len_bytes, name)
+        };
+        let (offset_bytes, len_bytes) = (before as u64, bundle.len() as u64);
+        let (whole, part) =
+            (BundleFile::open(&path).unwrap(), open(offset_bytes, len_bytes).unwrap());
+        assert_eq!((part.plan(), part.tokenizer()), (whole.plan(), whole.tokenizer()));
+        assert_eq!(part.weights_at_bytes(), offset_bytes + whole.weights_at_bytes());
+        part.verify_all(|_| {}).unwrap();
+        for (offset_bytes, len_bytes) in [
+            (offset_bytes, len_bytes - 1),
+            (offset_bytes, len_bytes + 1),
+            (offset_bytes + 1, len_bytes),
+            (offset_bytes, u64::MAX),
+            (u64::MAX, len_bytes),
+        ] {
+            let error = open(offset_bytes, len_bytes).map(drop).unwrap_err().to_string();
+            assert!(error.contains("assets/model.kiln"), "{error}");
+        }
+    }
+    let folder = File::open(folder.path()).unwrap();
+    let error = BundleFile::open_at(folder, 0, 4096, name).map(drop).unwrap_err();
+    assert!(matches!(error, BundleError::NotABundle { .. }), "{error}");
 }

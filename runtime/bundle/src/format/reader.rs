@@ -21,6 +21,8 @@ const CHUNK_BYTES: u64 = 1 << 20;
 pub struct BundleFile {
     file: File,
     path: PathBuf,
+    /// Where the bundle starts in the file.
+    base_bytes: u64,
     weights: Section,
     plan: Plan,
     checked: Checked,
@@ -39,18 +41,50 @@ impl BundleFile {
         if !metadata.is_file() {
             return Err(BundleError::NotABundle { path: path.to_owned() });
         }
-        let mut page = vec![0; metadata.len().min(PAGE_BYTES) as usize];
-        read_exact_at(&file, &mut page, 0).map_err(BundleError::io("read", path))?;
-        let header = Header::from_page(&page, metadata.len(), path)?;
-        let plan = read_section(&file, path, header.plan, "the plan")?;
+        BundleFile::read(file, 0, metadata.len(), path)
+    }
+
+    /// As [`open`](Self::open), for a bundle that is a part of an open file: `len_bytes` from
+    /// `offset_bytes` on, as in an application's package. `name` stands for the path in errors.
+    ///
+    /// The file must be one that can be read at any position; its own position is left alone.
+    /// Errors: also `Length` if the file ends before the part does.
+    pub fn open_at(
+        file: File,
+        offset_bytes: u64,
+        len_bytes: u64,
+        name: &Path,
+    ) -> Result<Self, BundleError> {
+        let metadata = file.metadata().map_err(BundleError::io("open", name))?;
+        if !metadata.is_file() {
+            return Err(BundleError::NotABundle { path: name.to_owned() });
+        }
+        let rest_bytes = metadata.len().saturating_sub(offset_bytes);
+        if len_bytes > rest_bytes {
+            return Err(BundleError::Length {
+                path: name.to_owned(),
+                expected_bytes: len_bytes,
+                found_bytes: rest_bytes,
+            });
+        }
+        BundleFile::read(file, offset_bytes, len_bytes, name)
+    }
+
+    /// Reads and validates what lies between `base_bytes` and `base_bytes + len_bytes`, which
+    /// are in the file.
+    fn read(file: File, base_bytes: u64, len_bytes: u64, path: &Path) -> Result<Self, BundleError> {
+        let mut page = vec![0; len_bytes.min(PAGE_BYTES) as usize];
+        read_exact_at(&file, &mut page, base_bytes).map_err(BundleError::io("read", path))?;
+        let header = Header::from_page(&page, len_bytes, path)?;
+        let plan = read_section(&file, path, base_bytes, header.plan, "the plan")?;
         let plan = codec::decode(&plan)
             .map_err(|source| BundleError::Codec { path: path.to_owned(), source })?;
-        let tokenizer = read_section(&file, path, header.tokenizer, "the tokenizer")?;
+        let tokenizer = read_section(&file, path, base_bytes, header.tokenizer, "the tokenizer")?;
         let checked = check::check(&plan, header.weights.len_bytes).map_err(|violation| {
             BundleError::Unsound { path: path.to_owned(), violation: Box::new(violation) }
         })?;
-        let weights = header.weights;
-        Ok(BundleFile { file, path: path.to_owned(), weights, plan, checked, tokenizer })
+        let (path, weights) = (path.to_owned(), header.weights);
+        Ok(BundleFile { file, path, base_bytes, weights, plan, checked, tokenizer })
     }
 
     /// The plan.
@@ -73,10 +107,10 @@ impl BundleFile {
         self.weights.len_bytes
     }
 
-    /// Where the weights section starts in the file, a multiple of [`PAGE_BYTES`]: for readers
-    /// that go past the page cache with a handle of their own.
+    /// Where the weights section starts in the file, a multiple of [`PAGE_BYTES`] if the bundle
+    /// is: for readers that go past the page cache with a handle of their own.
     pub fn weights_at_bytes(&self) -> u64 {
-        self.weights.offset_bytes
+        self.base_bytes + self.weights.offset_bytes
     }
 
     /// The open file, for advice to the operating system.
@@ -84,7 +118,7 @@ impl BundleFile {
         &self.file
     }
 
-    /// Where the bundle was opened.
+    /// Where the bundle was opened, or the name it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -104,7 +138,7 @@ impl BundleFile {
                 weights_len_bytes: self.weights.len_bytes,
             });
         }
-        read_exact_at(&self.file, out, self.weights.offset_bytes + offset_bytes).map_err(|error| {
+        read_exact_at(&self.file, out, self.weights_at_bytes() + offset_bytes).map_err(|error| {
             match error.kind() {
                 io::ErrorKind::UnexpectedEof => {
                     BundleError::Truncated { path: self.path.clone(), offset_bytes }
@@ -203,11 +237,13 @@ fn part_of<'a>(block: &Block, chunk: &'a [u8], at_bytes: u64) -> &'a [u8] {
 fn read_section(
     file: &File,
     path: &Path,
+    base_bytes: u64,
     section: Section,
     what: &'static str,
 ) -> Result<Vec<u8>, BundleError> {
     let mut bytes = vec![0; section.len_bytes as usize];
-    read_exact_at(file, &mut bytes, section.offset_bytes).map_err(BundleError::io("read", path))?;
+    let at_bytes = base_bytes + section.offset_bytes;
+    read_exact_at(file, &mut bytes, at_bytes).map_err(BundleError::io("read", path))?;
     if hash(&bytes) != section.checksum {
         return Err(BundleError::Corrupt { path: path.to_owned(), what });
     }

@@ -30,7 +30,7 @@ pub fn here() -> Survey {
     let mut survey = Survey { loaded: true, library: library(), ..Survey::default() };
     match answer {
         Ok(platforms) => survey.platforms = platforms.into_iter().map(platform).collect(),
-        Err(RuntimeError::NoLoader) => survey.loaded = false,
+        Err(RuntimeError::NoLoader { .. }) => survey.loaded = false,
         Err(RuntimeError::NoPlatform) => {}
         Err(error) => survey.error = Some(error.to_string()),
     }

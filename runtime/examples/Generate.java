@@ -1,0 +1,104 @@
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.concurrent.atomic.AtomicInteger;
+import kiln.KilnException;
+import kiln.KilnRuntime;
+
+/**
+ * Makes a picture on the desktop's JVM and writes its pixels:
+ * {@code java Generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED]]}.
+ *
+ * <p>Then cancels one, trims, and makes the first one again, which must not differ.
+ */
+public final class Generate {
+    public static void main(String[] args) throws Exception {
+        KilnRuntime.Request request = new KilnRuntime.Request();
+        request.prompt = args[2];
+        request.steps = args.length > 3 ? Integer.parseInt(args[3]) : request.steps;
+        request.seed = args.length > 4 ? Long.parseLong(args[4]) : request.seed;
+        request.preview = true;
+        System.out.println("devices: " + String.join(", ", KilnRuntime.devices()));
+        try (KilnRuntime runtime = KilnRuntime.open(args[0], "auto", null, 0, null)) {
+            AtomicInteger calls = new AtomicInteger();
+            KilnRuntime.Picture picture =
+                    runtime.generate(
+                            request,
+                            (stage, step, of, seconds, preview, width, height) -> {
+                                calls.incrementAndGet();
+                                System.out.printf(
+                                        "%s %d of %d, preview %d x %d%n",
+                                        stage, step, of, width, height);
+                                require(preview == null || preview.length == width * height * 3);
+                                return true;
+                            });
+            require(calls.get() == request.steps + 2);
+            Files.write(Path.of(args[1]), picture.rgba);
+            cancel(runtime, request);
+            runtime.trim();
+            require(runtime.memory().device == 0);
+            byte[] again = runtime.generate(request, null).rgba;
+            require(java.util.Arrays.equals(picture.rgba, again));
+            KilnRuntime.Memory memory = runtime.memory();
+            System.out.printf("process %d of %d bytes%n", memory.process, memory.budget);
+        }
+        refuse(args[0]);
+    }
+
+    /** Cancels by the listener's answer, by the method, and by an exception. */
+    private static void cancel(KilnRuntime runtime, KilnRuntime.Request request) {
+        KilnRuntime.Listener no = (stage, step, of, seconds, preview, width, height) -> false;
+        KilnRuntime.Listener method =
+                (stage, step, of, seconds, preview, width, height) -> {
+                    runtime.cancel();
+                    return true;
+                };
+        for (KilnRuntime.Listener listener : new KilnRuntime.Listener[] {no, method}) {
+            try {
+                runtime.generate(request, listener);
+                require(false);
+            } catch (KilnException error) {
+                require(error.status == KilnException.CANCELLED);
+            }
+        }
+        try {
+            runtime.generate(
+                    request,
+                    (stage, step, of, seconds, preview, width, height) -> {
+                        throw new IllegalArgumentException("of the listener");
+                    });
+            require(false);
+        } catch (IllegalArgumentException error) {
+            require(error.getMessage().equals("of the listener"));
+        }
+    }
+
+    /** What cannot be opened says why. */
+    private static void refuse(String bundle) {
+        String[][] wrong = {
+            {"/no/such.kiln", null, "/no/such.kiln"},
+            {bundle, "no such device \uD83D\uDE80", "no such device \uD83D\uDE80"}
+        };
+        for (String[] row : wrong) {
+            try {
+                KilnRuntime.open(row[0], row[1], null, 0, null).close();
+                require(false);
+            } catch (KilnException error) {
+                System.out.println("refused: " + error.getMessage());
+                require(error.getMessage().contains(row[2]));
+            }
+        }
+        try {
+            KilnRuntime.open(bundle, null, null, 1, null).close();
+            require(false);
+        } catch (KilnException error) {
+            System.out.println("refused: " + error.getMessage());
+            require(error.status == 4);
+        }
+    }
+
+    private static void require(boolean holds) {
+        if (!holds) {
+            throw new AssertionError("a requirement does not hold");
+        }
+    }
+}

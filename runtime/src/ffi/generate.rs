@@ -1,0 +1,222 @@
+//! Pictures for C: what is asked for, and how far it is.
+
+use std::ffi::{c_char, c_void};
+use std::ops::ControlFlow;
+use std::ptr;
+
+use super::picture::KilnPicture;
+use super::session::KilnSession;
+use super::{Failure, KilnStatus, create, give, given, guard, text};
+use crate::pipeline::png::RgbImage;
+use crate::pipeline::preview::Projection;
+use crate::session::{Progress, Request};
+
+/// What is asked for. Fill it with `kiln_request_init` first.
+#[repr(C)]
+pub struct KilnRequest {
+    /// What the picture shows, UTF-8. NULL is nothing.
+    pub prompt: *const c_char,
+    /// What it does not, UTF-8. NULL is nothing.
+    pub negative_prompt: *const c_char,
+    /// Seed of the noise: on one device the same request makes the same picture.
+    pub seed: u64,
+    /// Steps of the sampler.
+    pub steps: u32,
+    /// Scale of classifier-free guidance; 1 turns it off.
+    pub guidance: f32,
+    /// Name of the sampler. NULL is the first, `ddim`.
+    pub sampler: *const c_char,
+    /// Noise that each step adds, 0 to 1.
+    pub eta: f32,
+    /// Whether progress comes with a preview.
+    pub preview: bool,
+    /// Reserved for pictures that start from another one: NULL.
+    pub initial_image: *const c_void,
+}
+
+/// What is being done.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KilnStage {
+    /// Kernels are being built: `step` of `of` are.
+    Load = 0,
+    /// The prompt is being encoded.
+    Prompt = 1,
+    /// The sampler is at work: `step` of `of` steps are done.
+    Sample = 2,
+    /// The picture is being decoded.
+    Decode = 3,
+}
+
+/// How far it is. Valid, with what it points to, until the callback returns.
+#[repr(C)]
+pub struct KilnProgress {
+    /// What is being done.
+    pub stage: KilnStage,
+    /// How much of it is.
+    pub step: u32,
+    /// Of how much; 0 where there is nothing to count.
+    pub of: u32,
+    /// How long the step took that was done last.
+    pub seconds: f64,
+    /// A rough picture as red, green, blue, row by row; NULL if there is none.
+    pub preview_rgb: *const u8,
+    /// Its width in pixels.
+    pub preview_width: u32,
+    /// Its height in pixels.
+    pub preview_height: u32,
+}
+
+impl KilnProgress {
+    pub(super) fn new(stage: KilnStage, step: usize, of: usize) -> KilnProgress {
+        KilnProgress {
+            stage,
+            step: step as u32,
+            of: of as u32,
+            seconds: 0.0,
+            preview_rgb: ptr::null(),
+            preview_width: 0,
+            preview_height: 0,
+        }
+    }
+}
+
+/// Hears how far it is, with the context that was given; answers whether to go on.
+///
+/// Called on the thread that called the library. It must return: no exception, no `longjmp`.
+pub type KilnProgressFn =
+    Option<unsafe extern "C" fn(context: *mut c_void, progress: *const KilnProgress) -> bool>;
+
+/// Fills a request with the defaults: no text, seed 0, 20 steps, guidance 7.5, the first sampler.
+///
+/// # Safety
+///
+/// `request` may be written, or is NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
+    guard(|| {
+        let defaults = Request::default();
+        let own = KilnRequest {
+            prompt: ptr::null(),
+            negative_prompt: ptr::null(),
+            seed: defaults.seed,
+            steps: defaults.steps as u32,
+            guidance: defaults.guidance,
+            sampler: ptr::null(),
+            eta: defaults.eta,
+            preview: false,
+            initial_image: ptr::null(),
+        };
+        // SAFETY: by this function's contract.
+        unsafe { give(request, "the request", own) }
+    });
+}
+
+/// Makes a picture. Returns when it is done, has failed or was cancelled.
+///
+/// `progress` is called on this thread and may be NULL; nothing of `request` is kept.
+/// On success `*out` is the caller's, to be freed with `kiln_picture_free`; else it is NULL.
+/// Any thread, one at a time: while another one makes a picture with this session, it is
+/// `KILN_STATUS_BUSY`. After a failure the session can be used again, except after
+/// `KILN_STATUS_INTERNAL`. Fails also with `KILN_STATUS_INPUT` if the request is impossible, with
+/// `KILN_STATUS_CANCELLED`, `KILN_STATUS_DEVICE`, or `KILN_STATUS_BUNDLE` if weights are damaged.
+///
+/// # Safety
+///
+/// `session` is open; `request` is valid, with texts that end with a NUL; `out` may be written;
+/// `progress` may be called with `context`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_generate(
+    session: *const KilnSession,
+    request: *const KilnRequest,
+    progress: KilnProgressFn,
+    context: *mut c_void,
+    out: *mut *mut KilnPicture,
+) -> KilnStatus {
+    let make = || {
+        // SAFETY: by this function's contract.
+        let (handle, asked) =
+            unsafe { (given(session, "the session")?, given(request, "the request")?) };
+        // SAFETY: by this function's contract.
+        let request = unsafe { own_request(asked)? };
+        let mut session = handle.try_lock()?;
+        let projection = asked.preview.then(|| {
+            let manifest = &session.plan().manifest;
+            (Projection::of_model(&manifest.model), manifest.latent_px as usize)
+        });
+        let mut colours = None;
+        let mut observe = |news: Progress<'_>| {
+            let Some(progress) = progress else { return ControlFlow::Continue(()) };
+            let told = tell(news, request.steps, projection, &mut colours);
+            // SAFETY: by this function's contract; `told` and `colours` outlive the call.
+            match unsafe { progress(context, &told) } {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        handle.allocating();
+        let picture = session.generate(&request, &mut observe);
+        drop(session);
+        let trimmed = handle.trim_if_asked();
+        let picture = picture?;
+        trimmed?;
+        Ok(KilnPicture::new(&picture))
+    };
+    // SAFETY: by this function's contract.
+    guard(|| unsafe { create(out, make) })
+}
+
+/// # Safety
+///
+/// The texts are NULL or end with a NUL.
+unsafe fn own_request(asked: &KilnRequest) -> Result<Request<'static>, Failure> {
+    if !asked.initial_image.is_null() {
+        return Err(Failure::input("an initial image is not supported; it must be NULL"));
+    }
+    let mut request = Request {
+        seed: asked.seed,
+        steps: asked.steps as usize,
+        guidance: asked.guidance,
+        eta: asked.eta,
+        ..Request::default()
+    };
+    // SAFETY: by this function's contract.
+    let texts = unsafe {
+        [
+            (&mut request.prompt, text(asked.prompt, "the prompt")?),
+            (&mut request.negative_prompt, text(asked.negative_prompt, "the negative prompt")?),
+            (&mut request.sampler, text(asked.sampler, "the sampler")?),
+        ]
+    };
+    for (own, given) in texts {
+        if let Some(given) = given {
+            given.clone_into(own);
+        }
+    }
+    Ok(request)
+}
+
+/// Translates progress. `projection` makes previews of latents of that side, and `colours` keeps
+/// what the answer points to.
+fn tell(
+    news: Progress<'_>,
+    steps: usize,
+    projection: Option<(&Projection, usize)>,
+    colours: &mut Option<RgbImage>,
+) -> KilnProgress {
+    match news {
+        Progress::Prompt => KilnProgress::new(KilnStage::Prompt, 0, 0),
+        Progress::Decode => KilnProgress::new(KilnStage::Decode, steps, steps),
+        Progress::Step { done, steps, seconds, picture, .. } => {
+            let mut told = KilnProgress::new(KilnStage::Sample, done, steps);
+            told.seconds = seconds;
+            // A preview that cannot be made is none.
+            *colours = projection.and_then(|(p, side)| p.show(picture, side).ok());
+            if let Some(image) = colours {
+                told.preview_rgb = image.pixels().as_ptr();
+                (told.preview_width, told.preview_height) = (image.width(), image.height());
+            }
+            told
+        }
+    }
+}

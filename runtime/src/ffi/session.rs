@@ -1,0 +1,286 @@
+//! Sessions for C: a bundle on a device, shared by the threads that make, cancel and trim.
+
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
+use super::bundle::{KilnBundle, device_bytes};
+use super::generate::{KilnProgress, KilnProgressFn, KilnStage};
+use super::{Failure, KilnStatus, create, free, give, given, guard, text};
+use crate::memory::Allocations;
+use crate::program::cache::ProgramCache;
+use crate::report::MeasuredMemory;
+use crate::session::{Canceller, Session, SessionOptions};
+
+/// A bundle that is loaded on a device. Any thread may use it; one at a time makes a picture.
+pub struct KilnSession {
+    session: Mutex<Session>,
+    canceller: Canceller,
+    /// Somebody asked to trim while a picture was being made.
+    trim_asked: AtomicBool,
+    peak_bytes: u64,
+    budget_bytes: u64,
+    /// What loading allocates.
+    load_bytes: u64,
+    /// What is allocated.
+    device_bytes: AtomicU64,
+}
+
+/// How a session is made. Fill it with `kiln_session_options_init` first.
+#[repr(C)]
+pub struct KilnSessionOptions {
+    /// `auto`, an index in the list of devices, or a part of a name. NULL is `auto`.
+    pub device: *const c_char,
+    /// A folder of the caller's, in which compiled kernels may be kept so that the next session
+    /// starts sooner. It may be emptied at any time. NULL keeps none there.
+    pub cache_folder: *const c_char,
+    /// The most memory that the bundle may plan to take; 0 leaves that to the bundle.
+    pub budget_bytes: u64,
+}
+
+/// Memory, planned and measured.
+#[repr(C)]
+pub struct KilnMemory {
+    /// The most that the whole process takes, as planned.
+    pub peak_bytes: u64,
+    /// What is allowed: the smaller of the session's budget and the bundle's.
+    pub budget_bytes: u64,
+    /// What is allocated on the device now.
+    pub device_bytes: u64,
+    /// What the process takes now; 0 if the system does not tell.
+    pub process_bytes: u64,
+    /// The most that the process ever took; 0 if the system does not tell.
+    pub process_peak_bytes: u64,
+}
+
+impl KilnSession {
+    /// The session, unless a picture is being made with it.
+    pub(super) fn try_lock(&self) -> Result<MutexGuard<'_, Session>, Failure> {
+        match self.session.try_lock() {
+            Ok(session) => Ok(session),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(KilnStatus::Busy, "this session is making a picture"))
+            }
+            Err(TryLockError::Poisoned(_)) => Err(Failure::new(
+                KilnStatus::Internal,
+                "an earlier call failed inside of this session; close it",
+            )),
+        }
+    }
+
+    /// The device's memory is about to be allocated, if it is not.
+    pub(super) fn allocating(&self) {
+        self.device_bytes.store(self.load_bytes, Ordering::Relaxed);
+    }
+
+    /// Trims if somebody asked for it and nobody makes a picture. Whoever does asks again after.
+    pub(super) fn trim_if_asked(&self) -> Result<(), Failure> {
+        while self.trim_asked.load(Ordering::SeqCst) {
+            let mut session = match self.try_lock() {
+                Err(failure) if failure.status == KilnStatus::Busy => return Ok(()),
+                other => other?,
+            };
+            if self.trim_asked.swap(false, Ordering::SeqCst) {
+                session.trim()?;
+                let Allocations { arena_bytes, slot_bytes, staging_bytes, .. } =
+                    session.allocations();
+                let bytes = arena_bytes + slot_bytes + staging_bytes;
+                self.device_bytes.store(bytes, Ordering::Relaxed);
+                give_free_pages_back();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the C library's allocator has free goes back to the system.
+fn give_free_pages_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: glibc's; any thread may call it at any time.
+        unsafe { malloc_trim(0) };
+    }
+    #[cfg(target_os = "android")]
+    {
+        const M_PURGE: i32 = -101;
+        unsafe extern "C" {
+            fn mallopt(option: i32, value: i32) -> i32;
+        }
+        // SAFETY: bionic's; any thread may call it at any time.
+        unsafe { mallopt(M_PURGE, 0) };
+    }
+}
+
+/// Fills options with what NULL and 0 mean: the first GPU, no cache folder, the bundle's budget.
+///
+/// # Safety
+///
+/// `options` may be written, or is NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_options_init(options: *mut KilnSessionOptions) {
+    let defaults =
+        KilnSessionOptions { device: ptr::null(), cache_folder: ptr::null(), budget_bytes: 0 };
+    guard(|| {
+        // SAFETY: by this function's contract.
+        unsafe { give(options, "the options", defaults) }
+    });
+}
+
+/// Loads a bundle on a device: builds its kernels and allocates all the memory it needs there.
+///
+/// The first time on a device this takes as long as its driver compiles. `progress` hears of it
+/// on this thread (`KILN_STAGE_LOAD`) and may be NULL; its answer is not asked for here.
+/// The bundle may be closed afterwards, and nothing of `options` is kept.
+/// On success `*out` is the caller's, to be closed with `kiln_session_close`; else it is NULL.
+/// Any thread. Fails with any status but `KILN_STATUS_CANCELLED` and `KILN_STATUS_BUSY`.
+///
+/// # Safety
+///
+/// `bundle` is open; `options` is NULL or valid, with texts that end with a NUL; `out` may be
+/// written; `progress` may be called with `context`, and does not leave by an exception.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_create(
+    bundle: *const KilnBundle,
+    options: *const KilnSessionOptions,
+    progress: KilnProgressFn,
+    context: *mut c_void,
+    out: *mut *mut KilnSession,
+) -> KilnStatus {
+    let make = || {
+        // SAFETY: by this function's contract.
+        let bundle = unsafe { given(bundle, "the bundle")? };
+        // SAFETY: by this function's contract.
+        let (options, budget_bytes) = unsafe { session_options(options)? };
+        let mut observe = |done: usize, of: usize| {
+            let Some(progress) = progress else { return };
+            let told = KilnProgress::new(KilnStage::Load, done, of);
+            // SAFETY: by this function's contract; `told` outlives the call.
+            unsafe { progress(context, &told) };
+        };
+        let session = Session::load(bundle.file.clone(), &options, &mut observe)?;
+        let memory = &bundle.file.plan().memory;
+        let load_bytes = device_bytes(&bundle.file);
+        Ok(KilnSession {
+            canceller: session.canceller(),
+            session: Mutex::new(session),
+            trim_asked: AtomicBool::new(false),
+            peak_bytes: memory.peak_bytes(),
+            budget_bytes: budget_bytes.min(memory.budget_bytes),
+            load_bytes,
+            device_bytes: AtomicU64::new(load_bytes),
+        })
+    };
+    // SAFETY: by this function's contract.
+    guard(|| unsafe { create(out, make) })
+}
+
+/// Options, and the budget in bytes.
+///
+/// # Safety
+///
+/// `options` is NULL or valid, with texts that end with a NUL.
+unsafe fn session_options(
+    options: *const KilnSessionOptions,
+) -> Result<(SessionOptions, u64), Failure> {
+    let mut own = SessionOptions::default();
+    // SAFETY: by this function's contract.
+    let Some(given) = (unsafe { options.as_ref() }) else { return Ok((own, u64::MAX)) };
+    // SAFETY: by this function's contract.
+    let (device, cache) =
+        unsafe { (text(given.device, "the device")?, text(given.cache_folder, "the folder")?) };
+    if let Some(device) = device {
+        own.device = device.to_owned();
+    }
+    if let Some(folder) = cache {
+        if !Path::new(folder).is_dir() {
+            return Err(Failure::input(format!("the cache folder {folder} is not there")));
+        }
+        own.programs.cache = Some(ProgramCache::new(folder));
+    }
+    own.budget_bytes = (given.budget_bytes > 0).then_some(given.budget_bytes);
+    let budget_bytes = own.budget_bytes.unwrap_or(u64::MAX);
+    Ok((own, budget_bytes))
+}
+
+/// Closes a session and frees all it has; NULL is allowed.
+///
+/// No thread may use the session at that time or later: cancel, and wait for the thread that
+/// makes a picture. Pictures stay.
+///
+/// # Safety
+///
+/// `session` is NULL or open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_close(session: *mut KilnSession) {
+    // SAFETY: by this function's contract.
+    unsafe { free(session) };
+    give_free_pages_back();
+}
+
+/// Stops the picture that is being made: `kiln_session_generate` soon returns
+/// `KILN_STATUS_CANCELLED` on its thread. Does nothing if none is being made.
+///
+/// Any thread, also a progress callback. Returns at once.
+///
+/// # Safety
+///
+/// `session` is open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_cancel(session: *const KilnSession) -> KilnStatus {
+    guard(|| {
+        // SAFETY: by this function's contract.
+        unsafe { given(session, "the session")? }.canceller.cancel();
+        Ok(())
+    })
+}
+
+/// Gives back what can be had again: the device's memory, host buffers, free pages of the heap.
+/// Compiled kernels stay. Android's `onTrimMemory` is the place to call it.
+///
+/// The next picture allocates the same again and reads its weights from the bundle; it is not
+/// different, and hardly slower. While a picture is being made, the memory goes at its end; to
+/// have it sooner, cancel as well. Any thread. Fails with `KILN_STATUS_DEVICE`.
+///
+/// # Safety
+///
+/// `session` is open.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_trim(session: *const KilnSession) -> KilnStatus {
+    guard(|| {
+        // SAFETY: by this function's contract.
+        let session = unsafe { given(session, "the session")? };
+        session.trim_asked.store(true, Ordering::SeqCst);
+        session.trim_if_asked()
+    })
+}
+
+/// Tells what memory the session and its process take. Any thread, also while a picture is made.
+///
+/// # Safety
+///
+/// `session` is open; `out` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_memory(
+    session: *const KilnSession,
+    out: *mut KilnMemory,
+) -> KilnStatus {
+    guard(|| {
+        // SAFETY: by this function's contract.
+        let session = unsafe { given(session, "the session")? };
+        let measured = MeasuredMemory::now(Allocations::default());
+        let memory = KilnMemory {
+            peak_bytes: session.peak_bytes,
+            budget_bytes: session.budget_bytes,
+            device_bytes: session.device_bytes.load(Ordering::Relaxed),
+            process_bytes: measured.process_bytes.unwrap_or(0),
+            process_peak_bytes: measured.process_peak_bytes.unwrap_or(0),
+        };
+        // SAFETY: by this function's contract.
+        unsafe { give(out, "the place for the answer", memory) }
+    })
+}

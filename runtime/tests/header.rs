@@ -1,0 +1,50 @@
+//! The header is the one that the sources make. `KILN_WRITE_HEADER=1` writes it.
+
+use std::path::Path;
+
+use cbindgen::{Config, DocumentationStyle, EnumConfig, Language, RenameRule, Style};
+
+const TOP: &str =
+    "/* The Kiln runtime for C: a compiled model becomes a picture on an OpenCL device.
+ *
+ * Made from runtime/src/ffi by `KILN_WRITE_HEADER=1 cargo test -p kiln-runtime --test header`.
+ *
+ * Texts are UTF-8 and end with a NUL. Objects are made by `open`, `create`, `list` and
+ * `generate`, belong to the caller and go by `close` and `free`. A call that fails returns a
+ * status other than KILN_STATUS_OK, or NULL, and kiln_last_error() says why. */";
+
+fn header() -> String {
+    let mut config = Config {
+        language: Language::C,
+        header: Some(TOP.into()),
+        include_guard: Some("KILN_H".into()),
+        cpp_compat: true,
+        style: Style::Both,
+        usize_is_size_t: true,
+        documentation_style: DocumentationStyle::C99,
+        line_length: 100,
+        ..Config::default()
+    };
+    config.enumeration =
+        EnumConfig { rename_variants: RenameRule::ScreamingSnakeCase, ..EnumConfig::default() };
+    config.enumeration.prefix_with_name = true;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ffi");
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for file in ["mod", "bundle", "devices", "generate", "session", "picture"] {
+        builder = builder.with_src(sources.join(file).with_extension("rs"));
+    }
+    let mut text = Vec::new();
+    builder.generate().unwrap().write(&mut text);
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn the_header_is_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("include/kiln.h");
+    let made = header();
+    if std::env::var_os("KILN_WRITE_HEADER").is_some() {
+        std::fs::write(&path, &made).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == made, "{} is old: set KILN_WRITE_HEADER=1 and test again", path.display());
+}
