@@ -28,11 +28,9 @@ fn header() -> String {
     config.enumeration =
         EnumConfig { rename_variants: RenameRule::ScreamingSnakeCase, ..EnumConfig::default() };
     config.enumeration.prefix_with_name = true;
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ffi");
-    let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["mod", "bundle", "devices", "generate", "session", "picture"] {
-        builder = builder.with_src(sources.join(file).with_extension("rs"));
-    }
+    // The module names its files, which are read with it.
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ffi/mod.rs");
+    let builder = cbindgen::Builder::new().with_config(config).with_src(module);
     let mut text = Vec::new();
     builder.generate().unwrap().write(&mut text);
     String::from_utf8(text).unwrap()
