@@ -47,13 +47,13 @@ fn the_command_c_and_java_make_one_picture() {
 
     let program = native::c_program(folder.path(), "generate", true);
     let said = native::output(Command::new(program).args([&bundle, &at("c")]).args(request));
-    assert!(said.contains("step 3 of 3") && said.contains("4 x 4"), "{said}");
+    assert!(said.contains("step 3 of 3") && said.contains("128 x 128"), "{said}");
     assert!(said.contains("unet_time") && said.contains("told 5 times"), "{said}");
     assert!(fs::read(at("c")).unwrap() == expected);
 
     let mut java = native::java_program(folder.path());
     let said = native::output(java.args([&bundle, &at("java")]).args(request));
-    assert!(said.contains("SAMPLE 3 of 3, preview 4 x 4"), "{said}");
+    assert!(said.contains("SAMPLE 3 of 3, preview 128 x 128"), "{said}");
     assert!(fs::read(at("java")).unwrap() == expected);
 }
 
