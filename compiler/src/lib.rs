@@ -1,6 +1,6 @@
 //! The ahead-of-time compiler: graphs and a checkpoint in, one bundle out.
 //!
-//! [`compile`] is the whole pipeline. It knows no architecture (a [`Model`] is given to it) and
+//! [`plan_model`] decides everything and [`emit::emit`] writes it. They know no architecture (a [`Model`] is given to it) and
 //! no OpenCL (a device is a [`device::DeviceProfile`]).
 #![forbid(unsafe_code)]
 
@@ -15,7 +15,6 @@ use kiln_bundle::plan::{Manifest, Phase};
 use kiln_bundle::rationale::Attempt;
 use kiln_ir::Graph;
 
-use device::DeviceProfile;
 use plan::lower::NetworkGraph;
 use plan::{Outcome, PlanRequest, Planned, Strategy};
 
@@ -128,9 +127,4 @@ pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGrap
             graph.map(|graph| NetworkGraph { name: name.to_string(), phase, graph })
         })
         .collect())
-}
-
-/// A profile by name with what [`PlanRequest`] needs of it.
-pub fn load_profile(name_or_path: &str) -> Result<(String, DeviceProfile)> {
-    DeviceProfile::load(name_or_path)
 }

@@ -14,7 +14,7 @@ pub mod residency;
 pub mod schedule;
 
 use anyhow::Result;
-use kiln_bundle::plan::{Manifest, MemoryPlan, Phase, Plan};
+use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
 
 use crate::device::DeviceProfile;
 use blocks::Blocks;
@@ -195,9 +195,4 @@ fn kernel_count(networks: &[LoweredNetwork]) -> u64 {
         }
     }
     sources.len() as u64
-}
-
-/// Name of the network that repeats.
-pub fn step_network(plan: &Plan) -> Option<usize> {
-    plan.networks.iter().position(|n| n.phase == Phase::Step)
 }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use kiln_bundle::format::BundleFile;
 use kiln_bundle::plan::Manifest;
+use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::PlanRequest;
 use kiln_compiler::plan::lower::Storage;
-use kiln_compiler::{Model, emit, load_profile, plan_model, weights};
+use kiln_compiler::{Model, emit, plan_model, weights};
 use kiln_graphs::config::ModelConfig;
 use kiln_ir::{DType, Graph};
 
@@ -45,7 +46,7 @@ impl Model for Emoji {
 /// The weights section of the bundle made from a checkpoint.
 fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
     let model = Emoji(kiln_graphs::config::model("emoji-256").unwrap());
-    let (name, profile) = load_profile("cpu-avx512").unwrap();
+    let (name, profile) = DeviceProfile::load("cpu-avx512").unwrap();
     let storage = Storage { weights: DType::F16 };
     let request = PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30 };
     let planned = plan_model(&model, &name, "fp16", &request).unwrap();

@@ -25,7 +25,7 @@ impl CacheArgs {
         self.cache.clone().map(ProgramCache::new).or_else(ProgramCache::of_user)
     }
 
-    /// For a session. `prepare` are the arguments with which this program runs [`prepare`].
+    /// For a session. `prepare` are the arguments with which this program runs [`prepare()`].
     pub fn programs(&self, prepare: &[&str]) -> ProgramOptions {
         ProgramOptions { cache: self.cache(), prepare: PrepareCommand::this_program(prepare) }
     }

@@ -91,25 +91,8 @@ fn unet_passes_agree() {
                 [(format!("{k}-text.npy"), "cond"), ("uncond-text.npy".into(), "uncond")];
             for (context, branch) in contexts {
                 let out = scratch("emoji").join(format!("eps-{precision}-{k}-{branch}.npy"));
-                let inputs = [
-                    format!("latent={}", arg(&emoji(&format!("{k}-init.npy")))),
-                    format!("timestep={}", arg(&timestep)),
-                    format!("context={}", arg(&emoji(&context))),
-                ];
-                kiln_ok(&[
-                    "eval",
-                    arg(bundle),
-                    "--network",
-                    "unet",
-                    "--input",
-                    &inputs[0],
-                    "--input",
-                    &inputs[1],
-                    "--input",
-                    &inputs[2],
-                    "--output",
-                    arg(&out),
-                ]);
+                let latent = emoji(&format!("{k}-init.npy"));
+                harness::eval_unet(bundle, &latent, &timestep, &emoji(&context), &out);
                 expect_close(&out, &emoji(&format!("{k}-eps-{branch}.npy")), limit);
             }
         }

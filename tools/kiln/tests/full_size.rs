@@ -30,25 +30,8 @@ fn a_unet_pass_agrees_under_a_budget_of_1_gib() {
     let timestep = folder.join("t981.npy");
     harness::write_npy(&timestep, &[981.0]);
     let out = folder.join("eps.npy");
-    let inputs = [
-        format!("latent={}", arg(&sd21("latent_initial.npy"))),
-        format!("timestep={}", arg(&timestep)),
-        format!("context={}", arg(&sd21("text_embedding.npy"))),
-    ];
-    kiln_ok(&[
-        "eval",
-        arg(&bundle),
-        "--network",
-        "unet",
-        "--input",
-        &inputs[0],
-        "--input",
-        &inputs[1],
-        "--input",
-        &inputs[2],
-        "--output",
-        arg(&out),
-    ]);
+    let latent = sd21("latent_initial.npy");
+    harness::eval_unet(&bundle, &latent, &timestep, &sd21("text_embedding.npy"), &out);
     let error = relative_l2(&npy(&out), &npy(&sd21("unet_t981.npy")));
     std::fs::remove_file(&bundle).expect("the bundle was written here");
     assert!(error <= 1e-4, "relative L2 {error:e}");

@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let source = open_weights(&args, model.0, &path)?;
     let (name, profile) =
-        kiln_compiler::load_profile(&super::devices::profile_name(&args.device)?)?;
+        kiln_compiler::device::DeviceProfile::load(&super::devices::profile_name(&args.device)?)?;
     let storage = args.precision.storage();
     let request = PlanRequest { profile: &profile, storage, budget_bytes: args.budget };
     let model: Box<dyn Model> = match args.with_encoder {

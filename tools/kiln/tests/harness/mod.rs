@@ -95,3 +95,24 @@ pub fn write_npy(path: &Path, values: &[f32]) {
     writer.extend(values.iter().copied()).expect("elements");
     writer.finish().expect("the end");
 }
+
+/// One U-Net pass through `kiln eval`: latent, timestep and context from files.
+pub fn eval_unet(bundle: &Path, latent: &Path, timestep: &Path, context: &Path, output: &Path) {
+    let latent = format!("latent={}", arg(latent));
+    let timestep = format!("timestep={}", arg(timestep));
+    let context = format!("context={}", arg(context));
+    kiln_ok(&[
+        "eval",
+        arg(bundle),
+        "--network",
+        "unet",
+        "--input",
+        &latent,
+        "--input",
+        &timestep,
+        "--input",
+        &context,
+        "--output",
+        arg(output),
+    ]);
+}

@@ -25,7 +25,8 @@ pub fn run(index: usize, tell: &mut dyn FnMut(Line) -> Result<()>) -> Result<()>
     let device = device::list()?.into_iter().find(|d| d.index == index);
     let device = device.with_context(|| format!("no OpenCL device {index}"))?;
     tell(Line::Begin("opening the device".into()))?;
-    let (_, profile) = kiln_compiler::load_profile(crate::cmd::devices::profile(&device))?;
+    let (_, profile) =
+        kiln_compiler::device::DeviceProfile::load(crate::cmd::devices::profile(&device))?;
     let probe = Probe::open(&device)?;
     for case in cases() {
         for storage in [DType::F32, DType::F16] {
