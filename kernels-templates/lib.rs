@@ -22,6 +22,7 @@ pub mod mean;
 pub mod mul;
 pub mod packing;
 pub mod permute;
+pub mod quantize;
 pub(crate) mod rows;
 pub mod scale;
 pub mod silu;
@@ -35,7 +36,7 @@ pub mod variance;
 
 use kiln_ir::{Op, TensorType};
 pub use packing::Packing;
-pub use target::{DeviceClass, Target};
+pub use target::{DeviceClass, Target, Tuning};
 
 /// One input of an op.
 #[derive(Clone, PartialEq, Debug)]
@@ -44,6 +45,22 @@ pub struct Operand {
     pub ty: TensorType,
     /// Known at compile time, so that it may be packed into any order.
     pub constant: bool,
+    /// Weights stored as `i8`: how many places of the sum share a scale, in the order
+    /// `[ky][kx][c]`. A divisor of the channels of every source, or the length of the whole sum
+    /// for one scale an output channel. 0 for other storage types.
+    pub block: usize,
+}
+
+impl Operand {
+    /// A value that is only known when the program runs.
+    pub fn new(ty: TensorType) -> Self {
+        Self { ty, constant: false, block: 0 }
+    }
+
+    /// A value that is known at compile time, stored as floating point.
+    pub fn constant(ty: TensorType) -> Self {
+        Self { ty, constant: true, block: 0 }
+    }
 }
 
 /// An op to be lowered: what it is and the types around it.
@@ -58,6 +75,19 @@ pub struct Problem<'a> {
     /// Largest run of packed weights that one launch may read; larger ones are split over several
     /// launches along output channels, so that each can be streamed through a slot.
     pub max_weight_bytes: u64,
+}
+
+/// The op without names: `f32[2,77,1024] x f16[1024,1024] -> f32[2,77,1024] sources=1`.
+impl std::fmt::Display for Problem<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, input) in self.inputs.iter().enumerate() {
+            let between = if index == 0 { "" } else { " x " };
+            write!(f, "{between}{}", input.ty)?;
+        }
+        let attributes = self.op.attributes();
+        let before = if attributes.is_empty() { "" } else { " " };
+        write!(f, " -> {}{before}{}", self.output, attributes.trim_end())
+    }
 }
 
 /// A kernel argument before anything has an address.

@@ -6,6 +6,8 @@
 
 use kiln_ir::DType;
 
+use crate::quantize;
+
 /// Storage order and element type of a constant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Packing {
@@ -23,6 +25,33 @@ pub enum Packing {
         /// that belong to them.
         gated: bool,
     },
+    /// [`Packing::Panels`] in `i8`, each panel behind its scales: `[K / block][width]` scales in
+    /// `f32`, then `[K][width]` weights, then zeros up to a multiple of 16 bytes.
+    QuantizedPanels {
+        /// Output columns of a panel.
+        width: usize,
+        /// Places of the sum that share a scale.
+        block: usize,
+        /// As for [`Packing::Panels`].
+        gated: bool,
+    },
+}
+
+/// Where the parts of a panel of INT8 weights begin, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QuantizedPanel {
+    /// Weights behind the scales.
+    pub weights_at: usize,
+    /// The next panel.
+    pub len: usize,
+}
+
+impl QuantizedPanel {
+    /// A panel of `width` columns for sums over `k` places.
+    pub fn new(k: usize, width: usize, block: usize) -> Self {
+        let weights_at = k.div_ceil(block) * width * 4;
+        Self { weights_at, len: (weights_at + k * width).next_multiple_of(16) }
+    }
 }
 
 impl Packing {
@@ -33,6 +62,10 @@ impl Packing {
             Packing::Panels { width, dtype, gated } => {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
                 (panel_count(n, width, gated) * width * k) as u64 * dtype.size_bytes()
+            }
+            Packing::QuantizedPanels { width, block, gated } => {
+                let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
+                (panel_count(n, width, gated) * QuantizedPanel::new(k, width, block).len) as u64
             }
         }
     }
@@ -46,6 +79,9 @@ impl Packing {
             Packing::RowMajor(dtype) => encode(dtype, values.iter().copied()),
             Packing::Panels { width, dtype, gated } => {
                 encode(dtype, panels(shape, values, width, gated).into_iter())
+            }
+            Packing::QuantizedPanels { width, block, gated } => {
+                quantized_panels(shape, values, width, block, gated)
             }
         }
     }
@@ -62,18 +98,49 @@ fn panels(shape: &[usize], values: &[f32], width: usize, gated: bool) -> Vec<f32
     let window = k / channels;
     let mut out = vec![0.0; panel_count(n, width, gated) * width * k];
     for (row, source) in values.chunks_exact(k).enumerate() {
-        let (panel, lane) = if gated {
-            let (half, column) = (width / 2, row % (n / 2));
-            (column / half, column % half + if row < n / 2 { 0 } else { half })
-        } else {
-            (row / width, row % width)
-        };
+        let (panel, lane) = place(row, n, width, gated);
         let base = panel * k * width + lane;
         for (i, value) in source.iter().enumerate() {
             let (c, tap) = (i / window, i % window);
             out[base + (tap * channels + c) * width] = *value;
         }
     }
+    out
+}
+
+/// Panel of an output channel, and its column there.
+fn place(row: usize, n: usize, width: usize, gated: bool) -> (usize, usize) {
+    if gated {
+        let (half, column) = (width / 2, row % (n / 2));
+        (column / half, column % half + if row < n / 2 { 0 } else { half })
+    } else {
+        (row / width, row % width)
+    }
+}
+
+fn quantized_panels(
+    shape: &[usize],
+    values: &[f32],
+    width: usize,
+    block: usize,
+    gated: bool,
+) -> Vec<u8> {
+    let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
+    let panel = QuantizedPanel::new(k, width, block);
+    let mut out = vec![0u8; panel_count(n, width, gated) * panel.len];
+    let mut quantized = vec![0i8; block];
+    quantize::sums(shape, values, |row, sum| {
+        let (index, lane) = place(row, n, width, gated);
+        let panel_bytes = &mut out[index * panel.len..][..panel.len];
+        let (scales, weights) = panel_bytes.split_at_mut(panel.weights_at);
+        for (i, part) in sum.chunks(block).enumerate() {
+            let scale = quantize::quantize(part, &mut quantized);
+            scales[(i * width + lane) * 4..][..4].copy_from_slice(&scale.to_le_bytes());
+            for (j, q) in quantized[..part.len()].iter().enumerate() {
+                weights[(i * block + j) * width + lane] = *q as u8;
+            }
+        }
+    });
     out
 }
 

@@ -1,6 +1,8 @@
 //! What kernel selection knows of a device.
 
+use crate::Problem;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Devices whose fast kernels have the same shape.
@@ -33,12 +35,52 @@ pub struct Target {
     pub local_mem_bytes: u64,
     /// Compute units, for choosing how finely to split reductions.
     pub compute_units: u32,
+    /// Storing values between ops in FP16 makes the device faster, not only its memory smaller.
+    #[serde(default)]
+    pub half_activations: bool,
     /// Variants to try first, best first, by op.
     #[serde(default)]
     pub prefer: BTreeMap<String, Vec<String>>,
+    /// What was measured to be best for single problems; the last entry for a problem counts.
+    #[serde(default)]
+    pub tuning: Vec<Tuning>,
+}
+
+/// The fastest way to compute one problem on one device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// [`kiln_ir::Op::name`].
+    pub op: String,
+    /// The types and attributes, as [`Problem`] prints them.
+    pub problem: String,
+    /// The variant to try first.
+    pub variant: String,
+    /// [`Target::tile_rows`] for this problem.
+    pub tile_rows: u32,
+    /// [`Target::tile_columns`] for this problem.
+    pub tile_columns: u32,
 }
 
 impl Target {
+    /// This target as its tuning changes it for one problem.
+    pub fn tuned(&self, problem: &Problem) -> Cow<'_, Target> {
+        if self.tuning.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let (op, text) = (problem.op.name(), problem.to_string());
+        let found = self.tuning.iter().rev().find(|t| t.op == op && t.problem == text);
+        found.map_or(Cow::Borrowed(self), |tuning| Cow::Owned(self.with(tuning)))
+    }
+
+    /// This target with what `tuning` says for all problems of its op.
+    pub fn with(&self, tuning: &Tuning) -> Target {
+        let mut target = Target { tuning: vec![], ..self.clone() };
+        (target.tile_rows, target.tile_columns) = (tuning.tile_rows, tuning.tile_columns);
+        target.prefer.insert(tuning.op.clone(), vec![tuning.variant.clone()]);
+        target
+    }
+
     /// A CPU with 512-bit vectors; what the kernel tests use beside [`Target::gpu`].
     pub fn cpu() -> Self {
         Self {
@@ -49,7 +91,9 @@ impl Target {
             max_work_group: 4096,
             local_mem_bytes: 1 << 20,
             compute_units: 2,
+            half_activations: false,
             prefer: BTreeMap::new(),
+            tuning: vec![],
         }
     }
 
@@ -63,7 +107,9 @@ impl Target {
             max_work_group: 256,
             local_mem_bytes: 48 << 10,
             compute_units: 64,
+            half_activations: false,
             prefer: BTreeMap::new(),
+            tuning: vec![],
         }
     }
 
@@ -77,7 +123,45 @@ impl Target {
             max_work_group: 256,
             local_mem_bytes: 32 << 10,
             compute_units: 8,
+            half_activations: false,
             prefer: BTreeMap::new(),
+            tuning: vec![],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Operand, candidates};
+    use kiln_ir::TensorType;
+    use kiln_ir::ops::{epilogue::Epilogue, matmul::Matmul};
+
+    #[test]
+    fn tuning_changes_its_own_problem_and_no_other() {
+        let op = Matmul { sources: 1, epilogue: Epilogue::default() }.into();
+        let operand =
+            |rows, constant| Operand { constant, ..Operand::new(TensorType::f32(&[rows, 64])) };
+        let (inputs, output) =
+            ([operand(48, false), operand(64, true)], TensorType::f32(&[48, 64]));
+        let problem =
+            |inputs| Problem { op: &op, inputs, output: &output, max_weight_bytes: 1 << 20 };
+        let entry = |variant: &str, tile_rows| Tuning {
+            op: "matmul".into(),
+            problem: problem(&inputs).to_string(),
+            variant: variant.into(),
+            tile_rows,
+            tile_columns: 16,
+        };
+        let plain = Target::cpu();
+        let target = Target { tuning: vec![entry("naive", 3), entry("tiled", 4)], ..plain.clone() };
+
+        let tuned = target.tuned(&problem(&inputs));
+        assert_eq!((tuned.tile_rows, tuned.tile_columns), (4, 16));
+        assert_eq!(candidates(&problem(&inputs), &tuned)[0].name, "tiled");
+        assert_eq!(candidates(&problem(&inputs), &plain)[0].name, "tiled_cpu");
+
+        let other = [operand(47, false), operand(64, true)];
+        assert_eq!(*target.tuned(&problem(&other)), target);
     }
 }

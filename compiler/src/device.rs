@@ -1,8 +1,10 @@
 //! Device profiles: everything the compiler knows of a device, one TOML file each.
 
 use anyhow::{Context, Result, anyhow};
+use kiln_bundle::rationale::Rates as PlanRates;
 use kiln_kernels::Target;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// The profiles that ship. To add one: its file and its line here.
 const PROFILES: &[(&str, &str)] = &[
@@ -57,6 +59,23 @@ pub struct Rates {
     pub memory_bytes_per_s: f64,
     /// Reading weights from storage.
     pub io_bytes_per_s: f64,
+    /// What every launch takes beside its work, in nanoseconds.
+    pub launch_ns: u64,
+    /// Share of these rates that a kernel variant reaches, by its name; 1 where it is not named.
+    #[serde(default)]
+    pub variant_share: BTreeMap<String, f64>,
+}
+
+impl Rates {
+    /// The rates as the plan records them.
+    pub fn in_plan(&self) -> PlanRates {
+        PlanRates {
+            flops_per_s: self.flops_per_s as u64,
+            memory_bytes_per_s: self.memory_bytes_per_s as u64,
+            io_bytes_per_s: self.io_bytes_per_s as u64,
+            launch_ns: self.launch_ns,
+        }
+    }
 }
 
 impl DeviceProfile {
@@ -64,9 +83,18 @@ impl DeviceProfile {
     ///
     /// Errors: neither a known name nor a readable file; a field that is unknown or missing.
     pub fn load(name_or_path: &str) -> Result<(String, Self)> {
+        let (name, text) = Self::text(name_or_path)?;
+        let profile =
+            toml::from_str(&text).with_context(|| format!("device profile {name_or_path}"))?;
+        Ok((name, profile))
+    }
+
+    /// Its name and its TOML, unread.
+    ///
+    /// Errors: neither a known name nor a readable file.
+    pub fn text(name_or_path: &str) -> Result<(String, String)> {
         if let Some((name, text)) = PROFILES.iter().find(|(n, _)| *n == name_or_path) {
-            let profile = toml::from_str(text).with_context(|| format!("profile {name}"))?;
-            return Ok((name.to_string(), profile));
+            return Ok((name.to_string(), text.to_string()));
         }
         if !name_or_path.ends_with(".toml") {
             let known: Vec<_> = Self::names().collect();
@@ -77,10 +105,8 @@ impl DeviceProfile {
         }
         let text = std::fs::read_to_string(name_or_path)
             .with_context(|| format!("reading device profile {name_or_path}"))?;
-        let profile =
-            toml::from_str(&text).with_context(|| format!("device profile {name_or_path}"))?;
         let name = std::path::Path::new(name_or_path).file_stem().unwrap_or_default();
-        Ok((name.to_string_lossy().into_owned(), profile))
+        Ok((name.to_string_lossy().into_owned(), text))
     }
 
     /// Names of the profiles that ship.

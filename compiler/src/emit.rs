@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use kiln_bundle::format::{BundleWriter, sealed_row};
 use kiln_bundle::plan::{Plan, Step};
-use kiln_ir::{DType, NodeKind, Tensor, TensorType, WeightExpr, reference};
+use kiln_ir::{DType, Graph, NodeKind, Tensor, TensorType, WeightExpr, reference};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
@@ -31,12 +31,12 @@ pub fn weight_bytes(planned: &Planned) -> u64 {
 pub fn emit(
     planned: &Planned,
     source: &dyn TensorSource,
-    storage: Storage,
+    storage: Storage<'_>,
     tokenizer: &[u8],
     path: &Path,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Plan, u64)> {
-    check_tensors(planned, source)?;
+    check_tensors(planned.networks.iter().map(|n| &n.source.graph), source)?;
     let mut emitter = Emitter {
         planned,
         source,
@@ -56,10 +56,14 @@ pub fn emit(
 }
 
 /// Every tensor that the networks read is there with its shape.
-fn check_tensors(planned: &Planned, source: &dyn TensorSource) -> Result<()> {
+///
+/// Errors: those that are not, all in one error.
+pub fn check_tensors<'a>(
+    graphs: impl Iterator<Item = &'a Graph>,
+    source: &dyn TensorSource,
+) -> Result<()> {
     let mut required: Vec<Requirement> = Vec::new();
-    for network in &planned.networks {
-        let graph = &network.source.graph;
+    for graph in graphs {
         for id in graph.ids() {
             if let NodeKind::Weight(expr) = &graph.node(id).kind {
                 let tensors = expr.tensors().into_iter();
@@ -75,10 +79,20 @@ fn check_tensors(planned: &Planned, source: &dyn TensorSource) -> Result<()> {
     check(source, &required)
 }
 
+/// A constant's values.
+///
+/// Errors: a tensor that the checkpoint lacks; a failed read.
+pub fn evaluate(expr: &WeightExpr, ty: &TensorType, source: &dyn TensorSource) -> Result<Tensor> {
+    Ok(reference::weight(expr, ty, &|key| {
+        let info = source.info(key).with_context(|| format!("no tensor {key}"))?;
+        Ok(Tensor::new(&info.shape, source.read_f32(key)?))
+    })?)
+}
+
 struct Emitter<'a> {
     planned: &'a Planned,
     source: &'a dyn TensorSource,
-    storage: Storage,
+    storage: Storage<'a>,
     plan: Plan,
     writer: BundleWriter,
     written_bytes: u64,
@@ -153,15 +167,8 @@ impl Emitter<'_> {
         let NodeKind::Weight(expr) = &node.kind else { unreachable!("pieces are constants") };
         let (packing, shape) =
             constant(network, op, input, self.storage).context("pieces are constants")?;
-        let tensor = self.evaluate(expr, &node.ty)?;
+        let tensor = evaluate(expr, &node.ty, self.source)?;
         Ok(packing.pack(&shape, &tensor.data))
-    }
-
-    fn evaluate(&self, expr: &WeightExpr, ty: &TensorType) -> Result<Tensor> {
-        Ok(reference::weight(expr, ty, &|key| {
-            let info = self.source.info(key).with_context(|| format!("no tensor {key}"))?;
-            Ok(Tensor::new(&info.shape, self.source.read_f32(key)?))
-        })?)
     }
 
     /// Streams the table of a gather and enters its offset in the plan.

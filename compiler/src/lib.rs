@@ -8,12 +8,13 @@ pub mod device;
 pub mod emit;
 pub mod passes;
 pub mod plan;
+pub mod quantize;
 pub mod weights;
 
 use anyhow::{Context, Result};
 use kiln_bundle::plan::{Manifest, Phase};
 use kiln_bundle::rationale::Attempt;
-use kiln_ir::Graph;
+use kiln_ir::{DType, Graph};
 
 use plan::lower::NetworkGraph;
 use plan::{Outcome, PlanRequest, Planned, Strategy};
@@ -52,7 +53,7 @@ pub fn plan_model(
 ) -> Result<Planned> {
     let mut best: Option<plan::explain::Shortfall> = None;
     let mut attempts = Vec::new();
-    for strategy in plan::strategies(request.profile) {
+    for strategy in plan::strategies(request) {
         let networks = networks(model, strategy)?;
         let manifest = Manifest {
             precision: precision.to_string(),
@@ -103,6 +104,9 @@ impl std::error::Error for DoesNotFit {}
 pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGraph>> {
     let optimized = |mut graph: Graph| -> Result<Graph> {
         passes::optimize(&mut graph)?;
+        if strategy.activations == DType::F16 {
+            passes::halve::run(&mut graph)?;
+        }
         Ok(graph)
     };
     let unet = optimized(model.unet(PROMPTS)?)?;
@@ -127,4 +131,15 @@ pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGrap
             graph.map(|graph| NetworkGraph { name: name.to_string(), phase, graph })
         })
         .collect())
+}
+
+/// The optimized graphs that hold a model's weights, whatever the plan, to be measured by
+/// [`quantize::measure`].
+pub fn weight_graphs(model: &dyn Model) -> Result<Vec<Graph>> {
+    let mut graphs = vec![model.text_encoder(PROMPTS)?, model.unet(PROMPTS)?, model.decoder()?];
+    graphs.extend(model.encoder()?);
+    for graph in &mut graphs {
+        passes::optimize(graph)?;
+    }
+    Ok(graphs)
 }

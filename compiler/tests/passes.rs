@@ -2,7 +2,7 @@
 
 use kiln_compiler::passes::{self, hoist::hoist};
 use kiln_graphs::config::{ModelConfig, model};
-use kiln_ir::{Graph, NodeKind, Op, Tensor, reference};
+use kiln_ir::{DType, Graph, NodeKind, Op, Tensor, reference, verify};
 use std::collections::HashMap;
 
 /// A model of the same structure, small enough to evaluate in moments.
@@ -156,4 +156,34 @@ fn passes_leave_nothing_behind_that_they_fuse() {
     let prompt = parts.prompt.expect("keys and values depend on the prompt alone");
     assert_eq!(prompt.outputs().len(), 16);
     assert_eq!(count(&prompt, |op| op.name() == "matmul"), 16);
+}
+
+#[test]
+fn halved_networks_meet_in_the_same_types() {
+    let mut unet = kiln_graphs::unet(&tiny(), 2).expect("builds");
+    passes::optimize(&mut unet).expect("passes hold");
+    passes::halve::run(&mut unet).expect("every value has a storage type");
+    let parts = hoist(&unet, 3).expect("splits");
+    let before = [parts.prompt, parts.timestep].map(|part| part.expect("something is hoisted"));
+    for part in before.iter().chain([&parts.step]) {
+        verify::verify(part).expect("a float may be stored as another");
+    }
+    let dtype = |graph: &Graph, id| graph.ty(id).dtype;
+    let step = &parts.step;
+    for id in step.inputs() {
+        let name = &step.node(id).name;
+        let made = before.iter().flat_map(|p| p.outputs().iter().map(move |(n, v)| (p, n, v)));
+        match { made }.find(|(_, output, _)| *output == name) {
+            Some((part, _, value)) => {
+                assert_eq!(dtype(part, *value), DType::F16, "{name}");
+                assert_eq!(dtype(step, id), DType::F16, "{name}");
+            }
+            None => assert_eq!(dtype(step, id), DType::F32, "{name} comes from the host"),
+        }
+    }
+    assert_eq!(dtype(step, step.outputs()[0].1), DType::F32, "the host reads eps");
+    let computed = step.ids().filter(|id| step.node(*id).op().is_some() && !step.is_output(*id));
+    for id in computed {
+        assert_eq!(dtype(step, id), DType::F16, "{}", step.node(id).name);
+    }
 }

@@ -22,12 +22,19 @@ struct Tiling {
 }
 
 impl Tiling {
-    fn new(d: usize) -> Self {
+    /// As many queries as registers and local memory allow; the least where they allow none.
+    fn new(d: usize, target: &Target) -> Self {
         let slices = d.div_ceil(64);
         let slice = d.div_ceil(slices).next_multiple_of(16);
         let fits = OUTPUTS * GROUP / (slice * slices);
-        let queries = [64, 32, 16, 8].into_iter().find(|q| *q <= fits).unwrap_or(8);
-        Self { queries: if slices == 1 { queries } else { queries.min(32) }, slice, slices }
+        let most = if slices == 1 { fits } else { fits.min(32) };
+        let tiling = |queries| Self { queries, slice, slices };
+        [64, 32, 16]
+            .into_iter()
+            .filter(|queries| *queries <= most)
+            .map(tiling)
+            .find(|tiling| tiling.local_mem_bytes() <= target.local_mem_bytes)
+            .unwrap_or(tiling(8))
     }
 
     fn local_mem_bytes(&self) -> u64 {
@@ -43,12 +50,12 @@ pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
     floating(problem, target)
         && e.d <= 1024
         && target.max_work_group as usize >= GROUP
-        && Tiling::new(e.d).local_mem_bytes() <= target.local_mem_bytes
+        && Tiling::new(e.d, target).local_mem_bytes() <= target.local_mem_bytes
 }
 
-pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
+pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let tiling = Tiling::new(e.d);
+    let tiling = Tiling::new(e.d, target);
     let call = e
         .set(Call::new(problem))
         .input("Q", e.q.0)

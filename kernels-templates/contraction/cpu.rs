@@ -36,7 +36,7 @@ pub struct Tile {
 
 /// Whether `tiled_cpu` can compute a problem: packable weights, a CPU.
 pub fn applies(problem: &Problem, target: &Target) -> bool {
-    target.class == DeviceClass::Cpu && Contraction::new(problem).is_some_and(|c| c.packable())
+    target.class == DeviceClass::Cpu && Contraction::new(problem).is_some_and(|c| c.panels())
 }
 
 /// The launches of `tiled_cpu`.
@@ -64,7 +64,7 @@ fn tile(contraction: &Contraction, target: &Target) -> Tile {
 /// Tiles of a work-item: one if a panel stays in cache between work-items, otherwise as many as
 /// their sums and an even load allow.
 fn span(contraction: &Contraction, tile: Tile, panels: usize, target: &Target) -> usize {
-    let panel_bytes = (contraction.k * tile.width) as u64 * contraction.weight_dtype().size_bytes();
+    let panel_bytes = contraction.panel_bytes(tile.width);
     let tiles = contraction.m().div_ceil(tile.rows);
     if panel_bytes <= CACHED_PANEL_BYTES && tiles > FEW_TILES {
         return 1;
@@ -75,14 +75,14 @@ fn span(contraction: &Contraction, tile: Tile, panels: usize, target: &Target) -
     tiles.div_ceil(shares.max(1)).max(1)
 }
 
-/// Channels that are read at a time: equal whole vectors if possible.
-fn part(channels: usize, staged: bool, vector: usize) -> usize {
-    let most = if staged { STAGED_CHANNELS } else { SEGMENT_CHANNELS };
+/// Channels that are read at a time, at most `most`: equal runs of whole vectors and blocks of
+/// scales, of which `quantum` is the longer, if possible.
+pub(super) fn part(channels: usize, most: usize, quantum: usize) -> usize {
     let fewest = channels.div_ceil(most);
-    let even = |count: &usize| channels.is_multiple_of(count * vector);
+    let even = |count: &usize| channels.is_multiple_of(count * quantum);
     match (fewest..=2 * fewest).find(even) {
         Some(count) => channels / count,
-        None => channels.next_multiple_of(vector).min(most),
+        None => channels.next_multiple_of(quantum).min(most),
     }
 }
 
@@ -92,8 +92,11 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     let g = contraction.geometry;
     let halves = contraction.sources.iter().any(|s| s.dtype == DType::F16);
     let staged = halves || !g.pointwise;
+    let most = if staged { STAGED_CHANNELS } else { SEGMENT_CHANNELS };
+    let block = if contraction.block() == contraction.k { 0 } else { contraction.block() };
+    let quantum = tile.vector.max(block);
     let parts: Vec<_> =
-        contraction.sources.iter().map(|s| part(s.channels, staged, tile.vector)).collect();
+        contraction.sources.iter().map(|s| part(s.channels, most, quantum)).collect();
     let stage = parts.iter().max().copied().unwrap_or(0);
     let tiles = contraction.m().div_ceil(tile.rows);
     let row_bytes: u64 = contraction
@@ -110,9 +113,8 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     let item_bytes = row_bytes * (tile.rows * span) as u64;
     let block = (BLOCK_BYTES / item_bytes.max(1)).clamp(1, items);
     let parameters = contraction
-        .parameters()
+        .panel_parameters(tile.width)
         .set("v", &tile.vector)
-        .set("width", &tile.width)
         .set("out_width", &contraction.out_width(tile.width))
         .set("rows", &tile.rows)
         .set("unroll", &4)

@@ -17,7 +17,7 @@ pub fn applies(problem: &Problem, target: &Target) -> bool {
     let fits = |tile: &(usize, usize)| tile_fits(*tile, target);
     target.class == DeviceClass::Gpu
         && TILES.iter().any(fits)
-        && Contraction::new(problem).is_some_and(|c| c.packable())
+        && Contraction::new(problem).is_some_and(|c| c.panels())
 }
 
 /// The launches of `tiled_gpu`.
@@ -54,7 +54,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     let taps = contraction.geometry.kernel.pow(2);
     let chunks: usize = contraction.sources.iter().map(|s| s.channels.div_ceil(DEPTH)).sum();
     let parameters = contraction
-        .parameters()
+        .panel_parameters(tn)
         .set("tm", &tm)
         .set("tn", &tn)
         .set("tk", &DEPTH)

@@ -9,8 +9,7 @@ const TEMPLATE: &str =
 
 /// Whether `tiled_mobile` can compute a problem.
 pub fn applies(problem: &Problem, target: &Target) -> bool {
-    target.class == DeviceClass::MobileGpu
-        && Contraction::new(problem).is_some_and(|c| c.packable())
+    target.class == DeviceClass::MobileGpu && Contraction::new(problem).is_some_and(|c| c.panels())
 }
 
 /// The launches of `tiled_mobile`.
@@ -25,8 +24,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     let width = (target.tile_columns as usize).next_multiple_of(quantum);
     let rows = (target.tile_rows as usize).clamp(1, 8).min(contraction.m());
     let parameters = contraction
-        .parameters()
-        .set("width", &width)
+        .panel_parameters(width)
         .set("out_width", &contraction.out_width(width))
         .set("rows", &rows)
         .set("aligned", &contraction.out_n.is_multiple_of(4));

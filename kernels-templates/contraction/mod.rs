@@ -11,6 +11,7 @@ pub mod gpu;
 pub mod mobile;
 mod split;
 
+use crate::packing::QuantizedPanel;
 use crate::template::Parameters;
 use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
@@ -25,6 +26,9 @@ pub const EPILOGUE: &str = include_str!("epilogue.cl.tera");
 
 /// Names of the sources in templates; also the most that a kernel reads as one.
 pub const SOURCE_NAMES: [&str; 4] = ["A0", "A1", "A2", "A3"];
+
+/// Places of the sum that may share a scale of INT8 weights, beside all of them.
+pub const BLOCKS: [usize; 5] = [256, 128, 64, 32, 16];
 
 /// A tensor that is read as part of A.
 #[derive(Clone, Debug)]
@@ -74,6 +78,19 @@ struct EpilogueView {
     act: &'static str,
     residual: bool,
     gated: bool,
+}
+
+/// INT8 weights as templates see them.
+#[derive(Serialize)]
+struct Quantization {
+    /// Places of the sum that share a scale.
+    block: usize,
+    /// There is one scale an output channel, which can wait for the epilogue.
+    whole: bool,
+    /// Bytes of the scales, in front of a panel's weights.
+    weights_at: usize,
+    /// Bytes of a panel.
+    panel: usize,
 }
 
 impl<'a> Contraction<'a> {
@@ -133,6 +150,34 @@ impl<'a> Contraction<'a> {
         self.problem.inputs[self.weights].ty.dtype
     }
 
+    /// Places of the sum that share a scale, for INT8 weights.
+    pub fn block(&self) -> usize {
+        self.problem.inputs[self.weights].block
+    }
+
+    /// The weights are constant and INT8, in blocks that no source's channels cut; all else is
+    /// floating point.
+    pub fn quantized(&self) -> bool {
+        let float = |d: DType| matches!(d, DType::F32 | DType::F16);
+        let inputs = &self.problem.inputs;
+        let others = inputs.iter().enumerate().filter(|(i, _)| *i != self.weights);
+        let block = self.block();
+        let divides = |s: &Source| s.channels.is_multiple_of(block);
+        let whole =
+            block == self.k || (BLOCKS.contains(&block) && self.sources.iter().all(divides));
+        self.weight_dtype() == DType::I8
+            && inputs[self.weights].constant
+            && others.map(|(_, i)| i).all(|i| float(i.ty.dtype))
+            && self.bias().is_none_or(|i| inputs[i].constant)
+            && float(self.problem.output.dtype)
+            && whole
+    }
+
+    /// Weights and bias may be packed into panels.
+    pub fn panels(&self) -> bool {
+        self.packable() || self.quantized()
+    }
+
     /// Index of the bias among the inputs.
     pub fn bias(&self) -> Option<usize> {
         self.epilogue.bias.then_some(self.weights + 1)
@@ -152,20 +197,26 @@ impl<'a> Contraction<'a> {
 
     /// Packings of weights and bias for panels of `width` columns.
     pub fn panel_packings(&self, width: usize) -> Vec<(usize, Packing)> {
-        let panels = |i: usize| {
-            let dtype = self.problem.inputs[i].ty.dtype;
-            (i, Packing::Panels { width, dtype, gated: self.gated() })
+        let gated = self.gated();
+        let panels = |i: usize| match self.problem.inputs[i].ty.dtype {
+            DType::I8 => (i, Packing::QuantizedPanels { width, block: self.block(), gated }),
+            dtype => (i, Packing::Panels { width, dtype, gated }),
         };
         std::iter::once(self.weights).chain(self.bias()).map(panels).collect()
     }
 
-    /// Packings of weights and bias as they come.
+    /// Packings of weights and bias for kernels that read one output channel at a time.
     pub fn row_major_packings(&self) -> Vec<(usize, Packing)> {
         let inputs = &self.problem.inputs;
         std::iter::once(self.weights)
             .chain(self.bias())
             .filter(|i| inputs[*i].constant)
-            .map(|i| (i, Packing::RowMajor(inputs[i].ty.dtype)))
+            .map(|i| match inputs[i].ty.dtype {
+                DType::I8 => {
+                    (i, Packing::QuantizedPanels { width: 1, block: self.block(), gated: false })
+                }
+                dtype => (i, Packing::RowMajor(dtype)),
+            })
             .collect()
     }
 
@@ -219,6 +270,22 @@ impl<'a> Contraction<'a> {
             .set("out_n", &self.out_n)
             .set("k", &self.k)
             .set("channels", &self.channels())
+            .set("q", &self.quantized().then(|| self.quantization(1)))
+    }
+
+    fn quantization(&self, width: usize) -> Quantization {
+        let panel = QuantizedPanel::new(self.k, width, self.block());
+        let block = self.block();
+        let whole = block == self.k;
+        Quantization { block, whole, weights_at: panel.weights_at, panel: panel.len }
+    }
+
+    /// [`Contraction::parameters`] of a kernel that reads panels of `width` columns. `panel` is
+    /// their distance in elements of W.
+    pub fn panel_parameters(&self, width: usize) -> Parameters {
+        let q = self.quantized().then(|| self.quantization(width));
+        let panel = q.as_ref().map_or(width * self.k, |q| q.panel);
+        self.parameters().set("q", &q).set("panel", &panel).set("width", &width)
     }
 
     /// Arguments of a launch over the output columns of `split`.
@@ -278,7 +345,7 @@ impl<'a> Contraction<'a> {
     /// The ranges of panels that each launch reads.
     pub fn panel_splits(&self, width: usize) -> Vec<Split> {
         let panels = crate::packing::panel_count(self.n, width, self.gated());
-        self.unit_splits(panels, width, self.out_width(width))
+        self.unit_splits(panels, width, self.out_width(width), self.panel_bytes(width))
     }
 
     /// Stored columns of a panel of `width` accumulator columns.
@@ -290,15 +357,28 @@ impl<'a> Contraction<'a> {
     /// GEGLU's two halves do not fit one launch.
     pub fn column_splits(&self) -> Option<Vec<Split>> {
         if self.gated() {
-            let one = self.unit_splits(1, self.n, self.out_n);
-            let bytes = (self.n * self.k) as u64 * self.weight_dtype().size_bytes();
+            let bytes = self.n as u64 * self.panel_bytes(1);
+            let one = self.unit_splits(1, self.n, self.out_n, bytes);
             return (bytes <= self.problem.max_weight_bytes).then_some(one);
         }
-        Some(self.unit_splits(self.n, 1, 1))
+        Some(self.unit_splits(self.n, 1, 1, self.panel_bytes(1)))
     }
 
-    fn unit_splits(&self, units: usize, width: usize, out_width: usize) -> Vec<Split> {
-        let weight_bytes = (width * self.k) as u64 * self.weight_dtype().size_bytes();
+    /// Bytes of the weights of `width` columns, scales included.
+    pub fn panel_bytes(&self, width: usize) -> u64 {
+        match self.weight_dtype() {
+            DType::I8 => QuantizedPanel::new(self.k, width, self.block().max(1)).len as u64,
+            dtype => (width * self.k) as u64 * dtype.size_bytes(),
+        }
+    }
+
+    fn unit_splits(
+        &self,
+        units: usize,
+        width: usize,
+        out_width: usize,
+        weight_bytes: u64,
+    ) -> Vec<Split> {
         let bias_dtype = self.bias().map(|i| self.problem.inputs[i].ty.dtype);
         let bias_bytes = bias_dtype.map_or(0, |d| width as u64 * d.size_bytes());
         splits(units, width, out_width, weight_bytes, bias_bytes, self.problem.max_weight_bytes)

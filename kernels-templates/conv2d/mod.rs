@@ -19,7 +19,8 @@ pub const VARIANTS: &[Variant] = &[
 pub const FAMILY: Family = Family { op: "conv2d", variants: VARIANTS };
 
 fn naive_applies(problem: &Problem, _: &Target) -> bool {
-    Contraction::new(problem).is_some_and(|c| c.floating() && c.column_splits().is_some())
+    Contraction::new(problem)
+        .is_some_and(|c| (c.floating() || c.quantized()) && c.column_splits().is_some())
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {

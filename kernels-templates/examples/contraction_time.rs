@@ -22,13 +22,15 @@ struct Shape {
     weights: Vec<usize>,
     activations: DType,
     dtype: DType,
+    /// Places of the sum that share a scale of INT8 weights.
+    block: usize,
 }
 
 fn matmul(m: usize, n: usize, k: usize, activation: Activation, residual: bool) -> Shape {
     let epilogue = Epilogue { bias: true, row_offset: None, activation, residual };
     let op = Matmul { sources: 1, epilogue }.into();
     let (activations, dtype) = (DType::F32, DType::F32);
-    Shape { op, sources: vec![vec![m, k]], weights: vec![n, k], activations, dtype }
+    Shape { op, sources: vec![vec![m, k]], weights: vec![n, k], activations, dtype, block: 0 }
 }
 
 fn conv(c: usize, o: usize, extent: usize) -> Shape {
@@ -36,7 +38,7 @@ fn conv(c: usize, o: usize, extent: usize) -> Shape {
     let op = Conv2d { epilogue, ..Conv2d::new(3, 1) }.into();
     let (activations, dtype) = (DType::F32, DType::F32);
     let sources = vec![vec![1, extent, extent, c]];
-    Shape { op, sources, weights: vec![o, c, 3, 3], activations, dtype }
+    Shape { op, sources, weights: vec![o, c, 3, 3], activations, dtype, block: 0 }
 }
 
 fn upsampled(c: usize, o: usize, extent: usize) -> Shape {
@@ -58,6 +60,12 @@ fn two_sources(c: [usize; 2], o: usize, extent: usize) -> Shape {
 
 fn stored(activations: DType, weights: DType, shape: Shape) -> Shape {
     Shape { activations, dtype: weights, ..shape }
+}
+
+/// With INT8 weights, one scale an output channel and one for 64 input channels.
+fn int8(shape: impl Fn() -> Shape) -> [Shape; 2] {
+    let whole = shape().weights[1..].iter().product();
+    [whole, 64].map(|block| Shape { dtype: DType::I8, block, ..shape() })
 }
 
 fn shapes() -> Vec<Shape> {
@@ -101,6 +109,15 @@ fn shapes() -> Vec<Shape> {
         stored(F16, F16, conv(320, 320, 64)),
         stored(F32, F16, conv(1280, 1280, 8)),
     ]);
+    list.extend(int8(|| matmul(4096, 320, 320, None, true)));
+    list.extend(int8(|| matmul(1024, 640, 640, None, true)));
+    list.extend(int8(|| matmul(256, 10240, 1280, Geglu, false)));
+    list.extend(int8(|| matmul(64, 1280, 1280, None, true)));
+    list.extend(int8(|| matmul(1, 20160, 1280, None, false)));
+    list.extend(int8(|| conv(320, 320, 64)));
+    list.extend(int8(|| conv(1280, 1280, 16)));
+    list.extend(int8(|| conv(1280, 1280, 8)));
+    list.extend(int8(|| conv(128, 128, 512)));
     list
 }
 
@@ -189,15 +206,21 @@ fn measure_peak(runner: &Runner, target: &Target, repeats: usize) -> Peak {
 
 impl Shape {
     fn name(&self) -> String {
-        let Self { op, sources, weights, activations, dtype } = self;
-        let text = format!("{} {sources:?}x{weights:?} {activations} {dtype} ", op.name());
+        let Self { op, sources, weights, activations, dtype, block } = self;
+        let block = if *block == 0 { String::new() } else { format!("/{block}") };
+        let text = format!("{} {sources:?}x{weights:?} {activations} {dtype}{block} ", op.name());
         text.replace(", ", ",") + op.attributes().trim()
     }
 
     fn inputs(&self) -> Vec<Operand> {
-        let activation =
-            |s: &[usize]| Operand { ty: TensorType::new(self.activations, s), constant: false };
-        let constant = |s: &[usize]| Operand { ty: TensorType::new(self.dtype, s), constant: true };
+        let activation = |s: &[usize]| Operand::new(TensorType::new(self.activations, s));
+        let constant = |s: &[usize]| match (self.dtype, s.len()) {
+            (DType::I8, 1) => Operand::constant(TensorType::f32(s)),
+            (dtype, _) => {
+                let block = self.block.min(s[1..].iter().product());
+                Operand { block, ..Operand::constant(TensorType::new(dtype, s)) }
+            }
+        };
         let mut inputs: Vec<_> = self.sources.iter().map(|s| activation(s)).collect();
         inputs.push(constant(&self.weights));
         inputs.push(constant(&self.weights[..1]));

@@ -5,7 +5,7 @@
 //! ```sh
 //! echo /usr/lib/oclgrind/liboclgrind-rt-icd.so > /tmp/oclgrind.icd
 //! OCL_ICD_VENDORS=/tmp/oclgrind.icd OCLGRIND_DATA_RACES=1 OCLGRIND_STOP_ERRORS=1 \
-//!     cargo test --release -p kiln-kernels --test contraction small_
+//!     cargo test --release -p kiln-kernels --test contraction small_ -- --test-threads=1
 //! ```
 
 mod harness;
@@ -30,27 +30,41 @@ struct Case {
 struct Storage {
     activations: DType,
     weights: DType,
+    /// Of INT8 weights; `WHOLE` for one scale an output channel.
+    block: usize,
 }
 
-const STORAGES: [Storage; 4] = [
-    Storage { activations: DType::F32, weights: DType::F32 },
-    Storage { activations: DType::F32, weights: DType::F16 },
-    Storage { activations: DType::F16, weights: DType::F32 },
-    Storage { activations: DType::F16, weights: DType::F16 },
+const WHOLE: usize = usize::MAX;
+
+const STORAGES: [Storage; 5] = [
+    Storage { activations: DType::F32, weights: DType::F32, block: 0 },
+    Storage { activations: DType::F32, weights: DType::F16, block: 0 },
+    Storage { activations: DType::F16, weights: DType::F32, block: 0 },
+    Storage { activations: DType::F16, weights: DType::F16, block: 0 },
+    INT8,
 ];
 
 const PLAIN: Storage = STORAGES[0];
+const INT8: Storage = Storage { activations: DType::F32, weights: DType::I8, block: WHOLE };
+
+fn blocks_of(block: usize) -> Storage {
+    Storage { block, ..INT8 }
+}
 
 /// All storage types take turns beside the plain one.
 fn two_storages(i: usize) -> [Storage; 2] {
-    [PLAIN, STORAGES[1 + i % 3]]
+    [PLAIN, STORAGES[1 + i % 4]]
 }
 
 fn case(op: Op, sources: &[&[usize]], weights: &[usize], storage: Storage) -> Case {
-    let activation =
-        |s: &[usize]| Operand { ty: TensorType::new(storage.activations, s), constant: false };
-    let constant =
-        |s: &[usize]| Operand { ty: TensorType::new(storage.weights, s), constant: true };
+    let activation = |s: &[usize]| Operand::new(TensorType::new(storage.activations, s));
+    let constant = |s: &[usize]| match (storage.weights, s.len()) {
+        (DType::I8, 1) => Operand::constant(TensorType::f32(s)),
+        (dtype, _) => {
+            let block = storage.block.min(s[1..].iter().product());
+            Operand { block, ..Operand::constant(TensorType::new(dtype, s)) }
+        }
+    };
     let epilogue = match &op {
         Op::Matmul(op) => op.epilogue.clone(),
         Op::Conv2d(op) => op.epilogue.clone(),
@@ -140,6 +154,9 @@ fn check(target: &Target, case: &Case, most_variants: usize) {
             let is_weight = input.constant && input.ty.shape.len() > 1;
             let scale = if is_weight { 2.0 / (k as f32).sqrt() } else { 1.0 };
             let values = random(i as u64 + 1, input.ty.elem_count());
+            if input.ty.dtype == DType::I8 {
+                return quantized(&input.ty.shape, &values, input.block, scale);
+            }
             stored(input.ty.dtype, &values.iter().map(|v| v * scale).collect::<Vec<_>>())
         })
         .collect();
@@ -171,6 +188,21 @@ fn check(target: &Target, case: &Case, most_variants: usize) {
         let found = runner.output(&prepared);
         compare(&found, &expected.data, output.dtype, tolerance, &what());
     }
+}
+
+/// Weights that INT8 holds without error: for each block of a sum a power of two, about `spread`
+/// over 127, times whole numbers of which the first is 127.
+fn quantized(shape: &[usize], values: &[f32], block: usize, spread: f32) -> Vec<f32> {
+    let (channels, k) = (shape[1], shape[1..].iter().product::<usize>());
+    let window = k / channels;
+    let value = |(i, v): (usize, &f32)| {
+        let (n, c, tap) = (i / k, i % k / window, i % window);
+        let place = tap * channels + c;
+        let number = if place % block == 0 { 127.0 } else { (v * 127.0).round() };
+        let exponent = (spread / 127.0).log2().round() as i32 - ((n + place / block) % 3) as i32;
+        number * 2.0f32.powi(exponent)
+    };
+    values.iter().enumerate().map(value).collect()
 }
 
 /// Launches stay within the limit, and name the whole of a constant between them.
@@ -327,11 +359,58 @@ fn conv2d_of_split_weights() {
 }
 
 #[test]
+fn matmul_of_int8_weights() {
+    use Activation::{Geglu, Gelu};
+    let e = |activation| epilogue(true, Some(3), activation, true);
+    let half = Storage { activations: DType::F16, ..blocks_of(64) };
+    let mut cases = vec![
+        matmul(13, &[300], 40, e(IDENTITY), INT8),
+        matmul(13, &[320], 40, e(IDENTITY), blocks_of(64)),
+        matmul(1, &[32], 35, e(Gelu), blocks_of(16)),
+        matmul(25, &[64, 128], 72, e(Geglu), blocks_of(32)),
+        matmul(25, &[41], 72, e(Geglu), INT8),
+        matmul(600, &[128], 48, e(IDENTITY), blocks_of(128)),
+        matmul(30, &[1280], 35, e(IDENTITY), half),
+    ];
+    let mut split = cases[..5].to_vec();
+    split.iter_mut().for_each(|c| c.max_weight_bytes = 5_000);
+    cases.extend(split);
+    check_all(&cases);
+}
+
+#[test]
+fn conv2d_of_int8_weights() {
+    let op =
+        |activation| Conv2d { epilogue: epilogue(true, Some(2), activation, true), ..same(3, 1) };
+    let up = Conv2d { upsample: true, ..op(Activation::Silu) };
+    let half = Storage { activations: DType::F16, ..blocks_of(32) };
+    let mut cases = vec![
+        conv2d(op(IDENTITY), [1, 4, 17], &[23], 40, INT8),
+        conv2d(op(IDENTITY), [2, 5, 7], &[64], 36, blocks_of(64)),
+        conv2d(op(Activation::Silu), [1, 6, 26], &[320, 64], 36, blocks_of(64)),
+        conv2d(up, [1, 4, 6], &[32], 33, half),
+        conv2d(
+            Conv2d { epilogue: epilogue(true, None, IDENTITY, false), ..same(3, 2) },
+            [1, 9, 13],
+            &[16],
+            35,
+            blocks_of(16),
+        ),
+    ];
+    let mut split = cases[..3].to_vec();
+    split.iter_mut().for_each(|c| c.max_weight_bytes = 40_000);
+    cases.extend(split);
+    check_all(&cases);
+}
+
+#[test]
 fn small_matmul() {
     let e = epilogue(true, Some(1), Activation::Geglu, true);
     check_everywhere(&[
         matmul(13, &[5, 18], 36, epilogue(true, None, Activation::Gelu, true), PLAIN),
-        matmul(3, &[19], 40, e, STORAGES[3]),
+        matmul(3, &[19], 40, e.clone(), STORAGES[3]),
+        matmul(3, &[32], 40, e.clone(), blocks_of(16)),
+        matmul(3, &[19], 40, e, INT8),
     ]);
 }
 
@@ -346,5 +425,6 @@ fn small_conv2d() {
         conv2d(up, [1, 2, 4], &[5], 4, STORAGES[1]),
         conv2d(same(3, 2), [1, 5, 5], &[4], 4, PLAIN),
         conv2d(end, [1, 6, 6], &[4], 4, PLAIN),
+        conv2d(same(3, 1), [1, 3, 5], &[16, 32], 17, blocks_of(16)),
     ]);
 }

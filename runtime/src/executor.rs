@@ -241,6 +241,19 @@ impl Executor {
         self.compute.flush().at("clFlush", || format!("the end of {name}"))
     }
 
+    /// Enqueues the launches of a network over whatever its memory holds, and reads no weights: what
+    /// the device alone takes for a network. The answer means nothing.
+    pub fn launch(&mut self, network: usize) -> Result<(), RuntimeError> {
+        let bundle = Arc::clone(&self.bundle);
+        for (index, step) in bundle.plan().networks[network].steps.iter().enumerate() {
+            if let Step::Dispatch(dispatch) = step {
+                self.dispatch(dispatch, network, index)?;
+            }
+        }
+        let name = &bundle.plan().networks[network].name;
+        self.compute.flush().at("clFlush", || format!("the end of {name}"))
+    }
+
     /// Waits until the device is done with everything.
     pub fn finish(&mut self) -> Result<(), RuntimeError> {
         let last = self.last.take();
@@ -267,14 +280,15 @@ impl Executor {
         let kernel = &self.kernels[dispatch.kernel.index()];
         set_args(kernel, self.bindings.of(network, step), self.memory()?, &at)?;
         let global = dispatch.global.map(|items| items as usize);
+        let offset = dispatch.offset.map(|items| items as usize);
         let local = dispatch.local.map(|local| local.map(|items| items as usize));
-        // SAFETY: sizes are arrays of three; every argument was set just now, to memory that
+        // SAFETY: sizes and the offset are arrays of three; every argument was set just now, to memory that
         // lives until the queue is finished.
         let launched = unsafe {
             self.compute.enqueue_nd_range_kernel(
                 kernel.get(),
                 3,
-                ptr::null(),
+                offset.as_ptr(),
                 global.as_ptr(),
                 local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
                 &[],

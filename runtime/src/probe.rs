@@ -1,10 +1,13 @@
-//! Runs kernels that belong to no plan, to find out whether a device computes them right.
+//! Runs kernels that belong to no plan, to find out whether a device computes them right, and how
+//! fast.
 //!
-//! For self-tests of devices and drivers. **Its allocations are outside of any plan** and of any
+//! For self-tests of devices and drivers, and for measuring kernels one by one. **Its allocations are outside of any plan** and of any
 //! budget: a session never comes here. Sources are compiled each time, so that what is tested is
 //! the compiler that the driver has now.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ptr;
 use std::time::Instant;
 
@@ -32,6 +35,8 @@ pub struct Launch {
     pub global: [u64; 3],
     /// Local work size; `None` leaves it to the driver.
     pub local: Option<[u64; 3]>,
+    /// First global id: over 0 where only a part of the work is launched.
+    pub first: [u64; 3],
 }
 
 /// An argument of a [`Launch`].
@@ -52,6 +57,12 @@ pub struct ProbeTimes {
     pub build_seconds: f64,
     /// From the first launch until all were done.
     pub run_seconds: f64,
+}
+
+/// Launches with their kernels and memory, to be run as often as wanted.
+pub struct Prepared {
+    kernels: Vec<(Kernel, Launch)>,
+    memory: Vec<Buffer<u8>>,
 }
 
 /// A device with a queue of its own.
@@ -78,35 +89,99 @@ impl Probe {
     /// Compiles all launches, copies `buffers` to the device, runs the launches in order and
     /// copies the buffers back.
     ///
-    /// The kernels must stay inside of the buffers they are given. Errors: `Build` with the
-    /// compiler's log; `Input` if a launch has not as many arguments as its kernel, or names a
-    /// buffer that is not there; `OpenCl`.
+    /// The kernels must stay inside of the buffers they are given. Errors: as
+    /// [`prepare`](Self::prepare).
     pub fn run(
         &self,
         launches: &[Launch],
         buffers: &mut [Vec<u8>],
     ) -> Result<ProbeTimes, RuntimeError> {
         let start = Instant::now();
-        let kernels: Vec<Kernel> =
-            launches.iter().map(|launch| self.build(launch)).collect::<Result<_, _>>()?;
+        let prepared = self.prepare(launches, buffers)?;
         let build_seconds = start.elapsed().as_secs_f64();
-        let memory: Vec<Buffer<u8>> =
-            buffers.iter().map(|bytes| self.upload(bytes)).collect::<Result<_, _>>()?;
-        let start = Instant::now();
-        for (kernel, launch) in kernels.iter().zip(launches) {
-            self.enqueue(kernel, launch, &memory)?;
-        }
-        self.queue.finish().at("clFinish", || "a self-test")?;
-        let run_seconds = start.elapsed().as_secs_f64();
-        for (buffer, bytes) in memory.iter().zip(buffers) {
-            // SAFETY: blocking, so `bytes` outlives the command; the buffer has its length.
-            unsafe { self.queue.enqueue_read_buffer(buffer, CL_BLOCKING, 0, bytes, &[]) }
-                .at("clEnqueueReadBuffer", || "a self-test")?;
+        let run_seconds = self.time(&prepared, 1)?;
+        for (index, bytes) in buffers.iter_mut().enumerate() {
+            self.read(&prepared, index, bytes)?;
         }
         Ok(ProbeTimes { build_seconds, run_seconds })
     }
 
-    fn build(&self, launch: &Launch) -> Result<Kernel, RuntimeError> {
+    /// Compiles all launches, each source once, and copies `buffers` to the device.
+    ///
+    /// Errors: `Build` with the compiler's log; `Input` if a launch has not as many arguments as
+    /// its kernel, or names a buffer that is not there; `OpenCl`.
+    pub fn prepare(
+        &self,
+        launches: &[Launch],
+        buffers: &[Vec<u8>],
+    ) -> Result<Prepared, RuntimeError> {
+        let mut programs: HashMap<&str, Program> = HashMap::new();
+        let mut kernels = Vec::with_capacity(launches.len());
+        for launch in launches {
+            let program = match programs.entry(&launch.source) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(self.build(launch)?),
+            };
+            kernels.push((kernel(program, launch)?, launch.clone()));
+        }
+        let memory = buffers.iter().map(|bytes| self.upload(bytes)).collect::<Result<_, _>>()?;
+        let prepared = Prepared { kernels, memory };
+        for (kernel, launch) in &prepared.kernels {
+            set_args(kernel, launch, &prepared.memory)?;
+        }
+        Ok(prepared)
+    }
+
+    /// Runs all launches in order, `times` over, and waits for the last; seconds of it all.
+    pub fn time(&self, prepared: &Prepared, times: usize) -> Result<f64, RuntimeError> {
+        let start = Instant::now();
+        for _ in 0..times {
+            for (kernel, launch) in &prepared.kernels {
+                self.enqueue(kernel, launch)?;
+            }
+        }
+        self.queue.finish().at("clFinish", || "a measurement")?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Runs the kernels once with the sizes of these launches instead of their own, and waits for
+    /// each; the seconds of each. The arguments stay as they were prepared.
+    pub fn time_each(
+        &self,
+        prepared: &Prepared,
+        launches: &[Launch],
+    ) -> Result<Vec<f64>, RuntimeError> {
+        let time = |((kernel, _), launch): (&(Kernel, Launch), &Launch)| {
+            let start = Instant::now();
+            self.enqueue(kernel, launch)?;
+            self.queue.finish().at("clFinish", || "a measurement")?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        prepared.kernels.iter().zip(launches).map(time).collect()
+    }
+
+    /// Copies a buffer back, as much as `out` holds.
+    ///
+    /// Errors: `Input` if there is no such buffer; `OpenCl`.
+    pub fn read(
+        &self,
+        prepared: &Prepared,
+        buffer: usize,
+        out: &mut [u8],
+    ) -> Result<(), RuntimeError> {
+        let Some(memory) = prepared.memory.get(buffer) else {
+            return Err(RuntimeError::Input(format!("there is no buffer {buffer}")));
+        };
+        if out.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: blocking, so `out` outlives the command; OpenCL checks the range.
+        unsafe { self.queue.enqueue_read_buffer(memory, CL_BLOCKING, 0, out, &[]) }
+            .map(drop)
+            .at("clEnqueueReadBuffer", || "a measurement")
+    }
+
+    fn build(&self, launch: &Launch) -> Result<Program, RuntimeError> {
         let _driver = lock_driver();
         let entry = launch.entry.as_str();
         let mut program = Program::create_from_source(&self.context, &launch.source)
@@ -115,14 +190,7 @@ impl Probe {
             let log = program.get_build_log(self.context.default_device()).unwrap_or_default();
             return Err(RuntimeError::Build { at: entry.to_owned(), code, log });
         }
-        let kernel = Kernel::create(&program, entry).at("clCreateKernel", || entry)?;
-        let takes = kernel.num_args().at("clGetKernelInfo", || entry)? as usize;
-        if takes != launch.args.len() {
-            let given = launch.args.len();
-            let message = format!("kernel {entry} takes {takes} arguments and is given {given}");
-            return Err(RuntimeError::Input(message));
-        }
-        Ok(kernel)
+        Ok(program)
     }
 
     fn upload(&self, bytes: &[u8]) -> Result<Buffer<u8>, RuntimeError> {
@@ -141,43 +209,55 @@ impl Probe {
         Ok(buffer)
     }
 
-    fn enqueue(
-        &self,
-        kernel: &Kernel,
-        launch: &Launch,
-        memory: &[Buffer<u8>],
-    ) -> Result<(), RuntimeError> {
-        let entry = launch.entry.as_str();
-        for (index, argument) in (0u32..).zip(&launch.args) {
-            // SAFETY: OpenCL compares the size with the kernel's argument, and copies the value
-            // before it returns; `memory` lives until the queue is finished.
-            let set = match argument {
-                Argument::Buffer(buffer) => {
-                    let missing = || format!("kernel {entry} is given no buffer {buffer}");
-                    let buffer = memory.get(*buffer);
-                    let buffer = buffer.ok_or_else(|| RuntimeError::Input(missing()))?;
-                    unsafe { kernel.set_arg(index, &buffer.get()) }
-                }
-                Argument::U32(value) => unsafe { kernel.set_arg(index, value) },
-                Argument::F32(value) => unsafe { kernel.set_arg(index, value) },
-            };
-            set.at("clSetKernelArg", || format!("argument {index} of {entry}"))?;
-        }
+    fn enqueue(&self, kernel: &Kernel, launch: &Launch) -> Result<(), RuntimeError> {
         let global = launch.global.map(|items| items as usize);
         let local = launch.local.map(|local| local.map(|items| items as usize));
-        // SAFETY: sizes are arrays of three, and every argument was set just now.
+        let first = launch.first.map(|items| items as usize);
+        // SAFETY: sizes are arrays of three, and every argument was set when it was prepared.
         let launched = unsafe {
             self.queue.enqueue_nd_range_kernel(
                 kernel.get(),
                 3,
-                ptr::null(),
+                first.as_ptr(),
                 global.as_ptr(),
                 local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
                 &[],
             )
         };
-        launched.map(drop).at("clEnqueueNDRangeKernel", || entry)
+        launched.map(drop).at("clEnqueueNDRangeKernel", || launch.entry.as_str())
     }
+}
+
+fn kernel(program: &Program, launch: &Launch) -> Result<Kernel, RuntimeError> {
+    let entry = launch.entry.as_str();
+    let kernel = Kernel::create(program, entry).at("clCreateKernel", || entry)?;
+    let takes = kernel.num_args().at("clGetKernelInfo", || entry)? as usize;
+    if takes != launch.args.len() {
+        let given = launch.args.len();
+        let message = format!("kernel {entry} takes {takes} arguments and is given {given}");
+        return Err(RuntimeError::Input(message));
+    }
+    Ok(kernel)
+}
+
+fn set_args(kernel: &Kernel, launch: &Launch, memory: &[Buffer<u8>]) -> Result<(), RuntimeError> {
+    let entry = launch.entry.as_str();
+    for (index, argument) in (0u32..).zip(&launch.args) {
+        // SAFETY: OpenCL compares the size with the kernel's argument, and copies the value before
+        // it returns; `memory` lives as long as the kernels it is prepared for.
+        let set = match argument {
+            Argument::Buffer(buffer) => {
+                let missing = || format!("kernel {entry} is given no buffer {buffer}");
+                let buffer = memory.get(*buffer);
+                let buffer = buffer.ok_or_else(|| RuntimeError::Input(missing()))?;
+                unsafe { kernel.set_arg(index, &buffer.get()) }
+            }
+            Argument::U32(value) => unsafe { kernel.set_arg(index, value) },
+            Argument::F32(value) => unsafe { kernel.set_arg(index, value) },
+        };
+        set.at("clSetKernelArg", || format!("argument {index} of {entry}"))?;
+    }
+    Ok(())
 }
 
 impl Drop for Probe {
@@ -198,7 +278,7 @@ mod tests {
 
     fn launch(args: Vec<Argument>) -> Launch {
         let (source, entry) = (SOURCE.to_owned(), "twice".to_owned());
-        Launch { source, entry, args, global: [4, 1, 1], local: None }
+        Launch { source, entry, args, global: [4, 1, 1], local: None, first: [0; 3] }
     }
 
     fn probe() -> Probe {

@@ -23,12 +23,14 @@ use crate::weights::Stream;
 mod eval;
 mod generate;
 mod links;
+mod measure;
 mod prepare;
 mod residency;
 mod roles;
 
 pub use crate::executor::Canceller;
 pub use generate::{DumpHook, Init, Picture, Progress, Request};
+pub use measure::LaunchSeconds;
 
 use links::{Link, Source};
 use residency::Residents;

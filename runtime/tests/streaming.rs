@@ -100,8 +100,11 @@ fn steps(block: u32, rounds: u32) -> [Step; 3] {
             Arg::U32(rounds),
         ],
         global: [ITEMS, 1, 1],
+        offset: [0; 3],
         local: Some([64, 1, 1]),
         flops: 0,
+        bytes: 0,
+        predicted_ns: 0,
     };
     [
         Step::Load { block: id, slot: SlotId(block % SLOTS) },

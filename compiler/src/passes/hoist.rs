@@ -92,7 +92,9 @@ fn extract(
         }
         let node = graph.node(id);
         let op = node.op().expect("the set holds ops only").clone();
-        moved.insert(id, part.push(&node.name, op, &inputs)?);
+        let new = part.push(&node.name, op, &inputs)?;
+        part.node_mut(new).ty.dtype = node.ty.dtype;
+        moved.insert(id, new);
     }
     for id in set {
         let outside = graph.users(*id).iter().any(|u| !set.contains(u));

@@ -3,12 +3,13 @@
 //! A pass changes a graph and says how often it did. The driver removes what became dead,
 //! verifies the graph after every pass, and names the pass in any error.
 
-mod contraction;
+pub(crate) mod contraction;
 mod fold_concat;
 mod fold_constants;
 mod fold_upsample;
 mod fuse_activation;
 mod fuse_add;
+pub mod halve;
 pub mod hoist;
 mod merge_qkv;
 mod merge_rows;
@@ -25,7 +26,8 @@ pub struct Pass {
     pub run: fn(&mut Graph) -> Result<usize>,
 }
 
-/// All passes over a single graph, in order. [`hoist`] splits the U-Net after them.
+/// All passes over a single graph, in order. After them [`halve`] chooses storage types, where a
+/// plan wants it, and [`hoist`] splits the U-Net.
 pub const PASSES: &[Pass] = &[
     Pass { name: "share", run: share::run },
     Pass { name: "fold_constants", run: fold_constants::run },

@@ -13,6 +13,7 @@ use super::blocks::Blocks;
 use super::lifetime::Lifetimes;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
+use super::time::LaunchCost;
 
 /// No warnings: the sources are tested, and drivers print them on the user's terminal.
 const BUILD_OPTIONS: &str = "-w";
@@ -155,11 +156,11 @@ impl<'a> Assembler<'a> {
                 self.load(index, launch_index, &mut steps)?;
                 self.times.launches.push(start + steps.len() as u32);
                 steps.push(match &op.work {
-                    Work::Kernels { variant, lowering } => Step::Dispatch(self.dispatch(
+                    Work::Kernels { variant, lowering, costs } => Step::Dispatch(self.dispatch(
                         (index, op_index),
                         op,
                         variant,
-                        &lowering.launches[i],
+                        (&lowering.launches[i], costs[i]),
                     )?),
                     Work::Gather => Step::Gather(self.gather(index, op)),
                 });
@@ -245,7 +246,7 @@ impl<'a> Assembler<'a> {
         (network, op_index): (usize, usize),
         op: &LoweredOp,
         variant: &'static str,
-        launch: &Launch,
+        (launch, cost): (&Launch, LaunchCost),
     ) -> Result<Dispatch> {
         let graph = &self.decisions.networks[network].source.graph;
         let node = graph.node(op.id);
@@ -288,8 +289,11 @@ impl<'a> Assembler<'a> {
             kernel: self.kernel(launch, node.op().map_or("", |op| op.name()), variant),
             args,
             global: launch.global,
+            offset: [0; 3],
             local: launch.local,
             flops: launch.flops,
+            bytes: cost.bytes,
+            predicted_ns: cost.ns,
         })
     }
 
@@ -317,7 +321,8 @@ impl<'a> Assembler<'a> {
     }
 }
 
-fn dtype(dtype: kiln_ir::DType) -> DType {
+/// The plan's name of a storage type.
+pub fn dtype(dtype: kiln_ir::DType) -> DType {
     match dtype {
         kiln_ir::DType::F32 => DType::F32,
         kiln_ir::DType::F16 => DType::F16,

@@ -4,7 +4,6 @@
 //! op whose weights were split over launches streams piece by piece. The small ones of a whole
 //! network (biases, norms) form one block that stays resident while the network runs.
 
-use kiln_ir::DType;
 use kiln_kernels::{Argument, Packing};
 use std::collections::HashMap;
 
@@ -64,7 +63,7 @@ pub fn constant(
     network: &LoweredNetwork,
     op: usize,
     input: usize,
-    storage: Storage,
+    storage: Storage<'_>,
 ) -> Option<(Packing, Vec<usize>)> {
     let graph = &network.source.graph;
     let lowered = &network.ops[op];
@@ -72,9 +71,8 @@ pub fn constant(
     if !graph.node(value).is_weight() {
         return None;
     }
-    let ty = graph.ty(value);
-    let dtype = if ty.dtype == DType::F32 { storage.of(ty.shape.len()) } else { ty.dtype };
-    Some((lowered.packing(input, dtype), ty.shape.clone()))
+    let dtype = storage.of(graph, lowered.id, input).dtype;
+    Some((lowered.packing(input, dtype), graph.ty(value).shape.clone()))
 }
 
 impl Blocks {

@@ -2,10 +2,14 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use kiln_bundle::plan::Phase;
-use kiln_ir::{DType, Graph, Op, ValueId};
-use kiln_kernels::{Lowering, Operand, Packing, Problem, Target, candidates};
+use kiln_ir::{DType, Graph, NodeKind, Op, ValueId};
+use kiln_kernels::{Lowering, Operand, Packing, Problem, candidates};
 
 use super::schedule::schedule;
+use super::time::{LaunchCost, launch_costs};
+use crate::device::DeviceProfile;
+use crate::passes::contraction::Contraction;
+use crate::quantize::{Choices, Stored};
 
 /// A network before anything is lowered.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ pub enum Work {
         variant: &'static str,
         /// Its launches.
         lowering: Lowering,
+        /// What each launch takes.
+        costs: Vec<LaunchCost>,
     },
     /// By reading rows of a table from the bundle.
     Gather,
@@ -79,16 +85,41 @@ pub enum Preference {
 }
 
 /// Storage types of a compilation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Storage {
+#[derive(Clone, Copy, Debug)]
+pub struct Storage<'a> {
     /// Weights of contractions. Norms and biases stay in `f32`.
-    pub weights: DType,
+    pub weights: Weights<'a>,
+    /// The narrowest type that values between ops may have.
+    pub activations: DType,
 }
 
-impl Storage {
-    /// Storage type of a constant: only matrices and filters are worth shrinking.
-    pub fn of(self, rank: usize) -> DType {
-        if rank >= 2 { self.weights } else { DType::F32 }
+/// How weights are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a> {
+    /// All in one floating-point type.
+    Float(DType),
+    /// Those of contractions as chosen one by one, other matrices in `f16`.
+    Int8(&'a Choices),
+}
+
+impl Storage<'_> {
+    /// How a constant input of an op is stored: only matrices and filters are worth shrinking.
+    pub fn of(self, graph: &Graph, op: ValueId, input: usize) -> Stored {
+        let value = graph.operands(op)[input];
+        let node = graph.node(value);
+        let plain = |dtype| Stored { dtype, block: None, relative_error: None };
+        let choices = match self.weights {
+            _ if node.ty.dtype != DType::F32 => return plain(node.ty.dtype),
+            _ if node.ty.shape.len() < 2 => return plain(DType::F32),
+            Weights::Float(dtype) => return plain(dtype),
+            Weights::Int8(choices) => choices,
+        };
+        match (Contraction::of(graph, op), &node.kind) {
+            (Some(contraction), NodeKind::Weight(expr)) if contraction.weight == value => {
+                choices.of(expr)
+            }
+            _ => plain(DType::F16),
+        }
     }
 }
 
@@ -97,8 +128,8 @@ impl Storage {
 /// Errors: an op without a variant for the target, by name.
 pub fn lower(
     source: &NetworkGraph,
-    target: &Target,
-    storage: Storage,
+    profile: &DeviceProfile,
+    storage: Storage<'_>,
     preference: Preference,
     max_weight_bytes: u64,
 ) -> Result<LoweredNetwork> {
@@ -108,7 +139,7 @@ pub fn lower(
         let op = graph.node(id).op().expect("the schedule holds ops only");
         let work = match op {
             Op::Embedding(_) => Work::Gather,
-            _ => kernels(graph, id, op, target, storage, preference, max_weight_bytes)
+            _ => kernels(graph, id, op, profile, storage, preference, max_weight_bytes)
                 .with_context(|| format!("{}: node '{}'", source.name, graph.node(id).name))?,
         };
         ops.push(LoweredOp { id, work });
@@ -117,23 +148,30 @@ pub fn lower(
 }
 
 /// The inputs of an op as its kernels see them.
-pub fn operands(graph: &Graph, id: ValueId, storage: Storage) -> Vec<Operand> {
-    let operand = |v: ValueId| {
-        let (mut ty, constant) = (graph.ty(v).clone(), graph.node(v).is_weight());
-        if constant && ty.dtype == DType::F32 {
-            ty.dtype = storage.of(ty.shape.len());
+pub fn operands(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Vec<Operand> {
+    let operand = |(input, value): (usize, ValueId)| {
+        let mut ty = graph.ty(value).clone();
+        if !graph.node(value).is_weight() {
+            return Operand::new(ty);
         }
-        Operand { ty, constant }
+        let stored = storage.of(graph, id, input);
+        let sum = || ty.elem_count() / ty.shape[0];
+        let block = match stored.dtype {
+            DType::I8 => stored.block.unwrap_or_else(sum),
+            _ => 0,
+        };
+        ty.dtype = stored.dtype;
+        Operand { block, ..Operand::constant(ty) }
     };
-    graph.operands(id).into_iter().map(operand).collect()
+    graph.operands(id).into_iter().enumerate().map(operand).collect()
 }
 
 fn kernels(
     graph: &Graph,
     id: ValueId,
     op: &Op,
-    target: &Target,
-    storage: Storage,
+    profile: &DeviceProfile,
+    storage: Storage<'_>,
     preference: Preference,
     max_weight_bytes: u64,
 ) -> Result<Work> {
@@ -143,20 +181,21 @@ fn kernels(
         Preference::Fastest => u64::MAX,
         Preference::ScratchUpTo(bytes) => bytes,
     };
+    let target = &*profile.target.tuned(&problem);
     let mut lowered = Vec::new();
     for variant in candidates(&problem, target) {
         let lowering = (variant.lower)(&problem, target)
             .with_context(|| format!("variant {}", variant.name))?;
         let scratch: u64 = lowering.scratch_bytes.iter().sum();
-        lowered.push((scratch, Work::Kernels { variant: variant.name, lowering }));
+        lowered.push((scratch, variant.name, lowering));
         if scratch <= allowed_bytes {
             let last = lowered.len() - 1;
             lowered.drain(..last);
             break;
         }
     }
-    let best = lowered.into_iter().min_by_key(|(scratch, _)| *scratch);
-    let Some((_, work)) = best else {
+    let best = lowered.into_iter().min_by_key(|(scratch, ..)| *scratch);
+    let Some((_, variant, lowering)) = best else {
         bail!(
             "no kernel variant of {} applies to {} on a {:?} device",
             op.name(),
@@ -164,10 +203,9 @@ fn kernels(
             target.class
         );
     };
-    if let Work::Kernels { variant, lowering } = &work {
-        check_scalar_limits(lowering).map_err(|e| anyhow!("variant {variant}: {e}"))?;
-    }
-    Ok(work)
+    check_scalar_limits(&lowering).map_err(|e| anyhow!("variant {variant}: {e}"))?;
+    let costs = launch_costs(&problem, variant, &lowering, &profile.rates);
+    Ok(Work::Kernels { variant, lowering, costs })
 }
 
 fn check_scalar_limits(lowering: &Lowering) -> Result<()> {

@@ -12,9 +12,11 @@ pub mod lower;
 pub mod rationale;
 pub mod residency;
 pub mod schedule;
+pub mod time;
 
 use anyhow::Result;
 use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
+use kiln_ir::DType;
 
 use crate::device::DeviceProfile;
 use blocks::Blocks;
@@ -27,9 +29,11 @@ pub struct PlanRequest<'a> {
     /// The device.
     pub profile: &'a DeviceProfile,
     /// Storage types.
-    pub storage: Storage,
+    pub storage: Storage<'a>,
     /// Most bytes of the whole process.
     pub budget_bytes: u64,
+    /// Rows of the U-Net batch; `None` leaves them to the strategies.
+    pub guidance_batch: Option<usize>,
 }
 
 /// One way to spend the budget.
@@ -41,6 +45,8 @@ pub struct Strategy {
     pub preference: Preference,
     /// Largest run of weights that one launch reads.
     pub max_block_bytes: u64,
+    /// Storage type of values between ops.
+    pub activations: DType,
 }
 
 impl std::fmt::Display for Strategy {
@@ -58,25 +64,42 @@ impl std::fmt::Display for Strategy {
                 write!(f, ", variants with up to {} of scratch memory", explain::mib(bytes))?;
             }
         }
-        write!(f, ", weight blocks of up to {}", explain::mib(self.max_block_bytes))
+        write!(f, ", weight blocks of up to {}", explain::mib(self.max_block_bytes))?;
+        match self.activations {
+            DType::F16 => f.write_str(", activations in FP16"),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Strategies from the fastest to the most frugal; the first that fits is taken.
-pub fn strategies(profile: &DeviceProfile) -> Vec<Strategy> {
-    let strategy = |guidance_batch, preference, divisor| Strategy {
-        guidance_batch,
-        preference,
-        max_block_bytes: profile.memory.max_block_bytes / divisor,
+///
+/// FP16 activations come first where the device profits, elsewhere when nothing else fits.
+pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
+    let profile = request.profile;
+    let narrow = request.storage.activations;
+    let types = match (narrow, profile.target.half_activations) {
+        (DType::F16, true) => vec![DType::F16],
+        (DType::F16, false) => vec![DType::F32, DType::F16],
+        _ => vec![DType::F32],
     };
-    vec![
-        strategy(2, Preference::Fastest, 1),
-        strategy(2, Preference::Fastest, 4),
-        strategy(2, Preference::ScratchUpTo(16 << 20), 4),
-        strategy(1, Preference::ScratchUpTo(4 << 20), 4),
-        strategy(1, Preference::ScratchUpTo(1 << 20), 16),
-        strategy(1, Preference::ScratchUpTo(0), 16),
-    ]
+    let spending = [
+        (2, Preference::Fastest, 1),
+        (2, Preference::Fastest, 4),
+        (2, Preference::ScratchUpTo(16 << 20), 4),
+        (1, Preference::ScratchUpTo(4 << 20), 4),
+        (1, Preference::ScratchUpTo(1 << 20), 16),
+        (1, Preference::ScratchUpTo(0), 16),
+    ];
+    let strategy = |activations| {
+        spending.map(|(guidance_batch, preference, divisor)| Strategy {
+            guidance_batch: request.guidance_batch.unwrap_or(guidance_batch),
+            preference,
+            max_block_bytes: profile.memory.max_block_bytes / divisor,
+            activations,
+        })
+    };
+    types.into_iter().flat_map(strategy).collect()
 }
 
 /// A plan, and what is needed to write its weights.
@@ -110,7 +133,7 @@ pub fn build(
         .iter()
         .map(|g| {
             let max = strategy.max_block_bytes;
-            lower::lower(g, &profile.target, request.storage, strategy.preference, max)
+            lower::lower(g, profile, request.storage, strategy.preference, max)
         })
         .collect::<Result<Vec<_>>>()?;
     let mut blocks = Blocks::default();

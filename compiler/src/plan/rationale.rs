@@ -3,15 +3,17 @@
 use anyhow::Result;
 use kiln_bundle::plan::{Plan, Step};
 use kiln_bundle::rationale::{
-    Alternative, Choice, Cost, OpChoice, Rates as PlanRates, Rationale, Verdict,
+    Alternative, Choice, Cost, OpChoice, Rationale, StoredWeight, Verdict,
 };
-use kiln_ir::{Op, TensorType};
-use kiln_kernels::{Argument, Lowering, Problem, candidates, family};
-use std::collections::HashMap;
+use kiln_ir::{DType, Graph, NodeKind, ValueId};
+use kiln_kernels::{Lowering, Problem, candidates, family};
+use std::collections::{HashMap, HashSet};
 
-use super::lower::{LoweredNetwork, Preference, Work, operands};
+use super::lower::{LoweredNetwork, Preference, Storage, Work, operands};
+use super::time::launch_costs;
 use super::{PlanRequest, Strategy};
-use crate::device::Rates;
+use crate::passes::contraction::Contraction;
+use crate::quantize;
 
 /// The rationale of an assembled plan, but for the strategies that were tried.
 pub fn rationale(
@@ -20,9 +22,10 @@ pub fn rationale(
     strategy: Strategy,
     request: &PlanRequest,
 ) -> Result<Rationale> {
-    let rates = rates(&request.profile.rates);
+    let rates = request.profile.rates.in_plan();
     let mut instants = launch_instants(plan);
     let mut known: HashMap<String, u32> = HashMap::new();
+    let mut named = HashSet::new();
     let mut rationale = Rationale { rates, ..Rationale::default() };
     for network in networks {
         let graph = &network.source.graph;
@@ -39,16 +42,41 @@ pub fn rationale(
                 Some(choice) => *choice,
                 None => {
                     let next = rationale.choices.len() as u32;
-                    let context = Context { rates, strategy, request };
+                    let context = Context { strategy, request };
                     rationale.choices.push(context.choice(&problem, &lowered.work)?);
                     known.insert(key, next);
                     next
                 }
             };
             rationale.ops.push(OpChoice { instant, choice });
+            if let Some(weight) = stored_weight(graph, lowered.id, request.storage)
+                && named.insert(weight.name.clone())
+            {
+                rationale.weights.push(weight);
+            }
         }
     }
     Ok(rationale)
+}
+
+/// How the constant weights of a contraction are stored.
+fn stored_weight(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Option<StoredWeight> {
+    let contraction = Contraction::of(graph, id)?;
+    let NodeKind::Weight(expr) = &graph.node(contraction.weight).kind else { return None };
+    let stored = storage.of(graph, id, contraction.sources.len());
+    let shape = &graph.ty(contraction.weight).shape;
+    let sum = shape[1..].iter().product();
+    let block = match stored.dtype {
+        DType::I8 => Some(stored.block.unwrap_or(sum) as u32),
+        _ => None,
+    };
+    Some(StoredWeight {
+        name: quantize::name(expr),
+        shape: shape.iter().map(|d| *d as u32).collect(),
+        dtype: super::assemble::dtype(stored.dtype),
+        block,
+        relative_error: stored.relative_error,
+    })
 }
 
 /// Instants of the launches and gathers of a plan, in order.
@@ -58,16 +86,7 @@ fn launch_instants(plan: &Plan) -> impl Iterator<Item = u32> + '_ {
     (0u32..).zip(steps).filter(move |(_, step)| is_launch(step)).map(|(instant, _)| instant)
 }
 
-fn rates(rates: &Rates) -> PlanRates {
-    PlanRates {
-        flops_per_s: rates.flops_per_s as u64,
-        memory_bytes_per_s: rates.memory_bytes_per_s as u64,
-        io_bytes_per_s: rates.io_bytes_per_s as u64,
-    }
-}
-
 struct Context<'a> {
-    rates: PlanRates,
     strategy: Strategy,
     request: &'a PlanRequest<'a>,
 }
@@ -76,10 +95,12 @@ impl Context<'_> {
     fn choice(&self, problem: &Problem, work: &Work) -> Result<Choice> {
         let alternatives = match work {
             Work::Gather => vec![],
-            Work::Kernels { variant, lowering } => self.alternatives(problem, variant, lowering)?,
+            Work::Kernels { variant, lowering, .. } => {
+                self.alternatives(problem, variant, lowering)?
+            }
         };
         let shape = problem.output.shape.iter().map(|d| *d as u32).collect();
-        Ok(Choice { problem: describe(problem), shape, alternatives })
+        Ok(Choice { problem: problem.to_string(), shape, alternatives })
     }
 
     fn alternatives(
@@ -88,14 +109,15 @@ impl Context<'_> {
         chosen: &str,
         lowering: &Lowering,
     ) -> Result<Vec<Alternative>> {
-        let target = &self.request.profile.target;
+        let target = &*self.request.profile.target.tuned(problem);
         let considered = candidates(problem, target);
         let mut list = Vec::new();
         for variant in &considered {
             let verdict = if variant.name == chosen {
-                Verdict::Chosen(self.cost(problem, lowering))
+                Verdict::Chosen(self.cost(problem, chosen, lowering))
             } else {
-                let cost = self.cost(problem, &(variant.lower)(problem, target)?);
+                let lowering = (variant.lower)(problem, target)?;
+                let cost = self.cost(problem, variant.name, &lowering);
                 let allowed = match self.strategy.preference {
                     Preference::Fastest => u64::MAX,
                     Preference::ScratchUpTo(bytes) => bytes,
@@ -115,52 +137,14 @@ impl Context<'_> {
         Ok(list)
     }
 
-    fn cost(&self, problem: &Problem, lowering: &Lowering) -> Cost {
-        let mut cost = Cost {
+    fn cost(&self, problem: &Problem, variant: &str, lowering: &Lowering) -> Cost {
+        let costs = launch_costs(problem, variant, lowering, &self.request.profile.rates);
+        Cost {
             launches: lowering.launches.len() as u32,
             scratch_bytes: lowering.scratch_bytes.iter().sum(),
-            ..Cost::default()
-        };
-        for (launch, bytes) in lowering.launches.iter().zip(launch_bytes(problem, lowering)) {
-            cost.flops += launch.flops;
-            cost.bytes += bytes;
-            cost.predicted_ns += self.rates.launch_ns(launch.flops, bytes);
-        }
-        cost
-    }
-}
-
-/// What each launch reads and writes. Launches that write one buffer together share its bytes.
-fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
-    let written =
-        |arg: &Argument| matches!(arg, Argument::Output | Argument::Scratch { written: true, .. });
-    let mut writers: Vec<(Argument, u64)> = Vec::new();
-    for arg in lowering.launches.iter().flat_map(|l| &l.args).filter(|arg| written(arg)) {
-        match writers.iter_mut().find(|(other, _)| other == arg) {
-            Some((_, count)) => *count += 1,
-            None => writers.push((arg.clone(), 1)),
+            flops: lowering.launches.iter().map(|l| l.flops).sum(),
+            bytes: costs.iter().map(|c| c.bytes).sum(),
+            predicted_ns: costs.iter().map(|c| c.ns).sum(),
         }
     }
-    let share = |arg: &Argument, bytes: u64| {
-        bytes / writers.iter().find(|(other, _)| other == arg).map_or(1, |(_, count)| *count)
-    };
-    let bytes = |arg: &Argument| match arg {
-        Argument::Input { len_bytes, .. } => *len_bytes,
-        Argument::Output => share(arg, problem.output.size_bytes()),
-        Argument::Scratch { index, .. } => {
-            share(arg, lowering.scratch_bytes.get(*index).copied().unwrap_or(0))
-        }
-        Argument::U32(_) | Argument::F32(_) => 0,
-    };
-    lowering.launches.iter().map(|l| l.args.iter().map(bytes).sum()).collect()
-}
-
-/// The op without names: `f32[2,77,1024] x f16[1024,1024] -> f32[2,77,1024] transpose=true`.
-fn describe(problem: &Problem) -> String {
-    let types = |list: Vec<&TensorType>| {
-        list.iter().map(|ty| ty.to_string()).collect::<Vec<_>>().join(" x ")
-    };
-    let inputs = types(problem.inputs.iter().map(|i| &i.ty).collect());
-    let attributes = Op::attributes(problem.op);
-    format!("{inputs} -> {} {attributes}", problem.output).trim_end().to_string()
 }

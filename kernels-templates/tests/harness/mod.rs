@@ -256,9 +256,8 @@ pub fn check_values(
     storage: DType,
     tolerance: Tolerance,
 ) {
-    let inputs: Vec<Operand> = (shapes.iter())
-        .map(|s| Operand { ty: TensorType::new(storage, s), constant: false })
-        .collect();
+    let inputs: Vec<Operand> =
+        (shapes.iter()).map(|s| Operand::new(TensorType::new(storage, s))).collect();
     let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
     let output = op.infer(&types).unwrap();
     let problem = Problem { op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };

@@ -330,10 +330,17 @@ pub struct Dispatch {
     pub args: Vec<Arg>,
     /// Global work size.
     pub global: [u64; 3],
+    /// First work-item: several launches can share an op's work-items.
+    pub offset: [u64; 3],
     /// Local work size; `None` leaves it to the driver.
     pub local: Option<[u64; 3]>,
     /// Arithmetic, two for each multiply-add.
     pub flops: u64,
+    /// What it reads and writes, every argument once; launches that write one buffer together
+    /// share its bytes.
+    pub bytes: u64,
+    /// How long it should take on the device it was compiled for.
+    pub predicted_ns: u64,
 }
 
 /// How a launch uses a buffer.

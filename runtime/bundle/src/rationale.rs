@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::DType;
+
 /// What the planner knew when it decided.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Rationale {
@@ -16,6 +18,23 @@ pub struct Rationale {
     pub choices: Vec<Choice>,
     /// The ops in execution order over all networks.
     pub ops: Vec<OpChoice>,
+    /// How the weights of contractions are stored, each constant once.
+    pub weights: Vec<StoredWeight>,
+}
+
+/// A constant that a contraction multiplies with.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoredWeight {
+    /// Its tensors in the checkpoint.
+    pub name: String,
+    /// Extents, output channels first.
+    pub shape: Vec<u32>,
+    /// Storage type.
+    pub dtype: DType,
+    /// For INT8, how many places of an output channel's sum share a scale.
+    pub block: Option<u32>,
+    /// Relative L2 error of the stored values, if it was measured.
+    pub relative_error: Option<f64>,
 }
 
 /// Sustained rates of a device; 0 where they are not known.
@@ -27,13 +46,15 @@ pub struct Rates {
     pub memory_bytes_per_s: u64,
     /// Reading weights from storage.
     pub io_bytes_per_s: u64,
+    /// What every launch takes beside its work.
+    pub launch_ns: u64,
 }
 
 impl Rates {
-    /// Time of a launch: its arithmetic or its memory traffic, whichever takes longer.
+    /// Time of arithmetic or memory traffic, whichever takes longer.
     ///
     /// Units: nanoseconds, rounded up.
-    pub fn launch_ns(&self, flops: u64, bytes: u64) -> u64 {
+    pub fn work_ns(&self, flops: u64, bytes: u64) -> u64 {
         duration_ns(flops, self.flops_per_s).max(duration_ns(bytes, self.memory_bytes_per_s))
     }
 
@@ -116,7 +137,7 @@ pub struct Cost {
     pub flops: u64,
     /// What the launches read and write, each region once.
     pub bytes: u64,
-    /// [`Rates::launch_ns`] summed over the launches.
+    /// What the launches should take.
     pub predicted_ns: u64,
 }
 
@@ -134,17 +155,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_launch_takes_as_long_as_its_bottleneck() {
-        let rates = Rates { flops_per_s: 100, memory_bytes_per_s: 10, io_bytes_per_s: 1 };
-        assert_eq!(rates.launch_ns(100, 1), 1_000_000_000);
-        assert_eq!(rates.launch_ns(1, 20), 2_000_000_000);
+    fn work_takes_as_long_as_its_bottleneck() {
+        let rates =
+            Rates { flops_per_s: 100, memory_bytes_per_s: 10, io_bytes_per_s: 1, launch_ns: 0 };
+        assert_eq!(rates.work_ns(100, 1), 1_000_000_000);
+        assert_eq!(rates.work_ns(1, 20), 2_000_000_000);
         assert_eq!(rates.load_ns(3), 3_000_000_000);
     }
 
     #[test]
     fn absurd_rates_and_amounts_have_times() {
-        assert_eq!(Rates::default().launch_ns(1, 1), 0);
+        assert_eq!(Rates::default().work_ns(1, 1), 0);
         let slow = Rates { flops_per_s: 1, ..Rates::default() };
-        assert_eq!(slow.launch_ns(u64::MAX, 0), u64::MAX);
+        assert_eq!(slow.work_ns(u64::MAX, 0), u64::MAX);
     }
 }

@@ -11,7 +11,9 @@ use crate::plan::{
     Manifest, MemoryPlan, Network, Phase, Plan, Port, ROW_CHECKSUM_BYTES, Requirements, Residency,
     SlotId, Step,
 };
-use crate::rationale::{Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, Verdict};
+use crate::rationale::{
+    Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, StoredWeight, Verdict,
+};
 
 pub use chain::{chain, weights_len_bytes};
 
@@ -103,6 +105,7 @@ fn rationale() -> Rationale {
             flops_per_s: 1 << 40,
             memory_bytes_per_s: 10_000_000_000,
             io_bytes_per_s: 1 << 30,
+            launch_ns: 1000,
         },
         attempts: vec![Attempt { strategy: "the only one".into(), needs_bytes: None }],
         choices: vec![Choice {
@@ -114,6 +117,13 @@ fn rationale() -> Rationale {
             ],
         }],
         ops: vec![OpChoice { instant: 2, choice: 0 }],
+        weights: vec![StoredWeight {
+            name: "a.weight".into(),
+            shape: vec![8, 4],
+            dtype: DType::I8,
+            block: Some(4),
+            relative_error: Some(0.5),
+        }],
     }
 }
 
@@ -262,7 +272,10 @@ fn dispatch(name: &str, kernel: u32, args: Vec<Arg>) -> Step {
         kernel: KernelId(kernel),
         args,
         global: [64, 4, 1],
+        offset: [0; 3],
         local: Some([16, 2, 1]),
         flops: 1000,
+        bytes: 512,
+        predicted_ns: 2000,
     })
 }

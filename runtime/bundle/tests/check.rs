@@ -223,6 +223,9 @@ rejects! {
     local_zero: |plan| dispatch(plan, 2, 3).local = Some([16, 0, 1]) => Violation::WorkSize { .. },
     local_uneven: |plan| dispatch(plan, 2, 3).local = Some([24, 1, 1])
         => Violation::WorkSize { .. },
+    offset_uneven: |plan| dispatch(plan, 2, 3).offset = [8, 0, 0] => Violation::WorkSize { .. },
+    offset_overflow: |plan| dispatch(plan, 2, 3).offset = [0, u64::MAX - 1, 0]
+        => Violation::WorkSize { .. },
     work_group: |plan| dispatch(plan, 2, 3).local = Some([64, 2, 1]) => Violation::WorkGroup { .. },
     work_group_overflow: |plan| {
         dispatch(plan, 2, 3).global = [1 << 63, 1 << 63, 1];

@@ -1,7 +1,7 @@
 //! Makes a driver compile what it leaves for the first launch.
 //!
-//! PoCL compiles a kernel for the work-group size, and for narrow or wide grids, of each launch
-//! when it comes to it; only what it has compiled goes into a program's binary. So every such
+//! PoCL compiles a kernel for the work-group size, for narrow or wide grids, and for grids at an
+//! offset or not, of each launch when it comes to it; only what it has compiled goes into a program's binary. So every such
 //! combination is launched once, with a single work-group and what memory there is.
 #![allow(unsafe_code)]
 
@@ -60,7 +60,7 @@ impl<'a> Warmer<'a> {
         let mut seen = HashSet::new();
         for dispatch in dispatches(self.plan).filter(|d| d.kernel.index() == index) {
             let (global, local) = smallest(dispatch);
-            if seen.insert((global, local)) {
+            if seen.insert((global, local, dispatch.offset == [0; 3])) {
                 self.launch_once(dispatch, kernel, global, local)?;
             }
         }
@@ -89,14 +89,15 @@ impl<'a> Warmer<'a> {
             set.at("clSetKernelArg", at)?;
         }
         let global = global.map(|items| items as usize);
+        let offset = dispatch.offset.map(|items| items as usize);
         let local = local.map(|local| local.map(|items| items as usize));
-        // SAFETY: sizes are arrays of three. The work-items are some of the dispatch's own, so
+        // SAFETY: sizes and the offset are arrays of three. The work-items are some of the dispatch's own, so
         // they stay inside of its regions, none of which is longer than the memory.
         let launched = unsafe {
             self.queue.enqueue_nd_range_kernel(
                 kernel.get(),
                 3,
-                ptr::null(),
+                offset.as_ptr(),
                 global.as_ptr(),
                 local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
                 &[],
@@ -145,8 +146,11 @@ mod tests {
             kernel: KernelId(0),
             args: Vec::new(),
             global,
+            offset: [0; 3],
             local,
             flops: 0,
+            bytes: 0,
+            predicted_ns: 0,
         };
         let of = |global, local| smallest(&dispatch(global, local));
         assert_eq!(of([640, 8, 2], Some([64, 2, 1])), ([64, 2, 1], Some([64, 2, 1])));

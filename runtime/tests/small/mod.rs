@@ -370,8 +370,17 @@ fn scale(from: BufferId, w: Arg, to: BufferId, elems: usize, period: usize) -> S
 }
 
 fn dispatch(name: &str, kernel: u32, args: Vec<Arg>, items: usize) -> Step {
-    let (kernel, global) = (KernelId(kernel), [items as u64, 1, 1]);
-    Step::Dispatch(Dispatch { name: name.into(), kernel, args, global, local: None, flops: 0 })
+    Step::Dispatch(Dispatch {
+        name: name.into(),
+        kernel: KernelId(kernel),
+        args,
+        global: [items as u64, 1, 1],
+        offset: [0; 3],
+        local: None,
+        flops: 0,
+        bytes: 0,
+        predicted_ns: 0,
+    })
 }
 
 fn streamed(block: u32, slot: u32, launch: impl FnOnce(Arg) -> Step) -> Vec<Step> {

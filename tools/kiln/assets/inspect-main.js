@@ -8,6 +8,18 @@ function element(tag, content, className) {
   return node;
 }
 
+// How many tensors are stored in the commonest way, and the others.
+function storageCounts() {
+  const counts = new Map();
+  for (const t of account.tensors) {
+    const whole = t.shape.slice(1).reduce((a, b) => a * b, 1);
+    const kind = t.block === null || t.block === whole ? t.storage : `${t.storage} in blocks of ${t.block}`;
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  }
+  const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([kind, count]) => `${count} ${kind}`);
+  return [parts[0] ?? "0", parts.slice(1).join(", ")];
+}
+
 function makeHeader() {
   $("model").textContent = account.model;
   $("made").textContent = `${account.precision}, made for ${account.profile}`;
@@ -17,6 +29,7 @@ function makeHeader() {
     ["Picture, predicted", duration(p.picture_ns), p.sampler_steps + " steps"],
     ["A step", duration(p.step_ns), duration(p.step_stall_ns) + " waiting"],
     ["Streamed a pass", mib(w.streamed_bytes_a_pass), mib(w.resident_bytes) + " resident"],
+    ["Tensors", ...storageCounts()],
     ["Launches", String(account.ops.length), account.arena.length + " buffers"],
   ];
   const repeated = account.networks.reduce((a, b) => (a.passes >= b.passes ? a : b));

@@ -28,6 +28,11 @@ fn fp16() -> &'static Path {
     BUNDLE.get_or_init(|| bundle("fp16", &[]))
 }
 
+fn int8() -> &'static Path {
+    static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+    BUNDLE.get_or_init(|| bundle("int8", &[]))
+}
+
 /// Runs prompt `k` from the reference's initial latent; returns the folder of the dump.
 fn run(bundle: &Path, k: usize, name: &str) -> PathBuf {
     let folder = scratch(&format!("emoji/{name}-{k}"));
@@ -149,18 +154,56 @@ fn pictures_agree_in_fp16_storage() {
     }
 }
 
+/// Weights off by up to 1 % each, independently of one another, move a network's output by less
+/// than that where outputs add up from many of them; a wrong scale moves it by its whole size.
 #[test]
-fn streamed_weights_and_two_passes_give_the_same_picture() {
+fn networks_and_pictures_agree_with_int8_weights() {
+    const K: usize = 1;
+    let folder = run(int8(), K, "int8");
+    let embeddings = npy(&folder.join("embedding.npy"));
+    let positive = &embeddings[embeddings.len() / 2..];
+    assert!(relative_l2(positive, &npy(&emoji(&format!("{K}-text.npy")))) <= 1e-2);
+    expect_close(&folder.join("latent_001.npy"), &emoji("1-latents-01.npy"), 1e-2);
+    let db = psnr(&npy(&folder.join("decoded.npy")), &npy(&emoji("1-image.npy")));
+    assert!(db >= 30.0, "{db:.1} dB");
+
+    let account = inspect(int8());
+    let tensors = account["tensors"].as_array().expect("a list");
+    let storages: Vec<_> = tensors.iter().filter_map(|t| t["storage"].as_str()).collect();
+    let narrow = storages.iter().filter(|s| **s == "i8").count();
+    assert!(narrow > 250 && storages.len() == tensors.len(), "{narrow} of {}", tensors.len());
+    for tensor in tensors {
+        let error = tensor["relative_error"].as_f64().expect("it was measured");
+        assert!(error <= 1e-2, "{tensor}");
+    }
+    let bytes = |bundle| inspect(bundle)["weights"]["resident_bytes"].as_u64().expect("bytes");
+    assert!(bytes(int8()) * 10 < bytes(fp32()) * 3);
+}
+
+#[test]
+fn streamed_weights_halved_values_and_two_passes_give_the_same_picture() {
     // Enough for the process and its kernels, too little to keep the U-Net's weights.
     let refusal = harness::kiln_err(
-        &["compile", "--model", "emoji-256", "--budget", "10MiB", "-o", "target/never.kiln"],
+        &[
+            "compile",
+            "--model",
+            "emoji-256",
+            "--precision",
+            "fp16",
+            "--budget",
+            "10MiB",
+            "-o",
+            "target/never.kiln",
+        ],
         1,
     );
     let smallest = refusal.split("smallest feasible budget is ").nth(1).expect("it names one");
     let mib: f64 = smallest.split(' ').next().and_then(|n| n.parse().ok()).expect("in MiB");
     let budget = format!("{}", ((mib + 0.1) * 1048576.0) as u64);
-    let small = bundle("fp32", &["--budget", &budget]);
+    let small = bundle("fp16", &["--budget", &budget]);
     let plan = inspect(&small);
+    let taken = plan["attempts"].as_array().and_then(|a| a.last()).expect("a strategy was taken");
+    assert!(taken["strategy"].as_str().expect("text").ends_with("activations in FP16"), "{taken}");
     assert_eq!(plan["manifest"]["guidance_batch"], 1);
     assert!(plan["weights"]["streamed_bytes_a_pass"].as_u64().expect("bytes") > 0);
     let folder = run(&small, 0, "small");

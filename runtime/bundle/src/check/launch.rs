@@ -9,11 +9,15 @@ pub(super) fn check(
     requirements: &Requirements,
     place: impl Fn() -> Box<Place>,
 ) -> Result<(), Violation> {
-    let Dispatch { global, local, .. } = dispatch;
+    let Dispatch { global, offset, local, .. } = dispatch;
     let divides = |local: &[u64; 3]| {
-        local.iter().zip(global).all(|(&local, global)| local != 0 && global.is_multiple_of(local))
+        let sizes = global.iter().zip(offset).zip(local);
+        sizes.into_iter().all(|((global, offset), &local)| {
+            local != 0 && global.is_multiple_of(local) && offset.is_multiple_of(local)
+        })
     };
-    if global.contains(&0) || !local.as_ref().is_none_or(divides) {
+    let overflows = global.iter().zip(offset).any(|(g, o)| g.checked_add(*o).is_none());
+    if global.contains(&0) || overflows || !local.as_ref().is_none_or(divides) {
         return Err(Violation::WorkSize { place: place(), global: *global, local: *local });
     }
     let Some(local) = *local else { return Ok(()) };

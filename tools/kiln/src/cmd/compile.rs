@@ -3,11 +3,12 @@
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::plan::explain::mib;
-use kiln_compiler::plan::lower::Storage;
+use kiln_compiler::plan::lower::{Storage, Weights};
 use kiln_compiler::plan::{PlanRequest, Planned};
+use kiln_compiler::quantize::{self, Choices};
 use kiln_compiler::weights::joined::Joined;
 use kiln_compiler::weights::{self, TensorSource};
-use kiln_compiler::{Model, emit, plan_model};
+use kiln_compiler::{Model, emit, plan_model, weight_graphs};
 use kiln_graphs::ModelConfig;
 use kiln_ir::DType;
 use std::path::{Path, PathBuf};
@@ -36,12 +37,16 @@ pub struct Args {
     /// [default: the model's file in models/]
     #[arg(long, value_name = "PATH", requires = "with_encoder")]
     pub encoder_weights: Option<PathBuf>,
-    /// How weights are stored; arithmetic is in FP32 either way
+    /// How weights are stored, and where it pays what is between ops; sums are in FP32 either way
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
     /// The most memory that the whole process may use when it runs: 1GiB, 700MiB, 1.5GB, or bytes
     #[arg(long, default_value = "1GiB", value_parser = size::parse)]
     pub budget: u64,
+    /// Rows of a U-Net pass: 1 computes the branches of guidance one after the other, 2 together
+    /// [default: 2 where the budget allows]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub guidance_batch: Option<u8>,
     /// What to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, mali-g78), a .toml
     /// file of your own, or auto for the OpenCL device of this machine
     #[arg(long, default_value = "auto")]
@@ -58,6 +63,8 @@ pub enum Precision {
     Fp32,
     /// 2 bytes a weight
     Fp16,
+    /// 1 byte a weight and its share of a scale; tensors that this would harm in FP16
+    Int8,
 }
 
 impl Precision {
@@ -65,15 +72,18 @@ impl Precision {
         match self {
             Precision::Fp32 => "fp32",
             Precision::Fp16 => "fp16",
+            Precision::Int8 => "int8",
         }
     }
 
-    fn storage(self) -> Storage {
-        let weights = match self {
-            Precision::Fp32 => DType::F32,
-            Precision::Fp16 => DType::F16,
+    /// Storage types.
+    pub fn storage(self, choices: &Choices) -> Storage<'_> {
+        let (weights, activations) = match self {
+            Precision::Fp32 => (Weights::Float(DType::F32), DType::F32),
+            Precision::Fp16 => (Weights::Float(DType::F16), DType::F16),
+            Precision::Int8 => (Weights::Int8(choices), DType::F16),
         };
-        Storage { weights }
+        Storage { weights, activations }
     }
 }
 
@@ -87,11 +97,20 @@ pub fn run(args: Args) -> Result<()> {
     let source = open_weights(&args, model.0, &path)?;
     let (name, profile) =
         kiln_compiler::device::DeviceProfile::load(&super::devices::profile_name(&args.device)?)?;
-    let storage = args.precision.storage();
-    let request = PlanRequest { profile: &profile, storage, budget_bytes: args.budget };
     let model: Box<dyn Model> = match args.with_encoder {
         true => Box::new(model::WithEncoder(model)),
         false => Box::new(model),
+    };
+    let choices = match args.precision {
+        Precision::Int8 => measure(model.as_ref(), source.as_ref())?,
+        _ => Choices::default(),
+    };
+    let storage = args.precision.storage(&choices);
+    let request = PlanRequest {
+        profile: &profile,
+        storage,
+        budget_bytes: args.budget,
+        guidance_batch: args.guidance_batch.map(usize::from),
     };
     let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
     let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
@@ -103,6 +122,15 @@ pub fn run(args: Args) -> Result<()> {
     bar.finish_and_clear();
     summarize(&planned, &args.output.display().to_string(), file_bytes);
     Ok(())
+}
+
+/// Decides how each tensor is stored, by its own values.
+fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
+    let graphs = weight_graphs(model)?;
+    let bar = super::byte_bar(quantize::measured_bytes(&graphs), "measuring weights")?;
+    let choices = quantize::measure(&graphs, source, &mut |bytes| bar.set_position(bytes))?;
+    bar.finish_and_clear();
+    Ok(choices)
 }
 
 /// The checkpoint, and where it lacks an encoder that is asked for, the file that has one.

@@ -115,7 +115,7 @@ impl<'a> Explainer<'a> {
         let count = launches.len();
         writeln!(out, "  {count} launches, the first at step {}, the last at {last}", first.step)?;
         let rates = &self.plan.rationale.rates;
-        let (compute, memory) = (rates.launch_ns(flops, 0), rates.launch_ns(0, bytes));
+        let (compute, memory) = (rates.work_ns(flops, 0), rates.work_ns(0, bytes));
         let bound = if compute >= memory { "arithmetic" } else { "memory traffic" };
         writeln!(
             out,

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub mod arena;
+pub mod bench;
 pub mod compile;
 pub mod completions;
 pub mod devices;
@@ -14,6 +15,7 @@ pub mod prepare;
 pub mod run;
 pub mod show;
 pub mod tokenize;
+pub mod tune;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -1,22 +1,15 @@
 //! The self-test: each kernel family on a device, against the op's reference.
 
 use anyhow::{Context, Result, bail, ensure};
-use half::f16;
 use kiln_ir::{DType, Tensor, TensorType};
-use kiln_kernels::packing::encode;
-use kiln_kernels::{Lowering, Operand, Packing, Problem, Target, candidates};
+use kiln_kernels::{Lowering, Operand, Problem, Target, candidates};
 use kiln_runtime::device::{self, DeviceFacts};
-use kiln_runtime::probe::{Argument, Launch, Probe};
+use kiln_runtime::probe::Probe;
 use std::time::Instant;
 
 use super::cases::{Case, cases};
 use super::report::{Line, Outcome};
-
-/// Bytes behind an output that no kernel may change.
-const GUARD_BYTES: usize = 256;
-
-/// What memory holds before a kernel writes it: NaN in every storage type.
-const UNWRITTEN: u8 = 0xff;
+use crate::cmd::bench::timing::{OUTPUT, UNWRITTEN, decode, prepare, random, stored};
 
 /// Tests device `index` and tells each step to `tell`.
 ///
@@ -60,14 +53,17 @@ fn test(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let inputs: Vec<Operand> = (case.inputs.iter())
-        .map(|i| Operand { ty: TensorType::new(storage, &i.shape), constant: i.constant })
+        .map(|i| Operand {
+            constant: i.constant,
+            ..Operand::new(TensorType::new(storage, &i.shape))
+        })
         .collect();
     let types: Vec<&TensorType> = inputs.iter().map(|i| &i.ty).collect();
     let output = case.op.infer(&types)?;
     let values: Vec<Vec<f32>> = (1..)
         .zip(&case.inputs)
         .map(|(seed, input)| random(seed, input.shape.iter().product(), input.spread))
-        .map(|values| decode(storage, &encode(storage, values.into_iter())))
+        .map(|values| stored(storage, values))
         .collect();
     let problem =
         Problem { op: &case.op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
@@ -80,7 +76,7 @@ fn test(
     let (launches, mut buffers) = prepare(&problem, &lowering, &values);
     probe.run(&launches, &mut buffers)?;
     let len = output.size_bytes() as usize;
-    let (bytes, guard) = buffers[0].split_at(len);
+    let (bytes, guard) = buffers[OUTPUT].split_at(len);
     ensure!(guard.iter().all(|b| *b == UNWRITTEN), "a kernel wrote behind its output");
 
     let tensors: Vec<Tensor> =
@@ -98,43 +94,6 @@ fn check_limits(lowering: &Lowering, device: &DeviceFacts) -> Result<()> {
         ensure!(needed <= found, "work-groups of {needed} needed, {found} possible");
     }
     Ok(())
-}
-
-/// Launches and their buffers: the output, scratch, then a buffer for each region of an input.
-fn prepare(
-    problem: &Problem,
-    lowering: &Lowering,
-    values: &[Vec<f32>],
-) -> (Vec<Launch>, Vec<Vec<u8>>) {
-    let packed: Vec<Vec<u8>> = (problem.inputs.iter().zip(values).enumerate())
-        .map(|(index, (input, values))| {
-            let packing = lowering.packings.iter().find(|(i, _)| *i == index);
-            let packing = packing.map_or(Packing::RowMajor(input.ty.dtype), |(_, p)| *p);
-            packing.pack(&input.ty.shape, values)
-        })
-        .collect();
-    let mut buffers = vec![vec![UNWRITTEN; problem.output.size_bytes() as usize + GUARD_BYTES]];
-    buffers.extend(lowering.scratch_bytes.iter().map(|len| vec![UNWRITTEN; *len as usize]));
-    let mut argument = |argument: &kiln_kernels::Argument| match *argument {
-        kiln_kernels::Argument::Output => Argument::Buffer(0),
-        kiln_kernels::Argument::Scratch { index, .. } => Argument::Buffer(1 + index),
-        kiln_kernels::Argument::U32(value) => Argument::U32(value),
-        kiln_kernels::Argument::F32(value) => Argument::F32(value),
-        kiln_kernels::Argument::Input { index, offset_bytes, len_bytes } => {
-            let start = offset_bytes as usize;
-            buffers.push(packed[index][start..start + len_bytes as usize].to_vec());
-            Argument::Buffer(buffers.len() - 1)
-        }
-    };
-    let launch = |launch: &kiln_kernels::Launch| Launch {
-        source: launch.source.clone(),
-        entry: launch.entry.to_string(),
-        args: launch.args.iter().map(&mut argument).collect(),
-        global: launch.global,
-        local: launch.local,
-    };
-    let launches = lowering.launches.iter().map(launch).collect();
-    (launches, buffers)
 }
 
 /// Errors: an element differs by more than the case and the rounding of its storage allow.
@@ -160,26 +119,6 @@ fn compare(
         bail!("{wrong} of {} elements are wrong", expected.len());
     }
     Ok(())
-}
-
-fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
-    match dtype {
-        DType::F16 => bytes.chunks_exact(2).map(half).collect(),
-        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
-}
-
-/// `count` values spread evenly over `[-spread, spread)`, the same on every machine.
-fn random(seed: u64, count: usize, spread: f32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * spread
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 #[cfg(test)]

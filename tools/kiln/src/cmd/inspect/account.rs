@@ -3,10 +3,10 @@
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, BufferId, Dispatch, Phase, Plan, Residency, Step};
 use kiln_bundle::rationale::{Attempt, Rates};
+use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::measured::Measured;
-use super::predict::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
 use super::schema::{
     Account, AttemptView, BlockAccount, KernelAccount, Kind, LoadAccount, Memory, NetworkAccount,
     OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
@@ -20,13 +20,11 @@ impl<'a> Account<'a> {
         let arena = regions(plan);
         let mut networks: Vec<_> =
             (0..plan.networks.len()).map(|i| network(plan, &prediction, &live_bytes, i)).collect();
-        let mut ops = ops(plan, &prediction);
+        let mut ops = ops(plan);
         if let Some(measured) = measured {
             measured.enter(&mut networks, &mut ops)?;
         }
-        let step = plan.networks.iter().position(|n| n.phase == Phase::Step);
-        let step = step.map(|i| prediction.networks[i]).unwrap_or_default();
-        let passes_a_step = if plan.manifest.guidance_batch == 1 { 2 } else { 1 };
+        let (step_ns, step_stall_ns) = prediction.step_ns(plan);
         Ok(Account {
             schema: SCHEMA,
             model: &plan.manifest.model,
@@ -38,8 +36,8 @@ impl<'a> Account<'a> {
             predicted: Predicted {
                 sampler_steps: SAMPLER_STEPS,
                 picture_ns: prediction.picture_ns(plan),
-                step_ns: passes_a_step * step.pass_ns,
-                step_stall_ns: passes_a_step * step.stall_ns,
+                step_ns,
+                step_stall_ns,
             },
             weights: weights(plan, &networks),
             peak: peak(plan, &arena, &live_bytes),
@@ -47,6 +45,7 @@ impl<'a> Account<'a> {
             blocks: plan.blocks.iter().map(block).collect(),
             loads: loads(plan, &prediction),
             attempts: plan.rationale.attempts.iter().map(attempt).collect(),
+            tensors: super::tensors::tensors(plan),
             start_ns: prediction.start_ns,
             live_bytes,
             networks,
@@ -77,8 +76,8 @@ fn memory(plan: &Plan) -> Memory {
 }
 
 fn rates(rates: &Rates) -> RatesView {
-    let Rates { flops_per_s, memory_bytes_per_s, io_bytes_per_s } = *rates;
-    RatesView { flops_per_s, memory_bytes_per_s, io_bytes_per_s }
+    let Rates { flops_per_s, memory_bytes_per_s, io_bytes_per_s, launch_ns } = *rates;
+    RatesView { flops_per_s, memory_bytes_per_s, io_bytes_per_s, launch_ns }
 }
 
 fn attempt(attempt: &Attempt) -> AttemptView<'_> {
@@ -176,7 +175,7 @@ fn network<'a>(
             Phase::Step => "once a step",
             Phase::Picture => "once a picture",
         },
-        passes: passes(plan, network.phase),
+        passes: passes(&plan.manifest, network.phase),
         lower,
         upper,
         launches: 0,
@@ -259,7 +258,7 @@ fn kernels<'a>(plan: &'a Plan, ops: &[OpAccount<'a>]) -> Vec<KernelAccount<'a>> 
     table.into_values().collect()
 }
 
-fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
+fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
     let rationale = &plan.rationale;
     let mut choices = rationale.ops.iter().peekable();
     let mut choice = None;
@@ -270,7 +269,6 @@ fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
         while let Some(next) = choices.next_if(|c| c.instant <= instant) {
             choice = rationale.choices.get(next.choice as usize);
         }
-        let at = instant as usize;
         let account = OpAccount {
             step: instant,
             network,
@@ -286,7 +284,7 @@ fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
             writes: vec![],
             blocks: vec![],
             flops: 0,
-            bytes: prediction.bytes[at],
+            bytes: 0,
             predicted_ns: 0,
             measured_ns: None,
         };
@@ -296,6 +294,7 @@ fn ops<'a>(plan: &'a Plan, prediction: &Prediction) -> Vec<OpAccount<'a>> {
                 name: &gather.name,
                 reads: vec![gather.indices.0],
                 writes: vec![gather.output.0],
+                bytes: 2 * gather.row_bytes * u64::from(gather.index_count),
                 predicted_ns: gather_ns(&rationale.rates, gather),
                 ..account
             }),
@@ -331,7 +330,8 @@ fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) 
         writes,
         blocks,
         flops: dispatch.flops,
-        predicted_ns: plan.rationale.rates.launch_ns(dispatch.flops, account.bytes),
+        bytes: dispatch.bytes,
+        predicted_ns: dispatch.predicted_ns,
         ..account
     }
 }

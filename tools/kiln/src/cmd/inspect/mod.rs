@@ -5,8 +5,8 @@ mod compare;
 mod dot;
 mod html;
 mod measured;
-mod predict;
 mod schema;
+mod tensors;
 mod text;
 
 pub use schema::{Account, Kind, OpAccount, Region};
@@ -42,7 +42,8 @@ pub struct Args {
     /// Kernel variants and the kernels made of them
     #[arg(long, group = "form")]
     pub kernels: bool,
-    /// Every block of weights: resident or streamed, when it is read, how long it is waited for
+    /// How each tensor is stored, and every block of weights: resident or streamed, when it is read,
+    /// how long it is waited for
     #[arg(long, group = "form")]
     pub weights: bool,
     /// For machines; docs/inspect-json.md describes it
@@ -93,7 +94,10 @@ pub fn run(args: Args) -> Result<()> {
         _ if args.ops => text::ops(&account, out),
         _ if args.memory => text::memory(&account, out),
         _ if args.kernels => text::kernels(plan, &account, out),
-        _ if args.weights => text::weights(&account, out),
+        _ if args.weights => {
+            tensors::print(&account.tensors, out)?;
+            text::weights(&account, out)
+        }
         _ => text::summary(&account, out),
     })
 }

@@ -3,6 +3,8 @@
 use kiln_bundle::plan::Manifest;
 use serde::Serialize;
 
+use super::tensors::TensorAccount;
+
 /// Version of the JSON, see `docs/inspect-json.md`. It rises when a field changes its meaning or
 /// goes away, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -29,6 +31,7 @@ pub struct Account<'a> {
     pub start_ns: Vec<u64>,
     pub live_bytes: Vec<u64>,
     pub attempts: Vec<AttemptView<'a>>,
+    pub tensors: Vec<TensorAccount<'a>>,
 }
 
 /// The budget and its parts.
@@ -51,6 +54,7 @@ pub struct RatesView {
     pub flops_per_s: u64,
     pub memory_bytes_per_s: u64,
     pub io_bytes_per_s: u64,
+    pub launch_ns: u64,
 }
 
 /// Predicted times of a picture.

@@ -110,7 +110,8 @@ fn budget(a: &Account, out: &mut dyn Write) -> Result<()> {
         mib(w.resident_bytes),
         mib(w.streamed_bytes),
         mib(w.streamed_bytes_a_pass)
-    )
+    )?;
+    writeln!(out, "        tensors: {}", super::tensors::counts(&a.tensors))
 }
 
 fn top_ops(a: &Account, out: &mut dyn Write) -> Result<()> {

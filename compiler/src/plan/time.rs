@@ -1,0 +1,320 @@
+//! The time model: what a plan should take on the device it was made for.
+//!
+//! A launch takes as long as its arithmetic or its memory traffic, whichever is more, at the share
+//! of the device's rates that its variant reaches, and what every launch takes beside. A load
+//! takes its bytes over the rate of the storage; loads follow one another in the plan's order, each
+//! as soon as its slot is free, and a launch waits for the loads before it. Reading runs ahead from
+//! one pass of the repeated network into the next, but not from one network into another.
+//! Resident weights are read before their network begins.
+
+use kiln_bundle::plan::{BufferId, Gather, Manifest, Phase, Plan, Residency, Step};
+use kiln_bundle::rationale::Rates;
+use kiln_kernels::{Argument, Lowering, Problem};
+use std::collections::HashMap;
+
+use crate::device;
+
+/// Steps of the sampler that a predicted picture takes.
+pub const SAMPLER_STEPS: u64 = 20;
+
+/// What a launch moves, and how long it should take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LaunchCost {
+    /// What it reads and writes, every argument once.
+    pub bytes: u64,
+    /// Its time.
+    pub ns: u64,
+}
+
+/// The cost of each launch of a lowering by that variant.
+///
+/// Launches that write one buffer together share its bytes.
+pub fn launch_costs(
+    problem: &Problem,
+    variant: &str,
+    lowering: &Lowering,
+    rates: &device::Rates,
+) -> Vec<LaunchCost> {
+    let share = rates.variant_share.get(variant).copied().unwrap_or(1.0);
+    let plain = rates.in_plan();
+    let cost = |(launch, bytes): (&kiln_kernels::Launch, u64)| {
+        let work_ns = plain.work_ns(launch.flops, bytes) as f64 / share;
+        LaunchCost { bytes, ns: (work_ns as u64).saturating_add(plain.launch_ns) }
+    };
+    lowering.launches.iter().zip(launch_bytes(problem, lowering)).map(cost).collect()
+}
+
+fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
+    let written =
+        |arg: &Argument| matches!(arg, Argument::Output | Argument::Scratch { written: true, .. });
+    let mut writers: Vec<(&Argument, u64)> = Vec::new();
+    for arg in lowering.launches.iter().flat_map(|l| &l.args).filter(|arg| written(arg)) {
+        match writers.iter_mut().find(|(other, _)| *other == arg) {
+            Some((_, count)) => *count += 1,
+            None => writers.push((arg, 1)),
+        }
+    }
+    let share = |arg: &Argument, bytes: u64| {
+        bytes / writers.iter().find(|(other, _)| *other == arg).map_or(1, |(_, count)| *count)
+    };
+    let bytes = |arg: &Argument| match arg {
+        Argument::Input { len_bytes, .. } => *len_bytes,
+        Argument::Output => share(arg, problem.output.size_bytes()),
+        Argument::Scratch { index, .. } => {
+            share(arg, lowering.scratch_bytes.get(*index).copied().unwrap_or(0))
+        }
+        Argument::U32(_) | Argument::F32(_) => 0,
+    };
+    lowering.launches.iter().map(|l| l.args.iter().map(bytes).sum()).collect()
+}
+
+/// Time of a gather: its rows come from storage.
+pub fn gather_ns(rates: &Rates, gather: &Gather) -> u64 {
+    rates.load_ns(gather.row_bytes.saturating_mul(u64::from(gather.index_count)))
+}
+
+/// How often a network runs for a picture of [`SAMPLER_STEPS`] steps with guidance.
+pub fn passes(manifest: &Manifest, phase: Phase) -> u64 {
+    match phase {
+        Phase::Prompt | Phase::Picture => 1,
+        Phase::Timesteps => SAMPLER_STEPS.div_ceil(u64::from(manifest.timestep_rows.max(1))),
+        Phase::Step => SAMPLER_STEPS * passes_a_step(manifest),
+    }
+}
+
+/// Passes of the repeated network in a step of the sampler.
+pub fn passes_a_step(manifest: &Manifest) -> u64 {
+    if manifest.guidance_batch == 1 { 2 } else { 1 }
+}
+
+/// What happens at an instant, as far as time is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A block is read into a slot.
+    Load {
+        /// The slot.
+        slot: usize,
+        /// How long reading takes.
+        ns: u64,
+    },
+    /// The device computes.
+    Run(u64),
+    /// A slot is free.
+    Free {
+        /// The slot.
+        slot: usize,
+    },
+}
+
+/// Times of one network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NetworkTime {
+    /// Reading its resident weights, before the first pass.
+    pub resident_ns: u64,
+    /// The first pass, which finds empty slots.
+    pub first_ns: u64,
+    /// Every other pass.
+    pub pass_ns: u64,
+    /// Of `pass_ns`, waiting for weights.
+    pub stall_ns: u64,
+}
+
+impl NetworkTime {
+    /// Times of a network that does `events` in each pass.
+    pub fn new(events: &[Event], repeats: bool, resident_ns: u64) -> Self {
+        Walk::passes(events, repeats).1.with_resident(resident_ns)
+    }
+
+    /// Of so many passes.
+    pub fn total_ns(&self, passes: u64) -> u64 {
+        let rest_ns = self.pass_ns.saturating_mul(passes.saturating_sub(1));
+        self.resident_ns.saturating_add(self.first_ns).saturating_add(rest_ns)
+    }
+
+    fn with_resident(self, resident_ns: u64) -> Self {
+        Self { resident_ns, ..self }
+    }
+}
+
+/// Times of a whole plan.
+pub struct Prediction {
+    /// When each instant begins, on one line over all networks, the repeated one in a later pass;
+    /// one more than there are instants. A load's instant is as long as the wait for it.
+    pub start_ns: Vec<u64>,
+    /// The loads in order.
+    pub loads: Vec<LoadTime>,
+    /// Each network.
+    pub networks: Vec<NetworkTime>,
+}
+
+/// When a block is read.
+pub struct LoadTime {
+    /// The instant that waits for it.
+    pub instant: u32,
+    /// When reading begins: before its network does where it runs ahead from the pass before.
+    pub start_ns: i64,
+    /// How long it takes.
+    pub ns: u64,
+}
+
+impl Prediction {
+    /// Predicts with the times and rates in the plan.
+    pub fn new(plan: &Plan) -> Self {
+        let mut this = Self { start_ns: vec![], loads: vec![], networks: vec![] };
+        let mut now = 0;
+        for index in 0..plan.networks.len() {
+            now = this.network(plan, index, now);
+        }
+        this.start_ns.push(now);
+        this
+    }
+
+    /// Times of a picture with [`SAMPLER_STEPS`] steps and guidance.
+    pub fn picture_ns(&self, plan: &Plan) -> u64 {
+        let times = plan.networks.iter().zip(&self.networks);
+        times
+            .map(|(network, time)| time.total_ns(passes(&plan.manifest, network.phase)))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Time of a step of the sampler but the first, and how much of it is waiting for weights.
+    pub fn step_ns(&self, plan: &Plan) -> (u64, u64) {
+        let step = plan.networks.iter().position(|n| n.phase == Phase::Step);
+        let time = step.map(|i| self.networks[i]).unwrap_or_default();
+        let passes = passes_a_step(&plan.manifest);
+        (passes * time.pass_ns, passes * time.stall_ns)
+    }
+
+    fn network(&mut self, plan: &Plan, index: usize, now: u64) -> u64 {
+        let (lower, _) = plan.span(index);
+        let resident_ns = plan.rationale.rates.load_ns(resident_bytes(plan, index));
+        let repeats = plan.networks[index].phase == Phase::Step;
+        let (walk, time) = Walk::passes(&events(plan, index), repeats);
+        let time = time.with_resident(resident_ns);
+        let (begin, shift) = (walk.now - time.pass_ns, now + resident_ns);
+        self.start_ns.extend(walk.starts.iter().map(|t| t - begin + shift));
+        self.loads.extend(walk.loads.iter().map(|(step, start, ns)| LoadTime {
+            instant: lower + step,
+            start_ns: *start as i64 - begin as i64 + shift as i64,
+            ns: *ns,
+        }));
+        self.networks.push(time);
+        shift + time.pass_ns
+    }
+}
+
+/// Bytes of the blocks that are read into the arena for a network.
+pub fn resident_bytes(plan: &Plan, index: usize) -> u64 {
+    let (_, upper) = plan.span(index);
+    let ours = |b: &BufferId| plan.buffers.get(b.index()).is_some_and(|b| b.upper == upper);
+    let blocks = plan.blocks.iter();
+    blocks
+        .filter(|b| matches!(&b.residency, Residency::Resident(buffer) if ours(buffer)))
+        .map(|b| b.len_bytes)
+        .sum()
+}
+
+/// One event for each step of a network.
+fn events(plan: &Plan, index: usize) -> Vec<Event> {
+    let rates = &plan.rationale.rates;
+    let mut slots = HashMap::new();
+    let event = |step: &Step| match step {
+        Step::Load { block, slot } => {
+            slots.insert(*block, slot.index());
+            let ns = rates.load_ns(plan.blocks[block.index()].len_bytes);
+            Event::Load { slot: slot.index(), ns }
+        }
+        Step::Dispatch(dispatch) => Event::Run(dispatch.predicted_ns),
+        Step::Gather(gather) => Event::Run(gather_ns(rates, gather)),
+        Step::Free { block } => match slots.get(block) {
+            Some(slot) => Event::Free { slot: *slot },
+            None => Event::Run(0),
+        },
+    };
+    plan.networks[index].steps.iter().map(event).collect()
+}
+
+/// One thread that computes and one that reads.
+#[derive(Default)]
+struct Walk {
+    now: u64,
+    reader: u64,
+    slot_free: Vec<u64>,
+    starts: Vec<u64>,
+    loads: Vec<(u32, u64, u64)>,
+    stall_ns: u64,
+}
+
+impl Walk {
+    /// Walks as many passes as it takes to know a pass that follows others.
+    fn passes(events: &[Event], repeats: bool) -> (Self, NetworkTime) {
+        let mut walk = Self::default();
+        walk.pass(events);
+        let (first_ns, mut before) = (walk.now, 0);
+        if repeats {
+            walk.pass(events);
+            before = walk.now;
+            walk.pass(events);
+        }
+        let (pass_ns, stall_ns) = (walk.now - before, walk.stall_ns);
+        (walk, NetworkTime { resident_ns: 0, first_ns, pass_ns, stall_ns })
+    }
+
+    /// Walks once more; what is kept of the pass before is its effect on the next.
+    fn pass(&mut self, events: &[Event]) {
+        self.starts.clear();
+        self.loads.clear();
+        self.stall_ns = 0;
+        for (index, event) in (0u32..).zip(events) {
+            self.starts.push(self.now);
+            match *event {
+                Event::Load { slot, ns } => {
+                    let start = self.reader.max(*self.slot(slot));
+                    self.reader = start.saturating_add(ns);
+                    self.loads.push((index, start, ns));
+                    let wait_ns = self.reader.saturating_sub(self.now);
+                    self.stall_ns += wait_ns;
+                    self.now += wait_ns;
+                }
+                Event::Run(ns) => self.now = self.now.saturating_add(ns),
+                Event::Free { slot } => *self.slot(slot) = self.now,
+            }
+        }
+    }
+
+    fn slot(&mut self, slot: usize) -> &mut u64 {
+        if self.slot_free.len() <= slot {
+            self.slot_free.resize(slot + 1, 0);
+        }
+        &mut self.slot_free[slot]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOAD: Event = Event::Load { slot: 0, ns: 10 };
+    const FREE: Event = Event::Free { slot: 0 };
+
+    #[test]
+    fn one_slot_alternates_reading_and_computing() {
+        let events = [LOAD, Event::Run(4), FREE, LOAD, Event::Run(6), FREE];
+        let time = NetworkTime::new(&events, true, 7);
+        let expected = NetworkTime { resident_ns: 7, first_ns: 30, pass_ns: 30, stall_ns: 20 };
+        assert_eq!(time, expected);
+        assert_eq!(time.total_ns(3), 7 + 3 * 30);
+    }
+
+    #[test]
+    fn a_second_slot_hides_what_the_slower_one_leaves() {
+        let other = Event::Load { slot: 1, ns: 10 };
+        let free = Event::Free { slot: 1 };
+        let computing = [LOAD, Event::Run(15), FREE, other, Event::Run(15), free];
+        let time = NetworkTime::new(&computing, true, 0);
+        assert_eq!((time.first_ns, time.pass_ns, time.stall_ns), (40, 30, 0));
+        let reading = [LOAD, Event::Run(3), FREE, other, Event::Run(3), free];
+        let time = NetworkTime::new(&reading, true, 0);
+        assert_eq!((time.first_ns, time.pass_ns, time.stall_ns), (23, 20, 14));
+    }
+}

@@ -1,0 +1,204 @@
+//! `kiln bench ops`: each distinct op of a model, and each way to compute it.
+
+use anyhow::{Context, Result};
+use kiln_kernels::candidates;
+use kiln_runtime::probe::Probe;
+use serde::Serialize;
+
+use super::peak::Peak;
+use super::problems::{Item, Resolved, Subject, resolve};
+use super::timing::{Candidate, inputs};
+
+/// Measure each distinct op of a model's networks and each of its kernel variants
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln bench ops sd21.kiln
+  kiln bench ops sd21.kiln --filter conv2d --chosen
+  kiln bench ops --model sd21-base --network unet --guidance-batch 1 --json
+
+Inputs and weights are random. What would take longer than a second is measured by a part of its
+work-items, marked ~.")]
+pub struct Args {
+    #[command(flatten)]
+    subject: Subject,
+    /// Only this network, once for each [default: text_encoder, unet and decoder]
+    #[arg(long)]
+    network: Vec<String>,
+    /// Only ops whose line has this text: an op, a variant, a shape such as 4096,320
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    filter: String,
+    /// Only the variant that the compiler takes
+    #[arg(long)]
+    chosen: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured of all.
+#[derive(Serialize)]
+struct Measured {
+    device: String,
+    model: String,
+    profile: String,
+    peak_flops_per_s: f64,
+    ops: Vec<OpTimes>,
+}
+
+/// What was measured of a distinct op.
+#[derive(Serialize)]
+struct OpTimes {
+    network: String,
+    op: &'static str,
+    problem: String,
+    /// The first op of a pass that is so.
+    name: String,
+    /// How many of a pass are so.
+    count: usize,
+    /// Of one.
+    flops: u64,
+    /// Inputs and output of one, each once.
+    bytes: u64,
+    /// Part of its network's time, as far as that was measured.
+    share: f64,
+    /// The compiler's choice first.
+    variants: Vec<VariantTime>,
+}
+
+/// The time of a variant.
+#[derive(Serialize)]
+struct VariantTime {
+    variant: &'static str,
+    seconds: f64,
+    /// Part of the work that was run; the seconds are those of it all.
+    part: f64,
+    launches: usize,
+    scratch_bytes: u64,
+}
+
+/// Measures and prints.
+pub fn run(args: Args) -> Result<()> {
+    let resolved = resolve(&args.subject, &args.network)?;
+    let probe = Probe::open(&resolved.device)?;
+    let target = &resolved.profile.target;
+    let mut peak = Peak::new(&probe, target)?;
+    let wanted = |item: &&Item| {
+        let names: Vec<&str> = candidates(&item.problem(), target).iter().map(|v| v.name).collect();
+        format!("{} {} {}", item.problem(), item.first, names.join(" ")).contains(&args.filter)
+    };
+    let items: Vec<&Item> = resolved.items.iter().filter(wanted).collect();
+    let bar = super::bar(items.len())?;
+    let mut ops = Vec::new();
+    for item in items {
+        bar.set_message(item.first.clone());
+        ops.push(
+            measure(&probe, &resolved, item, args.chosen)
+                .with_context(|| format!("{}: {}", item.first, item.problem()))?,
+        );
+        bar.inc(1);
+    }
+    peak.measure()?;
+    bar.finish_and_clear();
+    share(&mut ops);
+    let measured = Measured {
+        device: resolved.device.name.clone(),
+        model: resolved.model.clone(),
+        profile: resolved.profile_name.clone(),
+        peak_flops_per_s: peak.flops_per_s,
+        ops,
+    };
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&measured)?),
+        false => print(&measured),
+    }
+    Ok(())
+}
+
+fn measure(probe: &Probe, resolved: &Resolved, item: &Item, chosen: bool) -> Result<OpTimes> {
+    let problem = item.problem();
+    let target = &*resolved.profile.target.tuned(&problem);
+    let values = inputs(&problem);
+    let list = candidates(&problem, target);
+    let count = if chosen { 1 } else { list.len() };
+    let mut variants = Vec::new();
+    for variant in list.into_iter().take(count) {
+        let lowering = (variant.lower)(&problem, target)?;
+        let candidate = Candidate::new(probe, &problem, &lowering, &values)?;
+        let timing = candidate.time().with_context(|| variant.name)?;
+        variants.push(VariantTime {
+            variant: variant.name,
+            seconds: timing.seconds,
+            part: timing.part,
+            launches: lowering.launches.len(),
+            scratch_bytes: lowering.scratch_bytes.iter().sum(),
+        });
+    }
+    Ok(OpTimes {
+        network: item.network.clone(),
+        op: problem.op.name(),
+        problem: problem.to_string(),
+        name: item.first.clone(),
+        count: item.count,
+        flops: item.flops(),
+        bytes: item.bytes(),
+        share: 0.0,
+        variants,
+    })
+}
+
+impl OpTimes {
+    /// Of a pass, by the compiler's choice.
+    fn pass_seconds(&self) -> f64 {
+        self.variants.first().map_or(0.0, |v| v.seconds * self.count as f64)
+    }
+}
+
+/// Enters each op's part of its network, and puts the largest first.
+fn share(ops: &mut [OpTimes]) {
+    let sum = |network: &str, ops: &[OpTimes]| -> f64 {
+        ops.iter().filter(|o| o.network == network).map(OpTimes::pass_seconds).sum()
+    };
+    for index in 0..ops.len() {
+        ops[index].share = ops[index].pass_seconds() / sum(&ops[index].network, ops);
+    }
+    // Stable, and the networks come one after the other.
+    let order: Vec<String> = ops.iter().map(|o| o.network.clone()).collect();
+    let place = |network: &str| order.iter().position(|n| n == network);
+    ops.sort_by(|a, b| place(&a.network).cmp(&place(&b.network)).then(b.share.total_cmp(&a.share)));
+}
+
+fn print(measured: &Measured) {
+    println!("{} for {} on {}", measured.model, measured.profile, measured.device);
+    println!("FMA peak {:.0} GFLOP/s", measured.peak_flops_per_s * 1e-9);
+    let mut last = "";
+    for op in &measured.ops {
+        if op.network != last {
+            last = &op.network;
+            let same = measured.ops.iter().filter(|o| o.network == op.network);
+            let pass: f64 = same.map(OpTimes::pass_seconds).sum();
+            println!("\n{}: {} for these ops of a pass", op.network, super::duration(pass));
+            println!(
+                "{:>6} {:>5} {:>11} {:>9} {:>6} {:>7}  op/variant",
+                "share", "count", "each", "GFLOP/s", "% peak", "GB/s"
+            );
+        }
+        for (index, variant) in op.variants.iter().enumerate() {
+            let rate = op.flops as f64 / variant.seconds;
+            let shown = match index {
+                0 => format!("{:5.1}% {:5}", op.share * 100.0, op.count),
+                _ => format!("{:12}", ""),
+            };
+            let about = if variant.part < 1.0 { "~" } else { "" };
+            println!(
+                "{shown} {:>11} {:9.1} {:6.1} {:7.1}  {}/{} {}",
+                format!("{about}{}", super::duration(variant.seconds)),
+                rate * 1e-9,
+                rate / measured.peak_flops_per_s * 100.0,
+                op.bytes as f64 / variant.seconds * 1e-9,
+                op.op,
+                variant.variant,
+                if index == 0 { op.problem.as_str() } else { "" }
+            );
+        }
+    }
+}

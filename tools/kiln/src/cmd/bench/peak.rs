@@ -1,0 +1,105 @@
+//! What a device sustains at most: FP32 multiply-adds, and what an empty launch takes.
+
+use anyhow::Result;
+use kiln_kernels::{DeviceClass, Target};
+use kiln_runtime::probe::{Argument, Launch, Prepared, Probe};
+
+use super::processor_seconds;
+
+/// Independent chains of multiply-adds: enough to hide their latency, few enough for registers.
+const CHAINS: usize = 24;
+/// Turns of the loop.
+const TURNS: u64 = 8192;
+/// Runs of which the fastest counts: short ones, of which some meet no other program.
+const RUNS: usize = 50;
+/// Empty launches that are timed together.
+const EMPTY_LAUNCHES: usize = 1000;
+
+/// A device's peak, measured whenever asked, so that it is of the same minutes as what is compared.
+pub struct Peak<'a> {
+    probe: &'a Probe,
+    prepared: Prepared,
+    flops: u64,
+    /// The most that was seen.
+    pub flops_per_s: f64,
+    /// The same for each second of processor time, where the device is the processor and the
+    /// system tells: other programs disturb it less.
+    pub flops_per_processor_s: Option<f64>,
+}
+
+impl<'a> Peak<'a> {
+    /// Compiles the kernel and measures once.
+    pub fn new(probe: &'a Probe, target: &Target) -> Result<Self> {
+        let (launch, flops) = kernel(target);
+        let prepared = probe.prepare(&[launch], &[vec![0; 64]])?;
+        let mut peak =
+            Self { probe, prepared, flops, flops_per_s: 0.0, flops_per_processor_s: None };
+        // A driver may compile at the first launch.
+        probe.time(&peak.prepared, 1)?;
+        peak.measure()?;
+        Ok(peak)
+    }
+
+    /// Measures again; the best of all stays.
+    pub fn measure(&mut self) -> Result<()> {
+        let before = processor_seconds();
+        for _ in 0..RUNS {
+            let seconds = self.probe.time(&self.prepared, 1)?;
+            self.flops_per_s = self.flops_per_s.max(self.flops as f64 / seconds);
+        }
+        let spent = before.zip(processor_seconds()).map(|(a, b)| b - a).filter(|s| *s > 0.0);
+        let rate = spent.map(|seconds| (RUNS as u64 * self.flops) as f64 / seconds);
+        self.flops_per_processor_s = match (rate, self.flops_per_processor_s) {
+            (Some(now), Some(before)) => Some(now.max(before)),
+            (now, before) => now.or(before),
+        };
+        Ok(())
+    }
+}
+
+/// Chains of multiply-adds in registers, and their arithmetic.
+fn kernel(target: &Target) -> (Launch, u64) {
+    let cpu = target.class == DeviceClass::Cpu;
+    let (vector, chains) = match target.class {
+        DeviceClass::Cpu => (target.vector_width.clamp(4, 16), CHAINS),
+        DeviceClass::Gpu | DeviceClass::MobileGpu => (4, CHAINS / 3),
+    };
+    let (items, local) = match cpu {
+        true => (64 * u64::from(target.compute_units.max(1)), 1),
+        false => (4096 * u64::from(target.compute_units.max(1)), 64),
+    };
+    let each = |f: &dyn Fn(usize) -> String| (0..chains).map(f).collect::<String>();
+    let source = format!(
+        "kernel void peak(global float *out) {{\n\
+         const float{vector} a = (float{vector})(get_global_id(0) * 1e-9f + 0.999f);\n{}\
+         for (int i = 0; i < {TURNS}; i++) {{ {} }}\n\
+         vstore{vector}({}, 0, out);\n}}",
+        each(&|i| format!("float{vector} c{i} = a + {i}.0f;\n")),
+        each(&|i| format!("c{i} = fma(c{i}, a, a); ")),
+        (0..chains).map(|i| format!("c{i}")).collect::<Vec<_>>().join(" + "),
+    );
+    let launch = Launch {
+        source,
+        entry: "peak".into(),
+        args: vec![Argument::Buffer(0)],
+        global: [items, 1, 1],
+        local: Some([local, 1, 1]),
+        first: [0; 3],
+    };
+    (launch, items * TURNS * chains as u64 * 2 * u64::from(vector))
+}
+
+/// Seconds that each of many launches takes which do nothing.
+pub fn launch_seconds(probe: &Probe) -> Result<f64> {
+    let launch = Launch {
+        source: "kernel void empty(global float *out) { if (get_global_id(0)) out[0] = 0; }".into(),
+        entry: "empty".into(),
+        args: vec![Argument::Buffer(0)],
+        global: [1, 1, 1],
+        local: Some([1, 1, 1]),
+        first: [0; 3],
+    };
+    let prepared = probe.prepare(&[launch], &[vec![0; 4]])?;
+    probe.time(&prepared, EMPTY_LAUNCHES)?;
+    Ok(probe.time(&prepared, EMPTY_LAUNCHES)? / EMPTY_LAUNCHES as f64)
+}

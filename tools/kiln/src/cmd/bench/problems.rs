@@ -1,0 +1,177 @@
+//! The distinct ops of a model's networks, as its compiler sees them.
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::networks;
+use kiln_compiler::plan::lower::operands;
+use kiln_compiler::plan::schedule::schedule;
+use kiln_compiler::plan::{PlanRequest, strategies};
+use kiln_compiler::quantize::Choices;
+use kiln_ir::{Op, TensorType};
+use kiln_kernels::{Operand, Problem};
+use kiln_runtime::device::{self, DeviceFacts};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use crate::cmd::compile::Precision;
+use crate::model;
+
+/// Networks whose time a user notices.
+const NETWORKS: [&str; 3] = ["text_encoder", "unet", "decoder"];
+
+/// Whose ops, and on what.
+#[derive(clap::Args)]
+pub struct Subject {
+    /// Compiled model whose ops are meant; its weights are not read
+    #[arg(required_unless_present = "model")]
+    pub bundle: Option<PathBuf>,
+    /// A model instead of a bundle: emoji-256, sd21-base or sd21
+    #[arg(long, conflicts_with = "bundle")]
+    pub model: Option<String>,
+    /// How weights are stored [default: as in the bundle, else fp32]
+    #[arg(long, value_enum)]
+    pub precision: Option<Precision>,
+    /// Rows of the U-Net's batch [default: as in the bundle, else 2]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub guidance_batch: Option<u8>,
+    /// Profile whose kernels are meant: a name or a .toml file [default: that of the device]
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// OpenCL device: auto, an index, or part of a name
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+/// An op that occurs once or more.
+pub struct Item {
+    /// Network it is in.
+    pub network: String,
+    /// How often in one pass.
+    pub count: usize,
+    /// Name of the first.
+    pub first: String,
+    op: Op,
+    inputs: Vec<Operand>,
+    output: TensorType,
+    max_weight_bytes: u64,
+}
+
+impl Item {
+    /// As kernels are asked for it.
+    pub fn problem(&self) -> Problem<'_> {
+        let Self { op, inputs, output, max_weight_bytes, .. } = self;
+        Problem { op, inputs, output, max_weight_bytes: *max_weight_bytes }
+    }
+
+    /// Arithmetic of one.
+    pub fn flops(&self) -> u64 {
+        let types: Vec<&TensorType> = self.inputs.iter().map(|i| &i.ty).collect();
+        self.op.flops(&types, &self.output)
+    }
+
+    /// Inputs and output of one, each once.
+    pub fn bytes(&self) -> u64 {
+        let inputs: u64 = self.inputs.iter().map(|i| i.ty.size_bytes()).sum();
+        inputs + self.output.size_bytes()
+    }
+
+    /// Weights of one.
+    pub fn weight_bytes(&self) -> u64 {
+        let constants = self.inputs.iter().filter(|i| i.constant);
+        constants.map(|i| i.ty.size_bytes()).sum()
+    }
+}
+
+/// What a [`Subject`] means.
+pub struct Resolved {
+    /// Name of the model.
+    pub model: String,
+    /// Name of the profile.
+    pub profile_name: String,
+    /// The profile.
+    pub profile: DeviceProfile,
+    /// Its TOML.
+    pub profile_text: String,
+    /// The device.
+    pub device: DeviceFacts,
+    /// The ops of the networks in execution order.
+    pub items: Vec<Item>,
+    /// Rows of each network's output.
+    pub batches: HashMap<String, usize>,
+}
+
+/// Finds the distinct ops of the networks that are named, of [`NETWORKS`] if none is.
+///
+/// Errors: no such model, profile, device or network; an unreadable bundle.
+pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
+    let device = device::select(&subject.device)?;
+    let bundle = subject.bundle.as_deref().map(crate::cmd::open_bundle).transpose()?;
+    let manifest = bundle.as_ref().map(|bundle| &bundle.plan().manifest);
+    let choices = match &bundle {
+        Some(bundle) => Choices::recorded(&bundle.plan().rationale.weights),
+        None => Choices::default(),
+    };
+    let name = subject.model.as_deref().or(manifest.map(|m| m.model.as_str()));
+    let model = model::find(name.context("a bundle or --model is needed")?)?;
+    let wanted_profile = subject.profile.as_deref();
+    let profile = wanted_profile.unwrap_or_else(|| crate::cmd::devices::profile(&device));
+    let (_, profile_text) = DeviceProfile::text(profile)?;
+    let (profile_name, profile) = DeviceProfile::load(profile)?;
+    let precision = match (subject.precision, manifest) {
+        (Some(precision), _) => precision,
+        (None, None) => Precision::Fp32,
+        (None, Some(m)) => {
+            let parsed = Precision::from_str(&m.precision, false);
+            parsed.ok().with_context(|| format!("the bundle's precision is {}", m.precision))?
+        }
+    };
+    let batch = subject.guidance_batch.map(usize::from);
+    let storage = precision.storage(&choices);
+    let request = PlanRequest {
+        profile: &profile,
+        storage,
+        budget_bytes: u64::MAX,
+        guidance_batch: batch.or(manifest.map(|m| m.guidance_batch as usize)),
+    };
+    let strategy = *strategies(&request).first().context("there is no strategy")?;
+    let graphs = networks(&model, strategy)?;
+    let names: Vec<&str> = graphs.iter().map(|g| g.name.as_str()).collect();
+    if let Some(unknown) = wanted.iter().find(|w| !names.contains(&w.as_str())) {
+        bail!("no network '{unknown}'; there are: {}", names.join(", "));
+    }
+    let is_wanted = |name: &str| match wanted {
+        [] => NETWORKS.contains(&name),
+        _ => wanted.iter().any(|w| w == name),
+    };
+    let mut items: Vec<Item> = Vec::new();
+    let mut batches = HashMap::new();
+    for network in graphs.iter().filter(|g| is_wanted(&g.name)) {
+        let graph = &network.graph;
+        let rows = graph.outputs().first().map_or(1, |(_, id)| graph.ty(*id).shape[0]);
+        batches.insert(network.name.clone(), rows);
+        for id in schedule(graph)? {
+            let Some(op) = graph.node(id).op().filter(|op| !matches!(op, Op::Embedding(_))) else {
+                continue;
+            };
+            let item = Item {
+                network: network.name.clone(),
+                count: 1,
+                first: graph.node(id).name.clone(),
+                op: op.clone(),
+                inputs: operands(graph, id, storage),
+                output: graph.ty(id).clone(),
+                max_weight_bytes: strategy.max_block_bytes,
+            };
+            let same = items
+                .iter_mut()
+                .find(|other| other.network == item.network && other.problem() == item.problem());
+            match same {
+                Some(other) => other.count += 1,
+                None => items.push(item),
+            }
+        }
+    }
+    let model = model.0.name.into();
+    Ok(Resolved { model, profile_name, profile, profile_text, device, items, batches })
+}

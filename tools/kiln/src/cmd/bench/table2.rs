@@ -1,0 +1,303 @@
+//! `kiln bench table2`: the thesis's ways to compute the networks, and Kiln's.
+
+use anyhow::{Context, Result};
+use kiln_bundle::BundleFile;
+use kiln_kernels::{Target, Variant, candidates, family};
+use kiln_runtime::probe::Probe;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Instant;
+
+use super::peak::Peak;
+use super::problems::{Item, Resolved, Subject, resolve};
+use super::timing::{Candidate, inputs};
+
+/// Measure the thesis's table on this device: naive, im2col, im2win, im2win with tiled matmul, Kiln
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln bench table2 --model sd21-base
+  kiln bench table2 sd21.kiln --seconds 600 --json
+
+Each op is measured alone, once for each of its shapes, the largest first, until the time is up;
+the rest is taken to run at the rate of what was measured of its kind. What would take longer than
+a second is measured by a part of its work-items.")]
+pub struct Args {
+    #[command(flatten)]
+    subject: Subject,
+    /// Seconds after which no further op is begun
+    #[arg(long, default_value_t = 150)]
+    seconds: u64,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// A row of the table: the variants it takes for each op, first that applies; for all others the
+/// compiler's.
+struct Way {
+    name: &'static str,
+    conv2d: &'static [&'static str],
+    matmul: &'static [&'static str],
+    /// All other ops are naive, too.
+    others_naive: bool,
+    /// Weights are read before a network's launches, not while they run.
+    reads_first: bool,
+}
+
+const TILED: &[&str] = &["tiled", "naive"];
+const NAIVE: &[&str] = &["naive"];
+
+const WAYS: &[Way] = &[
+    Way { name: "naive", conv2d: NAIVE, matmul: NAIVE, others_naive: true, reads_first: true },
+    Way {
+        name: "im2col",
+        conv2d: &["im2col"],
+        matmul: NAIVE,
+        others_naive: false,
+        reads_first: true,
+    },
+    Way {
+        name: "im2win",
+        conv2d: &["im2win"],
+        matmul: NAIVE,
+        others_naive: false,
+        reads_first: true,
+    },
+    Way {
+        name: "im2win, tiled matmul",
+        conv2d: &["im2win"],
+        matmul: TILED,
+        others_naive: false,
+        reads_first: true,
+    },
+    Way { name: "kiln", conv2d: &[], matmul: &[], others_naive: false, reads_first: false },
+];
+
+impl Way {
+    fn variant(&self, item: &Item, target: &Target) -> Option<&'static Variant> {
+        let problem = item.problem();
+        let op = problem.op.name();
+        let names = match op {
+            "conv2d" => self.conv2d,
+            "matmul" => self.matmul,
+            _ if self.others_naive => NAIVE,
+            _ => &[],
+        };
+        let variants = family(op).map_or(&[][..], |f| f.variants);
+        let named = |name: &&str| variants.iter().find(|v| v.name == *name);
+        let mut found = names.iter().filter_map(named);
+        let found = found.find(|v| (v.applies)(&problem, target));
+        found.or_else(|| candidates(&problem, &target.tuned(&problem)).first().copied())
+    }
+}
+
+/// A row of the answer.
+#[derive(Serialize)]
+struct Row {
+    way: &'static str,
+    networks: Vec<Cell>,
+}
+
+/// A network's times.
+#[derive(Clone, Serialize)]
+struct Cell {
+    network: String,
+    seconds: f64,
+    seconds_with_io: f64,
+    /// Part of the arithmetic whose ops were measured.
+    measured_part: f64,
+}
+
+/// All of it.
+#[derive(Serialize)]
+struct Measured {
+    device: String,
+    model: String,
+    profile: String,
+    peak_flops_per_s: f64,
+    read_bytes_per_s: f64,
+    /// The rate was measured with the bundle, not taken from the profile.
+    read_measured: bool,
+    batches: HashMap<String, usize>,
+    flops: HashMap<String, u64>,
+    rows: Vec<Row>,
+}
+
+/// Measures and prints.
+pub fn run(args: Args) -> Result<()> {
+    let started = Instant::now();
+    let resolved = resolve(&args.subject, &[])?;
+    let probe = Probe::open(&resolved.device)?;
+    let target = &resolved.profile.target;
+    let peak = Peak::new(&probe, target)?;
+    let (read_bytes_per_s, read_measured) = match &args.subject.bundle {
+        Some(path) => (read_rate(path)?, true),
+        None => (resolved.profile.rates.io_bytes_per_s, false),
+    };
+    let times = measure(&probe, &resolved, &|| started.elapsed().as_secs() < args.seconds)?;
+    let networks = names(&resolved.items);
+    let row = |way: &'static Way| Row {
+        way: way.name,
+        networks: networks
+            .iter()
+            .map(|name| cell(way, name, &resolved, &times, read_bytes_per_s))
+            .collect(),
+    };
+    let flops = |name: &&str| (name.to_string(), sum(&resolved.items, name, Item::flops));
+    let measured = Measured {
+        device: resolved.device.name.clone(),
+        model: resolved.model.clone(),
+        profile: resolved.profile_name.clone(),
+        peak_flops_per_s: peak.flops_per_s,
+        read_bytes_per_s,
+        read_measured,
+        batches: resolved.batches.clone(),
+        flops: networks.iter().map(flops).collect(),
+        rows: WAYS.iter().map(row).collect(),
+    };
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&measured)?),
+        false => print(&measured),
+    }
+    Ok(())
+}
+
+/// Networks in order.
+fn names(items: &[Item]) -> Vec<&str> {
+    let mut names: Vec<&str> = items.iter().map(|i| i.network.as_str()).collect();
+    names.dedup();
+    names
+}
+
+fn sum(items: &[Item], network: &str, figure: impl Fn(&Item) -> u64) -> u64 {
+    let items = items.iter().filter(|i| i.network == network);
+    items.map(|i| figure(i) * i.count as u64).sum()
+}
+
+/// Seconds by index of an item and name of a variant.
+type Times = HashMap<(usize, &'static str), f64>;
+
+/// Times what each way needs, the items with the most arithmetic first, until `go_on` says no.
+fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Result<Times> {
+    let target = &resolved.profile.target;
+    let items = &resolved.items;
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(items[*i].flops() * items[*i].count as u64));
+    let bar = super::bar(order.len())?;
+    let mut times = Times::new();
+    for index in order {
+        if !go_on() {
+            break;
+        }
+        let item = &items[index];
+        bar.set_message(item.first.clone());
+        let problem = item.problem();
+        let values = inputs(&problem);
+        for variant in WAYS.iter().filter_map(|way| way.variant(item, target)) {
+            if times.contains_key(&(index, variant.name)) {
+                continue;
+            }
+            let lowering = (variant.lower)(&problem, &target.tuned(&problem))?;
+            let timed = Candidate::new(probe, &problem, &lowering, &values)
+                .and_then(|candidate| candidate.time())
+                .with_context(|| format!("{} {problem}", variant.name))?;
+            times.insert((index, variant.name), timed.seconds);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(times)
+}
+
+fn cell(way: &Way, network: &str, resolved: &Resolved, times: &Times, read_rate: f64) -> Cell {
+    let target = &resolved.profile.target;
+    let own = || resolved.items.iter().enumerate().filter(|(_, item)| item.network == network);
+    let (mut seconds, mut flops, mut rest) = (0.0, 0u64, 0u64);
+    for (index, item) in own() {
+        let work = item.flops() * item.count as u64;
+        let time = way.variant(item, target).and_then(|v| times.get(&(index, v.name)));
+        match time {
+            Some(time) => {
+                seconds += time * item.count as f64;
+                flops += work;
+            }
+            None => rest += work,
+        }
+    }
+    if flops > 0 {
+        seconds *= 1.0 + rest as f64 / flops as f64;
+    }
+    let read_seconds = sum(&resolved.items, network, Item::weight_bytes) as f64 / read_rate;
+    let seconds_with_io = match way.reads_first {
+        true => seconds + read_seconds,
+        false => seconds.max(read_seconds),
+    };
+    let measured_part = flops as f64 / (flops + rest).max(1) as f64;
+    Cell { network: network.to_string(), seconds, seconds_with_io, measured_part }
+}
+
+/// Reads weights of a bundle for about a second, as a run does.
+fn read_rate(path: &Path) -> Result<f64> {
+    const CHUNK_BYTES: u64 = 4 << 20;
+    let bundle = BundleFile::open(path)?;
+    let mut chunk = vec![0; CHUNK_BYTES as usize];
+    let (started, mut read_bytes) = (Instant::now(), 0);
+    'blocks: for block in &bundle.plan().blocks {
+        for at_bytes in (0..block.len_bytes).step_by(chunk.len()) {
+            let len = CHUNK_BYTES.min(block.len_bytes - at_bytes);
+            bundle.read_weights(block.offset_bytes + at_bytes, &mut chunk[..len as usize])?;
+            read_bytes += len;
+            if started.elapsed().as_secs() >= 2 {
+                break 'blocks;
+            }
+        }
+    }
+    Ok(read_bytes as f64 / started.elapsed().as_secs_f64())
+}
+
+fn print(measured: &Measured) {
+    println!("{} for {} on {}", measured.model, measured.profile, measured.device);
+    let from = if measured.read_measured { "measured with the bundle" } else { "the profile's" };
+    println!(
+        "FMA peak {:.0} GFLOP/s; weights are read at {:.2} GB/s ({from})",
+        measured.peak_flops_per_s * 1e-9,
+        measured.read_bytes_per_s * 1e-9
+    );
+    print!("{:22}", "");
+    let Some(first) = measured.rows.first() else { return };
+    for cell in &first.networks {
+        let batch = measured.batches.get(&cell.network).copied().unwrap_or(1);
+        print!(" {:>23}", format!("{} (batch {batch})", cell.network));
+    }
+    print!("\n{:22}", "seconds");
+    first.networks.iter().for_each(|_| print!(" {:>11} {:>11}", "", "with I/O"));
+    println!();
+    for row in &measured.rows {
+        print!("{:22}", row.way);
+        for cell in &row.networks {
+            print!(" {:>11.3} {:>11.3}", cell.seconds, cell.seconds_with_io);
+        }
+        println!();
+    }
+    if let [.., kiln] = &measured.rows[..] {
+        print!("{:22}", "kiln, % of peak");
+        for cell in &kiln.networks {
+            let flops = measured.flops.get(&cell.network).copied().unwrap_or(0) as f64;
+            print!(
+                " {:>11.1} {:>11}",
+                flops / cell.seconds / measured.peak_flops_per_s * 100.0,
+                ""
+            );
+        }
+        print!("\n{:22}", "measured, % of FLOP");
+        for cell in &kiln.networks {
+            print!(" {:>11.1} {:>11}", cell.measured_part * 100.0, "");
+        }
+        println!();
+    }
+    println!(
+        "with I/O: the first four read a network's weights, then compute (the sum); kiln reads \
+         while it\ncomputes (the longer of the two)"
+    );
+}

@@ -1,0 +1,257 @@
+//! `kiln tune`: finds the fastest kernels for the shapes of a model on this device.
+
+use anyhow::{Context, Result};
+use kiln_kernels::{DeviceClass, Lowering, Target, Tuning, candidates};
+use kiln_runtime::probe::Probe;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use super::bench::problems::{Item, Resolved, Subject, resolve};
+use super::bench::timing::{Candidate, check, expected, inputs};
+use super::bench::{bar, duration, median};
+
+/// Begins the entries that are written; what follows it is replaced by the next tuning.
+const MARK: &str = "# Measured by kiln tune; the last entry for a problem counts.\n";
+/// A winner must take less than this part of the time of the profile's own choice.
+const WORTHWHILE: f64 = 0.97;
+/// Pairs of runs that confirm it.
+const PAIRS: usize = 5;
+
+/// Find the fastest kernels for the shapes of a model on this device, for compile --device
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln tune sd21.kiln -o mine.toml
+  kiln tune --model sd21-base --network unet --filter conv2d --seconds 600 -o mine.toml
+  kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors --device mine.toml \\
+      -o sd21.kiln
+
+Every candidate is compared with the op's reference or its naive kernel before it is timed. What
+the profile would take stays unless another is at least 3 % faster in five pairs of runs. Shapes
+that time did not allow for, or that the table does not have, are compiled by the profile's rules.")]
+pub struct Args {
+    #[command(flatten)]
+    subject: Subject,
+    /// Only this network, once for each [default: text_encoder, unet and decoder]
+    #[arg(long)]
+    network: Vec<String>,
+    /// Only ops whose line in kiln bench ops has this text
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    filter: String,
+    /// Seconds after which no further candidate is tried
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+    /// Profile to write: the one that is tuned, with a table of winners
+    #[arg(short, long, value_name = "FILE.toml")]
+    output: PathBuf,
+}
+
+/// Searches and writes the profile.
+pub fn run(args: Args) -> Result<()> {
+    let started = Instant::now();
+    let resolved = resolve(&args.subject, &args.network)?;
+    let probe = Probe::open(&resolved.device)?;
+    let mut items: Vec<&Item> = (resolved.items.iter())
+        .filter(|item| format!("{} {}", item.problem(), item.first).contains(&args.filter))
+        .filter(|item| choices(item, &resolved.profile.target).is_ok_and(|list| list.len() > 1))
+        .collect();
+    items.sort_by_key(|item| std::cmp::Reverse(item.flops() * item.count as u64));
+    let bar = bar(items.len())?;
+    let mut tuner = Tuner { probe: &probe, resolved: &resolved, tried: 0, wrong: vec![] };
+    let mut winners: Vec<Winner> = Vec::new();
+    for item in &items {
+        if started.elapsed().as_secs() >= args.seconds {
+            break;
+        }
+        bar.set_message(item.first.clone());
+        let more = || started.elapsed().as_secs() < args.seconds;
+        let same = |w: &&Winner| {
+            (w.tuning.op.as_str(), &w.tuning.problem)
+                == (item.problem().op.name(), &item.problem().to_string())
+        };
+        if winners.iter().find(same).is_none() {
+            let winner = tuner.search(item, &more);
+            winners.push(winner.with_context(|| format!("tuning {}", item.problem()))?);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    for winner in &winners {
+        winner.print();
+    }
+    tuner.wrong.iter().for_each(|message| println!("left out: {message}"));
+    let text = profile_text(&resolved, winners.iter().map(|w| &w.tuning));
+    std::fs::write(&args.output, text)
+        .with_context(|| format!("writing {}", args.output.display()))?;
+    println!(
+        "{}: {} of {} shapes tuned, {} candidates tried, for {} on {}",
+        args.output.display(),
+        winners.len(),
+        items.len(),
+        tuner.tried,
+        resolved.profile_name,
+        resolved.device.name
+    );
+    Ok(())
+}
+
+/// What was found for a problem.
+struct Winner {
+    tuning: Tuning,
+    /// The profile's own choice.
+    untuned: Tuning,
+    seconds: f64,
+    untuned_seconds: f64,
+}
+
+impl Winner {
+    fn print(&self) {
+        let shown = |t: &Tuning| format!("{} {}x{}", t.variant, t.tile_rows, t.tile_columns);
+        println!(
+            "{:>10} {:20} was {:>10} {:20} ratio {:.2}  {} {}",
+            duration(self.seconds),
+            shown(&self.tuning),
+            duration(self.untuned_seconds),
+            shown(&self.untuned),
+            self.seconds / self.untuned_seconds,
+            self.tuning.op,
+            self.tuning.problem
+        );
+    }
+}
+
+struct Tuner<'a> {
+    probe: &'a Probe,
+    resolved: &'a Resolved,
+    tried: usize,
+    /// Candidates whose answer was wrong, or that the driver refused.
+    wrong: Vec<String>,
+}
+
+impl Tuner<'_> {
+    fn search(&mut self, item: &Item, more: &dyn Fn() -> bool) -> Result<Winner> {
+        let problem = item.problem();
+        let target = &self.resolved.profile.target;
+        let values = inputs(&problem);
+        let answer = expected(self.probe, &problem, target, &values)?;
+        let list = choices(item, target)?;
+        let (untuned, lowering) = list.first().context("no variant applies")?;
+        let own = Candidate::new(self.probe, &problem, lowering, &values)?;
+        check(&own.output()?, &answer, problem.output.dtype)
+            .with_context(|| format!("{} gives a wrong answer", untuned.variant))?;
+        let mut best = (0, own.time()?.seconds);
+        for (index, (tuning, lowering)) in list.iter().enumerate().skip(1) {
+            if !more() {
+                break;
+            }
+            self.tried += 1;
+            let timed = Candidate::new(self.probe, &problem, lowering, &values).and_then(|c| {
+                check(&c.output()?, &answer, problem.output.dtype)?;
+                c.time()
+            });
+            match timed {
+                Ok(timing) if timing.seconds < best.1 => best = (index, timing.seconds),
+                Ok(_) => {}
+                Err(error) => self.wrong.push(format!(
+                    "{} {}x{} for {problem}: {error:#}",
+                    tuning.variant, tuning.tile_rows, tuning.tile_columns
+                )),
+            }
+        }
+        let untuned_winner = |seconds| Winner {
+            tuning: untuned.clone(),
+            untuned: untuned.clone(),
+            seconds,
+            untuned_seconds: seconds,
+        };
+        if best.0 == 0 {
+            return Ok(untuned_winner(best.1));
+        }
+        let (tuning, lowering) = &list[best.0];
+        let other = Candidate::new(self.probe, &problem, lowering, &values)?;
+        let (mut seconds, mut untuned_seconds) = (vec![], vec![]);
+        for _ in 0..PAIRS {
+            untuned_seconds.push(own.time()?.seconds);
+            seconds.push(other.time()?.seconds);
+        }
+        let ratios: Vec<f64> = seconds.iter().zip(&untuned_seconds).map(|(a, b)| a / b).collect();
+        let (seconds, untuned_seconds) = (median(&seconds), median(&untuned_seconds));
+        if median(&ratios) >= WORTHWHILE {
+            return Ok(untuned_winner(untuned_seconds));
+        }
+        let (tuning, untuned) = (tuning.clone(), untuned.clone());
+        Ok(Winner { tuning, untuned, seconds, untuned_seconds })
+    }
+}
+
+/// Every different way to compute an op: the profile's own choice first, without naive ones.
+fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
+    let problem = item.problem();
+    let plain = Target { tuning: vec![], ..target.clone() };
+    let mut list: Vec<(Tuning, Lowering)> = Vec::new();
+    for (tile_rows, tile_columns) in tiles(&plain) {
+        let target = Target { tile_rows, tile_columns, ..plain.clone() };
+        for variant in candidates(&problem, &target) {
+            if variant.name == "naive" && !list.is_empty() {
+                continue;
+            }
+            let lowering = (variant.lower)(&problem, &target)?;
+            if list.iter().any(|(_, known)| *known == lowering) {
+                continue;
+            }
+            let tuning = Tuning {
+                op: problem.op.name().to_string(),
+                problem: problem.to_string(),
+                variant: variant.name.to_string(),
+                tile_rows,
+                tile_columns,
+            };
+            list.push((tuning, lowering));
+        }
+    }
+    Ok(list)
+}
+
+/// Register tiles worth trying, the target's own first.
+fn tiles(target: &Target) -> Vec<(u32, u32)> {
+    let mut tiles = vec![(target.tile_rows, target.tile_columns)];
+    match target.class {
+        DeviceClass::Cpu => {
+            // A sum a register, and a few registers for what is multiplied.
+            let registers = if target.vector_width >= 16 { 32 } else { 16 };
+            for vectors in 1..=4 {
+                for rows in [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28] {
+                    if (registers / 2..=registers - 4).contains(&(rows * vectors)) {
+                        tiles.push((rows, vectors * target.vector_width));
+                    }
+                }
+            }
+        }
+        DeviceClass::MobileGpu => {
+            tiles.extend([1, 2, 4, 6, 8].iter().flat_map(|rows| [(*rows, 4), (*rows, 8)]));
+        }
+        // Its kernels choose their tiles themselves.
+        DeviceClass::Gpu => {}
+    }
+    tiles
+}
+
+/// The profile with the winners behind it, and those that an earlier tuning found for other
+/// problems.
+fn profile_text<'a>(resolved: &Resolved, winners: impl Iterator<Item = &'a Tuning>) -> String {
+    let winners: Vec<&Tuning> = winners.collect();
+    let own = resolved.profile_text.split(MARK).next().unwrap_or_default().trim_end();
+    let is_new =
+        |old: &&Tuning| winners.iter().all(|w| (&w.op, &w.problem) != (&old.op, &old.problem));
+    let kept = match resolved.profile_text.contains(MARK) {
+        true => resolved.profile.target.tuning.iter().filter(is_new).collect(),
+        false => vec![],
+    };
+    let entries = kept.iter().chain(&winners).map(|t| {
+        format!(
+            "\n[[target.tuning]]\nop = {:?}\nproblem = {:?}\nvariant = {:?}\ntile_rows = {}\n\
+             tile_columns = {}\n",
+            t.op, t.problem, t.variant, t.tile_rows, t.tile_columns
+        )
+    });
+    format!("{own}\n\n{MARK}{}", entries.collect::<String>())
+}
