@@ -1,5 +1,6 @@
 # make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]    a picture from the shipped model
 # make test                                                        every test
+# make test-aarch64                                                the runtime on aarch64, emulated; root on Debian
 # make check                                                       formatting and lints
 
 PROMPT ?= a red heart
@@ -9,7 +10,7 @@ OUT ?= out.png
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test check build
+.PHONY: demo test test-aarch64 check build
 
 build:
 	cargo build --release --locked -p kiln -p kiln-runtime
@@ -25,6 +26,11 @@ test:
 	@tools/setup/opencl.sh --tests
 	cargo test --release --locked --workspace
 	tools/setup/oclgrind.sh
+
+# FILTER= runs the shipped model too, whose kernels compile for a quarter of an hour.
+FILTER ?= small
+test-aarch64:
+	tools/aarch64.sh $(FILTER)
 
 check:
 	cargo fmt --all --check

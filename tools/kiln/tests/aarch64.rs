@@ -1,0 +1,223 @@
+//! `kiln-run` on aarch64, by emulation: run by `tools/aarch64.sh` alone, which builds it and its
+//! root folder.
+//!
+//! Drivers under emulation compile some ten times slower, so that `a_small_model_agrees` has the
+//! shipped model's text encoder with a U-Net and a decoder of few kernels, and
+//! `an_emoji_agrees` is the shipped model whole.
+
+mod harness;
+
+use harness::{arg, emoji, kiln_ok, npy, psnr, relative_l2, scratch};
+use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::plan::PlanRequest;
+use kiln_compiler::plan::lower::{Storage, Weights};
+use kiln_compiler::weights::{self, StoredType, TensorInfo, TensorSource};
+use kiln_compiler::{Model, emit, plan_model};
+use kiln_graphs::config::{self, ModelConfig};
+use kiln_ir::{DType, Graph, NodeKind};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
+
+/// ELF's number of the architecture.
+const EM_AARCH64: [u8; 2] = [0xb7, 0];
+
+/// The arm64 root folder.
+fn root() -> PathBuf {
+    let root = std::env::var_os("KILN_AARCH64_ROOT");
+    PathBuf::from(root.expect("no KILN_AARCH64_ROOT: make test-aarch64 runs this test"))
+}
+
+/// Runs `kiln-run` of the root in a folder there with these files; returns that folder.
+fn run_aarch64(name: &str, files: &[&Path], args: &[&str]) -> PathBuf {
+    let root = root();
+    let program = std::fs::read(root.join("usr/bin/kiln-run")).expect("it was built");
+    assert_eq!(program[18..20], EM_AARCH64, "kiln-run is for another architecture");
+    let folder = root.join("tmp").join(name);
+    std::fs::create_dir_all(&folder).expect("the root can be written");
+    for file in files {
+        let to = folder.join(file.file_name().expect("a file"));
+        std::fs::copy(file, to).expect("the root can be written");
+    }
+    let mut command = Command::new("chroot");
+    command.arg(&root).args(["env", "-C"]).arg(format!("/tmp/{name}"));
+    command.args(["HOME=/root", "kiln-run"]).args(args);
+    let output = command.output().expect("chroot starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kiln-run {args:?}: {}\n{stderr}", output.status);
+    folder
+}
+
+/// The shipped model's text encoder and sizes, with one level of a U-Net and of a decoder.
+struct Small(ModelConfig);
+
+impl Small {
+    fn new() -> Self {
+        let mut config = config::model("emoji-256").expect("it ships").clone();
+        config.latent_px = 16;
+        config.image_px = 32;
+        config.unet.multipliers = &[1];
+        config.unet.attention_levels = &[0];
+        config.unet.res_blocks = 1;
+        config.vae.multipliers = &[1, 1];
+        config.vae.res_blocks = 1;
+        Small(config)
+    }
+}
+
+impl Model for Small {
+    fn text_encoder(&self, batch: usize) -> anyhow::Result<Graph> {
+        Ok(kiln_graphs::text_encoder(&self.0, batch)?)
+    }
+
+    fn unet(&self, batch: usize) -> anyhow::Result<Graph> {
+        Ok(kiln_graphs::unet(&self.0, batch)?)
+    }
+
+    fn decoder(&self) -> anyhow::Result<Graph> {
+        Ok(kiln_graphs::vae_decoder(&self.0)?)
+    }
+
+    fn manifest(&self) -> kiln_bundle::plan::Manifest {
+        let c = &self.0;
+        kiln_bundle::plan::Manifest {
+            model: "small".to_string(),
+            precision: String::new(),
+            profile: String::new(),
+            compiler: String::new(),
+            image_px: c.image_px as u32,
+            latent_px: c.latent_px as u32,
+            latent_channels: c.latent_channels as u32,
+            context_tokens: c.context_tokens as u32,
+            context_channels: c.text.width as u32,
+            v_prediction: c.v_prediction,
+            guidance_batch: 0,
+            timestep_rows: 0,
+        }
+    }
+}
+
+/// The shipped model's text encoder; every other weight is a pseudo-random number of the size that
+/// keeps activations at theirs.
+#[derive(Debug)]
+struct SmallWeights {
+    emoji: Box<dyn TensorSource>,
+    tensors: Vec<TensorInfo>,
+}
+
+impl SmallWeights {
+    fn new(model: &Small) -> Self {
+        let graphs = [model.text_encoder(1), model.unet(1), model.decoder()];
+        let mut shapes = BTreeMap::new();
+        for graph in graphs.map(|graph| graph.expect("the sizes agree")) {
+            for id in graph.ids() {
+                let NodeKind::Weight(expr) = &graph.node(id).kind else { continue };
+                let tensors = expr.tensors();
+                shapes.extend(tensors.into_iter().map(|(key, s)| (key.to_string(), s.to_vec())));
+            }
+        }
+        let info = |(name, shape)| TensorInfo { name, dtype: StoredType::F32, shape };
+        let path = harness::root().join("models/emoji-256.safetensors.zst");
+        SmallWeights {
+            emoji: weights::open(&path).expect("it ships"),
+            tensors: shapes.into_iter().map(info).collect(),
+        }
+    }
+}
+
+impl TensorSource for SmallWeights {
+    fn path(&self) -> &Path {
+        Path::new("small")
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn read_f32_into(&self, name: &str, start: usize, out: &mut [f32]) -> anyhow::Result<()> {
+        if name.starts_with("cond_stage_model.") {
+            return self.emoji.read_f32_into(name, start, out);
+        }
+        let shape = &self.info(name).expect("it was asked for by shape").shape;
+        // A norm's weights are about 1; a sum of `fan_in` products keeps its variance.
+        let (mean, spread) = match (&shape[..], name.ends_with(".bias")) {
+            (_, true) => (0.0, 0.1),
+            ([_], false) => (1.0, 0.1),
+            (shape, false) => (0.0, (3.0 / shape[1..].iter().product::<usize>() as f32).sqrt()),
+        };
+        let seed = name.bytes().fold(1u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+        for (index, value) in (start as u64..).zip(out) {
+            let mut z = seed.wrapping_add(index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            *value = mean + spread * ((z >> 40) as f32 / (1u64 << 23) as f32 - 1.0);
+        }
+        Ok(())
+    }
+}
+
+/// Compiles the small model, on this machine, for the CPUs of phones.
+fn small_bundle() -> PathBuf {
+    let path = scratch("aarch64").join("small.kiln");
+    let model = Small::new();
+    let (name, profile) = DeviceProfile::load("cpu-128").expect("it ships");
+    let storage = Storage { weights: Weights::Float(DType::F32), activations: DType::F32 };
+    let request =
+        PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30, guidance_batch: None };
+    let planned = plan_model(&model, &name, "fp32", &request).expect("it fits");
+    let weights = SmallWeights::new(&model);
+    emit::emit(&planned, &weights, storage, MERGES, &path, &mut |_| {}).expect("it is written");
+    path
+}
+
+fn expect_close(found: &Path, expected: &Path, limit: f64) {
+    let error = relative_l2(&npy(found), &npy(expected));
+    assert!(error <= limit, "{}: relative L2 {error:e} over {limit:e}", found.display());
+}
+
+/// Both prompts' embeddings, the negative one first, against those of the reference.
+fn expect_embeddings(folder: &Path) {
+    let found = npy(&folder.join("embedding.npy"));
+    let (negative, positive) = found.split_at(found.len() / 2);
+    for (found, name) in [(negative, "uncond-text.npy"), (positive, "0-text.npy")] {
+        let error = relative_l2(found, &npy(&emoji(name)));
+        assert!(error <= 1e-4, "{name}: relative L2 {error:e}");
+    }
+}
+
+#[test]
+fn a_small_model_agrees() {
+    let bundle = small_bundle();
+    let args = ["small.kiln", "-p", "a red heart", "--steps", "2", "--dump", ".", "-o", "out.png"];
+    let found = run_aarch64("small", &[&bundle], &args);
+    expect_embeddings(&found);
+
+    let here = scratch("aarch64/here");
+    let picture = here.join("out.png");
+    let run = ["run", arg(&bundle), "-p", "a red heart", "--steps", "2", "--dump", arg(&here)];
+    kiln_ok(&[&run[..], &["-o", arg(&picture)]].concat());
+    // Two FP32 results, each within 1e-4 of the exact one in a pass; guidance multiplies the
+    // difference of two passes by 7.5.
+    for name in ["latent_001.npy", "latent_002.npy", "decoded.npy"] {
+        expect_close(&found.join(name), &here.join(name), 2e-3);
+    }
+}
+
+#[test]
+fn an_emoji_agrees() {
+    let bundle = scratch("aarch64").join("emoji.kiln");
+    kiln_ok(&["compile", "--model", "emoji-256", "--device", "cpu-128", "-o", arg(&bundle)]);
+    let latent = emoji("0-init.npy");
+    let args = ["emoji.kiln", "-p", "a red heart", "--latent", "0-init.npy", "--dump", "."];
+    let found =
+        run_aarch64("emoji", &[&bundle, &latent], &[&args[..], &["-o", "out.png"]].concat());
+    expect_embeddings(&found);
+    // As on this machine: each step multiplies the error of the one before.
+    for (step, limit) in [(1, 1e-4), (10, 1e-3), (20, 1e-3)] {
+        let name = format!("latent_{step:03}.npy");
+        expect_close(&found.join(name), &emoji(&format!("0-latents-{step:02}.npy")), limit);
+    }
+    let db = psnr(&npy(&found.join("decoded.npy")), &npy(&emoji("0-image.npy")));
+    assert!(db >= 40.0, "{db:.1} dB");
+}
