@@ -134,6 +134,8 @@ pub struct Launch {
     pub local_mem_bytes: u64,
     /// Arithmetic of this launch.
     pub flops: u64,
+    /// What it reads and writes, if that is not all of its arguments.
+    pub bytes: Option<u64>,
 }
 
 /// An op as launches.

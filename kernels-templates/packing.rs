@@ -6,6 +6,7 @@
 
 use kiln_ir::DType;
 
+use crate::contraction::winograd::Transform;
 use crate::quantize;
 
 /// Storage order and element type of a constant.
@@ -24,6 +25,16 @@ pub enum Packing {
         /// GEGLU: each panel holds `width / 2` value columns and the `width / 2` gate columns
         /// that belong to them.
         gated: bool,
+    },
+    /// [`Packing::Panels`] of a 3x3 convolution's windows as [`Transform`] transforms them:
+    /// `[ceil(N / width)][place of the patch][c][width]`.
+    Winograd {
+        /// Output pixels of a tile in each direction: 2 or 4.
+        outputs: usize,
+        /// Output columns of a panel.
+        width: usize,
+        /// Storage type.
+        dtype: DType,
     },
     /// [`Packing::Panels`] in `i8`, each panel behind its scales: `[K / block][width]` scales in
     /// `f32`, then `[K][width]` weights, then zeros up to a multiple of 16 bytes.
@@ -63,11 +74,20 @@ impl Packing {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
                 (panel_count(n, width, gated) * width * k) as u64 * dtype.size_bytes()
             }
+            Packing::Winograd { outputs, width, dtype } => {
+                let shape = transformed(shape, outputs);
+                Packing::Panels { width, dtype, gated: false }.size_bytes(&shape)
+            }
             Packing::QuantizedPanels { width, block, gated } => {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
                 (panel_count(n, width, gated) * QuantizedPanel::new(k, width, block).len) as u64
             }
         }
+    }
+
+    /// Holds more weights than the constant does.
+    pub fn enlarges(&self) -> bool {
+        matches!(self, Packing::Winograd { .. })
     }
 
     /// Packs a constant.
@@ -80,11 +100,24 @@ impl Packing {
             Packing::Panels { width, dtype, gated } => {
                 encode(dtype, panels(shape, values, width, gated).into_iter())
             }
+            Packing::Winograd { outputs, width, dtype } => {
+                let windows = values.chunks_exact(9);
+                let transform = Transform::of(outputs);
+                let places: Vec<f32> = windows.flat_map(|g| transform.window(g)).collect();
+                let shape = transformed(shape, outputs);
+                encode(dtype, panels(&shape, &places, width, false).into_iter())
+            }
             Packing::QuantizedPanels { width, block, gated } => {
                 quantized_panels(shape, values, width, block, gated)
             }
         }
     }
+}
+
+/// The shape of transformed windows.
+fn transformed(shape: &[usize], outputs: usize) -> [usize; 4] {
+    let patch = Transform::of(outputs).patch();
+    [shape[0], shape[1], patch, patch]
 }
 
 /// Panels that `n` output columns need.

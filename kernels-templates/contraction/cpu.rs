@@ -5,7 +5,11 @@ use crate::{DeviceClass, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
-const TEMPLATE: &str = concat!(include_str!("vector.cl.tera"), include_str!("tiled_cpu.cl.tera"));
+const TEMPLATE: &str = concat!(
+    include_str!("vector.cl.tera"),
+    include_str!("tile.cl.tera"),
+    include_str!("tiled_cpu.cl.tera")
+);
 
 /// Most channels of a row that are staged at once.
 const STAGED_CHANNELS: usize = 256;
@@ -45,9 +49,9 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     lower_contraction(&contraction, target)
 }
 
-/// Width of the panels: that of the target, narrower if there are fewer columns, whole vectors
-/// of values and of gates for GEGLU.
-fn tile(contraction: &Contraction, target: &Target) -> Tile {
+/// The tile for `m` rows. Width of the panels: that of the target, narrower if there are fewer
+/// columns, whole vectors of values and of gates for GEGLU.
+pub(super) fn tile(contraction: &Contraction, target: &Target, m: usize) -> Tile {
     let vector = match target.vector_width {
         16.. => 16,
         8..16 => 8,
@@ -56,7 +60,6 @@ fn tile(contraction: &Contraction, target: &Target) -> Tile {
     let quantum = if contraction.gated() { 2 * vector } else { vector };
     let wanted = (target.tile_columns as usize).max(quantum) / quantum * quantum;
     let width = wanted.min(contraction.n.next_multiple_of(quantum));
-    let m = contraction.m();
     let tiles = m.div_ceil(target.tile_rows.max(1) as usize);
     Tile { rows: m.div_ceil(tiles), width, vector }
 }
@@ -88,7 +91,7 @@ pub(super) fn part(channels: usize, most: usize, quantum: usize) -> usize {
 
 /// [`lower`] for a contraction whose sources need not be the op's own.
 pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
-    let tile = tile(contraction, target);
+    let tile = tile(contraction, target, contraction.m());
     let g = contraction.geometry;
     let halves = contraction.sources.iter().any(|s| s.dtype == DType::F16);
     let staged = halves || !g.pointwise;
@@ -107,7 +110,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     let splits = contraction.panel_splits(tile.width);
     let panels = splits.iter().map(|s| s.units).max().unwrap_or(1);
     let span = span(contraction, tile, panels, target);
-    let step_bytes = tile.width * contraction.weight_dtype().size_bytes() as usize;
+    let step_bytes = tile.width * contraction.weight_dtype.size_bytes() as usize;
     let ahead_bytes = step_bytes.div_ceil(span);
     let items = tiles.div_ceil(span) as u64;
     let item_bytes = row_bytes * (tile.rows * span) as u64;

@@ -10,6 +10,7 @@ mod geometry;
 pub mod gpu;
 pub mod mobile;
 mod split;
+pub mod winograd;
 
 use crate::packing::QuantizedPanel;
 use crate::template::Parameters;
@@ -57,6 +58,8 @@ pub struct Contraction<'a> {
     pub out_n: usize,
     /// Length of the sum.
     pub k: usize,
+    /// Storage type of the weights.
+    pub weight_dtype: DType,
     weights: usize,
 }
 
@@ -121,6 +124,7 @@ impl<'a> Contraction<'a> {
             n,
             out_n: epilogue.out_channels(n),
             k: types[count].elem_count() / n,
+            weight_dtype: types[count].dtype,
             weights: count,
         })
     }
@@ -145,9 +149,9 @@ impl<'a> Contraction<'a> {
         self.epilogue.activation == Activation::Geglu
     }
 
-    /// Storage type of the weights.
-    pub fn weight_dtype(&self) -> DType {
-        self.problem.inputs[self.weights].ty.dtype
+    /// Storage type of the output.
+    pub fn output_dtype(&self) -> DType {
+        self.problem.output.dtype
     }
 
     /// Places of the sum that share a scale, for INT8 weights.
@@ -165,7 +169,7 @@ impl<'a> Contraction<'a> {
         let divides = |s: &Source| s.channels.is_multiple_of(block);
         let whole =
             block == self.k || (BLOCKS.contains(&block) && self.sources.iter().all(divides));
-        self.weight_dtype() == DType::I8
+        self.weight_dtype == DType::I8
             && inputs[self.weights].constant
             && others.map(|(_, i)| i).all(|i| float(i.ty.dtype))
             && self.bias().is_none_or(|i| inputs[i].constant)
@@ -225,7 +229,7 @@ impl<'a> Contraction<'a> {
         let inputs = &self.problem.inputs;
         let mut list: Vec<_> =
             SOURCE_NAMES.iter().copied().zip(self.sources.iter().map(|s| s.dtype)).collect();
-        list.push(("W", self.weight_dtype()));
+        list.push(("W", self.weight_dtype));
         let epilogue = [
             ("BIAS", self.epilogue.bias),
             ("ROW", self.epilogue.row_offset.is_some()),
@@ -337,6 +341,7 @@ impl<'a> Contraction<'a> {
                 local,
                 local_mem_bytes: 0,
                 flops: 2 * (self.m() * self.k * columns) as u64,
+                bytes: None,
             }
         };
         Ok(splits.iter().map(launch).collect())
@@ -366,7 +371,7 @@ impl<'a> Contraction<'a> {
 
     /// Bytes of the weights of `width` columns, scales included.
     pub fn panel_bytes(&self, width: usize) -> u64 {
-        match self.weight_dtype() {
+        match self.weight_dtype {
             DType::I8 => QuantizedPanel::new(self.k, width, self.block().max(1)).len as u64,
             dtype => (width * self.k) as u64 * dtype.size_bytes(),
         }

@@ -21,6 +21,11 @@ impl Split {
         region(index, self.weight_range)
     }
 
+    /// Bytes of the weights' region.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_range.1
+    }
+
     /// The bias' region.
     pub fn bias(&self, index: usize) -> Argument {
         region(index, self.bias_range)

@@ -1,12 +1,14 @@
 //! Kernels of [`kiln_ir::ops::conv2d`].
 
-use crate::contraction::{self, Contraction, Geometry, Source, cpu, gpu, mobile};
+use crate::contraction::{self, Contraction, Geometry, Source, cpu, gpu, mobile, winograd};
 use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
+    Variant { name: "winograd4", applies: winograd::applies, lower: winograd::lower_four },
+    Variant { name: "winograd2", applies: winograd::applies, lower: winograd::lower_two },
     Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
     Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
     Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
@@ -93,6 +95,7 @@ impl Scratch {
             local: None,
             local_mem_bytes: 0,
             flops: 0,
+            bytes: None,
         })
     }
 }

@@ -84,6 +84,18 @@ pub enum Preference {
     ScratchUpTo(u64),
 }
 
+/// How variants are chosen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Selection {
+    /// Between variants that all apply.
+    pub preference: Preference,
+    /// Largest run of weights that one launch reads.
+    pub max_weight_bytes: u64,
+    /// Of the time that reading an op's weights takes, how much counts where a variant needs larger
+    /// ones: 100 if they are read for each pass, 0 if they stay.
+    pub reading_percent: u64,
+}
+
 /// Storage types of a compilation.
 #[derive(Clone, Copy, Debug)]
 pub struct Storage<'a> {
@@ -130,8 +142,7 @@ pub fn lower(
     source: &NetworkGraph,
     profile: &DeviceProfile,
     storage: Storage<'_>,
-    preference: Preference,
-    max_weight_bytes: u64,
+    selection: Selection,
 ) -> Result<LoweredNetwork> {
     let graph = &source.graph;
     let mut ops = Vec::new();
@@ -139,7 +150,7 @@ pub fn lower(
         let op = graph.node(id).op().expect("the schedule holds ops only");
         let work = match op {
             Op::Embedding(_) => Work::Gather,
-            _ => kernels(graph, id, op, profile, storage, preference, max_weight_bytes)
+            _ => kernels(graph, id, op, profile, storage, selection)
                 .with_context(|| format!("{}: node '{}'", source.name, graph.node(id).name))?,
         };
         ops.push(LoweredOp { id, work });
@@ -172,40 +183,99 @@ fn kernels(
     op: &Op,
     profile: &DeviceProfile,
     storage: Storage<'_>,
-    preference: Preference,
-    max_weight_bytes: u64,
+    selection: Selection,
 ) -> Result<Work> {
     let inputs = operands(graph, id, storage);
+    let max_weight_bytes = selection.max_weight_bytes;
     let problem = Problem { op, inputs: &inputs, output: graph.ty(id), max_weight_bytes };
-    let allowed_bytes = match preference {
-        Preference::Fastest => u64::MAX,
-        Preference::ScratchUpTo(bytes) => bytes,
-    };
-    let target = &*profile.target.tuned(&problem);
-    let mut lowered = Vec::new();
-    for variant in candidates(&problem, target) {
-        let lowering = (variant.lower)(&problem, target)
-            .with_context(|| format!("variant {}", variant.name))?;
-        let scratch: u64 = lowering.scratch_bytes.iter().sum();
-        lowered.push((scratch, variant.name, lowering));
-        if scratch <= allowed_bytes {
-            let last = lowered.len() - 1;
-            lowered.drain(..last);
-            break;
-        }
-    }
-    let best = lowered.into_iter().min_by_key(|(scratch, ..)| *scratch);
-    let Some((_, variant, lowering)) = best else {
+    let Some(Chosen { variant, lowering, costs, .. }) = choose(&problem, profile, selection)?
+    else {
         bail!(
             "no kernel variant of {} applies to {} on a {:?} device",
             op.name(),
             inputs.iter().map(|i| i.ty.to_string()).collect::<Vec<_>>().join(" x "),
-            target.class
+            profile.target.class
         );
     };
     check_scalar_limits(&lowering).map_err(|e| anyhow!("variant {variant}: {e}"))?;
-    let costs = launch_costs(&problem, variant, &lowering, &profile.rates);
     Ok(Work::Kernels { variant, lowering, costs })
+}
+
+/// A variant for an op.
+pub struct Chosen {
+    /// Its name.
+    pub variant: &'static str,
+    /// Its launches.
+    pub lowering: Lowering,
+    /// What each launch takes.
+    pub costs: Vec<LaunchCost>,
+    weight_bytes: u64,
+    ns: u64,
+}
+
+impl Chosen {
+    fn new(
+        problem: &Problem,
+        variant: &'static str,
+        lowering: Lowering,
+        profile: &DeviceProfile,
+        reading_percent: u64,
+    ) -> Self {
+        let costs = launch_costs(problem, variant, &lowering, &profile.rates);
+        let packed = lowering.packings.iter();
+        let weight_bytes = packed.map(|(i, p)| p.size_bytes(&problem.inputs[*i].ty.shape)).sum();
+        let reading_ns = profile.rates.in_plan().load_ns(weight_bytes) / 100 * reading_percent;
+        let ns = costs.iter().map(|c| c.ns).sum::<u64>().max(reading_ns);
+        Self { variant, lowering, costs, weight_bytes, ns }
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.lowering.scratch_bytes.iter().sum()
+    }
+
+    fn enlarges(&self) -> bool {
+        self.lowering.packings.iter().any(|(_, packing)| packing.enlarges())
+    }
+}
+
+/// The target's first choice among the variants that the selection allows; if that needs larger
+/// weights than a later one, only where it is faster, too, reading included.
+///
+/// `None` if no variant applies.
+pub fn choose(
+    problem: &Problem,
+    profile: &DeviceProfile,
+    selection: Selection,
+) -> Result<Option<Chosen>> {
+    let allowed_bytes = match selection.preference {
+        Preference::Fastest => u64::MAX,
+        Preference::ScratchUpTo(bytes) => bytes,
+    };
+    let target = &*profile.target.tuned(problem);
+    let mut best: Option<Chosen> = None;
+    let mut refused: Option<Chosen> = None;
+    for variant in candidates(problem, target) {
+        let lowering = (variant.lower)(problem, target)
+            .with_context(|| format!("variant {}", variant.name))?;
+        let reading_percent = selection.reading_percent;
+        let next = Chosen::new(problem, variant.name, lowering, profile, reading_percent);
+        if next.scratch_bytes() > allowed_bytes {
+            let less = |r: &Chosen| next.scratch_bytes() < r.scratch_bytes();
+            if refused.as_ref().is_none_or(less) {
+                refused = Some(next);
+            }
+            continue;
+        }
+        let (enlarges, pays) =
+            (next.enlarges(), |b: &Chosen| next.weight_bytes < b.weight_bytes && next.ns <= b.ns);
+        if best.as_ref().is_none_or(pays) {
+            best = Some(next);
+        }
+        if !enlarges {
+            break;
+        }
+    }
+    Ok(best.or(refused))
 }
 
 fn check_scalar_limits(lowering: &Lowering) -> Result<()> {
@@ -216,4 +286,37 @@ fn check_scalar_limits(lowering: &Lowering) -> Result<()> {
         bail!("a launch has no work-items");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_ir::TensorType;
+    use kiln_ir::ops::conv2d::Conv2d;
+
+    /// The variant for a convolution of square pictures whose weights are read at such a share.
+    fn chosen(channels: usize, extent: usize, reading_percent: u64, scratch: u64) -> &'static str {
+        let (_, profile) = DeviceProfile::load("cpu-avx512").unwrap();
+        let op: Op = Conv2d::new(3, 1).into();
+        let picture = TensorType::f32(&[2, extent, extent, channels]);
+        let weights = TensorType::f32(&[channels, channels, 3, 3]);
+        let inputs = [Operand::new(picture.clone()), Operand::constant(weights)];
+        let max_weight_bytes = profile.memory.max_block_bytes;
+        let problem = Problem { op: &op, inputs: &inputs, output: &picture, max_weight_bytes };
+        let preference = Preference::ScratchUpTo(scratch);
+        let selection = Selection { preference, max_weight_bytes, reading_percent };
+        choose(&problem, &profile, selection).unwrap().unwrap().variant
+    }
+
+    /// Directly, 1280 channels at 16x16 take 66 ms of arithmetic and 59 MB of weights; with 2x2 tiles
+    /// 37 ms and 105 MB, with 4x4 tiles 21 ms and 236 MB, a millisecond of reading each.
+    #[test]
+    fn larger_weights_must_pay_for_their_reading() {
+        let most = u64::MAX;
+        assert_eq!(chosen(1280, 16, 0, most), "winograd4");
+        assert_eq!(chosen(1280, 16, 25, most), "winograd2");
+        assert_eq!(chosen(1280, 16, 100, most), "tiled_cpu");
+        assert_eq!(chosen(320, 64, 100, most), "winograd4");
+        assert_eq!(chosen(320, 64, 100, 1 << 10), "tiled_cpu");
+    }
 }

@@ -15,13 +15,13 @@ pub mod schedule;
 pub mod time;
 
 use anyhow::Result;
-use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
+use kiln_bundle::plan::{Manifest, MemoryPlan, Phase, Plan};
 use kiln_ir::DType;
 
 use crate::device::DeviceProfile;
 use blocks::Blocks;
 use lifetime::Lifetimes;
-use lower::{LoweredNetwork, NetworkGraph, Preference, Storage};
+use lower::{LoweredNetwork, NetworkGraph, Preference, Selection, Storage};
 use residency::{Infeasible, Placement};
 
 /// What a plan is made for.
@@ -47,6 +47,21 @@ pub struct Strategy {
     pub max_block_bytes: u64,
     /// Storage type of values between ops.
     pub activations: DType,
+    /// All weights of the repeated network must stay, and their size counts for so much when its
+    /// variants are chosen; see [`Selection::reading_percent`]. 100 if they need not stay.
+    pub reading_percent: u64,
+}
+
+impl Strategy {
+    /// How variants of a network are chosen. Only the repeated network reads weights that stay.
+    pub fn selection(&self, phase: Phase) -> Selection {
+        let repeated = phase == Phase::Step;
+        Selection {
+            preference: self.preference,
+            max_weight_bytes: self.max_block_bytes,
+            reading_percent: if repeated { self.reading_percent } else { 100 },
+        }
+    }
 }
 
 impl std::fmt::Display for Strategy {
@@ -65,6 +80,11 @@ impl std::fmt::Display for Strategy {
             }
         }
         write!(f, ", weight blocks of up to {}", explain::mib(self.max_block_bytes))?;
+        match self.reading_percent {
+            0 => f.write_str(", all U-Net weights kept")?,
+            100 => {}
+            percent => write!(f, ", all U-Net weights kept, at {percent} % of reading them")?,
+        }
         match self.activations {
             DType::F16 => f.write_str(", activations in FP16"),
             _ => Ok(()),
@@ -84,19 +104,22 @@ pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
         _ => vec![DType::F32],
     };
     let spending = [
-        (2, Preference::Fastest, 1),
-        (2, Preference::Fastest, 4),
-        (2, Preference::ScratchUpTo(16 << 20), 4),
-        (1, Preference::ScratchUpTo(4 << 20), 4),
-        (1, Preference::ScratchUpTo(1 << 20), 16),
-        (1, Preference::ScratchUpTo(0), 16),
+        (2, Preference::Fastest, 1, 0),
+        (2, Preference::Fastest, 1, 25),
+        (2, Preference::Fastest, 1, 100),
+        (2, Preference::Fastest, 4, 100),
+        (2, Preference::ScratchUpTo(16 << 20), 4, 100),
+        (1, Preference::ScratchUpTo(4 << 20), 4, 100),
+        (1, Preference::ScratchUpTo(1 << 20), 16, 100),
+        (1, Preference::ScratchUpTo(0), 16, 100),
     ];
     let strategy = |activations| {
-        spending.map(|(guidance_batch, preference, divisor)| Strategy {
+        spending.map(|(guidance_batch, preference, divisor, reading_percent)| Strategy {
             guidance_batch: request.guidance_batch.unwrap_or(guidance_batch),
             preference,
             max_block_bytes: profile.memory.max_block_bytes / divisor,
             activations,
+            reading_percent,
         })
     };
     types.into_iter().flat_map(strategy).collect()
@@ -131,10 +154,7 @@ pub fn build(
     let align_bytes = profile.memory.base_align_bytes;
     let networks = graphs
         .iter()
-        .map(|g| {
-            let max = strategy.max_block_bytes;
-            lower::lower(g, profile, request.storage, strategy.preference, max)
-        })
+        .map(|g| lower::lower(g, profile, request.storage, strategy.selection(g.phase)))
         .collect::<Result<Vec<_>>>()?;
     let mut blocks = Blocks::default();
     for (index, network) in networks.iter().enumerate() {
@@ -143,6 +163,14 @@ pub fn build(
     let lifetimes = Lifetimes::new(&networks, &blocks);
     let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
     let capacity_bytes = request.budget_bytes.saturating_sub(beside.peak_bytes());
+    let weights_bytes = repeated_weights_bytes(&networks, &blocks);
+    let all_must_stay = strategy.reading_percent < 100;
+    let cannot_stay = |needs_bytes| {
+        Ok(Outcome::TooLarge(explain::Shortfall::new(needs_bytes, &lifetimes.buffers, &beside)))
+    };
+    if all_must_stay && weights_bytes > capacity_bytes {
+        return cannot_stay(beside.peak_bytes().saturating_add(weights_bytes));
+    }
     let placement =
         match residency::place(&networks, &blocks, &lifetimes, capacity_bytes, align_bytes) {
             Ok(placement) => placement,
@@ -155,6 +183,16 @@ pub fn build(
                 Err(error) => return Err(error),
             },
         };
+    let kept_bytes: u64 = placement
+        .resident
+        .iter()
+        .map(|(block, _)| &blocks.drafts[*block])
+        .filter(|d| !d.small && networks[d.network].source.phase == Phase::Step)
+        .map(|d| d.len_bytes)
+        .sum();
+    if all_must_stay && kept_bytes < weights_bytes {
+        return cannot_stay(request.budget_bytes.saturating_add(weights_bytes - kept_bytes));
+    }
     let memory = with_arena(beside, &placement);
     let decisions = assemble::Decisions {
         networks: &networks,
@@ -167,6 +205,13 @@ pub fn build(
     let mut plan = assemble::assemble(&decisions, manifest)?;
     plan.rationale = rationale::rationale(&networks, &plan, strategy, request)?;
     Ok(Outcome::Fits(Box::new(Planned { plan, networks, blocks })))
+}
+
+/// Bytes of the large blocks of the repeated network.
+fn repeated_weights_bytes(networks: &[LoweredNetwork], blocks: &Blocks) -> u64 {
+    let repeated =
+        |d: &&blocks::BlockDraft| !d.small && networks[d.network].source.phase == Phase::Step;
+    blocks.drafts.iter().filter(repeated).map(|d| d.len_bytes).sum()
 }
 
 fn with_arena(mut memory: MemoryPlan, placement: &Placement) -> MemoryPlan {

@@ -112,8 +112,10 @@ impl Context<'_> {
         let target = &*self.request.profile.target.tuned(problem);
         let considered = candidates(problem, target);
         let mut list = Vec::new();
+        let mut before = true;
         for variant in &considered {
             let verdict = if variant.name == chosen {
+                before = false;
                 Verdict::Chosen(self.cost(problem, chosen, lowering))
             } else {
                 let lowering = (variant.lower)(problem, target)?;
@@ -124,6 +126,7 @@ impl Context<'_> {
                 };
                 match cost.scratch_bytes > allowed {
                     true => Verdict::Scratch(cost),
+                    false if before => Verdict::Weights(cost),
                     false => Verdict::Later(cost),
                 }
             };

@@ -65,7 +65,8 @@ fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
         }
         Argument::U32(_) | Argument::F32(_) => 0,
     };
-    lowering.launches.iter().map(|l| l.args.iter().map(bytes).sum()).collect()
+    let all = |l: &kiln_kernels::Launch| l.args.iter().map(bytes).sum();
+    lowering.launches.iter().map(|l| l.bytes.unwrap_or_else(|| all(l))).collect()
 }
 
 /// Time of a gather: its rows come from storage.

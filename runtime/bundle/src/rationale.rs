@@ -114,13 +114,18 @@ pub enum Verdict {
     Scratch(Cost),
     /// It cannot compute the problem on this device.
     DoesNotApply,
+    /// It needs larger weights, and would not be faster, their reading included.
+    Weights(Cost),
 }
 
 impl Verdict {
     /// What it would take, if it applies.
     pub fn cost(&self) -> Option<Cost> {
         match self {
-            Verdict::Chosen(cost) | Verdict::Later(cost) | Verdict::Scratch(cost) => Some(*cost),
+            Verdict::Chosen(cost)
+            | Verdict::Later(cost)
+            | Verdict::Scratch(cost)
+            | Verdict::Weights(cost) => Some(*cost),
             Verdict::DoesNotApply => None,
         }
     }

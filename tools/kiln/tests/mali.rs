@@ -15,7 +15,7 @@ use half::f16;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::passes;
 use kiln_compiler::plan::lower::{
-    NetworkGraph, Preference, Storage, Weights, Work, lower, operands,
+    NetworkGraph, Preference, Selection, Storage, Weights, Work, lower, operands,
 };
 use kiln_graphs::config;
 use kiln_ir::ops::attention::Attention;
@@ -79,8 +79,12 @@ fn problems() -> Vec<Problem> {
         passes::halve::run(&mut graph).expect("it can be halved");
         let phase = kiln_bundle::plan::Phase::Step;
         let network = NetworkGraph { name: String::new(), phase, graph };
-        let max = profile.memory.max_block_bytes;
-        let lowered = lower(&network, &profile, storage, Preference::Fastest, max);
+        let selection = Selection {
+            preference: Preference::Fastest,
+            max_weight_bytes: profile.memory.max_block_bytes,
+            reading_percent: 100,
+        };
+        let lowered = lower(&network, &profile, storage, selection);
         let lowered = lowered.expect("every op has a kernel");
         let graph = &lowered.source.graph;
         for op in &lowered.ops {

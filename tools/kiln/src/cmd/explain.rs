@@ -146,7 +146,8 @@ impl<'a> Explainer<'a> {
         writeln!(out, "  variants, in the order in which they were considered")?;
         for alternative in alternatives {
             let verdict = match alternative.verdict {
-                Verdict::Chosen(_) => "chosen: the first that applies and whose scratch fits",
+                Verdict::Chosen(_) => "chosen: the first that applies, fits and pays",
+                Verdict::Weights(_) => "its larger weights take longer to read than it saves",
                 Verdict::Later(_) => "not needed: the target has one before it",
                 Verdict::Scratch(_) => "too much scratch memory for the strategy",
                 Verdict::DoesNotApply => "does not apply to these shapes on this device",

@@ -118,7 +118,7 @@ fn measure(probe: &Probe, resolved: &Resolved, item: &Item, chosen: bool) -> Res
     let problem = item.problem();
     let target = &*resolved.profile.target.tuned(&problem);
     let values = inputs(&problem);
-    let list = candidates(&problem, target);
+    let list = resolved.variants(&problem)?;
     let count = if chosen { 1 } else { list.len() };
     let mut variants = Vec::new();
     for variant in list.into_iter().take(count) {

@@ -4,12 +4,12 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::networks;
-use kiln_compiler::plan::lower::operands;
+use kiln_compiler::plan::lower::{Preference, Selection, choose, operands};
 use kiln_compiler::plan::schedule::schedule;
 use kiln_compiler::plan::{PlanRequest, strategies};
 use kiln_compiler::quantize::Choices;
 use kiln_ir::{Op, TensorType};
-use kiln_kernels::{Operand, Problem};
+use kiln_kernels::{Operand, Problem, Variant, candidates};
 use kiln_runtime::device::{self, DeviceFacts};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -99,6 +99,22 @@ pub struct Resolved {
     pub items: Vec<Item>,
     /// Rows of each network's output.
     pub batches: HashMap<String, usize>,
+}
+
+impl Resolved {
+    /// The variants that can compute a problem, the compiler's choice first: that of a plan whose
+    /// weights stay in memory.
+    pub fn variants(&self, problem: &Problem) -> Result<Vec<&'static Variant>> {
+        let selection = Selection {
+            preference: Preference::Fastest,
+            max_weight_bytes: problem.max_weight_bytes,
+            reading_percent: 0,
+        };
+        let chosen = choose(problem, &self.profile, selection)?.map(|c| c.variant);
+        let mut list = candidates(problem, &self.profile.target.tuned(problem));
+        list.sort_by_key(|v| Some(v.name) != chosen);
+        Ok(list)
+    }
 }
 
 /// Finds the distinct ops of the networks that are named, of [`NETWORKS`] if none is.

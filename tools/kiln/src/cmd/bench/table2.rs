@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use kiln_bundle::BundleFile;
-use kiln_kernels::{Target, Variant, candidates, family};
+use kiln_kernels::{Variant, family};
 use kiln_runtime::probe::Probe;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -75,8 +75,8 @@ const WAYS: &[Way] = &[
 ];
 
 impl Way {
-    fn variant(&self, item: &Item, target: &Target) -> Option<&'static Variant> {
-        let problem = item.problem();
+    fn variant(&self, item: &Item, resolved: &Resolved) -> Option<&'static Variant> {
+        let (problem, target) = (item.problem(), &resolved.profile.target);
         let op = problem.op.name();
         let names = match op {
             "conv2d" => self.conv2d,
@@ -88,7 +88,7 @@ impl Way {
         let named = |name: &&str| variants.iter().find(|v| v.name == *name);
         let mut found = names.iter().filter_map(named);
         let found = found.find(|v| (v.applies)(&problem, target));
-        found.or_else(|| candidates(&problem, &target.tuned(&problem)).first().copied())
+        found.or_else(|| resolved.variants(&problem).ok()?.first().copied())
     }
 }
 
@@ -194,7 +194,7 @@ fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Resu
         bar.set_message(item.first.clone());
         let problem = item.problem();
         let values = inputs(&problem);
-        for variant in WAYS.iter().filter_map(|way| way.variant(item, target)) {
+        for variant in WAYS.iter().filter_map(|way| way.variant(item, resolved)) {
             if times.contains_key(&(index, variant.name)) {
                 continue;
             }
@@ -211,12 +211,11 @@ fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Resu
 }
 
 fn cell(way: &Way, network: &str, resolved: &Resolved, times: &Times, read_rate: f64) -> Cell {
-    let target = &resolved.profile.target;
     let own = || resolved.items.iter().enumerate().filter(|(_, item)| item.network == network);
     let (mut seconds, mut flops, mut rest) = (0.0, 0u64, 0u64);
     for (index, item) in own() {
         let work = item.flops() * item.count as u64;
-        let time = way.variant(item, target).and_then(|v| times.get(&(index, v.name)));
+        let time = way.variant(item, resolved).and_then(|v| times.get(&(index, v.name)));
         match time {
             Some(time) => {
                 seconds += time * item.count as f64;
