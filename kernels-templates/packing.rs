@@ -4,6 +4,9 @@
 //! (convolution), or any shape where it is only copied. Packing happens when the bundle is
 //! written, one constant at a time.
 
+mod fragments;
+
+pub use fragments::{FragmentPanel, Fragments};
 use kiln_ir::DType;
 
 use crate::contraction::winograd::Transform;
@@ -46,6 +49,8 @@ pub enum Packing {
         /// As for [`Packing::Panels`].
         gated: bool,
     },
+    /// Weights for the tensor cores of NVIDIA GPUs.
+    Fragments(Fragments),
 }
 
 /// Where the parts of a panel of INT8 weights begin, in bytes.
@@ -82,6 +87,7 @@ impl Packing {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
                 (panel_count(n, width, gated) * QuantizedPanel::new(k, width, block).len) as u64
             }
+            Packing::Fragments(fragments) => fragments.size_bytes(shape),
         }
     }
 
@@ -110,6 +116,7 @@ impl Packing {
             Packing::QuantizedPanels { width, block, gated } => {
                 quantized_panels(shape, values, width, block, gated)
             }
+            Packing::Fragments(fragments) => fragments.pack(shape, values),
         }
     }
 }

@@ -38,6 +38,9 @@ pub struct Target {
     /// Storing values between ops in FP16 makes the device faster, not only its memory smaller.
     #[serde(default)]
     pub half_activations: bool,
+    /// The driver takes the inline PTX of NVIDIA GPUs with tensor cores (compute capability 8.0 on).
+    #[serde(default)]
+    pub ptx_mma: bool,
     /// Variants to try first, best first, by op.
     #[serde(default)]
     pub prefer: BTreeMap<String, Vec<String>>,
@@ -92,6 +95,7 @@ impl Target {
             local_mem_bytes: 1 << 20,
             compute_units: 2,
             half_activations: false,
+            ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],
         }
@@ -108,9 +112,15 @@ impl Target {
             local_mem_bytes: 48 << 10,
             compute_units: 64,
             half_activations: false,
+            ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],
         }
+    }
+
+    /// A discrete GPU of NVIDIA.
+    pub fn nvidia() -> Self {
+        Self { ptx_mma: true, compute_units: 132, ..Self::gpu() }
     }
 
     /// A mobile GPU.
@@ -124,6 +134,7 @@ impl Target {
             local_mem_bytes: 32 << 10,
             compute_units: 8,
             half_activations: false,
+            ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],
         }

@@ -12,6 +12,7 @@ const PROFILES: &[(&str, &str)] = &[
     ("cpu-avx2", include_str!("../profiles/cpu-avx2.toml")),
     ("cpu-128", include_str!("../profiles/cpu-128.toml")),
     ("gpu", include_str!("../profiles/gpu.toml")),
+    ("nvidia", include_str!("../profiles/nvidia.toml")),
     ("mali-g78", include_str!("../profiles/mali-g78.toml")),
 ];
 
@@ -120,6 +121,7 @@ impl DeviceProfile {
     pub fn name_for(is_gpu: bool, device_name: &str, vector_width: u32) -> &'static str {
         match (is_gpu, vector_width) {
             (true, _) if device_name.contains("Mali") => "mali-g78",
+            (true, _) if device_name.contains("NVIDIA") => "nvidia",
             (true, _) => "gpu",
             (false, 16..) => "cpu-avx512",
             (false, 8..) => "cpu-avx2",

@@ -2,6 +2,7 @@
 
 mod flash;
 mod flash_cpu;
+mod flash_mma;
 
 use crate::launch::{Call, floating, literal};
 use crate::{Family, Lowering, Problem, Target, Variant};
@@ -11,6 +12,7 @@ use kiln_ir::Op;
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "flash_cpu", applies: flash_cpu::applies, lower: flash_cpu::lower },
+    Variant { name: "flash_mma", applies: flash_mma::applies, lower: flash_mma::lower },
     Variant { name: "flash", applies: flash::applies, lower: flash::lower },
     Variant { name: "naive", applies: floating, lower: naive },
 ];

@@ -8,11 +8,12 @@
 pub mod cpu;
 mod geometry;
 pub mod gpu;
+pub mod mma;
 pub mod mobile;
 mod split;
 pub mod winograd;
 
-use crate::packing::QuantizedPanel;
+use crate::packing::{FragmentPanel, QuantizedPanel};
 use crate::template::Parameters;
 use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
@@ -284,6 +285,16 @@ impl<'a> Contraction<'a> {
         Quantization { block, whole, weights_at: panel.weights_at, panel: panel.len }
     }
 
+    /// [`Contraction::parameters`] of a kernel whose panels are [`Fragments`](crate::packing::Fragments).
+    fn fragment_parameters(&self, panel: FragmentPanel) -> Parameters {
+        let q = self.quantized().then(|| {
+            let Quantization { block, whole, .. } = self.quantization(1);
+            Quantization { block, whole, weights_at: panel.weights_at, panel: panel.len }
+        });
+        let elements = panel.len / self.weight_dtype.size_bytes() as usize;
+        self.parameters().set("q", &q).set("panel", &elements).set("step_bytes", &panel.step_bytes)
+    }
+
     /// [`Contraction::parameters`] of a kernel that reads panels of `width` columns. `panel` is
     /// their distance in elements of W.
     pub fn panel_parameters(&self, width: usize) -> Parameters {
@@ -296,6 +307,13 @@ impl<'a> Contraction<'a> {
     pub fn arguments(&self, split: &Split) -> Vec<Argument> {
         let mut args: Vec<_> = self.sources.iter().map(|s| s.argument.clone()).collect();
         args.push(split.weights(self.weights));
+        args.extend(self.epilogue_arguments(split));
+        args
+    }
+
+    /// Those of [`Contraction::arguments`] behind the weights.
+    fn epilogue_arguments(&self, split: &Split) -> Vec<Argument> {
+        let mut args = vec![];
         let mut next = self.weights + 1;
         if self.epilogue.bias {
             args.push(split.bias(next));
@@ -350,7 +368,8 @@ impl<'a> Contraction<'a> {
     /// The ranges of panels that each launch reads.
     pub fn panel_splits(&self, width: usize) -> Vec<Split> {
         let panels = crate::packing::panel_count(self.n, width, self.gated());
-        self.unit_splits(panels, width, self.out_width(width), self.panel_bytes(width))
+        let (bytes, most) = (self.panel_bytes(width), self.problem.max_weight_bytes);
+        self.unit_splits(panels, width, self.out_width(width), bytes, most)
     }
 
     /// Stored columns of a panel of `width` accumulator columns.
@@ -361,12 +380,13 @@ impl<'a> Contraction<'a> {
     /// The ranges of output columns that each launch of a row-major kernel reads; `None` if
     /// GEGLU's two halves do not fit one launch.
     pub fn column_splits(&self) -> Option<Vec<Split>> {
+        let most = self.problem.max_weight_bytes;
         if self.gated() {
             let bytes = self.n as u64 * self.panel_bytes(1);
-            let one = self.unit_splits(1, self.n, self.out_n, bytes);
-            return (bytes <= self.problem.max_weight_bytes).then_some(one);
+            let one = self.unit_splits(1, self.n, self.out_n, bytes, most);
+            return (bytes <= most).then_some(one);
         }
-        Some(self.unit_splits(self.n, 1, 1, self.panel_bytes(1)))
+        Some(self.unit_splits(self.n, 1, 1, self.panel_bytes(1), most))
     }
 
     /// Bytes of the weights of `width` columns, scales included.
@@ -383,10 +403,11 @@ impl<'a> Contraction<'a> {
         width: usize,
         out_width: usize,
         weight_bytes: u64,
+        max_bytes: u64,
     ) -> Vec<Split> {
         let bias_dtype = self.bias().map(|i| self.problem.inputs[i].ty.dtype);
         let bias_bytes = bias_dtype.map_or(0, |d| width as u64 * d.size_bytes());
-        splits(units, width, out_width, weight_bytes, bias_bytes, self.problem.max_weight_bytes)
+        splits(units, width, out_width, weight_bytes, bias_bytes, max_bytes)
     }
 
     /// The one thread-per-element lowering: `naive` of both ops.

@@ -1,6 +1,6 @@
 //! Kernels of [`kiln_ir::ops::conv2d`].
 
-use crate::contraction::{self, Contraction, Geometry, Source, cpu, gpu, mobile, winograd};
+use crate::contraction::{self, Contraction, Geometry, Source, cpu, gpu, mma, mobile, winograd};
 use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
@@ -10,6 +10,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "winograd4", applies: winograd::applies, lower: winograd::lower_four },
     Variant { name: "winograd2", applies: winograd::applies, lower: winograd::lower_two },
     Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
+    Variant { name: "mma", applies: mma::applies, lower: mma::lower },
     Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
     Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
     Variant { name: "im2win", applies: unrolled_applies, lower: im2win },

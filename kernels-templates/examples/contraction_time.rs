@@ -265,7 +265,12 @@ fn main() {
     let filter = args.next().unwrap_or_default();
     let repeats: usize = args.next().map_or(7, |r| r.parse().expect("repeats is a number"));
     let gpu = std::env::var("KILN_GPU").is_ok();
-    let target = if gpu { Target::gpu() } else { Target::cpu() };
+    let nvidia = Runner::shared().vendor().contains("NVIDIA");
+    let target = match (gpu, nvidia) {
+        (true, true) => Target::nvidia(),
+        (true, false) => Target::gpu(),
+        _ => Target::cpu(),
+    };
     let runner = Runner::shared();
     let peak = measure_peak(runner, &target, repeats);
     println!("FMA peak: {:.0} GFLOP/s, cpu {:.0}", peak.rate, peak.processor_rate);

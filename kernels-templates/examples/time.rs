@@ -49,7 +49,12 @@ fn cases() -> Vec<(&'static str, Op, Vec<Vec<usize>>)> {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let gpu = args.first().is_some_and(|a| a == "gpu");
-    let target = if gpu { Target::gpu() } else { Target::cpu() };
+    let nvidia = Runner::shared().vendor().contains("NVIDIA");
+    let target = match (gpu, nvidia) {
+        (true, true) => Target::nvidia(),
+        (true, false) => Target::gpu(),
+        _ => Target::cpu(),
+    };
     let wanted = args.get(1).map_or("", |a| a.as_str());
     let runner = Runner::shared();
     for (name, op, shapes) in cases().into_iter().filter(|(n, ..)| n.contains(wanted)) {

@@ -1,12 +1,13 @@
 //! Kernels of [`kiln_ir::ops::matmul`].
 
-use crate::contraction::{Contraction, cpu, gpu, mobile};
+use crate::contraction::{Contraction, cpu, gpu, mma, mobile};
 use crate::{Argument, Family, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
+    Variant { name: "mma", applies: mma::applies, lower: mma::lower },
     Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
     Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
     Variant { name: "tiled", applies: tiled_applies, lower: tiled },

@@ -1,0 +1,228 @@
+//! `mma`: tensor cores through inline PTX, for NVIDIA GPUs.
+
+use super::{Contraction, Split};
+use crate::packing::{FragmentPanel, Fragments, panel_count};
+use crate::template::{Parameters, render};
+use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
+use anyhow::{Context as _, Result};
+use kiln_ir::DType;
+
+const TEMPLATE: &str = concat!(
+    include_str!("vector.cl.tera"),
+    include_str!("../ptx.cl.tera"),
+    include_str!("mma.cl.tera")
+);
+const SUM_TEMPLATE: &str = concat!(include_str!("vector.cl.tera"), include_str!("mma_sum.cl.tera"));
+
+/// Bytes of a row of A in local memory: two steps of the tensor cores.
+const ROW_BYTES: usize = 64;
+/// Tiles of A and W on their way or in use.
+const STAGES: usize = 3;
+/// Most parts of a sum that are computed side by side.
+const MOST_PARTS: usize = 16;
+/// A launch, and a pass over the partial sums, in units of the cost of one element of a tile.
+const LAUNCH_COST: f64 = 200_000.0;
+
+/// A work-group's tile and its warps.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Tile {
+    rows: usize,
+    columns: usize,
+    warps: [usize; 2],
+    /// Share of the largest tile's rate that its reuse of local memory allows.
+    share: f64,
+}
+
+const TILES: [Tile; 3] = [
+    Tile { rows: 128, columns: 128, warps: [2, 2], share: 1.0 },
+    Tile { rows: 128, columns: 64, warps: [2, 2], share: 0.8 },
+    Tile { rows: 64, columns: 64, warps: [2, 2], share: 0.65 },
+];
+
+impl Tile {
+    fn threads(&self) -> usize {
+        32 * self.warps[0] * self.warps[1]
+    }
+}
+
+/// The arithmetic behind a contraction.
+struct Arithmetic {
+    /// Channels of a row of A in local memory.
+    step: usize,
+    /// A is stored in FP16 and multiplied as it is; otherwise in FP32, as two TF32 numbers.
+    half: bool,
+    weights: DType,
+}
+
+impl Arithmetic {
+    fn of(contraction: &Contraction) -> Option<Self> {
+        let dtype = contraction.sources.first()?.dtype;
+        let half = dtype == DType::F16;
+        let weights = contraction.weight_dtype;
+        let known = contraction.sources.iter().all(|s| s.dtype == dtype)
+            && !(half && weights == DType::F32);
+        let step = ROW_BYTES / dtype.size_bytes() as usize;
+        known.then_some(Self { step, half, weights })
+    }
+
+    /// What a panel's fragments are like.
+    fn fragments(&self, contraction: &Contraction, width: usize) -> Fragments {
+        let block = if self.weights == DType::I8 { contraction.block() } else { 0 };
+        let (dtype, gated) = (self.weights, contraction.gated());
+        Fragments { width, dtype, gated, half: self.half, block }
+    }
+}
+
+/// Whether `mma` can compute a problem: an NVIDIA GPU, rows of whole 16-byte parts, and sources
+/// that fill their last tile if there are several.
+pub fn applies(problem: &Problem, target: &Target) -> bool {
+    let Some(contraction) = Contraction::new(problem) else { return false };
+    let Some(arithmetic) = Arithmetic::of(&contraction) else { return false };
+    let part = arithmetic.step / 4;
+    let sources = &contraction.sources;
+    target.class == DeviceClass::Gpu
+        && target.ptx_mma
+        && contraction.panels()
+        && contraction.geometry.pixel_factor == 1
+        && contraction.geometry.kernel.pow(2) <= 32
+        && elements(&contraction) <= i32::MAX as usize
+        && sources.iter().all(|s| s.channels.is_multiple_of(part))
+        && (sources.len() == 1
+            || sources.iter().all(|s| s.channels.is_multiple_of(arithmetic.step)))
+}
+
+/// Of the largest source, which kernels count in 32 bits.
+fn elements(contraction: &Contraction) -> usize {
+    let g = &contraction.geometry;
+    let widest = contraction.sources.iter().map(|s| s.channels).max().unwrap_or(0);
+    g.batch * g.in_h * g.in_w * widest
+}
+
+/// How a contraction is cut.
+struct Cut {
+    tile: Tile,
+    /// Parts of the sum.
+    parts: usize,
+}
+
+/// The cut that should take least time: work-groups share a compute unit's rate once there are
+/// enough of them to fill it, in each of the launches that large weights need; several parts of a
+/// sum cost a pass over the partial sums.
+fn cut(contraction: &Contraction, arithmetic: &Arithmetic, target: &Target) -> Cut {
+    let (m, gated) = (contraction.m(), contraction.gated());
+    let steps = steps(contraction, arithmetic);
+    let units = target.compute_units.max(1) as usize;
+    let weight_bytes = (contraction.n * contraction.k) as u64 * arithmetic.weights.size_bytes();
+    let launches = weight_bytes.div_ceil(contraction.problem.max_weight_bytes).max(1) as usize;
+    let cost = |tile: &Tile, parts: usize| {
+        let columns = panel_count(contraction.n, tile.columns, gated);
+        let groups = m.div_ceil(tile.rows) * columns.div_ceil(launches) * parts;
+        let busiest = (groups.div_ceil(units) as f64).max(1.5);
+        // Filling the stages and storing the sums take about as long as so many steps.
+        let length = (steps.div_ceil(parts) + 8) as f64;
+        let scale = if arithmetic.half { 1.0 } else { 3.0 };
+        let area = (launches * tile.rows * tile.columns) as f64;
+        let work = busiest * length * area / tile.share * scale;
+        let partial = (m * columns * tile.columns * (parts + 1)) as f64 * 0.1;
+        if parts == 1 { work } else { work + LAUNCH_COST + partial }
+    };
+    let most = MOST_PARTS.min(steps.div_ceil(8)).max(1);
+    let cuts =
+        TILES.iter().flat_map(|tile| (1..=most).map(move |parts| Cut { tile: *tile, parts }));
+    let best = { cuts }.min_by(|a, b| cost(&a.tile, a.parts).total_cmp(&cost(&b.tile, b.parts)));
+    best.expect("there is a tile")
+}
+
+/// Rows of A in local memory that a sum takes.
+fn steps(contraction: &Contraction, arithmetic: &Arithmetic) -> usize {
+    let taps = contraction.geometry.kernel.pow(2);
+    let blocks = |s: &super::Source| s.channels.div_ceil(arithmetic.step);
+    taps * contraction.sources.iter().map(blocks).sum::<usize>()
+}
+
+/// The launches of `mma`.
+pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("mma over another op")?;
+    lower_contraction(&contraction, target)
+}
+
+fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
+    let arithmetic = Arithmetic::of(contraction).context("mma over other storage types")?;
+    let Cut { tile, parts } = cut(contraction, &arithmetic, target);
+    let fragments = arithmetic.fragments(contraction, tile.columns);
+    let taps = contraction.geometry.kernel.pow(2);
+    let panel = FragmentPanel::new(&fragments, contraction.channels(), taps);
+    let steps = steps(contraction, &arithmetic);
+    let panels = panel_count(contraction.n, tile.columns, contraction.gated());
+    let stage_bytes = ROW_BYTES * tile.rows + panel.step_bytes;
+    let stages = STAGES.min(target.local_mem_bytes as usize / stage_bytes).max(2);
+    let parameters = contraction
+        .fragment_parameters(panel)
+        .set("width", &tile.columns)
+        .set("tm", &tile.rows)
+        .set("warps", &tile.warps)
+        .set("step", &arithmetic.step)
+        .set("stages", &stages)
+        .set("half", &arithmetic.half)
+        .set("wt", &arithmetic.weights.to_string())
+        .set("steps", &steps)
+        .set("part_steps", &steps.div_ceil(parts))
+        .set("parts", &steps.div_ceil(steps.div_ceil(parts)))
+        .set("columns", &(panels * tile.columns))
+        .set("aligned", &contraction.out_n.is_multiple_of(4));
+    let parts = steps.div_ceil(steps.div_ceil(parts));
+    let bytes = panel.len as u64;
+    let out_width = contraction.out_width(tile.columns);
+    let splits = |most| contraction.unit_splits(panels, tile.columns, out_width, bytes, most);
+    let whole = splits(u64::MAX);
+    let splits = splits(contraction.problem.max_weight_bytes);
+    let (threads, tiles) = (tile.threads() as u64, contraction.m().div_ceil(tile.rows) as u64);
+    let global =
+        |panels: usize| ([tiles * threads, panels as u64, parts as u64], Some([threads, 1, 1]));
+    let local_mem_bytes = (stages * stage_bytes) as u64;
+    let mut packings = contraction.panel_packings(tile.columns);
+    packings[0].1 = Packing::Fragments(fragments);
+    let mut launches =
+        contraction.launches(TEMPLATE, &parameters, "contraction_mma", &splits, global)?;
+    launches.iter_mut().for_each(|l| l.local_mem_bytes = local_mem_bytes);
+    let mut scratch_bytes = vec![];
+    if parts > 1 {
+        for (launch, split) in launches.iter_mut().zip(&splits) {
+            launch.args = partial_arguments(contraction, split);
+        }
+        launches.push(sum(contraction, &parameters, &whole[0])?);
+        scratch_bytes.push(4 * (parts * contraction.m() * panels * tile.columns) as u64);
+    }
+    Ok(Lowering { launches, scratch_bytes, packings })
+}
+
+/// Sources, weights, the partial sums and the first column among theirs.
+fn partial_arguments(contraction: &Contraction, split: &Split) -> Vec<Argument> {
+    let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
+    args.push(split.weights(contraction.weights));
+    args.push(Argument::Scratch { index: 0, written: true });
+    let gates = contraction.n / contraction.out_n;
+    args.push(Argument::U32((split.first_column * gates) as u32));
+    args
+}
+
+/// The epilogue of the added partial sums.
+fn sum(contraction: &Contraction, parameters: &Parameters, whole: &Split) -> Result<Launch> {
+    let mut tensors = contraction.tensors();
+    tensors.retain(|(name, _)| !super::SOURCE_NAMES.contains(name) && *name != "W");
+    let text = [super::EPILOGUE, SUM_TEMPLATE].concat();
+    let source = render(&text, &tensors, parameters).context("kernel contraction_mma_sum")?;
+    let mut args = vec![Argument::Scratch { index: 0, written: false }];
+    args.extend(contraction.epilogue_arguments(whole));
+    let columns = contraction.out_n.div_ceil(4) as u64;
+    Ok(Launch {
+        source,
+        entry: "contraction_mma_sum",
+        args,
+        global: [columns, contraction.m() as u64, 1],
+        local: None,
+        local_mem_bytes: 0,
+        flops: 0,
+        bytes: None,
+    })
+}
