@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow};
 use kiln_bundle::rationale::Rates as PlanRates;
 use kiln_kernels::Target;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The profiles that ship. To add one: its file and its line here.
@@ -26,6 +26,21 @@ pub struct DeviceProfile {
     pub memory: MemoryProfile,
     /// What the device can do, for choosing residency and predicting time.
     pub rates: Rates,
+    /// What others measured on it; nothing is decided by it.
+    #[serde(default)]
+    pub published: Vec<Published>,
+}
+
+/// Times of a model's networks on the device, from a publication.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    /// Name of the model.
+    pub model: String,
+    /// Who measured what.
+    pub source: String,
+    /// Seconds of a pass, by network.
+    pub seconds: BTreeMap<String, f64>,
 }
 
 /// Memory facts of a device and its driver.
@@ -34,7 +49,8 @@ pub struct DeviceProfile {
 pub struct MemoryProfile {
     /// Offsets of buffers are multiples of this.
     pub base_align_bytes: u64,
-    /// Largest single allocation; 0 if unknown.
+    /// Largest single allocation; 0 if unknown. The arena is one allocation, so that a plan keeps
+    /// no more weights resident than fit into it.
     pub max_alloc_bytes: u64,
     /// Host and device share one memory: no staging, and device bytes count in the process.
     pub unified: bool,
@@ -62,12 +78,28 @@ pub struct Rates {
     pub io_bytes_per_s: f64,
     /// What every launch takes beside its work, in nanoseconds.
     pub launch_ns: u64,
+    /// The longest that one launch may be predicted to take, in milliseconds: longer ones are cut.
+    /// 0 where the device minds no length.
+    #[serde(default)]
+    pub max_dispatch_ms: u64,
     /// Share of these rates that a kernel variant reaches, by its name; 1 where it is not named.
     #[serde(default)]
     pub variant_share: BTreeMap<String, f64>,
 }
 
+impl MemoryProfile {
+    /// [`Self::max_alloc_bytes`], all there is where it is unknown.
+    pub fn max_alloc_bytes(&self) -> u64 {
+        if self.max_alloc_bytes == 0 { u64::MAX } else { self.max_alloc_bytes }
+    }
+}
+
 impl Rates {
+    /// [`Self::max_dispatch_ms`] in nanoseconds.
+    pub fn max_dispatch_ns(&self) -> u64 {
+        self.max_dispatch_ms.saturating_mul(1_000_000)
+    }
+
     /// The rates as the plan records them.
     pub fn in_plan(&self) -> PlanRates {
         PlanRates {

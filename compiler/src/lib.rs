@@ -93,8 +93,13 @@ pub struct DoesNotFit {
 
 impl std::fmt::Display for DoesNotFit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let budget = plan::explain::mib(self.budget_bytes);
-        write!(f, "the budget of {budget} is too small: {}", self.shortfall)
+        match self.shortfall.allocation {
+            Some(_) => write!(f, "the device's allocations are too small: {}", self.shortfall),
+            None => {
+                let budget = plan::explain::mib(self.budget_bytes);
+                write!(f, "the budget of {budget} is too small: {}", self.shortfall)
+            }
+        }
     }
 }
 

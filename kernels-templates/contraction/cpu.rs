@@ -125,6 +125,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .set("stage", &stage)
         .set("tiles", &tiles)
         .set("span", &span)
+        .set("block", &block)
         .set("ahead_bytes", &ahead_bytes)
         .set("staged", &staged)
         .set("direct", &(!halves && !g.upsample));

@@ -10,7 +10,7 @@
 
 mod harness;
 
-use harness::{Runner, Tolerance, compare, random, stored};
+use harness::{Runner, Tolerance, check_parts, compare, random, stored};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::ops::matmul::Matmul;
@@ -195,6 +195,7 @@ fn check(target: &Target, case: &Case, most_variants: usize) {
         runner.run(&prepared);
         let found = runner.output(&prepared);
         compare(&found, &expected.data, output.dtype, tolerance, &what());
+        check_parts(runner, &problem, &lowering, &values, (variant.name, &found));
     }
 }
 

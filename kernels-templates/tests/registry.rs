@@ -66,3 +66,27 @@ fn every_op_with_kernels_has_a_family() {
         .collect();
     assert_eq!(missing, Vec::<&str>::new());
 }
+
+/// A plan asks a device for OpenCL C 1.2 and no more: kernels use no images and no subgroups, whose
+/// limits differ from device to device, and count work-items so that a launch may be cut in parts.
+#[test]
+fn templates_use_nothing_that_devices_lack() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = names(root).into_iter().map(|name| root.join(name)).filter(|path| path.is_dir());
+    let mut count = 0;
+    for folder in folders.chain([root.to_owned()]) {
+        for file in names(&folder).into_iter().filter(|file| file.ends_with(SUFFIX)) {
+            let text = std::fs::read_to_string(folder.join(&file)).unwrap();
+            for word in ["image1d", "image2d", "image3d", "sub_group", "get_num_groups"] {
+                assert!(!text.contains(word), "{file} uses {word}");
+            }
+            // GROUP counts what these do not: the work-groups before a part.
+            let own = file == format!("common{SUFFIX}");
+            for word in ["get_group_id", "get_global_size"] {
+                assert!(own || !text.contains(word), "{file} uses {word}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} templates");
+}

@@ -101,6 +101,7 @@ fn steps(block: u32, rounds: u32) -> [Step; 3] {
         ],
         global: [ITEMS, 1, 1],
         offset: [0; 3],
+        range: [ITEMS, 1, 1],
         local: Some([64, 1, 1]),
         flops: 0,
         bytes: 0,

@@ -10,6 +10,7 @@ use kiln_kernels::{Argument, Launch};
 use std::collections::HashMap;
 
 use super::blocks::Blocks;
+use super::dispatch::Part;
 use super::lifetime::Lifetimes;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
@@ -32,6 +33,8 @@ pub struct Decisions<'a> {
     pub memory: MemoryPlan,
     /// Alignment of every offset.
     pub align_bytes: u64,
+    /// Longest predicted launch; 0 for no limit.
+    pub max_dispatch_ns: u64,
 }
 
 /// Makes the plan, without its rationale. Offsets and checksums of weights are zero until the
@@ -64,6 +67,7 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
         local_mem_bytes,
         work_group_size,
         base_align_bytes: decisions.align_bytes,
+        max_dispatch_ns: decisions.max_dispatch_ns,
         extensions: vec![],
     };
     let memory = decisions.memory.clone();
@@ -156,12 +160,14 @@ impl<'a> Assembler<'a> {
                 self.load(index, launch_index, &mut steps)?;
                 self.times.launches.push(start + steps.len() as u32);
                 steps.push(match &op.work {
-                    Work::Kernels { variant, lowering, costs } => Step::Dispatch(self.dispatch(
-                        (index, op_index),
-                        op,
-                        variant,
-                        (&lowering.launches[i], costs[i]),
-                    )?),
+                    Work::Kernels { variant, lowering, costs, parts } => {
+                        Step::Dispatch(self.dispatch(
+                            (index, op_index),
+                            op,
+                            variant,
+                            (&lowering.launches[i], costs[i], parts[i]),
+                        )?)
+                    }
                     Work::Gather => Step::Gather(self.gather(index, op)),
                 });
                 self.free(index, launch_index, start, &mut steps);
@@ -246,7 +252,7 @@ impl<'a> Assembler<'a> {
         (network, op_index): (usize, usize),
         op: &LoweredOp,
         variant: &'static str,
-        (launch, cost): (&Launch, LaunchCost),
+        (launch, cost, part): (&Launch, LaunchCost, Part),
     ) -> Result<Dispatch> {
         let graph = &self.decisions.networks[network].source.graph;
         let node = graph.node(op.id);
@@ -289,7 +295,8 @@ impl<'a> Assembler<'a> {
             kernel: self.kernel(launch, node.op().map_or("", |op| op.name()), variant),
             args,
             global: launch.global,
-            offset: [0; 3],
+            offset: part.offset,
+            range: part.range,
             local: launch.local,
             flops: launch.flops,
             bytes: cost.bytes,

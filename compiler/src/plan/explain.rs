@@ -14,6 +14,8 @@ const NAMED: usize = 4;
 pub struct Shortfall {
     /// Smallest budget for which the plan exists.
     pub needs_bytes: u64,
+    /// The arena's bytes and those of the largest allocation, where it is these that do not fit.
+    pub allocation: Option<(u64, u64)>,
     /// The largest buffers live at the peak.
     pub live: Vec<(String, u64)>,
     /// Sum of all that is live at the peak.
@@ -32,6 +34,7 @@ impl Shortfall {
         let live = peak.iter().flat_map(|c| &c.buffers).take(NAMED);
         Self {
             needs_bytes,
+            allocation: None,
             live: live.map(|(i, bytes)| (drafts[*i].name.clone(), *bytes)).collect(),
             live_bytes: peak.map_or(0, |c| c.live_bytes),
             beside: vec![
@@ -47,7 +50,13 @@ impl Shortfall {
 
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the smallest feasible budget is {}; ", mib(self.needs_bytes))?;
+        match self.allocation {
+            Some((arena, most)) => {
+                write!(f, "the arena of {} is one allocation, ", mib(arena))?;
+                write!(f, "of which the device's largest is {}; ", mib(most))?;
+            }
+            None => write!(f, "the smallest feasible budget is {}; ", mib(self.needs_bytes))?,
+        }
         write!(f, "{} are live at the peak, the largest ", mib(self.live_bytes))?;
         let live: Vec<_> = self.live.iter().map(|(n, b)| format!("{n} {}", mib(*b))).collect();
         write!(f, "{}; beside them ", live.join(", "))?;

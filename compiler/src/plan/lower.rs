@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, anyhow, bail};
 use kiln_bundle::plan::Phase;
 use kiln_ir::{DType, Graph, NodeKind, Op, ValueId};
-use kiln_kernels::{Lowering, Operand, Packing, Problem, candidates};
+use kiln_kernels::{Lowering, Operand, Packing, Problem, Target, candidates};
 
+use super::dispatch::{self, Part};
 use super::schedule::schedule;
 use super::time::{LaunchCost, launch_costs};
 use crate::device::DeviceProfile;
@@ -32,6 +33,8 @@ pub enum Work {
         lowering: Lowering,
         /// What each launch takes.
         costs: Vec<LaunchCost>,
+        /// The work-items of each launch.
+        parts: Vec<Part>,
     },
     /// By reading rows of a table from the bundle.
     Gather,
@@ -188,7 +191,7 @@ fn kernels(
     let inputs = operands(graph, id, storage);
     let max_weight_bytes = selection.max_weight_bytes;
     let problem = Problem { op, inputs: &inputs, output: graph.ty(id), max_weight_bytes };
-    let Some(Chosen { variant, lowering, costs, .. }) = choose(&problem, profile, selection)?
+    let Some(Chosen { variant, mut lowering, mut costs, .. }) = choose(&problem, profile, selection)?
     else {
         bail!(
             "no kernel variant of {} applies to {} on a {:?} device",
@@ -197,8 +200,11 @@ fn kernels(
             profile.target.class
         );
     };
-    check_scalar_limits(&lowering).map_err(|e| anyhow!("variant {variant}: {e}"))?;
-    Ok(Work::Kernels { variant, lowering, costs })
+    check_limits(&lowering, &profile.target).map_err(|e| anyhow!("variant {variant}: {e}"))?;
+    let rates = &profile.rates;
+    let parts = dispatch::cut(&mut lowering, &mut costs, rates.max_dispatch_ns(), rates.launch_ns)
+        .with_context(|| format!("variant {variant}"))?;
+    Ok(Work::Kernels { variant, lowering, costs, parts })
 }
 
 /// A variant for an op.
@@ -278,12 +284,23 @@ pub fn choose(
     Ok(best.or(refused))
 }
 
-fn check_scalar_limits(lowering: &Lowering) -> Result<()> {
+/// What every launch must keep, whatever its variant thinks of the target.
+fn check_limits(lowering: &Lowering, target: &Target) -> Result<()> {
     if lowering.launches.is_empty() {
         bail!("lowers to no launch");
     }
     if lowering.launches.iter().any(|l| l.global.contains(&0)) {
         bail!("a launch has no work-items");
+    }
+    for launch in &lowering.launches {
+        let items = launch.local.map_or(1, |local| local.iter().product());
+        if items > u64::from(target.max_work_group) {
+            bail!("a work-group has {items} work-items, the device {}", target.max_work_group);
+        }
+        if launch.local_mem_bytes > target.local_mem_bytes {
+            let (needs, has) = (launch.local_mem_bytes, target.local_mem_bytes);
+            bail!("a work-group needs {needs} bytes of local memory, the device has {has}");
+        }
     }
     Ok(())
 }

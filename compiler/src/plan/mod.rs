@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod assemble;
 pub mod blocks;
+pub mod dispatch;
 pub mod explain;
 pub mod lifetime;
 pub mod lower;
@@ -14,7 +15,7 @@ pub mod residency;
 pub mod schedule;
 pub mod time;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use kiln_bundle::plan::{Manifest, MemoryPlan, Phase, Plan};
 use kiln_ir::DType;
 
@@ -162,7 +163,10 @@ pub fn build(
     }
     let lifetimes = Lifetimes::new(&networks, &blocks);
     let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
-    let capacity_bytes = request.budget_bytes.saturating_sub(beside.peak_bytes());
+    let max_alloc_bytes = profile.memory.max_alloc_bytes();
+    check_blocks(&blocks, max_alloc_bytes)?;
+    let capacity_bytes =
+        request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
     let weights_bytes = repeated_weights_bytes(&networks, &blocks);
     let all_must_stay = strategy.reading_percent < 100;
     let cannot_stay = |needs_bytes| {
@@ -177,7 +181,11 @@ pub fn build(
             Err(error) => match error.downcast::<Infeasible>() {
                 Ok(Infeasible(buffers, height_bytes)) => {
                     let needs_bytes = beside.peak_bytes() + height_bytes;
-                    let shortfall = explain::Shortfall::new(needs_bytes, &buffers, &beside);
+                    let shortfall = explain::Shortfall {
+                        allocation: (height_bytes > max_alloc_bytes)
+                            .then_some((height_bytes, max_alloc_bytes)),
+                        ..explain::Shortfall::new(needs_bytes, &buffers, &beside)
+                    };
                     return Ok(Outcome::TooLarge(shortfall));
                 }
                 Err(error) => return Err(error),
@@ -201,6 +209,7 @@ pub fn build(
         placement: &placement,
         memory,
         align_bytes,
+        max_dispatch_ns: profile.rates.max_dispatch_ns(),
     };
     let mut plan = assemble::assemble(&decisions, manifest)?;
     plan.rationale = rationale::rationale(&networks, &plan, strategy, request)?;
@@ -212,6 +221,19 @@ fn repeated_weights_bytes(networks: &[LoweredNetwork], blocks: &Blocks) -> u64 {
     let repeated =
         |d: &&blocks::BlockDraft| !d.small && networks[d.network].source.phase == Phase::Step;
     blocks.drafts.iter().filter(repeated).map(|d| d.len_bytes).sum()
+}
+
+/// Refuses weights that one launch reads together and no single allocation holds.
+fn check_blocks(blocks: &Blocks, max_alloc_bytes: u64) -> Result<()> {
+    match blocks.drafts.iter().find(|block| block.len_bytes > max_alloc_bytes) {
+        None => Ok(()),
+        Some(block) => bail!(
+            "the weights of {} take {}, and the device allocates at most {} at once",
+            block.name,
+            explain::mib(block.len_bytes),
+            explain::mib(max_alloc_bytes)
+        ),
+    }
 }
 
 fn with_arena(mut memory: MemoryPlan, placement: &Placement) -> MemoryPlan {

@@ -10,7 +10,7 @@ use kiln_kernels::{Lowering, Problem, candidates, family};
 use std::collections::{HashMap, HashSet};
 
 use super::lower::{LoweredNetwork, Preference, Storage, Work, operands};
-use super::time::launch_costs;
+use super::time::{LaunchCost, launch_costs};
 use super::{PlanRequest, Strategy};
 use crate::passes::contraction::Contraction;
 use crate::quantize;
@@ -95,8 +95,8 @@ impl Context<'_> {
     fn choice(&self, problem: &Problem, work: &Work) -> Result<Choice> {
         let alternatives = match work {
             Work::Gather => vec![],
-            Work::Kernels { variant, lowering, .. } => {
-                self.alternatives(problem, variant, lowering)?
+            Work::Kernels { variant, lowering, costs, .. } => {
+                self.alternatives(problem, variant, cost(lowering, costs))?
             }
         };
         let shape = problem.output.shape.iter().map(|d| *d as u32).collect();
@@ -107,7 +107,7 @@ impl Context<'_> {
         &self,
         problem: &Problem,
         chosen: &str,
-        lowering: &Lowering,
+        chosen_cost: Cost,
     ) -> Result<Vec<Alternative>> {
         let target = &*self.request.profile.target.tuned(problem);
         let considered = candidates(problem, target);
@@ -116,10 +116,11 @@ impl Context<'_> {
         for variant in &considered {
             let verdict = if variant.name == chosen {
                 before = false;
-                Verdict::Chosen(self.cost(problem, chosen, lowering))
+                Verdict::Chosen(chosen_cost)
             } else {
                 let lowering = (variant.lower)(problem, target)?;
-                let cost = self.cost(problem, variant.name, &lowering);
+                let rates = &self.request.profile.rates;
+                let cost = cost(&lowering, &launch_costs(problem, variant.name, &lowering, rates));
                 let allowed = match self.strategy.preference {
                     Preference::Fastest => u64::MAX,
                     Preference::ScratchUpTo(bytes) => bytes,
@@ -139,15 +140,14 @@ impl Context<'_> {
         }
         Ok(list)
     }
+}
 
-    fn cost(&self, problem: &Problem, variant: &str, lowering: &Lowering) -> Cost {
-        let costs = launch_costs(problem, variant, lowering, &self.request.profile.rates);
-        Cost {
-            launches: lowering.launches.len() as u32,
-            scratch_bytes: lowering.scratch_bytes.iter().sum(),
-            flops: lowering.launches.iter().map(|l| l.flops).sum(),
-            bytes: costs.iter().map(|c| c.bytes).sum(),
-            predicted_ns: costs.iter().map(|c| c.ns).sum(),
-        }
+fn cost(lowering: &Lowering, costs: &[LaunchCost]) -> Cost {
+    Cost {
+        launches: lowering.launches.len() as u32,
+        scratch_bytes: lowering.scratch_bytes.iter().sum(),
+        flops: lowering.launches.iter().map(|l| l.flops).sum(),
+        bytes: costs.iter().map(|c| c.bytes).sum(),
+        predicted_ns: costs.iter().map(|c| c.ns).sum(),
     }
 }

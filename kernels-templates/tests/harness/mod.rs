@@ -16,8 +16,9 @@ use opencl3::memory::{Buffer, CL_MEM_READ_WRITE};
 use opencl3::platform::get_platforms;
 use opencl3::program::Program;
 use opencl3::types::{CL_BLOCKING, cl_uchar};
+use std::collections::BTreeSet;
 use std::ptr::null_mut;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// Bytes behind the output that no kernel may change.
@@ -131,7 +132,7 @@ impl Runner {
     pub fn run_repeatedly(&self, prepared: &Prepared, times: usize) -> f64 {
         let start = Instant::now();
         for index in (0..times).flat_map(|_| 0..prepared.kernels.len()) {
-            self.enqueue(prepared, index);
+            self.enqueue_whole(prepared, index);
         }
         self.queue.finish().unwrap();
         start.elapsed().as_secs_f64()
@@ -141,14 +142,39 @@ impl Runner {
     pub fn run_each(&self, prepared: &Prepared) -> Vec<f64> {
         let run = |index| {
             let start = Instant::now();
-            self.enqueue(prepared, index);
+            self.enqueue_whole(prepared, index);
             self.queue.finish().unwrap();
             start.elapsed().as_secs_f64()
         };
         (0..prepared.kernels.len()).map(run).collect()
     }
 
-    fn enqueue(&self, prepared: &Prepared, index: usize) {
+    /// Runs all launches once, each in two parts along every axis that has as many work-groups, as
+    /// the planner cuts them, and waits.
+    pub fn run_in_parts(&self, prepared: &Prepared) {
+        for (index, (_, launch, _)) in prepared.kernels.iter().enumerate() {
+            let local = launch.local.unwrap_or([1; 3]);
+            let halves = |axis: usize| {
+                let half = launch.global[axis] / local[axis] / 2 * local[axis];
+                let parts = [(0, half), (half, launch.global[axis] - half)];
+                parts.into_iter().filter(|(_, items)| *items > 0)
+            };
+            for (z, depth) in halves(2) {
+                for (y, height) in halves(1) {
+                    for (x, width) in halves(0) {
+                        self.enqueue(prepared, index, [x, y, z], [width, height, depth]);
+                    }
+                }
+            }
+        }
+        self.queue.finish().unwrap();
+    }
+
+    fn enqueue_whole(&self, prepared: &Prepared, index: usize) {
+        self.enqueue(prepared, index, [0; 3], prepared.kernels[index].1.global);
+    }
+
+    fn enqueue(&self, prepared: &Prepared, index: usize, offset: [u64; 3], global: [u64; 3]) {
         let (kernel, launch, slots) = &prepared.kernels[index];
         let mut call = ExecuteKernel::new(kernel);
         for slot in slots {
@@ -163,7 +189,8 @@ impl Runner {
                 };
             }
         }
-        call.set_global_work_sizes(&launch.global.map(|v| v as usize));
+        call.set_global_work_offsets(&offset.map(|v| v as usize));
+        call.set_global_work_sizes(&global.map(|v| v as usize));
         if let Some(local) = launch.local {
             call.set_local_work_sizes(&local.map(|v| v as usize));
         }
@@ -314,11 +341,40 @@ pub fn check_values(
             let prepared = runner.prepare(&problem, &lowering, &values);
             runner.run(&prepared);
             let allowed = tolerance.of_variant(variant.name, storage, &values);
-            compare(&runner.output(&prepared), &expected, storage, allowed, &what);
+            let found = runner.output(&prepared);
+            compare(&found, &expected, storage, allowed, &what);
+            check_parts(runner, &problem, &lowering, &values, (variant.name, &found));
             seen.push(lowering);
         }
     }
     assert!(!seen.is_empty(), "no variant applies to {} {types:?}", op.name());
+}
+
+/// A lowering makes the same bits in parts: once for each variant and set of axes that it can be
+/// cut along, for drivers compile kernels anew for it.
+pub fn check_parts(
+    runner: &Runner,
+    problem: &Problem,
+    lowering: &Lowering,
+    values: &[Vec<f32>],
+    (variant, whole): (&'static str, &[f32]),
+) {
+    // Op, variant, and the axes of each launch.
+    type Kind = (&'static str, &'static str, Vec<[bool; 3]>);
+    static SEEN: Mutex<BTreeSet<Kind>> = Mutex::new(BTreeSet::new());
+    let axes = |launch: &Launch| {
+        let local = launch.local.unwrap_or([1; 3]);
+        [0, 1, 2].map(|axis| launch.global[axis] > local[axis])
+    };
+    let axes: Vec<_> = lowering.launches.iter().map(axes).collect();
+    let kind = (problem.op.name(), variant, axes);
+    if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.clone()) {
+        return;
+    }
+    let prepared = runner.prepare(problem, lowering, values);
+    runner.run_in_parts(&prepared);
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    assert!(bits(&runner.output(&prepared)) == bits(whole), "{kind:?} differs in parts");
 }
 
 fn check_limits(lowering: &Lowering, target: &Target, what: &str) {

@@ -14,7 +14,8 @@
 //!    step or by the host through a port; every use falls into the life of its buffer; what
 //!    enters the sampler's loop stays alive through it; streamed weights are loaded before use,
 //!    not overwritten while in use, and freed by the end of their network.
-//! 5. **Launches** (`launch`): global and local sizes that a device accepts.
+//! 5. **Launches** (`launch`): global and local sizes that a device accepts, none predicted to take
+//!    too long; the parts of a launch follow one another and run each of its work-items once.
 //!
 //! What kernels do inside the regions they are given is not the checker's concern.
 

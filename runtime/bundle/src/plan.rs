@@ -142,6 +142,8 @@ pub struct Requirements {
     pub work_group_size: u64,
     /// Every buffer offset is a multiple of this.
     pub base_align_bytes: u64,
+    /// Longest time that a launch is predicted to take; 0 where the device minds no length.
+    pub max_dispatch_ns: u64,
     /// OpenCL extensions the kernels use.
     pub extensions: Vec<String>,
 }
@@ -330,8 +332,11 @@ pub struct Dispatch {
     pub args: Vec<Arg>,
     /// Global work size.
     pub global: [u64; 3],
-    /// First work-item: several launches can share an op's work-items.
+    /// First work-item.
     pub offset: [u64; 3],
+    /// Work-items of the launch that this one is part of: the steps from the one that begins at
+    /// none run them once each, one part after the other along one axis. `global` where the launch is whole.
+    pub range: [u64; 3],
     /// Local work size; `None` leaves it to the driver.
     pub local: Option<[u64; 3]>,
     /// Arithmetic, two for each multiply-add.

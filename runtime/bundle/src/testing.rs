@@ -150,6 +150,7 @@ fn requirements() -> Requirements {
         local_mem_bytes: 0,
         work_group_size: 64,
         base_align_bytes: 128,
+        max_dispatch_ns: 0,
         extensions: vec![],
     }
 }
@@ -273,6 +274,7 @@ fn dispatch(name: &str, kernel: u32, args: Vec<Arg>) -> Step {
         args,
         global: [64, 4, 1],
         offset: [0; 3],
+        range: [64, 4, 1],
         local: Some([16, 2, 1]),
         flops: 1000,
         bytes: 512,

@@ -42,6 +42,24 @@ fn dispatch(plan: &mut Plan, network: usize, step: usize) -> &mut Dispatch {
     }
 }
 
+/// Cuts the last network's launch into three parts, and changes them.
+fn cut(plan: &mut Plan, change: impl FnOnce(&mut Vec<Dispatch>)) {
+    let network = plan.networks.len() - 1;
+    let whole = dispatch(plan, network, 1).clone();
+    let part = |(first, items): (u64, u64)| {
+        let mut part = whole.clone();
+        (part.offset[0], part.global[0]) = (first, items);
+        part
+    };
+    let mut parts: Vec<Dispatch> = [(0, 32), (32, 16), (48, 16)].map(part).into();
+    change(&mut parts);
+    let instant = plan.span(network).0 + 1;
+    for buffer in plan.buffers.iter_mut().filter(|buffer| buffer.upper > instant) {
+        buffer.upper += parts.len() as u32 - 1;
+    }
+    plan.networks[network].steps.splice(1..2, parts.into_iter().map(Step::Dispatch));
+}
+
 fn gather(plan: &mut Plan) -> &mut Gather {
     match &mut plan.networks[0].steps[0] {
         Step::Gather(gather) => gather,
@@ -224,8 +242,28 @@ rejects! {
     local_uneven: |plan| dispatch(plan, 2, 3).local = Some([24, 1, 1])
         => Violation::WorkSize { .. },
     offset_uneven: |plan| dispatch(plan, 2, 3).offset = [8, 0, 0] => Violation::WorkSize { .. },
+    offset_of_a_whole: |plan| dispatch(plan, 2, 3).offset = [16, 0, 0] => Violation::Parts { .. },
     offset_overflow: |plan| dispatch(plan, 2, 3).offset = [0, u64::MAX - 1, 0]
         => Violation::WorkSize { .. },
+    too_long: |plan| {
+        plan.requirements.max_dispatch_ns = 5;
+        dispatch(plan, 2, 3).predicted_ns = 6;
+    } => Violation::TooLong { .. },
+    part_missing: |plan| cut(plan, |parts| { parts.pop(); }) => Violation::Parts { .. },
+    part_missing_in_between: |plan| cut(plan, |parts| { parts.remove(1); })
+        => Violation::Parts { .. },
+    part_first_missing: |plan| cut(plan, |parts| { parts.remove(0); }) => Violation::Parts { .. },
+    part_twice: |plan| cut(plan, |parts| parts.insert(1, parts[0].clone()))
+        => Violation::Parts { .. },
+    parts_swapped: |plan| cut(plan, |parts| parts.swap(1, 2)) => Violation::Parts { .. },
+    part_beyond: |plan| cut(plan, |parts| parts[2].global[0] = 48) => Violation::Parts { .. },
+    part_across: |plan| cut(plan, |parts| parts[1].global[1] = 2) => Violation::Parts { .. },
+    part_of_another: |plan| cut(plan, |parts| parts[1].kernel = KernelId(1))
+        => Violation::Parts { .. },
+    part_with_other_arguments: |plan| cut(plan, |parts| { parts[1].args.pop(); })
+        => Violation::Parts { .. },
+    larger_than_its_range: |plan| dispatch(plan, 2, 3).range = [32, 4, 1]
+        => Violation::Parts { .. },
     work_group: |plan| dispatch(plan, 2, 3).local = Some([64, 2, 1]) => Violation::WorkGroup { .. },
     work_group_overflow: |plan| {
         dispatch(plan, 2, 3).global = [1 << 63, 1 << 63, 1];
@@ -240,6 +278,13 @@ fn the_untouched_plan_is_sound() {
     assert_eq!(checked.peak_bytes, plan.memory.peak_bytes());
     assert_eq!(checked.arena_lower_bound_bytes, plan.memory.arena_lower_bound_bytes);
     assert_eq!(checked.instant_count, 13);
+}
+
+#[test]
+fn a_launch_in_parts_is_sound() {
+    let mut plan = testing::plan();
+    cut(&mut plan, |_| {});
+    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(15));
 }
 
 #[test]

@@ -147,6 +147,7 @@ mod tests {
             args: Vec::new(),
             global,
             offset: [0; 3],
+            range: global,
             local,
             flops: 0,
             bytes: 0,

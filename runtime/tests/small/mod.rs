@@ -376,6 +376,7 @@ fn dispatch(name: &str, kernel: u32, args: Vec<Arg>, items: usize) -> Step {
         args,
         global: [items as u64, 1, 1],
         offset: [0; 3],
+        range: [items as u64, 1, 1],
         local: None,
         flops: 0,
         bytes: 0,

@@ -65,7 +65,9 @@ impl Problem {
 /// The distinct problems of sd21-base for Mali, in a fixed order.
 fn problems() -> Vec<Problem> {
     let config = config::model("sd21-base").expect("it is known");
-    let (_, profile) = DeviceProfile::load("mali-g78").expect("it ships");
+    let (_, mut profile) = DeviceProfile::load("mali-g78").expect("it ships");
+    // Whole launches, of which this test chooses its own parts.
+    profile.rates.max_dispatch_ms = 0;
     let storage = Storage { weights: Weights::Float(DType::F16), activations: DType::F16 };
     let graphs = [
         kiln_graphs::text_encoder(config, 1),

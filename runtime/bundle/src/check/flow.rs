@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::interval_set::IntervalSet;
-use super::launch;
+use super::launch::{self, Begun};
 use super::violation::{Place, Violation, block_at, buffer_at, place};
 use crate::plan::{
     Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Network, Phase, Plan, Port,
@@ -29,6 +29,7 @@ pub(super) fn check(
         index_bytes: HashMap::new(),
         slots: BTreeMap::new(),
         slot_of: HashMap::new(),
+        begun: None,
         network: 0,
         span: (0, 0),
         step: 0,
@@ -41,6 +42,7 @@ pub(super) fn check(
             flow.step = step_index;
             flow.run(step)?;
         }
+        flow.end_launch()?;
         flow.leave(network)?;
     }
     Ok(())
@@ -63,6 +65,8 @@ struct Flow<'a> {
     /// The block in each slot, and the other way round.
     slots: BTreeMap<SlotId, BlockId>,
     slot_of: HashMap<BlockId, SlotId>,
+    /// The launch of which not all parts have run.
+    begun: Option<Begun<'a>>,
     network: usize,
     span: (u32, u32),
     step: usize,
@@ -76,7 +80,7 @@ struct Region {
     len_bytes: u64,
 }
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
     fn instant(&self) -> u32 {
         // The span's length is the number of steps: neither cast nor sum overflows.
         self.span.0 + self.step as u32
@@ -121,7 +125,10 @@ impl Flow<'_> {
         Ok(())
     }
 
-    fn run(&mut self, step: &Step) -> Result<(), Violation> {
+    fn run(&mut self, step: &'a Step) -> Result<(), Violation> {
+        if !matches!(step, Step::Dispatch(_)) {
+            self.end_launch()?;
+        }
         match step {
             &Step::Load { block, slot } => self.load(block, slot),
             Step::Gather(gather) => self.gather(gather),
@@ -197,13 +204,20 @@ impl Flow<'_> {
         self.write(region(gather.output, row_bytes.saturating_mul(index_count.into())))
     }
 
-    fn dispatch(&mut self, dispatch: &Dispatch) -> Result<(), Violation> {
+    /// No part of a launch may be missing now.
+    fn end_launch(&self) -> Result<(), Violation> {
+        self.begun.as_ref().map_or(Ok(()), |begun| Err(begun.broken_off(|| self.place())))
+    }
+
+    fn dispatch(&mut self, dispatch: &'a Dispatch) -> Result<(), Violation> {
         let count = self.plan.kernels.len();
         if dispatch.kernel.index() >= count {
             let (by, id) = (self.place().to_string(), dispatch.kernel.0);
             return Err(Violation::NoSuch { by, what: "kernel", id, count });
         }
         launch::check(dispatch, &self.plan.requirements, || self.place())?;
+        let begun = self.begun.take();
+        self.begun = Begun::follow(begun, dispatch, || self.place())?;
         for arg in &dispatch.args {
             match *arg {
                 Arg::Buffer { buffer, offset_bytes, len_bytes, access: Access::Read } => {

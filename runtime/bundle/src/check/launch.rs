@@ -1,15 +1,15 @@
-//! Work sizes that a device accepts.
+//! Work sizes that a device accepts, and launches in parts.
 
 use super::violation::{Place, Violation};
 use crate::plan::{Dispatch, Requirements};
 
-/// Checks the sizes of one launch.
+/// Checks the sizes of one launch and its predicted time.
 pub(super) fn check(
     dispatch: &Dispatch,
     requirements: &Requirements,
     place: impl Fn() -> Box<Place>,
 ) -> Result<(), Violation> {
-    let Dispatch { global, offset, local, .. } = dispatch;
+    let Dispatch { global, offset, local, predicted_ns, .. } = dispatch;
     let divides = |local: &[u64; 3]| {
         let sizes = global.iter().zip(offset).zip(local);
         sizes.into_iter().all(|((global, offset), &local)| {
@@ -20,6 +20,10 @@ pub(super) fn check(
     if global.contains(&0) || overflows || !local.as_ref().is_none_or(divides) {
         return Err(Violation::WorkSize { place: place(), global: *global, local: *local });
     }
+    let max_ns = requirements.max_dispatch_ns;
+    if max_ns != 0 && *predicted_ns > max_ns {
+        return Err(Violation::TooLong { place: place(), predicted_ns: *predicted_ns, max_ns });
+    }
     let Some(local) = *local else { return Ok(()) };
     let max = requirements.work_group_size;
     let size = local.iter().try_fold(1u64, |product, &extent| product.checked_mul(extent));
@@ -27,4 +31,62 @@ pub(super) fn check(
         return Err(Violation::WorkGroup { place: place(), local, max });
     }
     Ok(())
+}
+
+/// A launch of which some parts have run, and the rest must follow.
+pub(super) struct Begun<'a> {
+    last: &'a Dispatch,
+    /// The axis that it is cut along.
+    axis: usize,
+    /// First work-item of the next part.
+    next: u64,
+}
+
+impl<'a> Begun<'a> {
+    /// After `dispatch`, what still has to run of its launch.
+    ///
+    /// Requires: [`check`] accepts it. Errors: it does not begin a launch where none has begun, or
+    /// is not the next part of the one that has.
+    pub(super) fn follow(
+        begun: Option<Begun<'a>>,
+        dispatch: &'a Dispatch,
+        place: impl Fn() -> Box<Place>,
+    ) -> Result<Option<Begun<'a>>, Violation> {
+        let Dispatch { global, offset, range, .. } = dispatch;
+        let (axis, next) = match begun {
+            Some(Begun { last, axis, next }) => {
+                let same = |d: &Dispatch| (d.kernel, d.range, d.local);
+                if same(last) != same(dispatch) || last.args != dispatch.args {
+                    return Err(parts(dispatch, place));
+                }
+                (axis, next)
+            }
+            None => (axis_of(global, range), 0),
+        };
+        let right = (0..3).all(|other| match other == axis {
+            true => offset[other] == next && global[other] <= range[other].saturating_sub(next),
+            false => offset[other] == 0 && global[other] == range[other],
+        });
+        if !right {
+            return Err(parts(dispatch, place));
+        }
+        let next = next + global[axis];
+        let begun = Begun { last: dispatch, axis, next };
+        Ok((next < range[axis]).then_some(begun))
+    }
+
+    /// The launch ends here, although parts of it are missing.
+    pub(super) fn broken_off(&self, place: impl Fn() -> Box<Place>) -> Violation {
+        parts(self.last, place)
+    }
+}
+
+/// The axis along which less than the range runs; any if there is none.
+fn axis_of(global: &[u64; 3], range: &[u64; 3]) -> usize {
+    (0..3).find(|&axis| global[axis] != range[axis]).unwrap_or(0)
+}
+
+fn parts(dispatch: &Dispatch, place: impl Fn() -> Box<Place>) -> Violation {
+    let Dispatch { global, offset, range, .. } = *dispatch;
+    Violation::Parts { place: place(), global, offset, range }
 }

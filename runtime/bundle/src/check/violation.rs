@@ -365,6 +365,31 @@ pub enum Violation {
         /// Local size.
         local: Option<[u64; 3]>,
     },
+    /// The parts of a launch do not follow one another, or do not cover its work-items once.
+    #[error(
+        "{place} runs {global:?} work-items from {offset:?} on of a launch of {range:?}: its parts \
+         must follow one another and cover it once"
+    )]
+    Parts {
+        /// The step.
+        place: Box<Place>,
+        /// Global size.
+        global: [u64; 3],
+        /// First work-item.
+        offset: [u64; 3],
+        /// Work-items of the launch.
+        range: [u64; 3],
+    },
+    /// A launch is predicted to take longer than the requirements say.
+    #[error("{place} is predicted to take {predicted_ns} ns, at most {max_ns} ns are allowed")]
+    TooLong {
+        /// The step.
+        place: Box<Place>,
+        /// Predicted.
+        predicted_ns: u64,
+        /// [`Requirements::max_dispatch_ns`](crate::plan::Requirements::max_dispatch_ns).
+        max_ns: u64,
+    },
     /// A work-group is larger than the requirements say.
     #[error("{place} has work-groups of {local:?}, at most {max} work-items are allowed")]
     WorkGroup {

@@ -3,10 +3,12 @@
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, BufferId, Dispatch, Phase, Plan, Residency, Step};
 use kiln_bundle::rationale::{Attempt, Rates};
+use kiln_compiler::device::{DeviceProfile, Published};
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::measured::Measured;
+use super::registers::registers;
 use super::schema::{
     Account, AttemptView, BlockAccount, KernelAccount, Kind, LoadAccount, Memory, NetworkAccount,
     OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
@@ -40,6 +42,7 @@ impl<'a> Account<'a> {
                 step_stall_ns,
             },
             weights: weights(plan, &networks),
+            published: published(plan),
             peak: peak(plan, &arena, &live_bytes),
             kernels: kernels(plan, &ops),
             blocks: plan.blocks.iter().map(block).collect(),
@@ -58,6 +61,15 @@ impl<'a> Account<'a> {
     pub fn picture_ns(&self, op: &OpAccount) -> u64 {
         op.predicted_ns.saturating_mul(self.networks[op.network].passes)
     }
+}
+
+/// What others measured with this model on the device, if its profile ships.
+fn published(plan: &Plan) -> Vec<Published> {
+    let manifest = &plan.manifest;
+    let known = DeviceProfile::names().any(|name| name == manifest.profile);
+    let profile = known.then(|| DeviceProfile::load(&manifest.profile).ok()).flatten();
+    let published = profile.map(|(_, profile)| profile.published).unwrap_or_default();
+    published.into_iter().filter(|p| p.model == manifest.model).collect()
 }
 
 fn memory(plan: &Plan) -> Memory {
@@ -263,6 +275,7 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
     let mut choices = rationale.ops.iter().peekable();
     let mut choice = None;
     let mut list = Vec::new();
+    let registers: Vec<u32> = plan.sources.iter().map(|s| registers(s)).collect();
     let steps =
         plan.networks.iter().enumerate().flat_map(|(i, n)| n.steps.iter().map(move |s| (i, s)));
     for (instant, (network, step)) in (0u32..).zip(steps) {
@@ -280,6 +293,10 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
             shape: choice.map_or(&[], |c| &c.shape),
             problem: choice.map_or("", |c| &c.problem),
             global: [1; 3],
+            offset: [0; 3],
+            range: [1; 3],
+            local: None,
+            registers: 0,
             reads: vec![],
             writes: vec![],
             blocks: vec![],
@@ -289,7 +306,7 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
             measured_ns: None,
         };
         match step {
-            Step::Dispatch(d) => list.push(dispatch(plan, d, account)),
+            Step::Dispatch(d) => list.push(dispatch(plan, d, &registers, account)),
             Step::Gather(gather) => list.push(OpAccount {
                 name: &gather.name,
                 reads: vec![gather.indices.0],
@@ -304,7 +321,12 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
     list
 }
 
-fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) -> OpAccount<'a> {
+fn dispatch<'a>(
+    plan: &'a Plan,
+    dispatch: &'a Dispatch,
+    registers: &[u32],
+    account: OpAccount<'a>,
+) -> OpAccount<'a> {
     let kernel = &plan.kernels[dispatch.kernel.index()];
     let (mut reads, mut writes, mut blocks) = (vec![], vec![], vec![]);
     for arg in &dispatch.args {
@@ -326,6 +348,10 @@ fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) 
         kernel: Some(dispatch.kernel.0),
         entry: &kernel.entry,
         global: dispatch.global,
+        offset: dispatch.offset,
+        range: dispatch.range,
+        local: dispatch.local,
+        registers: registers.get(kernel.source as usize).copied().unwrap_or(0),
         reads,
         writes,
         blocks,

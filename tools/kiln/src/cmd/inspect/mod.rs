@@ -5,6 +5,7 @@ mod compare;
 mod dot;
 mod html;
 mod measured;
+mod registers;
 mod schema;
 mod tensors;
 mod text;

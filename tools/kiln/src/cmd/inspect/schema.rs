@@ -1,6 +1,7 @@
 //! What an account holds: the schema of `--json`, described in `docs/inspect-json.md`.
 
 use kiln_bundle::plan::Manifest;
+use kiln_compiler::device::Published;
 use serde::Serialize;
 
 use super::tensors::TensorAccount;
@@ -21,6 +22,7 @@ pub struct Account<'a> {
     pub rates: RatesView,
     pub predicted: Predicted,
     pub networks: Vec<NetworkAccount<'a>>,
+    pub published: Vec<Published>,
     pub peak: Peak<'a>,
     pub arena: Vec<Region<'a>>,
     pub weights: Weights,
@@ -153,6 +155,10 @@ pub struct OpAccount<'a> {
     pub shape: &'a [u32],
     pub problem: &'a str,
     pub global: [u64; 3],
+    pub offset: [u64; 3],
+    pub range: [u64; 3],
+    pub local: Option<[u64; 3]>,
+    pub registers: u32,
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
     pub blocks: Vec<u32>,

@@ -61,6 +61,12 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     if !measured.is_empty() {
         writeln!(out, "launches of a pass, measured: {}", measured.join(", "))?;
     }
+    for published in &a.published {
+        let seconds = published.seconds.iter();
+        let times = seconds.map(|(network, s)| format!("{network} {}", duration((s * 1e9) as u64)));
+        let times: Vec<_> = times.collect();
+        writeln!(out, "published, {}: {}", published.source, times.join(", "))?;
+    }
     let peak = &a.peak;
     writeln!(out, "\npeak of the arena: {} at {}.{}", mib(peak.live_bytes), peak.network, peak.op)?;
     let (weights, live): (Vec<&Region>, Vec<&Region>) =
@@ -242,11 +248,25 @@ pub fn kernels(plan: &Plan, a: &Account, out: &mut dyn Write) -> Result<()> {
             duration(k.predicted_ns)
         )?;
     }
-    writeln!(out, "\n{:>6}  {:<36}{:<36}{:>9}", "kernel", "variant", "entry", "launches")?;
+    writeln!(
+        out,
+        "\n{:>6}  {:<30}{:<30}{:>9}{:>14}{:>11}{:>11}",
+        "kernel", "variant", "entry", "launches", "work-group", "registers", "predicted"
+    )?;
     for (index, k) in plan.kernels.iter().enumerate() {
-        let launches = a.ops.iter().filter(|op| op.kernel == Some(index as u32)).count();
+        let own = || a.ops.iter().filter(|op| op.kernel == Some(index as u32));
         let name = format!("{} {}", k.op, k.variant);
-        writeln!(out, "{index:>6}  {name:<36}{:<36}{launches:>9}", k.entry)?;
+        let first = own().next();
+        let local = first.and_then(|op| op.local);
+        writeln!(
+            out,
+            "{index:>6}  {name:<30}{:<30}{:>9}{:>14}{:>11}{:>11}",
+            k.entry,
+            own().count(),
+            local.map_or("driver's".to_string(), |l| l.map(|n| n.to_string()).join("x")),
+            first.map_or(0, |op| op.registers),
+            duration(own().map(|op| op.predicted_ns).sum())
+        )?;
     }
     Ok(())
 }

@@ -1,0 +1,77 @@
+//! Plans for a phone: no launch is too long, no allocation too large, whatever the model.
+
+#[allow(dead_code)]
+#[path = "../src/model.rs"]
+mod model;
+
+use kiln_bundle::plan::{Dispatch, Plan, Step};
+use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::plan::PlanRequest;
+use kiln_compiler::plan::lower::{Storage, Weights};
+use kiln_compiler::plan_model;
+use kiln_ir::DType;
+
+fn mali() -> DeviceProfile {
+    DeviceProfile::load("mali-g78").expect("it ships").1
+}
+
+fn plan(name: &str, profile: &DeviceProfile, budget_bytes: u64) -> anyhow::Result<Plan> {
+    let storage = Storage { weights: Weights::Float(DType::F16), activations: DType::F16 };
+    let request = PlanRequest { profile, storage, budget_bytes, guidance_batch: None };
+    Ok(plan_model(&model::find(name)?, "mali-g78", "fp16", &request)?.plan)
+}
+
+fn dispatches(plan: &Plan) -> Vec<&Dispatch> {
+    let steps = plan.networks.iter().flat_map(|network| &network.steps);
+    let dispatch = |step| match step {
+        &Step::Dispatch(ref dispatch) => Some(dispatch),
+        _ => None,
+    };
+    steps.filter_map(dispatch).collect()
+}
+
+fn items(sizes: [u64; 3]) -> u64 {
+    sizes.iter().product()
+}
+
+#[test]
+fn no_launch_of_sd21_base_is_predicted_above_the_limit() {
+    let profile = mali();
+    let limit_ns = profile.rates.max_dispatch_ms * 1_000_000;
+    assert!(limit_ns > 0, "the profile has a limit");
+    let plan = plan("sd21-base", &profile, 1 << 30).expect("it fits");
+    let all = dispatches(&plan);
+    let longest = all.iter().map(|d| d.predicted_ns).max().expect("launches");
+    assert!(longest <= limit_ns, "{longest} ns");
+    assert_eq!(plan.requirements.max_dispatch_ns, limit_ns);
+
+    // Parts are as many work-items as the launches they were cut from, and without the limit some
+    // would have been longer.
+    let parts: Vec<_> = all.iter().filter(|d| d.global != d.range).collect();
+    let begun: u64 = parts.iter().filter(|d| d.offset == [0; 3]).map(|d| items(d.range)).sum();
+    assert_eq!(parts.iter().map(|d| items(d.global)).sum::<u64>(), begun);
+    let mut whole_ns = 0;
+    let mut longest_ns = 0;
+    for part in parts {
+        whole_ns = if part.offset == [0; 3] { 0 } else { whole_ns } + part.predicted_ns;
+        longest_ns = longest_ns.max(whole_ns);
+    }
+    assert!(longest_ns > limit_ns, "{longest_ns} ns: nothing had to be cut");
+    assert!(plan.memory.arena_bytes <= profile.memory.max_alloc_bytes);
+}
+
+#[test]
+fn the_arena_is_no_larger_than_one_allocation() {
+    let mut profile = mali();
+    let arena = |profile: &DeviceProfile| {
+        let plan = plan("emoji-256", profile, 1 << 30)?;
+        Ok::<_, anyhow::Error>((plan.memory.arena_bytes, plan.requirements.max_alloc_bytes))
+    };
+    let (roomy_bytes, _) = arena(&profile).expect("it fits");
+    profile.memory.max_alloc_bytes = roomy_bytes / 2;
+    let (arena_bytes, needed_bytes) = arena(&profile).expect("it fits with fewer weights resident");
+    assert!(arena_bytes <= roomy_bytes / 2 && needed_bytes <= roomy_bytes / 2);
+    profile.memory.max_alloc_bytes = 1 << 20;
+    let error = format!("{:#}", arena(&profile).expect_err("no arena is so small"));
+    assert!(error.contains("allocat") && error.contains("1.0 MiB"), "{error}");
+}
