@@ -1,11 +1,22 @@
 //! Resolves a plan's arguments to regions of device memory, once, before anything is allocated.
 //!
 //! Pure: knows where every buffer, block and slot is, and nothing of OpenCL.
+// A device cannot be told why a program ended: what may fail here is an error, never a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use kiln_bundle::plan::{Arg, BlockId, Network, Plan, Residency, SlotId, Step};
+use kiln_bundle::plan::{Arg, BlockId, BufferId, Network, Plan, Residency, SlotId, Step};
 
 use crate::error::RuntimeError;
 
@@ -64,8 +75,9 @@ impl Bindings {
 
     /// The arguments of one step; none if it is not a launch.
     pub fn of(&self, network: usize, step: usize) -> &[Binding] {
-        let Range { start, end } = self.ranges[network][step];
-        &self.args[start as usize..end as usize]
+        let range = self.ranges.get(network).and_then(|steps| steps.get(step));
+        let args = range.and_then(|range| self.args.get(range.start as usize..range.end as usize));
+        args.unwrap_or_default()
     }
 }
 
@@ -113,17 +125,14 @@ impl Resolver<'_> {
             Arg::U32(value) => return Ok(Binding::U32(value)),
             Arg::F32(value) => return Ok(Binding::F32(value)),
             Arg::Buffer { buffer, offset_bytes, len_bytes, .. } => {
-                let base_bytes = self.plan.buffers[buffer.index()].offset_bytes;
-                let offset_bytes = base_bytes + offset_bytes;
-                Region { parent: Parent::Arena, offset_bytes, len_bytes }
+                self.in_arena(buffer, offset_bytes, len_bytes)?
             }
             Arg::Weight { block, offset_bytes, len_bytes } => {
-                let entry = &self.plan.blocks[block.index()];
+                let entry = self.plan.blocks.get(block.index());
+                let entry = entry.ok_or_else(|| absent("block", block.index()))?;
                 match (entry.residency, slots.get(&block)) {
                     (Residency::Resident(buffer), _) => {
-                        let base_bytes = self.plan.buffers[buffer.index()].offset_bytes;
-                        let offset_bytes = base_bytes + offset_bytes;
-                        Region { parent: Parent::Arena, offset_bytes, len_bytes }
+                        self.in_arena(buffer, offset_bytes, len_bytes)?
                     }
                     (Residency::Streamed, Some(&slot)) => {
                         Region { parent: Parent::Slot(slot), offset_bytes, len_bytes }
@@ -149,6 +158,18 @@ impl Resolver<'_> {
         Ok(Binding::Region(self.intern(region)))
     }
 
+    fn in_arena(
+        &self,
+        buffer: BufferId,
+        offset_bytes: u64,
+        len_bytes: u64,
+    ) -> Result<Region, RuntimeError> {
+        let found = self.plan.buffers.get(buffer.index());
+        let base_bytes = found.ok_or_else(|| absent("buffer", buffer.index()))?.offset_bytes;
+        let offset_bytes = base_bytes.saturating_add(offset_bytes);
+        Ok(Region { parent: Parent::Arena, offset_bytes, len_bytes })
+    }
+
     fn intern(&mut self, region: Region) -> u32 {
         let next = self.bindings.regions.len() as u32;
         *self.ids.entry(region).or_insert_with(|| {
@@ -156,6 +177,10 @@ impl Resolver<'_> {
             next
         })
     }
+}
+
+fn absent(what: &str, index: usize) -> RuntimeError {
+    RuntimeError::Plan(format!("there is no {what} {index}"))
 }
 
 #[cfg(test)]

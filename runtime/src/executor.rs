@@ -3,6 +3,17 @@
 //! Owns the device's queue, kernels and memory. Knows networks by index and ports by their
 //! place; what they mean is the session's.
 #![allow(unsafe_code)]
+// A device cannot be told why a program ended: what may fail here is an error, never a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::collections::HashMap;
 use std::ptr;
@@ -10,10 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_bundle::BundleFile;
-use kiln_bundle::plan::{BufferId, Dispatch, Gather, Plan, Port, Step};
+use kiln_bundle::plan::{BufferId, Dispatch, Gather, Network, Plan, Port, Step};
 use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue};
 use opencl3::context::Context;
-use opencl3::event::{CL_COMPLETE, Event};
+use opencl3::error_codes::ClError;
+use opencl3::event::{CL_COMPLETE, Event, retain_event};
 use opencl3::kernel::Kernel;
 
 use crate::binding::Bindings;
@@ -65,15 +77,17 @@ pub struct Executor {
     bindings: Bindings,
     /// What the host wrote to the ports that gathers take their indices from.
     indices: HashMap<BufferId, Vec<i32>>,
+    /// The rows of a gather on their way.
+    rows: Vec<u8>,
     /// Whether the driver bears only one thread at a time: Oclgrind's crashes with two.
     lockstep: bool,
     /// Whether host and device share memory.
     unified: bool,
     canceller: Canceller,
     /// The last launch, on whose completion all earlier ones are complete.
-    last: Option<Arc<Event>>,
+    last: Option<Event>,
     /// Launches not yet timed, when profiling.
-    launches: Option<Vec<(usize, usize, Arc<Event>)>>,
+    launches: Option<Vec<(usize, usize, Event)>>,
     programs: ProgramOrigin,
 }
 
@@ -117,6 +131,7 @@ impl Executor {
             build_kernels(&context, device, (bundle.path(), plan), programs, progress)?;
         drop(driver);
         let indices = host_indices(plan);
+        let rows = Vec::with_capacity(gathered_bytes(plan));
         let mut executor = Executor {
             kernels,
             loaded: None,
@@ -125,6 +140,7 @@ impl Executor {
             bundle,
             bindings,
             indices,
+            rows,
             lockstep: device.platform == "Oclgrind",
             unified: device.unified_memory,
             canceller: Canceller::default(),
@@ -216,7 +232,8 @@ impl Executor {
         }
         stream.enter(network)?;
         let bundle = Arc::clone(&self.bundle);
-        for (index, step) in bundle.plan().networks[network].steps.iter().enumerate() {
+        let entry = network_of(bundle.plan(), network)?;
+        for (index, step) in entry.steps.iter().enumerate() {
             if self.canceller.is_cancelled() {
                 return Err(RuntimeError::Cancelled);
             }
@@ -225,33 +242,32 @@ impl Executor {
                     if self.lockstep {
                         self.finish()?;
                     }
-                    let last = self.last.as_deref();
+                    let last = self.last.as_ref();
                     stream.wait(*block, *slot, &|| last.is_some_and(is_running))?;
                 }
                 Step::Free { block } => {
                     // The thread that waits for the event cannot flush this queue.
                     self.compute.flush().at("clFlush", || "a freed slot")?;
-                    stream.free(*block, self.last.clone());
+                    stream.free(*block, self.last.as_ref().map(share).transpose()?);
                 }
                 Step::Gather(gather) => self.gather(gather)?,
                 Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
             }
         }
-        let name = &bundle.plan().networks[network].name;
-        self.compute.flush().at("clFlush", || format!("the end of {name}"))
+        self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
     }
 
     /// Enqueues the launches of a network over whatever its memory holds, and reads no weights: what
     /// the device alone takes for a network. The answer means nothing.
     pub fn launch(&mut self, network: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
-        for (index, step) in bundle.plan().networks[network].steps.iter().enumerate() {
+        let entry = network_of(bundle.plan(), network)?;
+        for (index, step) in entry.steps.iter().enumerate() {
             if let Step::Dispatch(dispatch) = step {
                 self.dispatch(dispatch, network, index)?;
             }
         }
-        let name = &bundle.plan().networks[network].name;
-        self.compute.flush().at("clFlush", || format!("the end of {name}"))
+        self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
     }
 
     /// Waits until the device is done with everything.
@@ -272,12 +288,13 @@ impl Executor {
     ) -> Result<(), RuntimeError> {
         let plan = self.bundle.plan();
         let at = || {
-            let kernel = &plan.kernels[dispatch.kernel.index()];
-            let network = &plan.networks[network].name;
-            let (name, op, variant) = (&dispatch.name, &kernel.op, &kernel.variant);
-            format!("{name} ({op}/{variant}, step {step} of {network})")
+            let kernel = plan.kernels.get(dispatch.kernel.index());
+            let (op, variant) = kernel.map_or(("", ""), |k| (&k.op, &k.variant));
+            let network = plan.networks.get(network).map_or("", |network| &network.name);
+            format!("{} ({op}/{variant}, step {step} of {network})", dispatch.name)
         };
-        let kernel = &self.kernels[dispatch.kernel.index()];
+        let kernel = self.kernels.get(dispatch.kernel.index());
+        let kernel = kernel.ok_or_else(|| absent("kernel", dispatch.kernel.index()))?;
         set_args(kernel, self.bindings.of(network, step), self.memory()?, &at)?;
         let global = dispatch.global.map(|items| items as usize);
         let offset = dispatch.offset.map(|items| items as usize);
@@ -294,9 +311,9 @@ impl Executor {
                 &[],
             )
         };
-        let event = Arc::new(launched.at("clEnqueueNDRangeKernel", at)?);
+        let event = launched.at("clEnqueueNDRangeKernel", at)?;
         if let Some(launches) = &mut self.launches {
-            launches.push((network, step, Arc::clone(&event)));
+            launches.push((network, step, share(&event)?));
         }
         self.last = Some(event);
         Ok(())
@@ -304,9 +321,12 @@ impl Executor {
 
     /// Reads the rows, verifies them, and writes them to the output.
     fn gather(&mut self, gather: &Gather) -> Result<(), RuntimeError> {
-        let indices = &self.indices[&gather.indices][..gather.index_count as usize];
-        let mut rows = vec![0; indices.len() * gather.row_bytes as usize];
-        for (out, &index) in rows.chunks_exact_mut(gather.row_bytes as usize).zip(indices) {
+        let indices = self.indices.get(&gather.indices).map_or(&[][..], Vec::as_slice);
+        let indices = indices.iter().take(gather.index_count as usize);
+        let row_bytes = (gather.row_bytes as usize).max(1);
+        self.rows.clear();
+        self.rows.resize(indices.len() * row_bytes, 0);
+        for (out, &index) in self.rows.chunks_exact_mut(row_bytes).zip(indices) {
             let row = u32::try_from(index).ok().filter(|&row| row < gather.row_count);
             let Some(row) = row else {
                 let (name, count) = (&gather.name, gather.row_count);
@@ -315,16 +335,21 @@ impl Executor {
             };
             self.bundle.read_row(gather, row, out)?;
         }
-        let offset_bytes = self.bundle.plan().buffers[gather.output.index()].offset_bytes;
-        self.memory()?.write(&self.compute, offset_bytes, &rows, &gather.name)
+        let offset_bytes = self.offset_of(gather.output)?;
+        self.memory()?.write(&self.compute, offset_bytes, &self.rows, &gather.name)
+    }
+
+    fn offset_of(&self, buffer: BufferId) -> Result<u64, RuntimeError> {
+        let found = self.bundle.plan().buffers.get(buffer.index());
+        found.map(|buffer| buffer.offset_bytes).ok_or_else(|| absent("buffer", buffer.index()))
     }
 
     /// Writes a port's bytes, in its element type.
     pub fn write_port(&mut self, port: &Port, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let offset_bytes = self.bundle.plan().buffers[port.buffer.index()].offset_bytes;
+        let offset_bytes = self.offset_of(port.buffer)?;
         if let Some(indices) = self.indices.get_mut(&port.buffer) {
-            for (index, word) in indices.iter_mut().zip(bytes.chunks_exact(4)) {
-                *index = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            for (index, word) in indices.iter_mut().zip(bytes.as_chunks().0) {
+                *index = i32::from_le_bytes(*word);
             }
         }
         self.memory()?.write(&self.compute, offset_bytes, bytes, &port.name)
@@ -332,7 +357,7 @@ impl Executor {
 
     /// Reads a port's bytes, in its element type; waits for all launches before.
     pub fn read_port(&self, port: &Port, out: &mut [u8]) -> Result<(), RuntimeError> {
-        let offset_bytes = self.bundle.plan().buffers[port.buffer.index()].offset_bytes;
+        let offset_bytes = self.offset_of(port.buffer)?;
         self.memory()?.read(&self.compute, offset_bytes, out, &port.name)
     }
 
@@ -343,10 +368,8 @@ impl Executor {
         to: (BufferId, u64),
         len_bytes: u64,
     ) -> Result<(), RuntimeError> {
-        let buffers = &self.bundle.plan().buffers;
-        let place = |(id, offset): (BufferId, u64)| buffers[id.index()].offset_bytes + offset;
-        let at = &buffers[to.0.index()].name;
-        self.memory()?.copy(&self.compute, place(from), place(to), len_bytes, at)
+        let (from, to) = (self.offset_of(from.0)? + from.1, self.offset_of(to.0)? + to.1);
+        self.memory()?.copy(&self.compute, from, to, len_bytes, "a port")
     }
 
     /// The times of all launches since the last call, if profiling is on; waits for them.
@@ -371,6 +394,22 @@ impl Drop for Executor {
     }
 }
 
+/// Another handle of an event.
+fn share(event: &Event) -> Result<Event, RuntimeError> {
+    // SAFETY: the event is valid; what is retained here, the new handle releases.
+    let retained = unsafe { retain_event(event.get()) };
+    retained.map_err(ClError).at("clRetainEvent", || "a launch")?;
+    Ok(Event::new(event.get()))
+}
+
+fn network_of(plan: &Plan, index: usize) -> Result<&Network, RuntimeError> {
+    plan.networks.get(index).ok_or_else(|| absent("network", index))
+}
+
+fn absent(what: &str, index: usize) -> RuntimeError {
+    RuntimeError::Plan(format!("there is no {what} {index}"))
+}
+
 fn is_running(event: &Event) -> bool {
     event.command_execution_status().is_ok_and(|status| status.0 > CL_COMPLETE)
 }
@@ -392,4 +431,14 @@ fn host_indices(plan: &Plan) -> HashMap<BufferId, Vec<i32>> {
         }
     }
     indices
+}
+
+/// Bytes of the gather with the most.
+fn gathered_bytes(plan: &Plan) -> usize {
+    let steps = plan.networks.iter().flat_map(|network| &network.steps);
+    let bytes = |step: &Step| match step {
+        Step::Gather(gather) => gather.row_bytes.saturating_mul(gather.index_count.into()),
+        _ => 0,
+    };
+    steps.map(bytes).max().unwrap_or(0) as usize
 }

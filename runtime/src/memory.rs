@@ -4,6 +4,17 @@
 //! staging, and cuts all regions from them; nothing is allocated afterwards. Knows offsets and
 //! lengths, not what they hold.
 #![allow(unsafe_code)]
+// A device cannot be told why a program ended: what may fail here is an error, never a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::ffi::c_void;
 use std::ptr;
@@ -114,7 +125,7 @@ impl DeviceMemory {
     fn cut(&mut self, region: &Region, plan: &MemoryPlan) -> Result<Cut, RuntimeError> {
         let parent_bytes = match region.parent {
             Parent::Arena => plan.arena_bytes,
-            Parent::Slot(slot) => plan.slot_bytes[slot.index()],
+            Parent::Slot(slot) => plan.slot_bytes.get(slot.index()).copied().unwrap_or(0),
         };
         let end_bytes = region.offset_bytes.checked_add(region.len_bytes);
         if region.len_bytes == 0 || end_bytes.is_none_or(|end_bytes| end_bytes > parent_bytes) {
@@ -128,7 +139,7 @@ impl DeviceMemory {
                 let (offset, len) = (region.offset_bytes as usize, region.len_bytes as usize);
                 // SAFETY: the range is inside of the parent, checked above.
                 let buffer = unsafe {
-                    self.parent(parent).create_sub_buffer(CL_MEM_READ_WRITE, offset, len)
+                    self.parent(parent)?.create_sub_buffer(CL_MEM_READ_WRITE, offset, len)
                 };
                 Ok(Cut::Sub(buffer.at("clCreateSubBuffer", || format!("{region:?}"))?))
             }
@@ -141,18 +152,23 @@ impl DeviceMemory {
     }
 
     /// The buffer of a region of [`crate::binding::Bindings`].
-    pub(crate) fn region(&self, index: u32) -> &Buffer<u8> {
-        match &self.regions[index as usize] {
-            Cut::Sub(buffer) => buffer,
-            Cut::WholeSlot(slot) => &self.slots[*slot],
+    pub(crate) fn region(&self, index: u32) -> Result<&Buffer<u8>, RuntimeError> {
+        match self.regions.get(index as usize) {
+            Some(Cut::Sub(buffer)) => Ok(buffer),
+            Some(Cut::WholeSlot(slot)) => self.slot(*slot),
+            None => Err(RuntimeError::Plan(format!("there is no region {index}"))),
         }
     }
 
-    fn parent(&self, parent: Parent) -> &Buffer<u8> {
+    fn parent(&self, parent: Parent) -> Result<&Buffer<u8>, RuntimeError> {
         match parent {
-            Parent::Arena => &self.arena,
-            Parent::Slot(slot) => &self.slots[slot.index()],
+            Parent::Arena => Ok(&self.arena),
+            Parent::Slot(slot) => self.slot(slot.index()),
         }
+    }
+
+    fn slot(&self, index: usize) -> Result<&Buffer<u8>, RuntimeError> {
+        self.slots.get(index).ok_or_else(|| RuntimeError::Plan(format!("there is no slot {index}")))
     }
 
     /// Copies from the host into the arena; returns when it is done.
@@ -164,7 +180,7 @@ impl DeviceMemory {
         at: &str,
     ) -> Result<(), RuntimeError> {
         // SAFETY: blocking, so `bytes` outlives the command.
-        unsafe { self.enqueue_write(queue, Parent::Arena, offset_bytes, bytes, CL_BLOCKING) }
+        unsafe { self.enqueue_write(queue, &self.arena, offset_bytes, bytes, CL_BLOCKING) }
             .map(drop)
             .at("clEnqueueWriteBuffer", || at)
     }
@@ -226,7 +242,7 @@ impl DeviceMemory {
         &self,
         queue: &CommandQueue,
         region: Region,
-        at: &str,
+        at: &dyn Fn() -> String,
         fill: &mut Fill,
     ) -> Result<(), RuntimeError> {
         match &self.staging {
@@ -243,12 +259,12 @@ impl DeviceMemory {
         &self,
         queue: &CommandQueue,
         region: Region,
-        at: &str,
+        at: &dyn Fn() -> String,
         fill: &mut Fill,
     ) -> Result<(), RuntimeError> {
-        let buffer = self.parent(region.parent);
+        let buffer = self.parent(region.parent)?;
         let pointer = map(queue, buffer, CL_MAP_WRITE_INVALIDATE_REGION, region)
-            .at("clEnqueueMapBuffer", || at)?;
+            .at("clEnqueueMapBuffer", at)?;
         // SAFETY: the mapping has this length, is writable, and no command uses the region until
         // it is unmapped: the caller waited for those before and issues none. Any byte is a `u8`.
         let bytes =
@@ -263,7 +279,7 @@ impl DeviceMemory {
         let unmapped =
             unsafe { enqueue_unmap_mem_object(queue.get(), buffer.get(), pointer, 0, ptr::null()) };
         let unmapped = event(unmapped).and_then(|done| done.wait());
-        filled.and(unmapped.at("clEnqueueUnmapMemObject", || at))
+        filled.and(unmapped.at("clEnqueueUnmapMemObject", at))
     }
 
     fn fill_staged(
@@ -271,9 +287,10 @@ impl DeviceMemory {
         staging: &Staging,
         queue: &CommandQueue,
         region: Region,
-        at: &str,
+        at: &dyn Fn() -> String,
         fill: &mut Fill,
     ) -> Result<(), RuntimeError> {
+        let parent = self.parent(region.parent)?;
         let mut pending: [Option<Event>; 2] = [None, None];
         let mut run = || {
             let mut position_bytes = 0;
@@ -281,8 +298,10 @@ impl DeviceMemory {
                 if position_bytes == region.len_bytes {
                     break;
                 }
-                if let Some(done) = pending[turn].take() {
-                    done.wait().at("clWaitForEvents", || at)?;
+                let [first, second] = &mut pending;
+                let pending = if turn == 0 { first } else { second };
+                if let Some(done) = pending.take() {
+                    done.wait().at("clWaitForEvents", at)?;
                 }
                 let len = staging.half_bytes.min(region.len_bytes - position_bytes) as usize;
                 // SAFETY: the two halves do not overlap and are inside of the mapping; the last
@@ -294,18 +313,17 @@ impl DeviceMemory {
                 fill(position_bytes, chunk)?;
                 let to_bytes = region.offset_bytes + position_bytes;
                 // SAFETY: the half is not touched before the event that is kept is complete.
-                let done = unsafe {
-                    self.enqueue_write(queue, region.parent, to_bytes, chunk, CL_NON_BLOCKING)
-                };
-                pending[turn] = Some(done.at("clEnqueueWriteBuffer", || at)?);
-                queue.flush().at("clFlush", || at)?;
+                let done =
+                    unsafe { self.enqueue_write(queue, parent, to_bytes, chunk, CL_NON_BLOCKING) };
+                *pending = Some(done.at("clEnqueueWriteBuffer", at)?);
+                queue.flush().at("clFlush", at)?;
                 position_bytes += len as u64;
             }
             Ok(())
         };
         let filled = run();
         for done in pending.into_iter().flatten() {
-            let waited = done.wait().at("clWaitForEvents", || at);
+            let waited = done.wait().at("clWaitForEvents", at);
             if filled.is_ok() {
                 waited?;
             }
@@ -319,7 +337,7 @@ impl DeviceMemory {
     unsafe fn enqueue_write(
         &self,
         queue: &CommandQueue,
-        parent: Parent,
+        parent: &Buffer<u8>,
         offset_bytes: u64,
         bytes: &[u8],
         blocking: u32,
@@ -328,7 +346,7 @@ impl DeviceMemory {
         let done = unsafe {
             enqueue_write_buffer(
                 queue.get(),
-                self.parent(parent).get(),
+                parent.get(),
                 blocking,
                 offset_bytes as usize,
                 bytes.len(),

@@ -273,7 +273,7 @@ pub(crate) fn set_args(
         // before it returns. The memory outlives the kernel: the executor owns both.
         let set = unsafe {
             match binding {
-                Binding::Region(region) => kernel.set_arg(index, &memory.region(*region).get()),
+                Binding::Region(region) => kernel.set_arg(index, &memory.region(*region)?.get()),
                 Binding::U32(value) => kernel.set_arg(index, value),
                 Binding::F32(value) => kernel.set_arg(index, value),
             }

@@ -154,11 +154,12 @@ impl Session {
             return Err(RuntimeError::Budget { peak_bytes, budget_bytes });
         }
         let links = links::resolve(bundle.plan())?;
+        let device = device::select(&options.device)?;
+        device.meets(bundle.plan())?;
         let tokenizer = match bundle.tokenizer() {
             [] => None,
             merges => Some(Tokenizer::from_merges(merges)?),
         };
-        let device = device::select(&options.device)?;
         let SessionOptions { profiling, programs, .. } = options;
         let executor =
             Executor::load_with(Arc::clone(&bundle), &device, *profiling, programs, progress)?;

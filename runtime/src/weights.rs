@@ -7,6 +7,17 @@
 //!
 //! Knows nothing of kernels. The executor waits here for blocks, and says when it is done with
 //! them; an error of the thread reaches the executor at its next wait.
+// A device cannot be told why a program ended: what may fail here is an error, never a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,6 +44,8 @@ pub struct Weights {
     memory: Arc<DeviceMemory>,
     queue: CommandQueue,
     verified: Vec<AtomicBool>,
+    /// Of the block that is being read for the first time.
+    hash: Mutex<Xxh3>,
     lockstep: bool,
 }
 
@@ -70,15 +83,20 @@ impl Weights {
         lockstep: bool,
     ) -> Self {
         let verified = bundle.plan().blocks.iter().map(|_| AtomicBool::new(false)).collect();
-        Weights { bundle, memory, queue, verified, lockstep }
+        Weights { bundle, memory, queue, verified, hash: Mutex::new(Xxh3::new()), lockstep }
     }
 
     /// Reads one block to where it belongs. Verifies it the first time.
     fn load(&self, block: BlockId, to: Region, shared: &Shared) -> Result<(), RuntimeError> {
-        let entry = &self.bundle.plan().blocks[block.index()];
-        let verified = &self.verified[block.index()];
-        let mut hash = (!verified.load(Ordering::Relaxed)).then(|| Box::new(Xxh3::new()));
-        let at = format!("the load of weight block {:?}", entry.name);
+        let entry =
+            self.bundle.plan().blocks.get(block.index()).zip(self.verified.get(block.index()));
+        let (entry, verified) = entry.ok_or_else(|| no_block(block))?;
+        let mut hash = (!verified.load(Ordering::Relaxed)).then(|| {
+            let mut hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
+            hash.reset();
+            hash
+        });
+        let at = || format!("the load of weight block {:?}", entry.name);
         self.memory.fill(&self.queue, to, &at, &mut |position_bytes, chunk| {
             if shared.lock().cancelled {
                 return Err(RuntimeError::Cancelled);
@@ -116,9 +134,9 @@ impl Weights {
 
     fn resident_region(&self, block: BlockId) -> Option<Region> {
         let plan = self.bundle.plan();
-        let entry = &plan.blocks[block.index()];
+        let entry = plan.blocks.get(block.index())?;
         let Residency::Resident(buffer) = entry.residency else { return None };
-        let offset_bytes = plan.buffers[buffer.index()].offset_bytes;
+        let offset_bytes = plan.buffers.get(buffer.index())?.offset_bytes;
         Some(Region { parent: Parent::Arena, offset_bytes, len_bytes: entry.len_bytes })
     }
 
@@ -135,28 +153,34 @@ impl Weights {
                 }
                 shared.completed_one();
             }
-            for step in &plan.networks[run.network].steps {
+            for step in plan.networks.get(run.network).map_or(&[][..], |network| &network.steps) {
                 let Step::Load { block, slot } = *step else { continue };
                 if self.lockstep {
                     shared.wait_until(|state| state.expected > state.completed)?;
                 }
-                shared.wait_until(|state| state.slots[slot.index()].free)?;
-                let last_use = {
-                    let mut state = shared.lock();
-                    state.slots[slot.index()].free = false;
-                    state.slots[slot.index()].last_use.take()
-                };
+                // A slot that is not there has no region either: the load fails.
+                let taken = |state: &State| state.slots.get(slot.index()).is_none_or(|s| s.free);
+                shared.wait_until(taken)?;
+                let last_use = shared.lock().slots.get_mut(slot.index()).and_then(|slot| {
+                    slot.free = false;
+                    slot.last_use.take()
+                });
                 if let Some(event) = last_use {
                     event.wait().at("clWaitForEvents", || format!("the last use of {slot:?}"))?;
                 }
-                let len_bytes = plan.blocks[block.index()].len_bytes;
-                let to = Region { parent: Parent::Slot(slot), offset_bytes: 0, len_bytes };
+                let entry = plan.blocks.get(block.index()).ok_or_else(|| no_block(block))?;
+                let (parent, len_bytes) = (Parent::Slot(slot), entry.len_bytes);
+                let to = Region { parent, offset_bytes: 0, len_bytes };
                 self.load(block, to, shared)?;
                 shared.completed_one();
             }
         }
         Ok(())
     }
+}
+
+fn no_block(block: BlockId) -> RuntimeError {
+    RuntimeError::Plan(format!("there is no {block:?}"))
 }
 
 #[derive(Default)]
@@ -177,7 +201,7 @@ struct State {
 
 struct Slot {
     free: bool,
-    last_use: Option<Arc<Event>>,
+    last_use: Option<Event>,
 }
 
 #[derive(Default)]
@@ -295,11 +319,15 @@ impl Stream {
         slot: SlotId,
         busy: &dyn Fn() -> bool,
     ) -> Result<(), RuntimeError> {
-        if let Some(occupant) = self.occupants[slot.index()] {
-            let message = format!("{block:?} goes into {slot:?}, which {occupant:?} still holds");
-            return Err(RuntimeError::Plan(message));
+        match self.occupants.get_mut(slot.index()) {
+            Some(occupant @ None) => *occupant = Some(block),
+            Some(Some(occupant)) => {
+                let message =
+                    format!("{block:?} goes into {slot:?}, which {occupant:?} still holds");
+                return Err(RuntimeError::Plan(message));
+            }
+            None => return Err(RuntimeError::Plan(format!("there is no {slot:?}"))),
         }
-        self.occupants[slot.index()] = Some(block);
         self.expected += 1;
         let expected = self.expected;
         self.shared.update(|state| state.expected = expected);
@@ -340,11 +368,15 @@ impl Stream {
     }
 
     /// Says that no launch after `last_use` reads the block; `None` if none ever did.
-    pub fn free(&mut self, block: BlockId, last_use: Option<Arc<Event>>) {
-        let slot = self.occupants.iter().position(|&occupant| occupant == Some(block));
-        if let Some(slot) = slot {
-            self.occupants[slot] = None;
-            self.shared.update(|state| state.slots[slot] = Slot { free: true, last_use });
+    pub fn free(&mut self, block: BlockId, last_use: Option<Event>) {
+        let mut occupants = self.occupants.iter_mut().enumerate();
+        if let Some((slot, occupant)) = occupants.find(|(_, o)| **o == Some(block)) {
+            *occupant = None;
+            self.shared.update(|state| {
+                if let Some(slot) = state.slots.get_mut(slot) {
+                    *slot = Slot { free: true, last_use };
+                }
+            });
         }
     }
 

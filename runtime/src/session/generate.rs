@@ -219,9 +219,12 @@ impl Generation<'_> {
     fn dump_latent(&self, session: &Session, step: usize) -> Result<(), RuntimeError> {
         let manifest = &session.plan().manifest;
         let (channels, side) = (manifest.latent_channels as usize, manifest.latent_px as usize);
-        self.dump(&format!("latent_{step:03}"), || {
-            Tensor::f32(&[1, channels, side, side], session.host.latent.clone())
-        })
+        match self.request.dump {
+            None => Ok(()),
+            Some(_) => self.dump(&format!("latent_{step:03}"), || {
+                Tensor::f32(&[1, channels, side, side], session.host.latent.clone())
+            }),
+        }
     }
 
     /// Mixes the latent of the picture to begin with into the noise in `session.host.latent`.
@@ -274,6 +277,7 @@ impl Generation<'_> {
     ) -> Result<(), RuntimeError> {
         self.dump_latent(session, 0)?;
         let steps = self.sampler.timesteps().len();
+        self.times.step_seconds.reserve_exact(steps);
         for step in self.first..steps {
             let started = Instant::now();
             if (step - self.first).is_multiple_of(self.roles.rows) {
