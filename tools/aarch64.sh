@@ -32,7 +32,7 @@ build() {
     RUSTC=$(dpkg -L rustc-web | grep '/bin/rustc$' | head -n 1) \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
         cargo build --locked --profile device --target aarch64-unknown-linux-gnu \
-        --target-dir "$target" -p kiln-runtime --bin kiln-run
+        --target-dir "$target" -p kiln-runtime --bin kiln-run --no-default-features --features cli
 }
 
 # Unpacked by this machine rather than installed by the emulated one, which takes minutes: nothing

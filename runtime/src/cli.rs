@@ -8,17 +8,18 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
 use kiln_bundle::BundleFile;
 
 use crate::error::RuntimeError;
 use crate::ffi::library;
+use crate::json::ToJson;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
 use crate::session::{Init, Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
 
+mod args;
 mod bar;
 mod files;
 mod interrupt;
@@ -26,6 +27,7 @@ mod jobs;
 mod preview;
 mod programs;
 
+pub use args::{Command, HELP};
 use bar::Bar;
 use files::file_error;
 use jobs::Job;
@@ -33,76 +35,86 @@ use preview::Previews;
 pub use programs::{CacheArgs, PrepareArgs, prepare};
 
 /// Makes pictures from prompts with a compiled model.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct RunArgs {
     /// Compiled model
-    #[arg(value_name = "FILE.kiln")]
+    #[cfg_attr(feature = "clap", arg(value_name = "FILE.kiln"))]
     pub bundle: PathBuf,
     /// What the picture shows, for example 'a red heart'
-    #[arg(long, short = 'p', required_unless_present = "prompts")]
+    #[cfg_attr(feature = "clap", arg(long, short = 'p', required_unless_present = "prompts"))]
     pub prompt: Option<OsString>,
     /// What the picture does not show, for example blurry
-    #[arg(long, short = 'n', default_value = "")]
+    #[cfg_attr(feature = "clap", arg(long, short = 'n', default_value = ""))]
     pub negative_prompt: OsString,
     /// A batch: one JSON object a line with "prompt" and, where it differs from the arguments,
     /// "negative_prompt", "seed", "steps", "guidance", "sampler" and "output". Pictures that are
     /// there already are skipped, so that a batch that was stopped can be started again
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"])]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
     /// Pictures to make, with the seeds from --seed on: 4 with --seed 7 takes 7, 8, 9 and 10
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)))]
     pub count: usize,
     /// Seed of the noise; the same seed gives the same picture
-    #[arg(long, default_value_t = 0)]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0))]
     pub seed: u64,
     /// Steps of the sampler, for example 30
-    #[arg(long, default_value_t = 20)]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 20))]
     pub steps: usize,
     /// Scale of classifier-free guidance; 1 turns it off
-    #[arg(long, default_value_t = 7.5)]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 7.5))]
     pub guidance: f32,
     /// Sampler: ddim, euler, euler-a or dpm++2m
-    #[arg(long, default_value = "ddim")]
+    #[cfg_attr(feature = "clap", arg(long, default_value = "ddim"))]
     pub sampler: String,
     /// Noise each step of ddim adds, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0))]
     pub eta: f32,
     /// Initial latent instead of the seed's noise, float32 [1, C, H, W] of variance 1
-    #[arg(long, value_name = "FILE.npy")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
     pub latent: Option<PathBuf>,
     /// Begins with a picture instead of noise alone: it is scaled and cut to the model's size. The
     /// bundle must have been compiled with --with-encoder
-    #[arg(long, value_name = "FILE.png")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png"))]
     pub init_image: Option<PathBuf>,
     /// How much of --init-image is made anew, over 0 to 1: of 20 steps, 0.75 runs the last 15
-    #[arg(long, value_name = "SHARE", default_value_t = 0.75, requires = "init_image")]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "SHARE", default_value_t = 0.75, requires = "init_image")
+    )]
     pub strength: f64,
     /// Writes a small preview beside the picture (out.preview.png) every N steps, and shows it on
     /// terminals with kitty's or iTerm2's pictures; for example 5
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 0))]
     pub preview_every: usize,
     /// Writes tokens, embeddings, latents and the decoded tensor as .npy into a folder
-    #[arg(long, value_name = "DIR")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub dump: Option<PathBuf>,
     /// Writes memory and times, planned and measured, as JSON
-    #[arg(long, value_name = "FILE.json")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.json"))]
     pub report: Option<PathBuf>,
     /// Times every launch and writes the times as JSON, for kiln inspect --report
-    #[arg(long, value_name = "FILE.json")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.json"))]
     pub profile: Option<PathBuf>,
     /// OpenCL device: auto, an index, or part of a name
-    #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")
+    )]
     pub device: String,
     /// OpenCL library, instead of a search for it
-    #[arg(long, value_name = "LIBRARY")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LIBRARY"))]
     pub opencl: Option<PathBuf>,
     /// Compiled kernels
-    #[command(flatten)]
+    #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
     /// Picture to write. Of several, {seed} in the name becomes the seed; without it out.png
     /// becomes out-0001.png and so on, in a batch with the number of the line
-    #[arg(long, short = 'o', value_name = "FILE.png", required_unless_present = "prompts")]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, short = 'o', value_name = "FILE.png", required_unless_present = "prompts")
+    )]
     pub output: Option<PathBuf>,
 }
 
@@ -223,7 +235,7 @@ fn make(
     write(args, job, &picture, &request.parameters(&model))?;
     if let Some(path) = &args.profile {
         let times = session.take_launch_times()?;
-        files::write_report(path, &Profile::new(session.plan(), &times))?;
+        files::write_report(path, &Profile::new(session.plan(), &times).to_json())?;
     }
     say(&picture, &job.output);
     Ok(picture.report)
@@ -238,7 +250,7 @@ fn write(
     let _whole = interrupt::write();
     png::save_png(&job.output, &picture.rgb, Some(parameters))?;
     match &args.report {
-        Some(path) => files::write_report(path, &picture.report),
+        Some(path) => files::write_report(path, &picture.report.to_json()),
         None => Ok(()),
     }
 }

@@ -18,6 +18,9 @@ pub mod device;
 pub mod error;
 pub mod executor;
 pub mod ffi;
+mod half;
+#[cfg(feature = "cli")]
+pub mod json;
 pub mod memory;
 pub mod npy;
 pub mod pipeline;

@@ -14,7 +14,6 @@ use opencl3::error_codes::ClError;
 use opencl3::kernel::Kernel;
 use opencl3::memory::ClMem;
 use opencl3::program::Program;
-use serde::Serialize;
 
 use crate::binding::Binding;
 use crate::device::DeviceFacts;
@@ -38,16 +37,13 @@ pub struct ProgramOptions {
 }
 
 /// Where the programs of a session came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProgramOrigin {
     /// All were in the cache.
-    #[serde(rename = "cached")]
     Cached,
     /// Another process compiled what was not.
-    #[serde(rename = "prepared")]
     Prepared,
     /// Some were built here: the compiler's memory counts in this process.
-    #[serde(rename = "built in process")]
     Built,
 }
 

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use kiln_bundle::plan::{Block, Network, Plan, Residency, Step};
-use serde::Serialize;
 
 use crate::executor::LaunchTime;
 use crate::memory::Allocations;
@@ -11,7 +10,7 @@ use crate::program::ProgramOrigin;
 use crate::weights::StreamStats;
 
 /// The plan's memory, part by part.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PlannedMemory {
     /// What the user allowed.
     pub budget_bytes: u64,
@@ -34,7 +33,7 @@ pub struct PlannedMemory {
 }
 
 /// What the runtime and the operating system counted.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct MeasuredMemory {
     /// Allocated for the arena.
     pub arena_bytes: u64,
@@ -51,7 +50,7 @@ pub struct MeasuredMemory {
 }
 
 /// Where the time went.
-#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Times {
     /// Opening the bundle, building kernels, allocating.
     pub load_seconds: f64,
@@ -61,12 +60,14 @@ pub struct Times {
     pub sample_seconds: f64,
     /// The decoder.
     pub decode_seconds: f64,
+    /// From opening the bundle to the end of the first step: loading, the prompt, and the step.
+    pub first_step_seconds: f64,
     /// Each step of the sampler.
     pub step_seconds: Vec<f64>,
 }
 
 /// One picture's account.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Report {
     /// Name of the device.
     pub device: String,
@@ -85,7 +86,7 @@ pub struct Report {
 }
 
 /// How long one launch took, over all the runs of its network.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LaunchProfile {
     /// Name of the network.
     pub network: String,
@@ -102,7 +103,7 @@ pub struct LaunchProfile {
 }
 
 /// The measured time of every launch of a picture.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Profile {
     /// Name of the model.
     pub model: String,
@@ -172,6 +173,99 @@ fn process_figure(name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
+}
+
+#[cfg(feature = "cli")]
+mod as_json {
+    use super::*;
+    use crate::json::{Json, ToJson, fields};
+
+    impl ToJson for Report {
+        fn to_json(&self) -> Json {
+            fields!(self, device, programs, model, planned, measured, stream, times)
+        }
+    }
+
+    impl ToJson for Profile {
+        fn to_json(&self) -> Json {
+            fields!(self, model, launches)
+        }
+    }
+
+    impl ToJson for ProgramOrigin {
+        fn to_json(&self) -> Json {
+            let text = match self {
+                ProgramOrigin::Cached => "cached",
+                ProgramOrigin::Prepared => "prepared",
+                ProgramOrigin::Built => "built in process",
+            };
+            Json::Text(text.into())
+        }
+    }
+
+    impl ToJson for PlannedMemory {
+        fn to_json(&self) -> Json {
+            fields!(
+                self,
+                budget_bytes,
+                peak_bytes,
+                arena_bytes,
+                resident_bytes,
+                slot_bytes,
+                staging_bytes,
+                host_bytes,
+                program_bytes,
+                baseline_bytes,
+            )
+        }
+    }
+
+    impl ToJson for MeasuredMemory {
+        fn to_json(&self) -> Json {
+            fields!(
+                self,
+                arena_bytes,
+                slot_bytes,
+                staging_bytes,
+                device_high_water_bytes,
+                process_peak_bytes,
+                process_bytes,
+            )
+        }
+    }
+
+    impl ToJson for StreamStats {
+        fn to_json(&self) -> Json {
+            fields!(
+                self,
+                streamed_bytes,
+                resident_bytes,
+                read_seconds,
+                stall_seconds,
+                resident_seconds,
+            )
+        }
+    }
+
+    impl ToJson for Times {
+        fn to_json(&self) -> Json {
+            fields!(
+                self,
+                load_seconds,
+                prompt_seconds,
+                sample_seconds,
+                decode_seconds,
+                first_step_seconds,
+                step_seconds,
+            )
+        }
+    }
+
+    impl ToJson for LaunchProfile {
+        fn to_json(&self) -> Json {
+            fields!(self, network, step, name, runs, mean_ns, min_ns)
+        }
+    }
 }
 
 #[cfg(test)]

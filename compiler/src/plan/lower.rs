@@ -191,7 +191,8 @@ fn kernels(
     let inputs = operands(graph, id, storage);
     let max_weight_bytes = selection.max_weight_bytes;
     let problem = Problem { op, inputs: &inputs, output: graph.ty(id), max_weight_bytes };
-    let Some(Chosen { variant, mut lowering, mut costs, .. }) = choose(&problem, profile, selection)?
+    let Some(Chosen { variant, mut lowering, mut costs, .. }) =
+        choose(&problem, profile, selection)?
     else {
         bail!(
             "no kernel variant of {} applies to {} on a {:?} device",

@@ -1,43 +1,22 @@
 //! `kiln-run`: makes a picture with a compiled model, on the device that it was compiled for.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use kiln_runtime::cli::{self, PrepareArgs, RunArgs};
+use kiln_runtime::RuntimeError;
+use kiln_runtime::cli::{self, Command, HELP};
 
 /// What compiles kernels ahead, instead of a run.
 const PREPARE: &str = "--prepare";
 
-/// Makes pictures from prompts with a compiled model
-#[derive(Parser)]
-#[command(name = "kiln-run", version)]
-#[command(after_help = "Examples:
-  kiln-run sd21.kiln --prompt 'a lighthouse at dusk' -o out.png
-  kiln-run sd21.kiln -p 'a lighthouse' --sampler dpm++2m --count 4 -o 'out-{seed}.png'
-  kiln-run sd21.kiln --prompts prompts.jsonl -o out.png     lines: {\"prompt\": \"a lighthouse\"}
-  kiln-run sd21.kiln -p 'at night' --init-image day.png --strength 0.6 -o out.png
-kiln-run --prepare FILE.kiln compiles the kernels ahead, as the first run does.")]
-struct Cli {
-    #[command(flatten)]
-    run: RunArgs,
-}
-
-/// Compiles the kernels of a model ahead
-#[derive(Parser)]
-#[command(name = "kiln-run", version)]
-struct PrepareCli {
-    /// Compile the kernels instead of making a picture
-    #[arg(long, required = true)]
-    prepare: bool,
-    #[command(flatten)]
-    args: PrepareArgs,
-}
-
 fn main() -> ExitCode {
-    let done = match std::env::args_os().any(|argument| argument == PREPARE) {
-        true => cli::prepare(&PrepareCli::parse().args),
-        false => cli::run(&Cli::parse().run, &[PREPARE]),
-    };
+    let command = Command::parse(std::env::args_os().skip(1)).map_err(RuntimeError::Input);
+    let done = command.and_then(|command| match command {
+        Command::Run(args) => cli::run(&args, &[PREPARE]),
+        Command::Prepare(args) => cli::prepare(&args),
+        Command::Help => print(HELP),
+        Command::Version => print(concat!("kiln-run ", env!("CARGO_PKG_VERSION"), "\n")),
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,4 +24,10 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// A reader that has seen enough is no error.
+fn print(text: &str) -> Result<(), RuntimeError> {
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
 }

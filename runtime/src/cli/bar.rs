@@ -1,23 +1,26 @@
 //! The line on the terminal that says how far a run is.
 
 use std::cell::RefCell;
-use std::io::{self, IsTerminal};
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
 
 /// Steps over which the time of one is averaged.
 const RECENT_STEPS: usize = 8;
+/// Characters of the bar.
+const WIDTH: usize = 30;
 
 /// A line that moves on a terminal, and nothing elsewhere.
 pub(super) struct Bar {
-    bar: ProgressBar,
+    terminal: bool,
     state: RefCell<State>,
 }
 
 #[derive(Default)]
 struct State {
-    message: String,
+    /// The line as it is shown; empty while there is none.
+    line: String,
+    /// When its activity began.
+    activity: Option<(String, Instant)>,
     /// Which picture of how many.
     place: (usize, usize),
     /// Times of this picture's steps.
@@ -26,56 +29,69 @@ struct State {
 
 impl Bar {
     pub(super) fn new() -> Bar {
-        let bar = match io::stderr().is_terminal() {
-            true => ProgressBar::new(1),
-            false => ProgressBar::hidden(),
-        };
-        let template = "{msg:20} [{bar:30}] {pos}/{len} {elapsed} {prefix}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.enable_steady_tick(Duration::from_millis(500));
-        Bar { bar, state: RefCell::default() }
+        Bar { terminal: io::stderr().is_terminal(), state: RefCell::default() }
     }
 
     /// The next picture, of so many.
     pub(super) fn begin(&self, number: usize, count: usize) {
-        *self.state.borrow_mut() = State { place: (number, count), ..State::default() };
-        self.bar.set_prefix("");
+        let mut state = self.state.borrow_mut();
+        (state.place, state.activity) = ((number, count), None);
+        state.seconds.clear();
     }
 
     pub(super) fn show(&self, activity: &str, done: usize, count: usize) {
-        let mut state = self.state.borrow_mut();
-        let message = match state.place {
-            (_, 0 | 1) => activity.to_owned(),
-            (number, pictures) => format!("picture {number} of {pictures}: {activity}"),
-        };
-        if state.message != message {
-            self.bar.set_message(message.clone());
-            state.message = message;
+        let state = &mut *self.state.borrow_mut();
+        if state.activity.as_ref().is_none_or(|(shown, _)| shown != activity) {
+            state.activity = Some((activity.to_owned(), Instant::now()));
         }
-        self.bar.set_length(count as u64);
-        self.bar.set_position(done as u64);
+        let began = state.activity.as_ref().map_or_else(Instant::now, |(_, began)| *began);
+        let place = match state.place {
+            (_, 0 | 1) => String::new(),
+            (number, pictures) => format!("picture {number} of {pictures}: "),
+        };
+        let full = (WIDTH * done.min(count)).checked_div(count).unwrap_or(0);
+        let pace = match activity == SAMPLING {
+            true => pace(&state.seconds, count.saturating_sub(done)),
+            false => String::new(),
+        };
+        state.line = format!(
+            "{place}{activity} [{}{}] {done}/{count} {} {pace}",
+            "=".repeat(full),
+            " ".repeat(WIDTH - full),
+            duration(began.elapsed().as_secs_f64())
+        );
+        self.draw(&state.line);
     }
 
     /// A step is done that took so long.
     pub(super) fn step(&self, done: usize, steps: usize, seconds: f64) {
-        self.show("sampling", done, steps);
-        let mut state = self.state.borrow_mut();
-        state.seconds.push(seconds);
-        self.bar.set_prefix(pace(&state.seconds, steps.saturating_sub(done)));
+        self.state.borrow_mut().seconds.push(seconds);
+        self.show(SAMPLING, done, steps);
     }
 
     /// Lets something else write to the terminal.
     pub(super) fn suspend<T>(&self, body: impl FnOnce() -> T) -> T {
-        self.bar.suspend(body)
+        self.draw("");
+        let answer = body();
+        self.draw(&self.state.borrow().line);
+        answer
     }
 
     pub(super) fn clear(&self) {
-        self.bar.finish_and_clear();
-        self.bar.reset();
+        self.state.borrow_mut().line.clear();
+        self.draw("");
+    }
+
+    /// Puts a line in the place of the last one. A terminal that is gone is no reason to fail.
+    fn draw(&self, line: &str) {
+        if self.terminal {
+            let _ = write!(io::stderr(), "\r\x1b[2K{line}").and_then(|()| io::stderr().flush());
+        }
     }
 }
+
+/// The activity whose pace is shown.
+const SAMPLING: &str = "sampling";
 
 /// Time of a step, and what is left of the sampling. The first step also waits for weights, so it
 /// counts only while it is alone.

@@ -5,9 +5,8 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::error::RuntimeError;
+use crate::json::Json;
 use crate::npy::{self, NpyArray};
 use crate::tensor::{Tensor, Values};
 
@@ -47,11 +46,10 @@ pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeEr
     written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
 }
 
-pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
+pub(super) fn write_report(path: &Path, report: &Json) -> Result<(), RuntimeError> {
     let write = || {
         let mut file = BufWriter::new(File::create(path)?);
-        serde_json::to_writer_pretty(&mut file, report)?;
-        file.write_all(b"\n")?;
+        writeln!(file, "{report}")?;
         file.flush()
     };
     write().map_err(file_error("write", path))

@@ -15,14 +15,21 @@ static WRITING: Mutex<()> = Mutex::new(());
 
 /// Begins to listen. Where the system does not let it, Ctrl-C ends the process as ever.
 pub(super) fn listen() {
-    // The only failure that matters is a second handler, which listens already.
-    let _ = ctrlc::set_handler(|| {
+    let _ = on_interrupt(|| {
         let again = STOPPED.swap(true, Ordering::SeqCst);
         if again || !BUSY.load(Ordering::SeqCst) {
             let _whole = write();
             process::exit(RuntimeError::Cancelled.exit_code().into());
         }
     });
+}
+
+#[cfg(unix)]
+use crate::ffi::interrupt::on_interrupt;
+
+#[cfg(not(unix))]
+fn on_interrupt(body: fn()) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(body)
 }
 
 /// From here on the first Ctrl-C waits for [`stopped`] to be asked.

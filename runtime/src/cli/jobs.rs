@@ -7,11 +7,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
+use std::str::FromStr;
 
 use super::{RunArgs, file_error};
 use crate::error::RuntimeError;
+use crate::json::{self, Scalar};
 use crate::pipeline::sampler::{self, SamplerOptions};
 
 /// What is replaced in an output's name.
@@ -30,8 +30,7 @@ pub(super) struct Job {
 }
 
 /// A line of a file of prompts; what it leaves out is as the arguments say.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct Line {
     prompt: String,
     negative_prompt: Option<String>,
@@ -40,6 +39,43 @@ struct Line {
     guidance: Option<f32>,
     sampler: Option<String>,
     output: Option<PathBuf>,
+}
+
+impl Line {
+    fn read(text: &str) -> Result<Line, String> {
+        let mut line = Line::default();
+        let mut prompt = None;
+        for (name, value) in json::read_flat(text)? {
+            let Some(value) = value else { continue };
+            match name.as_str() {
+                "prompt" => prompt = Some(as_text(&name, value)?),
+                "negative_prompt" => line.negative_prompt = Some(as_text(&name, value)?),
+                "sampler" => line.sampler = Some(as_text(&name, value)?),
+                "output" => line.output = Some(as_text(&name, value)?.into()),
+                "seed" => line.seed = Some(as_number(&name, value)?),
+                "steps" => line.steps = Some(as_number(&name, value)?),
+                "guidance" => line.guidance = Some(as_number(&name, value)?),
+                _ => return Err(format!("unknown field {name:?}")),
+            }
+        }
+        line.prompt = prompt.ok_or("it has no \"prompt\"")?;
+        Ok(line)
+    }
+}
+
+fn as_text(name: &str, value: Scalar) -> Result<String, String> {
+    match value {
+        Scalar::Text(text) => Ok(text),
+        Scalar::Word(word) => Err(format!("{name:?} is {word}, not text")),
+    }
+}
+
+fn as_number<T: FromStr>(name: &str, value: Scalar) -> Result<T, String> {
+    match &value {
+        Scalar::Word(word) => word.parse().ok(),
+        Scalar::Text(_) => None,
+    }
+    .ok_or_else(|| format!("{name:?} is no such number"))
 }
 
 /// The pictures asked for, and how many of a batch are there already.
@@ -104,7 +140,7 @@ fn of_file(args: &RunArgs, path: &Path) -> Result<Vec<Job>, RuntimeError> {
 }
 
 fn of_line(text: &str, number: usize, base: &Job, pattern: Option<&Path>) -> Result<Job, String> {
-    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let line = Line::read(text)?;
     let seed = line.seed.unwrap_or(base.seed);
     let output = match (line.output, pattern) {
         (Some(output), _) => output,
@@ -160,16 +196,14 @@ fn output_name(pattern: &Path, seed: u64, number: Option<usize>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        run: RunArgs,
-    }
+    use crate::cli::Command;
 
     fn parse(args: &[&str]) -> Result<(Vec<Job>, usize), RuntimeError> {
-        jobs(&Cli::try_parse_from([&["kiln-run", "m.kiln"], args].concat()).unwrap().run)
+        let args = [&["m.kiln"], args].concat();
+        match Command::parse(args.into_iter().map(Into::into)) {
+            Ok(Command::Run(run)) => jobs(&run),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn names(args: &[&str]) -> Vec<String> {

@@ -4,8 +4,6 @@ use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-use clap::Args;
-
 use super::Bar;
 use crate::error::RuntimeError;
 use crate::program::ProgramOptions;
@@ -13,10 +11,11 @@ use crate::program::cache::ProgramCache;
 use crate::program::prepare::{self, PrepareCommand};
 
 /// Where compiled kernels are kept.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct CacheArgs {
     /// Folder of compiled kernels [default: $KILN_CACHE, else kiln/programs in the user's cache]
-    #[arg(long, value_name = "DIR")]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub cache: Option<PathBuf>,
 }
 
@@ -32,16 +31,20 @@ impl CacheArgs {
 }
 
 /// Compiles the kernels of a bundle ahead, so that its first run starts at once.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct PrepareArgs {
     /// Compiled model
-    #[arg(value_name = "FILE.kiln")]
+    #[cfg_attr(feature = "clap", arg(value_name = "FILE.kiln"))]
     pub bundle: PathBuf,
     /// OpenCL device: auto, an index, or part of a name
-    #[arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")]
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")
+    )]
     pub device: String,
     /// Where to
-    #[command(flatten)]
+    #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
 }
 

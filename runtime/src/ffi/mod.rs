@@ -20,6 +20,8 @@ use crate::error::RuntimeError;
 pub mod bundle;
 pub mod devices;
 pub mod generate;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) mod interrupt;
 pub mod library;
 pub mod picture;
 pub mod session;

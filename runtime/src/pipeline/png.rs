@@ -9,8 +9,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "read-png")]
 mod read;
+mod write;
 
+#[cfg(feature = "read-png")]
 pub use read::{Described, read_described, read_rgb};
 
 const CHANNELS: usize = 3;
@@ -180,7 +183,6 @@ fn quoted(value: &str) -> String {
 
 /// Writes a picture as PNG and flushes the writer.
 ///
-/// Text is written as `tEXt` if it is ASCII, which everything reads, or else as `iTXt` (UTF-8).
 /// Errors: [`PngError::Write`] if the writer fails.
 pub fn write_png(
     writer: impl Write,
@@ -188,34 +190,21 @@ pub fn write_png(
     parameters: Option<&GenerationParameters>,
 ) -> Result<(), PngError> {
     let mut writer = BufWriter::new(writer);
-    encode(&mut writer, image, parameters).map_err(|error| match error {
-        ::png::EncodingError::IoError(error) => error,
-        other => io::Error::other(other.to_string()),
-    })?;
+    let texts = parameters.map(|parameters| parameters.chunks(image.width, image.height));
+    let mut texts = texts.unwrap_or_default();
+    // U+0000 ends a text chunk.
+    texts.iter_mut().for_each(|(_, value)| value.retain(|c| c != '\0'));
+    write::encode(&mut writer, image, &texts)?;
     Ok(writer.flush()?)
 }
 
-fn encode(
-    writer: &mut impl Write,
-    image: &RgbImage,
-    parameters: Option<&GenerationParameters>,
-) -> Result<(), ::png::EncodingError> {
-    let mut encoder = ::png::Encoder::new(writer, image.width, image.height);
-    encoder.set_color(::png::ColorType::Rgb);
-    encoder.set_depth(::png::BitDepth::Eight);
-    let chunks = parameters.map(|parameters| parameters.chunks(image.width, image.height));
-    for (key, value) in chunks.into_iter().flatten() {
-        // U+0000 ends a text chunk.
-        let value = value.replace('\0', "");
-        if value.is_ascii() {
-            encoder.add_text_chunk(key.to_owned(), value)?;
-        } else {
-            encoder.add_itxt_chunk(key.to_owned(), value)?;
-        }
-    }
-    let mut body = encoder.write_header()?;
-    body.write_image_data(&image.pixels)?;
-    body.finish()
+/// Stands for the reader where it was left out.
+///
+/// Errors: always [`PngError::Read`].
+#[cfg(not(feature = "read-png"))]
+pub fn read_rgb(path: &Path) -> Result<RgbImage, PngError> {
+    let message = "this program was built without the reader of PNG files (read-png)".into();
+    Err(PngError::Read { path: path.to_owned(), message })
 }
 
 /// Writes a picture to a file, which has its name only once it is whole.

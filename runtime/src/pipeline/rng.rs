@@ -3,7 +3,9 @@
 //! Owns the generator. The same seed gives the same noise on every device, and the noise that
 //! `torch.randn` gives on a CPU, so that pictures can be compared with the reference's.
 
-use rand_mt::Mt;
+mod twister;
+
+use twister::Twister;
 
 /// PyTorch fills tensors of at least this many elements in chunks of as many.
 const CHUNK_ELEMS: usize = 16;
@@ -17,7 +19,7 @@ const CHUNK_ELEMS: usize = 16;
 /// `ATen/core/DistributionsHelper.h`; Box & Muller 1958; Matsumoto & Nishimura 1998 (MT19937).
 #[derive(Debug, Clone)]
 pub struct NormalRng {
-    twister: Mt,
+    twister: Twister,
     /// Second half of the last pair drawn one by one.
     spare: Option<f64>,
 }
@@ -26,7 +28,7 @@ impl NormalRng {
     /// Starts from a seed. As in PyTorch, only its low 32 bits count.
     pub fn from_seed(seed: u64) -> Self {
         let [a, b, c, d, ..] = seed.to_le_bytes();
-        Self { twister: Mt::new(u32::from_le_bytes([a, b, c, d])), spare: None }
+        Self { twister: Twister::from_seed(u32::from_le_bytes([a, b, c, d])), spare: None }
     }
 
     /// Fills a tensor with standard normal numbers, as one call of `torch.randn` does.

@@ -291,6 +291,10 @@ impl Generation<'_> {
             self.predict(session, stream, step)?;
             self.advance(session, step)?;
             let seconds = started.elapsed().as_secs_f64();
+            if self.times.step_seconds.is_empty() {
+                let times = &mut self.times;
+                times.first_step_seconds = times.load_seconds + times.prompt_seconds + seconds;
+            }
             self.times.step_seconds.push(seconds);
             let (done, steps) = (step + 1 - self.first, steps - self.first);
             self.dump_latent(session, done)?;

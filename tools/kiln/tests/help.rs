@@ -100,3 +100,22 @@ fn help_of_an_unknown_command_names_the_near_one() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("compile"), "{error}");
 }
+
+#[test]
+fn the_device_takes_the_options_of_run() {
+    let options = |help: &str| -> BTreeSet<String> {
+        let words = help.split(|c: char| !(c.is_alphanumeric() || c == '-'));
+        let long = words.filter(|word| word.starts_with("--") && word.len() > 2);
+        long.map(str::to_string).collect()
+    };
+    let host = kiln_ok(&["run", "--help"]);
+    let host = host.split("\nExample").next().expect("a beginning");
+    let mut device = options(kiln_runtime::cli::HELP);
+    for own in ["--prepare", "--version"] {
+        assert!(device.remove(own), "{own} is not in the help of kiln-run");
+    }
+    let mut host = options(host);
+    // Named where it is said what a bundle needs.
+    host.remove("--with-encoder");
+    assert_eq!(host, device);
+}

@@ -23,11 +23,14 @@ fn plan(name: &str, profile: &DeviceProfile, budget_bytes: u64) -> anyhow::Resul
 
 fn dispatches(plan: &Plan) -> Vec<&Dispatch> {
     let steps = plan.networks.iter().flat_map(|network| &network.steps);
-    let dispatch = |step| match step {
-        &Step::Dispatch(ref dispatch) => Some(dispatch),
+    steps.filter_map(as_dispatch).collect()
+}
+
+fn as_dispatch(step: &Step) -> Option<&Dispatch> {
+    match step {
+        Step::Dispatch(dispatch) => Some(dispatch),
         _ => None,
-    };
-    steps.filter_map(dispatch).collect()
+    }
 }
 
 fn items(sizes: [u64; 3]) -> u64 {

@@ -11,10 +11,16 @@ const MAX_NAME_CHARS: usize = 32;
 /// Longest reference the strict form looks at, in characters after `&` or `&#` and before `;`.
 const MAX_STRICT_CHARS: usize = 24;
 
+/// A name and its text a line, with a tab between them: the list of HTML 5, which is closed.
+///
+/// Written by `KILN_WRITE_TABLES=1 cargo test -p kiln-runtime --lib entities`.
+const NAMES: &str = include_str!("entities.txt");
+
 /// Replacement text by name, the name without `&` but with the semicolon, if it has one.
 static NAMED: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
-    let entities = entities::ENTITIES.iter();
-    entities.map(|entity| (entity.entity.trim_start_matches('&'), entity.characters)).collect()
+    let listed = NAMES.lines().filter_map(|line| line.split_once('\t'));
+    // The one text that is no part of a line.
+    listed.chain([("NewLine;", "\n")]).collect()
 });
 
 /// Decodes every reference as HTML 5 does: the semicolon may be missing, and the longest known
@@ -144,7 +150,25 @@ fn capitals(reference: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{unescape, unescape_strict};
+    use super::{NAMED, NAMES, unescape, unescape_strict};
+    use std::collections::HashMap;
+    use std::path::Path;
+
+    #[test]
+    fn the_entities_are_those_of_the_crate() {
+        let all = entities::ENTITIES.iter();
+        let all: HashMap<&str, &str> =
+            all.map(|e| (e.entity.trim_start_matches('&'), e.characters)).collect();
+        if std::env::var_os("KILN_WRITE_TABLES").is_some() {
+            let kept = all.iter().filter(|(_, text)| **text != "\n");
+            let mut lines: Vec<_> = kept.map(|(name, text)| format!("{name}\t{text}\n")).collect();
+            lines.sort_unstable();
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let path = path.join("src/pipeline/tokenizer/entities.txt");
+            std::fs::write(path, lines.concat()).unwrap();
+        }
+        assert!(*NAMED == all && NAMES.lines().count() + 1 == all.len(), "set KILN_WRITE_TABLES=1");
+    }
 
     #[test]
     fn semicolons_are_optional_as_in_html() {

@@ -12,8 +12,6 @@ mod variants;
 
 use std::borrow::Cow;
 
-use unicode_normalization::UnicodeNormalization;
-
 use super::{entities, unicode};
 use badness::is_bad;
 use codepage::{CANDIDATES, LATIN_1, WINDOWS_1252};
@@ -50,7 +48,7 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
         let mut next = remove_terminal_escapes(&plain);
         next.retain(|c| !is_unwanted_control(c));
         if !next.is_ascii() {
-            next = next.nfc().collect();
+            next = unicode::nfc(&next);
         }
         if next == text {
             return text;
@@ -169,10 +167,9 @@ fn fix_c1_control(c: char) -> char {
 fn plain_characters(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars().map(fix_c1_control) {
-        match latin_ligature(c) {
-            Some(letters) => plain.push_str(letters),
+        match latin_ligature(c).or_else(|| unicode::ordinary_width(c)) {
+            Some(characters) => plain.push_str(characters),
             None if c == '\u{3000}' => plain.push(' '),
-            None if ('\u{ff01}'..'\u{fff0}').contains(&c) => plain.extend(c.nfkc()),
             None => plain.push(c),
         }
     }

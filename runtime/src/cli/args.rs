@@ -1,0 +1,269 @@
+//! The arguments of `kiln-run`, without a library for them: what runs on a device is small.
+//!
+//! `kiln run` has the same ones through clap; a test of the `kiln` command compares both.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{CacheArgs, PrepareArgs, RunArgs};
+
+/// What `kiln-run --help` says.
+pub const HELP: &str = "\
+Makes pictures from prompts with a compiled model
+
+Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
+       kiln-run FILE.kiln --prompts FILE.jsonl [OPTIONS]
+       kiln-run --prepare FILE.kiln      compiles the kernels ahead, as the first run does
+
+  -p, --prompt TEXT             what the picture shows
+  -n, --negative-prompt TEXT    what it does not show
+      --prompts FILE.jsonl      a batch: a JSON object a line with \"prompt\" and, where it differs,
+                                \"negative_prompt\", \"seed\", \"steps\", \"guidance\", \"sampler\",
+                                \"output\"; pictures that are there already are skipped
+      --count N                 pictures to make, with the seeds from --seed on [1]
+      --seed N                  seed of the noise; the same seed gives the same picture [0]
+      --steps N                 steps of the sampler [20]
+      --guidance SCALE          of classifier-free guidance; 1 turns it off [7.5]
+      --sampler NAME            ddim, euler, euler-a or dpm++2m [ddim]
+      --eta SHARE               noise each step of ddim adds, 0 to 1 [0]
+      --latent FILE.npy         initial latent instead of the seed's noise
+      --init-image FILE.png     begins with a picture; the bundle must have its encoder
+      --strength SHARE          how much of --init-image is made anew, over 0 to 1 [0.75]
+      --preview-every N         writes a preview beside the picture every N steps
+      --dump DIR                writes tokens, embeddings, latents and the tensor decoded as .npy
+      --report FILE.json        writes memory and times, planned and measured
+      --profile FILE.json       times every launch
+      --device WHICH            OpenCL device: auto, an index, or part of a name [auto]
+      --opencl LIBRARY          OpenCL library, instead of a search for it
+      --cache DIR               folder of compiled kernels [$KILN_CACHE, else the user's]
+  -o, --output FILE.png         picture to write; of several, {seed} becomes the seed
+  -h, --help
+  -V, --version
+";
+
+/// What the arguments ask for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Pictures.
+    Run(Box<RunArgs>),
+    /// Kernels, compiled ahead.
+    Prepare(PrepareArgs),
+    /// [`HELP`].
+    Help,
+    /// The version.
+    Version,
+}
+
+impl Command {
+    /// Reads the arguments behind the program's name.
+    ///
+    /// Errors: one line that names the argument.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+        let mut given = Arguments { rest: arguments.into_iter().collect::<Vec<_>>().into_iter() };
+        let mut run = RunArgs::of(PathBuf::new());
+        let (mut bundle, mut prepare, mut options, mut strength) = (None, false, true, None);
+        let mut unfit = None;
+        while let Some(argument) = given.rest.next() {
+            let text = argument.to_str().filter(|text| options && text.len() > 1);
+            let Some(option) = text.filter(|text| text.starts_with('-')) else {
+                if bundle.replace(PathBuf::from(&argument)).is_some() {
+                    return Err(format!("unexpected argument {argument:?}"));
+                }
+                continue;
+            };
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
+                _ => (option, None),
+            };
+            let mut value = Value { name, own: value, given: &mut given };
+            match name {
+                "--" => options = false,
+                "-h" | "--help" => return Ok(Command::Help),
+                "-V" | "--version" => return Ok(Command::Version),
+                "--prepare" => prepare = true,
+                "-p" | "--prompt" => run.prompt = Some(value.raw()?),
+                "-n" | "--negative-prompt" => run.negative_prompt = value.raw()?,
+                "--prompts" => run.prompts = Some(value.path()?),
+                "--count" => run.count = value.parsed()?,
+                "--seed" => run.seed = value.parsed()?,
+                "--steps" => run.steps = value.parsed()?,
+                "--guidance" => run.guidance = value.parsed()?,
+                "--sampler" => run.sampler = value.text()?,
+                "--eta" => run.eta = value.parsed()?,
+                "--latent" => run.latent = Some(value.path()?),
+                "--init-image" => run.init_image = Some(value.path()?),
+                "--strength" => strength = Some(value.parsed()?),
+                "--preview-every" => run.preview_every = value.parsed()?,
+                "--dump" => run.dump = Some(value.path()?),
+                "--report" => run.report = Some(value.path()?),
+                "--profile" => run.profile = Some(value.path()?),
+                "--device" => run.device = value.text()?,
+                "--opencl" => run.opencl = Some(value.path()?),
+                "--cache" => run.cache.cache = Some(value.path()?),
+                "-o" | "--output" => run.output = Some(value.path()?),
+                _ => return Err(format!("unexpected argument {option:?}; see --help")),
+            }
+            if !matches!(name, "--" | "--prepare" | "--device" | "--cache") {
+                unfit = Some(name.to_owned());
+            }
+        }
+        let bundle = bundle.ok_or("no FILE.kiln is given; see --help")?;
+        if prepare {
+            if let Some(name) = unfit {
+                return Err(format!("{name} is not for --prepare"));
+            }
+            return Ok(Command::Prepare(PrepareArgs {
+                bundle,
+                device: run.device,
+                cache: run.cache,
+            }));
+        }
+        run.bundle = bundle;
+        check(&run, strength)?;
+        run.strength = strength.unwrap_or(run.strength);
+        Ok(Command::Run(Box::new(run)))
+    }
+}
+
+impl RunArgs {
+    /// Everything as it is where nothing is said.
+    fn of(bundle: PathBuf) -> RunArgs {
+        RunArgs {
+            bundle,
+            prompt: None,
+            negative_prompt: OsString::new(),
+            prompts: None,
+            count: 1,
+            seed: 0,
+            steps: 20,
+            guidance: 7.5,
+            sampler: "ddim".into(),
+            eta: 0.0,
+            latent: None,
+            init_image: None,
+            strength: 0.75,
+            preview_every: 0,
+            dump: None,
+            report: None,
+            profile: None,
+            device: "auto".into(),
+            opencl: None,
+            cache: CacheArgs::default(),
+            output: None,
+        }
+    }
+}
+
+/// What goes together, and what does not.
+fn check(run: &RunArgs, strength: Option<f64>) -> Result<(), String> {
+    let batch = run.prompts.is_some();
+    for (wrong, message) in [
+        (!batch && run.prompt.is_none(), "no --prompt is given; see --help"),
+        (!batch && run.output.is_none(), "no --output is given; see --help"),
+        (batch && run.prompt.is_some(), "--prompts and --prompt cannot be used together"),
+        (batch && run.count != 1, "--prompts and --count cannot be used together"),
+        (batch && run.latent.is_some(), "--prompts and --latent cannot be used together"),
+        (run.count == 0, "--count is at least 1"),
+        (strength.is_some() && run.init_image.is_none(), "--strength needs --init-image"),
+    ] {
+        if wrong {
+            return Err(message.into());
+        }
+    }
+    Ok(())
+}
+
+struct Arguments {
+    rest: std::vec::IntoIter<OsString>,
+}
+
+/// The value of an option: behind its `=`, or the next argument.
+struct Value<'a> {
+    name: &'a str,
+    own: Option<String>,
+    given: &'a mut Arguments,
+}
+
+impl Value<'_> {
+    fn raw(&mut self) -> Result<OsString, String> {
+        let next = self.own.take().map(OsString::from).or_else(|| self.given.rest.next());
+        next.ok_or_else(|| format!("{} needs a value", self.name))
+    }
+
+    fn path(&mut self) -> Result<PathBuf, String> {
+        self.raw().map(PathBuf::from)
+    }
+
+    fn text(&mut self) -> Result<String, String> {
+        let text = self.raw()?.into_string();
+        text.map_err(|raw| format!("{} cannot be {raw:?}", self.name))
+    }
+
+    fn parsed<T: FromStr>(&mut self) -> Result<T, String> {
+        let text = self.text()?;
+        text.parse().map_err(|_| format!("{} cannot be {text:?}", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Command, String> {
+        Command::parse(line.iter().map(OsString::from))
+    }
+
+    fn run(line: &[&str]) -> RunArgs {
+        match parse(line) {
+            Ok(Command::Run(run)) => *run,
+            other => panic!("{line:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_stand_behind_their_names() {
+        let found = run(&["-o", "a b.png", "m.kiln", "-p", "-x", "--seed=7", "--guidance", "-1.5"]);
+        assert_eq!((found.seed, found.guidance, found.steps), (7, -1.5, 20));
+        assert_eq!(found.prompt.unwrap(), "-x");
+        assert_eq!((found.bundle, found.output), ("m.kiln".into(), Some("a b.png".into())));
+        let found = run(&["--prompts=p=q.jsonl", "--", "--odd.kiln"]);
+        assert_eq!((found.bundle, found.prompts), ("--odd.kiln".into(), Some("p=q.jsonl".into())));
+        let prepare = parse(&["m.kiln", "--device", "1", "--prepare"]);
+        assert!(matches!(prepare, Ok(Command::Prepare(args)) if args.device == "1"));
+        assert!(matches!(parse(&["-V", "--no-such"]), Ok(Command::Version)));
+    }
+
+    #[test]
+    fn wrong_lines_are_told_in_words() {
+        let right = ["m.kiln", "-p", "x", "-o", "o.png"];
+        let with = |more: &[&'static str]| [&right[..], more].concat();
+        for (line, expected) in [
+            (vec![], "FILE.kiln"),
+            (vec!["m.kiln", "-o", "o.png"], "--prompt"),
+            (vec!["m.kiln", "-p", "x"], "--output"),
+            (with(&["--steps"]), "--steps needs a value"),
+            (with(&["--steps", "many"]), "--steps cannot be \"many\""),
+            (with(&["--sed", "1"]), "\"--sed\""),
+            (with(&["other.kiln"]), "\"other.kiln\""),
+            (with(&["--count", "0"]), "--count"),
+            (with(&["--strength", "0.5"]), "--init-image"),
+            (with(&["--prompts", "p.jsonl"]), "--prompts and --prompt"),
+            (vec!["--prepare", "m.kiln", "-p", "x"], "-p is not for --prepare"),
+        ] {
+            let error = parse(&line).unwrap_err();
+            assert!(error.contains(expected) && !error.contains('\n'), "{line:?}: {error}");
+        }
+        assert!(parse(&right).is_ok());
+    }
+
+    #[test]
+    fn help_names_every_option_and_no_other() {
+        let is_option = |word: &&str| word.starts_with("--") && word.len() > 2;
+        for option in HELP.split([' ', '\n', ',']).filter(is_option) {
+            let answer = parse(&[option]);
+            let known = !matches!(&answer, Err(error) if error.contains("unexpected"));
+            assert!(known, "{option}: {answer:?}");
+        }
+    }
+}
