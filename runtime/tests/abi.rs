@@ -61,9 +61,9 @@ fn the_command_c_and_java_make_one_picture() {
 fn cancels_trims_and_opens_leak_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let bundle = bundle(folder.path());
-    for sanitize in [true, false] {
+    for (sanitize, cycles) in [(true, ["20", "4"]), (false, ["100", "20"])] {
         let program = native::c_program(folder.path(), "cycles", sanitize);
-        let said = native::output(Command::new(program).arg(&bundle).args(["10", "4"]));
+        let said = native::output(Command::new(program).arg(&bundle).args(cycles));
         let mib = |when: &str| -> f64 {
             let line = said.lines().find_map(|line| line.strip_prefix(when)).expect("a line");
             line.trim_matches([':', ' ', 'M', 'i', 'B']).parse().expect("a number")

@@ -19,6 +19,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The most that `kiln-run` may take, stripped.
+const MAX_PROGRAM_BYTES: usize = 3 << 20;
+
 const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
 
 /// ELF's number of the architecture.
@@ -35,6 +38,7 @@ fn run_aarch64(name: &str, files: &[&Path], args: &[&str]) -> PathBuf {
     let root = root();
     let program = std::fs::read(root.join("usr/bin/kiln-run")).expect("it was built");
     assert_eq!(program[18..20], EM_AARCH64, "kiln-run is for another architecture");
+    assert!(program.len() <= MAX_PROGRAM_BYTES, "kiln-run takes {} bytes", program.len());
     let folder = root.join("tmp").join(name);
     std::fs::create_dir_all(&folder).expect("the root can be written");
     for file in files {
