@@ -1,6 +1,7 @@
 //! The shared part of the element-wise ops: one loop, one geometry.
 
 use crate::launch::{Call, cpu};
+use crate::template::Parameters;
 use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 
@@ -59,8 +60,14 @@ impl Shares {
 
     /// Passes them to a template, with `aligned` if all of `strides` are multiples of a vector.
     pub fn set<'a>(&self, call: Call<'a>, strides: &[usize]) -> Call<'a> {
+        call.with(|parameters| self.parameters(parameters, strides))
+    }
+
+    /// [`Shares::set`] for a launch that is put together by other means.
+    pub fn parameters(&self, parameters: Parameters, strides: &[usize]) -> Parameters {
         let aligned = self.v == 4 && strides.iter().all(|s| s.is_multiple_of(4));
-        call.set("v", &self.v)
+        parameters
+            .set("v", &self.v)
             .set("FV", &format!("float{}", self.v))
             .set("run", &self.run)
             .set("row_block", &self.row_block)

@@ -59,6 +59,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Sets parameters of the template.
+    pub fn with(mut self, set: impl FnOnce(Parameters) -> Parameters) -> Self {
+        self.parameters = set(self.parameters);
+        self
+    }
+
     /// States the local memory that the kernel declares.
     pub fn local_mem_bytes(mut self, bytes: u64) -> Self {
         self.local_mem_bytes = bytes;

@@ -14,6 +14,7 @@ pub mod conv2d;
 pub mod elementwise;
 pub mod geglu;
 pub mod gelu;
+pub mod group_affine;
 pub mod group_norm;
 pub mod launch;
 pub mod layer_norm;
@@ -75,6 +76,8 @@ pub struct Problem<'a> {
     /// Largest run of packed weights that one launch may read; larger ones are split over several
     /// launches along output channels, so that each can be streamed through a slot.
     pub max_weight_bytes: u64,
+    /// Scratch memory that a variant should keep within where it has the choice.
+    pub max_scratch_bytes: u64,
 }
 
 /// The op without names: `f32[2,77,1024] x f16[1024,1024] -> f32[2,77,1024] sources=1`.
@@ -176,6 +179,7 @@ pub const REGISTRY: &[&Family] = &[
     &conv2d::FAMILY,
     &geglu::FAMILY,
     &gelu::FAMILY,
+    &group_affine::FAMILY,
     &group_norm::FAMILY,
     &layer_norm::FAMILY,
     &matmul::FAMILY,

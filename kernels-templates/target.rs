@@ -155,8 +155,13 @@ mod tests {
             |rows, constant| Operand { constant, ..Operand::new(TensorType::f32(&[rows, 64])) };
         let (inputs, output) =
             ([operand(48, false), operand(64, true)], TensorType::f32(&[48, 64]));
-        let problem =
-            |inputs| Problem { op: &op, inputs, output: &output, max_weight_bytes: 1 << 20 };
+        let problem = |inputs| Problem {
+            op: &op,
+            inputs,
+            output: &output,
+            max_weight_bytes: 1 << 20,
+            max_scratch_bytes: 0,
+        };
         let entry = |variant: &str, tile_rows| Tuning {
             op: "matmul".into(),
             problem: problem(&inputs).to_string(),

@@ -11,6 +11,7 @@ pub mod gpu;
 pub mod mma;
 pub mod mobile;
 mod split;
+pub mod stripe;
 pub mod winograd;
 
 use crate::packing::{FragmentPanel, QuantizedPanel};
@@ -51,6 +52,8 @@ pub struct Contraction<'a> {
     pub epilogue: &'a Epilogue,
     /// Tensors read as one along channels.
     pub sources: Vec<Source>,
+    /// What becomes of their elements before they are multiplied; padding stays zero.
+    pub prologue: Option<Prologue>,
     /// Where the rows of A lie.
     pub geometry: Geometry,
     /// Accumulator columns: twice the stored ones for GEGLU.
@@ -62,6 +65,19 @@ pub struct Contraction<'a> {
     /// Storage type of the weights.
     pub weight_dtype: DType,
     weights: usize,
+    /// Row of the output at which A's first row is stored, if A holds some of the rows only.
+    first_row: Option<usize>,
+}
+
+/// `activation(x * scale[picture, c] + shift[picture, c])` for each element `x` of the sources.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Prologue {
+    /// Index of the scales and shifts `[N, 2, C]` among the inputs.
+    pub affine: usize,
+    /// Their storage type.
+    pub dtype: DType,
+    /// `None` or `Silu`.
+    pub activation: Activation,
 }
 
 /// A source as templates see it.
@@ -82,6 +98,14 @@ struct EpilogueView {
     act: &'static str,
     residual: bool,
     gated: bool,
+    /// There is a first row.
+    part: bool,
+}
+
+/// The prologue as templates see it.
+#[derive(Serialize)]
+struct PrologueView {
+    silu: bool,
 }
 
 /// INT8 weights as templates see them.
@@ -101,13 +125,20 @@ impl<'a> Contraction<'a> {
     /// The normal form of a matmul or conv2d; `None` for another op or too many sources.
     pub fn new(problem: &'a Problem<'a>) -> Option<Self> {
         let types: Vec<_> = problem.inputs.iter().map(|i| &i.ty).collect();
-        let (count, epilogue, geometry) = match problem.op {
-            Op::Matmul(op) => (op.sources, &op.epilogue, Geometry::rows(types[0].rows())),
+        let (count, prologue, epilogue, geometry) = match problem.op {
+            Op::Matmul(op) => (op.sources, None, &op.epilogue, Geometry::rows(types[0].rows())),
             Op::Conv2d(op) => {
-                (op.sources, &op.epilogue, Geometry::window(op, types[0].nhwc()?, problem.output))
+                let geometry = Geometry::window(op, types[0].nhwc()?, problem.output);
+                (op.sources, op.prologue, &op.epilogue, geometry)
             }
             _ => return None,
         };
+        let prologue = prologue.map(|activation| Prologue {
+            affine: count,
+            dtype: types[count].dtype,
+            activation,
+        });
+        let weights = count + usize::from(prologue.is_some());
         if count > SOURCE_NAMES.len() {
             return None;
         }
@@ -116,23 +147,25 @@ impl<'a> Contraction<'a> {
             channels: types[i].channels(),
             dtype: types[i].dtype,
         });
-        let n = types[count].shape[0];
+        let n = types[weights].shape[0];
         Some(Self {
             problem,
             epilogue,
             sources: sources.collect(),
+            prologue,
             geometry,
             n,
             out_n: epilogue.out_channels(n),
-            k: types[count].elem_count() / n,
-            weight_dtype: types[count].dtype,
-            weights: count,
+            k: types[weights].elem_count() / n,
+            weight_dtype: types[weights].dtype,
+            weights,
+            first_row: None,
         })
     }
 
-    /// The same sums, with A found elsewhere (in scratch memory).
+    /// The same sums, with A found elsewhere (in scratch memory), normalized there already.
     pub fn with_sources(self, sources: Vec<Source>, geometry: Geometry) -> Self {
-        Self { sources, geometry, ..self }
+        Self { sources, geometry, prologue: None, ..self }
     }
 
     /// Rows of A and of the output.
@@ -225,11 +258,17 @@ impl<'a> Contraction<'a> {
             .collect()
     }
 
+    /// The prologue's argument.
+    pub fn affine(&self) -> Option<Argument> {
+        self.prologue.map(|p| whole(self.problem, p.affine))
+    }
+
     /// Tensors by their names in templates.
     pub fn tensors(&self) -> Vec<(&'static str, DType)> {
         let inputs = &self.problem.inputs;
         let mut list: Vec<_> =
             SOURCE_NAMES.iter().copied().zip(self.sources.iter().map(|s| s.dtype)).collect();
+        list.extend(self.prologue.map(|p| ("AFFINE", p.dtype)));
         list.push(("W", self.weight_dtype));
         let epilogue = [
             ("BIAS", self.epilogue.bias),
@@ -265,9 +304,13 @@ impl<'a> Contraction<'a> {
             act,
             residual: self.epilogue.residual,
             gated: self.gated(),
+            part: self.first_row.is_some(),
         };
+        let prologue =
+            self.prologue.map(|p| PrologueView { silu: p.activation == Activation::Silu });
         Parameters::new()
             .set("sources", &sources)
+            .set("p", &prologue)
             .set("e", &epilogue)
             .set("g", &self.geometry)
             .set("m", &self.m())
@@ -303,9 +346,10 @@ impl<'a> Contraction<'a> {
         self.parameters().set("q", &q).set("panel", &panel).set("width", &width)
     }
 
-    /// Arguments of a launch over the output columns of `split`.
+    /// Arguments of a launch over the output columns of `split`; the first row, if any, is the last.
     pub fn arguments(&self, split: &Split) -> Vec<Argument> {
         let mut args: Vec<_> = self.sources.iter().map(|s| s.argument.clone()).collect();
+        args.extend(self.affine());
         args.push(split.weights(self.weights));
         args.extend(self.epilogue_arguments(split));
         args
@@ -329,6 +373,7 @@ impl<'a> Contraction<'a> {
         args.push(Argument::Output);
         args.push(Argument::U32(split.first_column as u32));
         args.extend(self.epilogue.row_offset.map(|o| Argument::U32(o as u32)));
+        args.extend(self.first_row.map(|row| Argument::U32(row as u32)));
         args
     }
 

@@ -162,7 +162,7 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
     let packings = contraction.panel_packings(width);
     let dtype = transform.storage(contraction.weight_dtype);
     let windows = Packing::Winograd { outputs: transform.outputs, width, dtype };
-    let packings = packings.into_iter().map(|(i, packing)| match i == contraction.sources.len() {
+    let packings = packings.into_iter().map(|(i, packing)| match i == contraction.weights {
         true => (i, windows),
         false => (i, packing),
     });
@@ -202,11 +202,12 @@ struct Patches {
 impl Patches {
     fn new(contraction: &Contraction, layout: &Layout, transform: Transform) -> Result<Self> {
         let mut tensors = contraction.tensors();
-        tensors.truncate(contraction.sources.len());
+        tensors.truncate(contraction.sources.len() + usize::from(contraction.prologue.is_some()));
         tensors.push(("V", DType::F32));
         let parameters = parameters(contraction.parameters(), layout, transform);
-        let source = render(PATCHES, &tensors, &parameters)?;
+        let source = render(&[EPILOGUE, PATCHES].concat(), &tensors, &parameters)?;
         let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
+        args.extend(contraction.affine());
         args.push(Argument::Scratch { index: 0, written: true });
         let (channels, patch) = (contraction.channels(), transform.patch());
         let scale = if contraction.geometry.upsample { 4 } else { 1 };

@@ -1,6 +1,8 @@
 //! Kernels of [`kiln_ir::ops::conv2d`].
 
-use crate::contraction::{self, Contraction, Geometry, Source, cpu, gpu, mma, mobile, winograd};
+use crate::contraction::{
+    self, Contraction, EPILOGUE, Geometry, Source, cpu, gpu, mma, mobile, stripe, winograd,
+};
 use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
@@ -9,10 +11,10 @@ use kiln_ir::DType;
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "winograd4", applies: winograd::applies, lower: winograd::lower_four },
     Variant { name: "winograd2", applies: winograd::applies, lower: winograd::lower_two },
-    Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
+    Variant { name: "tiled_cpu", applies: cpu::applies, lower: tiled },
     Variant { name: "mma", applies: mma::applies, lower: mma::lower },
-    Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
-    Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
+    Variant { name: "tiled_gpu", applies: gpu::applies, lower: tiled },
+    Variant { name: "tiled_mobile", applies: mobile::applies, lower: tiled },
     Variant { name: "im2win", applies: unrolled_applies, lower: im2win },
     Variant { name: "im2col", applies: unrolled_applies, lower: im2col },
     Variant { name: "naive", applies: naive_applies, lower: naive },
@@ -20,6 +22,15 @@ pub const VARIANTS: &[Variant] = &[
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "conv2d", variants: VARIANTS };
+
+/// The device class' own kernel, over stripes where the input is normalized.
+fn tiled(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("conv2d over another op")?;
+    match contraction.prologue {
+        Some(_) => stripe::lower(&contraction, target, contraction::lower_tiled),
+        None => contraction::lower_tiled(&contraction, target),
+    }
+}
 
 fn naive_applies(problem: &Problem, _: &Target) -> bool {
     Contraction::new(problem)
@@ -56,7 +67,8 @@ fn im2win(problem: &Problem, target: &Target) -> Result<Lowering> {
     scratch.lower(contraction, channels, target)
 }
 
-/// A copy of the picture in another order, one work-item an element.
+/// A copy of the picture in another order, normalized where that is asked for, one work-item an
+/// element.
 struct Scratch {
     template: &'static str,
     entry: &'static str,
@@ -82,11 +94,14 @@ impl Scratch {
 
     fn copy(&self, contraction: &Contraction, dtype: DType) -> Result<Launch> {
         let mut tensors = contraction.tensors();
-        tensors.truncate(contraction.sources.len());
+        let read = contraction.sources.len() + usize::from(contraction.prologue.is_some());
+        tensors.truncate(read);
         tensors.push(("OUT", dtype));
         let parameters = contraction.parameters().set("w", &self.geometry);
-        let source = crate::template::render(self.template, &tensors, &parameters)?;
+        let template = [EPILOGUE, self.template].concat();
+        let source = crate::template::render(&template, &tensors, &parameters)?;
         let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
+        args.extend(contraction.affine());
         args.push(Argument::Scratch { index: 0, written: true });
         Ok(Launch {
             source,

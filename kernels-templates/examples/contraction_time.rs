@@ -197,7 +197,13 @@ struct Peak {
 fn measure_peak(runner: &Runner, target: &Target, repeats: usize) -> Peak {
     let output = TensorType::f32(&[16]);
     let any = matmul(1, 1, 1, Activation::None, false).op;
-    let empty = Problem { op: &any, inputs: &[], output: &output, max_weight_bytes: 0 };
+    let empty = Problem {
+        op: &any,
+        inputs: &[],
+        output: &output,
+        max_weight_bytes: 0,
+        max_scratch_bytes: u64::MAX,
+    };
     let peak = Lowering { launches: vec![peak_kernel()], ..Lowering::default() };
     let flops = peak.launches[0].flops as f64 * 1e-9;
     let t = time(runner, &empty, &peak, &[], repeats.max(5));
@@ -237,8 +243,13 @@ fn measure(runner: &Runner, target: &Target, shape: &Shape, peak: &Peak, repeats
     let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
     let output = shape.op.infer(&types).expect("the shapes fit");
     let flops = shape.op.flops(&types, &output) as f64 * 1e-9;
-    let problem =
-        Problem { op: &shape.op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
+    let problem = Problem {
+        op: &shape.op,
+        inputs: &inputs,
+        output: &output,
+        max_weight_bytes: u64::MAX,
+        max_scratch_bytes: u64::MAX,
+    };
     let fill = |(i, t): (usize, &&TensorType)| random(i as u64 + 1, t.elem_count());
     let values: Vec<_> = types.iter().enumerate().map(fill).collect();
     let wanted = std::env::var("KILN_VARIANT").ok();

@@ -76,7 +76,13 @@ fn time(
         shapes.iter().map(|s| Operand::new(TensorType::new(storage, s))).collect();
     let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
     let output = op.infer(&types).unwrap();
-    let problem = Problem { op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
+    let problem = Problem {
+        op,
+        inputs: &inputs,
+        output: &output,
+        max_weight_bytes: u64::MAX,
+        max_scratch_bytes: u64::MAX,
+    };
     let values: Vec<Vec<f32>> =
         types.iter().map(|t| stored(storage, &random(1, t.elem_count()))).collect();
     let variant = kiln_kernels::candidates(&problem, target)[0];

@@ -26,37 +26,48 @@ const SQUARES: usize = 1;
 const SHIFT: usize = 2;
 const FACTOR: usize = 3;
 
+/// Launches that find the statistics, and the scratch memory behind them.
+pub(crate) struct Statistics {
+    /// In order; those of the partial moments take the first two scratch buffers.
+    pub launches: Vec<Launch>,
+    /// Bytes of each of these two.
+    pub partial_bytes: u64,
+}
+
 /// The op's extents.
-struct Extents {
-    n: usize,
-    rows: usize,
+pub(crate) struct Extents {
+    pub n: usize,
+    pub rows: usize,
     /// Channels of each source.
-    sources: Vec<usize>,
+    pub sources: Vec<usize>,
     /// Channels of all sources.
-    channels: usize,
-    groups: usize,
-    eps: f32,
-    silu: bool,
+    pub channels: usize,
+    pub groups: usize,
+    pub eps: f32,
+    pub silu: bool,
 }
 
 impl Extents {
-    fn new(problem: &Problem) -> Result<Self> {
-        let Op::GroupNorm(op) = problem.op else {
-            bail!("group_norm over another op");
+    pub fn new(problem: &Problem) -> Result<Self> {
+        let (sources, groups, eps, silu) = match problem.op {
+            Op::GroupNorm(op) => (op.sources, op.groups, op.eps, op.activation == Activation::Silu),
+            Op::GroupAffine(op) => (op.sources, op.groups, op.eps, false),
+            _ => bail!("group normalization over another op"),
         };
         let x = &problem.inputs[0].ty;
         Ok(Self {
             n: x.batch(),
             rows: x.rows() / x.batch(),
-            sources: problem.inputs[..op.sources].iter().map(|o| o.ty.channels()).collect(),
+            sources: problem.inputs[..sources].iter().map(|o| o.ty.channels()).collect(),
             channels: problem.output.channels(),
-            groups: op.groups,
-            eps: op.eps,
-            silu: op.activation == Activation::Silu,
+            groups,
+            eps,
+            silu,
         })
     }
 
-    fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
+    /// Sets the parameters that every template uses.
+    pub fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
         call.set("rows", &self.rows)
             .set("channels", &self.channels)
             .set("width", &(self.channels / self.groups))
@@ -94,25 +105,29 @@ fn applies(problem: &Problem, target: &Target) -> bool {
 
 fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let chunk_rows = e.chunk_rows(target);
-    let chunks = e.rows.div_ceil(chunk_rows);
-    let floats = |count: usize| 4 * count as u64;
-    let partial = floats(e.n * chunks * e.channels);
-    let of_channels = floats(e.n * e.channels);
-    let sources = 0..e.sources.len();
-    let mut launches = vec![];
-    for source in sources.clone() {
-        launches.push(moments(problem, target, &e, source, chunk_rows, chunks)?);
-    }
-    launches.push(combine(problem, target, &e, chunk_rows, chunks)?);
-    for source in sources {
+    let Statistics { mut launches, partial_bytes } = statistics(problem, target, &e)?;
+    let of_channels = 4 * (e.n * e.channels) as u64;
+    for source in 0..e.sources.len() {
         launches.push(apply(problem, target, &e, source)?);
     }
     Ok(Lowering {
         launches,
-        scratch_bytes: vec![partial, partial, of_channels, of_channels],
+        scratch_bytes: vec![partial_bytes, partial_bytes, of_channels, of_channels],
         ..Lowering::default()
     })
+}
+
+/// The launches of `chunked` up to each channel's statistics: in scratch memory for
+/// normalization, otherwise the op's result.
+pub(crate) fn statistics(problem: &Problem, target: &Target, e: &Extents) -> Result<Statistics> {
+    let chunk_rows = e.chunk_rows(target);
+    let chunks = e.rows.div_ceil(chunk_rows);
+    let mut launches = vec![];
+    for source in 0..e.sources.len() {
+        launches.push(moments(problem, target, e, source, chunk_rows, chunks)?);
+    }
+    launches.push(combine(problem, target, e, chunk_rows, chunks)?);
+    Ok(Statistics { launches, partial_bytes: 4 * (e.n * chunks * e.channels) as u64 })
 }
 
 fn moments(
@@ -157,10 +172,13 @@ fn combine(
         .flops(5 * (e.n * chunks * e.channels) as u64)
         .scratch("MEANS", MEANS, false)
         .scratch("SQUARES", SQUARES, false)
-        .input("GAMMA", e.sources.len())
-        .scratch("SHIFT", SHIFT, true)
-        .scratch("FACTOR", FACTOR, true)
-        .local_mem_bytes(4 * group as u64);
+        .input("GAMMA", e.sources.len());
+    let affine = matches!(problem.op, Op::GroupAffine(_));
+    let call = match affine {
+        true => call.input("BETA", e.sources.len() + 1).output("AFFINE"),
+        false => call.scratch("SHIFT", SHIFT, true).scratch("FACTOR", FACTOR, true),
+    };
+    let call = call.set("affine", &affine).local_mem_bytes(4 * group as u64);
     let call = e.set(call).set("group", &group).set("chunk_rows", &chunk_rows);
     let template = [TREE, include_str!("chunked_combine.cl.tera")].concat();
     let global = [e.groups * group, e.n, 1];

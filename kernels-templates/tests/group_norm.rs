@@ -4,7 +4,7 @@ mod harness;
 
 use harness::{Tolerance, check, check_values, random};
 use kiln_ir::DType;
-use kiln_ir::ops::{epilogue::Activation, group_norm::GroupNorm};
+use kiln_ir::ops::{epilogue::Activation, group_affine::GroupAffine, group_norm::GroupNorm};
 
 fn norm(groups: usize, activation: Activation) -> GroupNorm {
     GroupNorm { sources: 1, groups, eps: 1e-5, activation }
@@ -53,4 +53,21 @@ fn small_two_sources_with_groups_across_them() {
     let two = |groups| GroupNorm { sources: 2, ..norm(groups, Activation::Silu) };
     check(two(4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, TOLERANCE);
     check(two(32), &[&[1, 8, 8, 640], &[1, 8, 8, 320], &[960], &[960]], 2.0, TOLERANCE);
+}
+
+/// Scales of up to 2 / 0.5 standard deviations, shifts of up to 2 and a few of their roundings.
+const AFFINE: Tolerance = Tolerance { abs: 5e-6, rel: 5e-6 };
+
+#[test]
+fn small_group_affine() {
+    let op = |sources, groups| GroupAffine { sources, groups, eps: 1e-5 };
+    check(op(1, 3), &[&[2, 5, 7, 21], &[21], &[21]], 2.0, AFFINE);
+    check(op(1, 37), &[&[1, 6, 6, 37], &[37], &[37]], 2.0, AFFINE);
+    check(op(2, 4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, AFFINE);
+}
+
+#[test]
+fn many_channels_of_two_sources_as_scales_and_shifts() {
+    let op = GroupAffine { sources: 2, groups: 32, eps: 1e-5 };
+    check(op, &[&[2, 24, 41, 640], &[2, 24, 41, 320], &[960], &[960]], 2.0, AFFINE);
 }

@@ -69,6 +69,7 @@ ops! {
     matmul::Matmul,
     attention::Attention,
     group_norm::GroupNorm,
+    group_affine::GroupAffine,
     layer_norm::LayerNorm,
     mean::Mean,
     variance::Variance,

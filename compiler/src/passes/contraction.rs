@@ -8,10 +8,12 @@ use kiln_ir::{Graph, Op, ValueId};
 /// A contraction taken apart.
 #[derive(Clone)]
 pub struct Contraction {
-    /// The node's op; its source count, epilogue and upsampling are replaced by the fields below.
+    /// The node's op; its source count, prologue, epilogue and upsampling are replaced by the fields below.
     pub op: Op,
     /// Values read as one, concatenated along channels.
     pub sources: Vec<ValueId>,
+    /// Scales and shifts of what is read, and the activation behind them (convolutions only).
+    pub prologue: Option<(ValueId, Activation)>,
     /// Weights.
     pub weight: ValueId,
     /// Bias.
@@ -30,9 +32,9 @@ impl Contraction {
     /// Takes a node apart; `None` if it is not a contraction.
     pub fn of(graph: &Graph, id: ValueId) -> Option<Self> {
         let op = graph.node(id).op()?.clone();
-        let (source_count, epilogue, upsample) = match &op {
-            Op::Conv2d(c) => (c.sources, c.epilogue.clone(), c.upsample),
-            Op::Matmul(m) => (m.sources, m.epilogue.clone(), false),
+        let (source_count, prologue, epilogue, upsample) = match &op {
+            Op::Conv2d(c) => (c.sources, c.prologue, c.epilogue.clone(), c.upsample),
+            Op::Matmul(m) => (m.sources, None, m.epilogue.clone(), false),
             _ => return None,
         };
         let mut operands = graph.operands(id).into_iter();
@@ -40,6 +42,7 @@ impl Contraction {
         let mut next = || operands.next().expect("a verified graph has all operands");
         Some(Self {
             sources,
+            prologue: prologue.map(|activation| (next(), activation)),
             weight: next(),
             bias: epilogue.bias.then(&mut next),
             row: epilogue.row_offset.map(|offset| (next(), offset)),
@@ -48,6 +51,11 @@ impl Contraction {
             upsample,
             op,
         })
+    }
+
+    /// Index of the weights among the operands.
+    pub fn weight_index(&self) -> usize {
+        self.sources.len() + usize::from(self.prologue.is_some())
     }
 
     /// Whether nothing follows the sum.
@@ -88,11 +96,13 @@ impl Contraction {
         match &mut op {
             Op::Conv2d(c) => {
                 (c.sources, c.epilogue, c.upsample) = (self.sources.len(), epilogue, self.upsample);
+                c.prologue = self.prologue.map(|(_, activation)| activation);
             }
             Op::Matmul(m) => (m.sources, m.epilogue) = (self.sources.len(), epilogue),
             _ => unreachable!("made from a contraction"),
         }
         let mut inputs = self.sources;
+        inputs.extend(self.prologue.map(|(value, _)| value));
         inputs.push(self.weight);
         inputs.extend(self.bias);
         inputs.extend(self.row.map(|(value, _)| value));

@@ -9,6 +9,7 @@ mod fold_constants;
 mod fold_upsample;
 mod fuse_activation;
 mod fuse_add;
+mod fuse_norm;
 pub mod halve;
 pub mod hoist;
 mod merge_qkv;
@@ -38,6 +39,7 @@ pub const PASSES: &[Pass] = &[
     Pass { name: "fuse_residual", run: fuse_add::run },
     Pass { name: "merge_qkv", run: merge_qkv::run },
     Pass { name: "merge_rows", run: merge_rows::run },
+    Pass { name: "fuse_norm", run: fuse_norm::run },
 ];
 
 /// Runs all passes; returns how many places each changed.

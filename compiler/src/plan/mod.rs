@@ -110,9 +110,10 @@ pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
         (2, Preference::Fastest, 1, 100),
         (2, Preference::Fastest, 4, 100),
         (2, Preference::ScratchUpTo(16 << 20), 4, 100),
+        (2, Preference::ScratchUpTo(16 << 20), 16, 100),
         (1, Preference::ScratchUpTo(4 << 20), 4, 100),
+        (1, Preference::ScratchUpTo(4 << 20), 16, 100),
         (1, Preference::ScratchUpTo(1 << 20), 16, 100),
-        (1, Preference::ScratchUpTo(0), 16, 100),
     ];
     let strategy = |activations| {
         spending.map(|(guidance_batch, preference, divisor, reading_percent)| Strategy {

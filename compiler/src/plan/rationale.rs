@@ -9,7 +9,7 @@ use kiln_ir::{DType, Graph, NodeKind, ValueId};
 use kiln_kernels::{Lowering, Problem, candidates, family};
 use std::collections::{HashMap, HashSet};
 
-use super::lower::{LoweredNetwork, Preference, Storage, Work, operands};
+use super::lower::{LoweredNetwork, Storage, Work, operands};
 use super::time::{LaunchCost, launch_costs};
 use super::{PlanRequest, Strategy};
 use crate::passes::contraction::Contraction;
@@ -35,8 +35,13 @@ pub fn rationale(
             let Some(op) = graph.node(lowered.id).op() else { continue };
             let inputs = operands(graph, lowered.id, request.storage);
             let output = graph.ty(lowered.id);
-            let max_weight_bytes = strategy.max_block_bytes;
-            let problem = Problem { op, inputs: &inputs, output, max_weight_bytes };
+            let problem = Problem {
+                op,
+                inputs: &inputs,
+                output,
+                max_weight_bytes: strategy.max_block_bytes,
+                max_scratch_bytes: strategy.preference.scratch_bytes(),
+            };
             let key = format!("{problem:?}");
             let choice = match known.get(&key) {
                 Some(choice) => *choice,
@@ -63,7 +68,7 @@ pub fn rationale(
 fn stored_weight(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Option<StoredWeight> {
     let contraction = Contraction::of(graph, id)?;
     let NodeKind::Weight(expr) = &graph.node(contraction.weight).kind else { return None };
-    let stored = storage.of(graph, id, contraction.sources.len());
+    let stored = storage.of(graph, id, contraction.weight_index());
     let shape = &graph.ty(contraction.weight).shape;
     let sum = shape[1..].iter().product();
     let block = match stored.dtype {
@@ -121,11 +126,7 @@ impl Context<'_> {
                 let lowering = (variant.lower)(problem, target)?;
                 let rates = &self.request.profile.rates;
                 let cost = cost(&lowering, &launch_costs(problem, variant.name, &lowering, rates));
-                let allowed = match self.strategy.preference {
-                    Preference::Fastest => u64::MAX,
-                    Preference::ScratchUpTo(bytes) => bytes,
-                };
-                match cost.scratch_bytes > allowed {
+                match cost.scratch_bytes > self.strategy.preference.scratch_bytes() {
                     true => Verdict::Scratch(cost),
                     false if before => Verdict::Weights(cost),
                     false => Verdict::Later(cost),

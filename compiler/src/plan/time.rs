@@ -215,6 +215,18 @@ pub fn resident_bytes(plan: &Plan, index: usize) -> u64 {
         .sum()
 }
 
+/// Bytes of weights that are read through slots for a picture of [`SAMPLER_STEPS`] steps with guidance.
+pub fn streamed_bytes(plan: &Plan) -> u64 {
+    let of_pass = |steps: &[Step]| -> u64 {
+        let loads = steps.iter().filter_map(|step| match step {
+            Step::Load { block, .. } => Some(plan.blocks[block.index()].len_bytes),
+            _ => None,
+        });
+        loads.sum()
+    };
+    plan.networks.iter().map(|n| passes(&plan.manifest, n.phase) * of_pass(&n.steps)).sum()
+}
+
 /// One event for each step of a network.
 fn events(plan: &Plan, index: usize) -> Vec<Event> {
     let rates = &plan.rationale.rates;

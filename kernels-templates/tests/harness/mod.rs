@@ -322,7 +322,13 @@ pub fn check_values(
         (shapes.iter()).map(|s| Operand::new(TensorType::new(storage, s))).collect();
     let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
     let output = op.infer(&types).unwrap();
-    let problem = Problem { op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
+    let problem = Problem {
+        op,
+        inputs: &inputs,
+        output: &output,
+        max_weight_bytes: u64::MAX,
+        max_scratch_bytes: u64::MAX,
+    };
     let values: Vec<Vec<f32>> = values.iter().map(|v| stored(storage, v)).collect();
     let tensors: Vec<Tensor> =
         (shapes.iter().zip(&values)).map(|(s, v)| Tensor::new(s, v.clone())).collect();

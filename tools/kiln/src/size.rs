@@ -24,9 +24,20 @@ pub fn parse(text: &str) -> Result<u64, String> {
     if bytes >= 1.0 && bytes <= 2f64.powi(53) { Ok(bytes as u64) } else { Err(error()) }
 }
 
+/// Parses `256MiB..4GiB`.
+///
+/// Errors: one line that says what is accepted.
+pub fn parse_range(text: &str) -> Result<(u64, u64), String> {
+    let (from, to) = text
+        .split_once("..")
+        .ok_or_else(|| format!("'{text}' is not a range: write FROM..TO, as in 256MiB..4GiB"))?;
+    let (from, to) = (parse(from)?, parse(to)?);
+    if from <= to { Ok((from, to)) } else { Err(format!("'{text}' ends before it begins")) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, parse_range};
 
     #[test]
     fn accepts_what_people_write() {
@@ -40,6 +51,14 @@ mod tests {
         ];
         for (text, bytes) in cases {
             assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_go_up() {
+        assert_eq!(parse_range("1KiB..2GiB"), Ok((1024, 2 << 30)));
+        for text in ["1GiB", "2GiB..1GiB", "..", "1GiB.."] {
+            assert!(parse_range(text).is_err(), "{text}");
         }
     }
 

@@ -190,6 +190,8 @@ fn streamed_weights_halved_values_and_two_passes_give_the_same_picture() {
             "emoji-256",
             "--precision",
             "fp16",
+            "--guidance-batch",
+            "1",
             "--budget",
             "10MiB",
             "-o",
@@ -200,7 +202,7 @@ fn streamed_weights_halved_values_and_two_passes_give_the_same_picture() {
     let smallest = refusal.split("smallest feasible budget is ").nth(1).expect("it names one");
     let mib: f64 = smallest.split(' ').next().and_then(|n| n.parse().ok()).expect("in MiB");
     let budget = format!("{}", ((mib + 0.1) * 1048576.0) as u64);
-    let small = bundle("fp16", &["--budget", &budget]);
+    let small = bundle("fp16", &["--guidance-batch", "1", "--budget", &budget]);
     let plan = inspect(&small);
     let taken = plan["attempts"].as_array().and_then(|a| a.last()).expect("a strategy was taken");
     assert!(taken["strategy"].as_str().expect("text").ends_with("activations in FP16"), "{taken}");

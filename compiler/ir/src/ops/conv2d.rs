@@ -1,6 +1,6 @@
 //! Two-dimensional convolution, with the concatenation and upsampling it may have absorbed.
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Activation, Epilogue, silu};
 use super::{expect_eq, expect_inputs};
 use crate::error::shape_error;
 use crate::parallel::contract;
@@ -8,9 +8,10 @@ use crate::{IrError, OpDef, Tensor, TensorType};
 
 /// Convolution with a square window over `[N, H, W, C]`.
 ///
-/// Inputs: `sources` pictures that are read as if concatenated along channels, weights
-/// `[O, C, k, k]` (C over all sources), then the epilogue's. With `upsample` the window slides
-/// over the picture doubled by nearest neighbour. Output `[N, H', W', O]`.
+/// Inputs: `sources` pictures that are read as if concatenated along channels, with `prologue` the
+/// scales and shifts `[N, 2, C]` of [`super::group_affine::GroupAffine`], weights `[O, C, k, k]` (C
+/// over all sources), then the epilogue's. With `upsample` the window slides over the picture
+/// doubled by nearest neighbour. Output `[N, H', W', O]`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Conv2d {
     /// Window width and height.
@@ -25,6 +26,9 @@ pub struct Conv2d {
     pub upsample: bool,
     /// Number of pictures read as one.
     pub sources: usize,
+    /// Reads `activation(x * scale[n, c] + shift[n, c])` for each `x` (`None` or `Silu`). Zeros
+    /// around the picture stay zeros.
+    pub prologue: Option<Activation>,
     /// What follows the sum.
     pub epilogue: Epilogue,
 }
@@ -35,12 +39,39 @@ impl Conv2d {
         let epilogue = Epilogue::default();
         let padding = kernel / 2;
         let padding_end = padding;
-        Self { kernel, stride, padding, padding_end, upsample: false, sources: 1, epilogue }
+        let (upsample, sources, prologue) = (false, 1, None);
+        Self { kernel, stride, padding, padding_end, upsample, sources, prologue, epilogue }
     }
 
     /// Height or width with its zeros, from that of the (upsampled) picture.
     fn padded(&self, extent: usize) -> usize {
         extent + self.padding + self.padding_end
+    }
+
+    /// Index of the weights among the inputs.
+    pub fn weights_index(&self) -> usize {
+        self.sources + usize::from(self.prologue.is_some())
+    }
+
+    /// What is read of the sources, `None` if that is what they hold.
+    fn normalized(&self, inputs: &[&Tensor]) -> Option<Vec<Tensor>> {
+        let activation = self.prologue?;
+        let affine = inputs[self.sources];
+        let c = affine.channels();
+        let mut first = 0;
+        let source = |x: &&Tensor| {
+            let (own, base) = (x.channels(), first);
+            first += own;
+            let per_picture = x.data.len() / x.shape[0];
+            let value = |(i, v): (usize, &f32)| {
+                let of_picture = &affine.data[i / per_picture * 2 * c..];
+                let at = base + i % own;
+                let y = v * of_picture[at] + of_picture[c + at];
+                if activation == Activation::Silu { silu(y) } else { y }
+            };
+            Tensor::new(&x.shape, x.data.iter().enumerate().map(value).collect())
+        };
+        Some(inputs[..self.sources].iter().map(source).collect())
     }
 
     /// Height and width of the picture that the window slides over.
@@ -54,7 +85,8 @@ impl OpDef for Conv2d {
     const NAME: &'static str = "conv2d";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        let own = self.sources + 1;
+        let weights = self.weights_index();
+        let own = weights + 1;
         expect_inputs(Self::NAME, inputs, own + self.epilogue.input_count())?;
         let picture = |t: &TensorType| {
             t.nhwc().ok_or_else(|| shape_error(Self::NAME, format!("{t} is not [N,H,W,C]")))
@@ -67,7 +99,18 @@ impl OpDef for Conv2d {
             expect_eq(Self::NAME, "width of a further source", w1, w)?;
             c += c1;
         }
-        let [o, wc, kh, kw] = picture(inputs[self.sources])?;
+        if let Some(activation) = self.prologue {
+            if !matches!(activation, Activation::None | Activation::Silu) {
+                let what = format!("prologue {activation:?} is neither None nor Silu");
+                return Err(shape_error(Self::NAME, what));
+            }
+            let affine = inputs[self.sources];
+            if affine.shape != [n, 2, c] {
+                let what = format!("scales and shifts {affine} are not [{n},2,{c}]");
+                return Err(shape_error(Self::NAME, what));
+            }
+        }
+        let [o, wc, kh, kw] = picture(inputs[weights])?;
         expect_eq(Self::NAME, "input channels of the weights", wc, c)?;
         expect_eq(Self::NAME, "window height of the weights", kh, self.kernel)?;
         expect_eq(Self::NAME, "window width of the weights", kw, self.kernel)?;
@@ -86,12 +129,16 @@ impl OpDef for Conv2d {
     }
 
     fn flops(&self, inputs: &[&TensorType], output: &TensorType) -> u64 {
-        2 * output.rows() as u64 * inputs[self.sources].elem_count() as u64
+        2 * output.rows() as u64 * inputs[self.weights_index()].elem_count() as u64
     }
 
     fn eval(&self, inputs: &[&Tensor]) -> Tensor {
-        let x = &inputs[..self.sources];
-        let weights = inputs[self.sources];
+        let normalized = self.normalized(inputs);
+        let x: Vec<&Tensor> = match &normalized {
+            Some(x) => x.iter().collect(),
+            None => inputs[..self.sources].to_vec(),
+        };
+        let weights = inputs[self.weights_index()];
         let (n, h, w) = (x[0].shape[0], x[0].shape[1], x[0].shape[2]);
         let (o, c, k) = (weights.shape[0], weights.shape[1], self.kernel);
         let (eh, ew) = self.window_extent(h, w);
@@ -108,14 +155,14 @@ impl OpDef for Conv2d {
                     continue;
                 }
                 let mut start = 0;
-                for source in x {
+                for source in &x {
                     let part = source.row((b * h + y / f) * w + xx / f);
                     pixel[start..start + part.len()].copy_from_slice(part);
                     start += part.len();
                 }
             }
         });
-        let out = self.epilogue.apply(acc, o, &inputs[self.sources + 1..]);
+        let out = self.epilogue.apply(acc, o, &inputs[self.weights_index() + 1..]);
         Tensor::new(&[n, oh, ow, self.epilogue.out_channels(o)], out)
     }
 
@@ -130,6 +177,11 @@ impl OpDef for Conv2d {
         }
         if self.sources > 1 {
             s += &format!(" sources={}", self.sources);
+        }
+        match self.prologue {
+            Some(Activation::None) => s += " normalized",
+            Some(act) => s += &format!(" normalized={act:?}").to_lowercase(),
+            None => {}
         }
         s + &self.epilogue.attributes()
     }
@@ -186,9 +238,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_is_normalized_and_zeros_outside_stay_zeros() {
+        let a = Tensor::new(&[2, 1, 2, 1], vec![1., 2., 3., 4.]);
+        let b = Tensor::new(&[2, 1, 2, 1], vec![5., 6., 7., 8.]);
+        // Of picture 0: a - 1, 2 b; of picture 1: 10 a, b + 1.
+        let affine = Tensor::new(&[2, 2, 2], vec![1., 2., -1., 0., 10., 1., 0., 1.]);
+        let w = Tensor::new(&[1, 2, 3, 3], vec![1.0; 18]);
+        let op = Conv2d { sources: 2, prologue: Some(Activation::None), ..Conv2d::new(3, 1) };
+        let (first, second) = (0. + 1. + 10. + 12., 30. + 40. + 8. + 9.);
+        let expected = [first, first, second, second];
+        assert_eval(&op, &[&a, &b, &affine, &w], &[2, 1, 2, 1], &expected);
+        let silu = Conv2d { prologue: Some(Activation::Silu), ..Conv2d::new(1, 1) };
+        let x = Tensor::new(&[1, 1, 1, 1], vec![3.0]);
+        let affine = Tensor::new(&[1, 2, 1], vec![2.0, -5.0]);
+        let w = Tensor::new(&[1, 1, 1, 1], vec![1.0]);
+        assert_eval(&silu, &[&x, &affine, &w], &[1, 1, 1, 1], &[0.731_058_578_630_004_9]);
+        assert_eq!(silu.attributes(), "kernel=1 stride=1 padding=0 normalized=silu");
+    }
+
+    #[test]
     fn rules() {
         let found = error(&Conv2d::new(3, 1), &[&[1, 4, 4, 2], &[8, 3, 3, 3]]);
         assert_eq!(found, "conv2d: input channels of the weights is 3, must be 2");
+        let normalized = Conv2d { prologue: Some(Activation::Silu), ..Conv2d::new(3, 1) };
+        let found = error(&normalized, &[&[2, 4, 4, 2], &[1, 2, 2], &[8, 2, 3, 3]]);
+        assert_eq!(found, "conv2d: scales and shifts f32[1,2,2] are not [2,2,2]");
         assert_eq!(Conv2d::new(3, 2).attributes(), "kernel=3 stride=2 padding=1");
     }
 }

@@ -8,6 +8,7 @@ pub mod embedding;
 pub mod epilogue;
 pub mod geglu;
 pub mod gelu;
+pub mod group_affine;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod matmul;

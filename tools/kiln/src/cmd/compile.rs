@@ -1,5 +1,7 @@
 //! `kiln compile`: a checkpoint becomes a bundle.
 
+mod sweep;
+
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::plan::explain::mib;
@@ -21,7 +23,8 @@ use crate::{model, size};
   kiln compile --model emoji-256 -o emoji.kiln
   kiln compile --model emoji-256 --with-encoder -o emoji.kiln
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
-      --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln")]
+      --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln
+  kiln compile --model sd21-base --budget-sweep 256MiB..4GiB --device mali-g78 --precision fp16")]
 pub struct Args {
     /// Model: emoji-256 (256x256), sd21-base (512x512) or sd21 (768x768)
     #[arg(long)]
@@ -43,6 +46,10 @@ pub struct Args {
     /// The most memory that the whole process may use when it runs: 1GiB, 700MiB, 1.5GB, or bytes
     #[arg(long, default_value = "1GiB", value_parser = size::parse)]
     pub budget: u64,
+    /// Prints what budgets from the first to the second would buy, and writes nothing: needs no weights
+    #[arg(long, value_name = "FROM..TO", value_parser = size::parse_range,
+          conflicts_with_all = ["budget", "output"])]
+    pub budget_sweep: Option<(u64, u64)>,
     /// Rows of a U-Net pass: 1 computes the branches of guidance one after the other, 2 together
     /// [default: 2 where the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
@@ -52,8 +59,8 @@ pub struct Args {
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Bundle to write, such as sd21.kiln
-    #[arg(short, long)]
-    pub output: PathBuf,
+    #[arg(short, long, required_unless_present = "budget_sweep")]
+    pub output: Option<PathBuf>,
 }
 
 /// Storage of weights.
@@ -90,6 +97,11 @@ impl Precision {
 /// Compiles.
 pub fn run(args: Args) -> Result<()> {
     let model = model::find(&args.model)?;
+    let output = match (&args.budget_sweep, &args.output) {
+        (Some(range), _) => return sweep::run(&args, model, *range),
+        (None, Some(output)) => output,
+        (None, None) => bail!("no --output"),
+    };
     let path = match &args.weights {
         Some(path) => path.clone(),
         None => model::default_weights(model.0)?,
@@ -115,12 +127,12 @@ pub fn run(args: Args) -> Result<()> {
     let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
     let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
     let (_, file_bytes) =
-        emit::emit(&planned, source.as_ref(), storage, model::MERGES, &args.output, &mut |bytes| {
+        emit::emit(&planned, source.as_ref(), storage, model::MERGES, output, &mut |bytes| {
             bar.set_position(bytes)
         })
-        .with_context(|| format!("compiling {} to {}", args.model, args.output.display()))?;
+        .with_context(|| format!("compiling {} to {}", args.model, output.display()))?;
     bar.finish_and_clear();
-    summarize(&planned, &args.output.display().to_string(), file_bytes);
+    summarize(&planned, &output.display().to_string(), file_bytes);
     Ok(())
 }
 

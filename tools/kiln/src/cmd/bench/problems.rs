@@ -55,13 +55,15 @@ pub struct Item {
     inputs: Vec<Operand>,
     output: TensorType,
     max_weight_bytes: u64,
+    max_scratch_bytes: u64,
 }
 
 impl Item {
     /// As kernels are asked for it.
     pub fn problem(&self) -> Problem<'_> {
-        let Self { op, inputs, output, max_weight_bytes, .. } = self;
-        Problem { op, inputs, output, max_weight_bytes: *max_weight_bytes }
+        let Self { op, inputs, output, .. } = self;
+        let (max_weight_bytes, max_scratch_bytes) = (self.max_weight_bytes, self.max_scratch_bytes);
+        Problem { op, inputs, output, max_weight_bytes, max_scratch_bytes }
     }
 
     /// Arithmetic of one.
@@ -178,6 +180,7 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
                 inputs: operands(graph, id, storage),
                 output: graph.ty(id).clone(),
                 max_weight_bytes: strategy.max_block_bytes,
+                max_scratch_bytes: strategy.preference.scratch_bytes(),
             };
             let same = items
                 .iter_mut()

@@ -3,10 +3,10 @@
 use kiln_ir::Op;
 use kiln_ir::ops::{
     add::Add, attention::Attention, concat::Concat, conv2d::Conv2d, epilogue::Activation,
-    epilogue::Epilogue, geglu::Geglu, gelu::Gelu, group_norm::GroupNorm, layer_norm::LayerNorm,
-    matmul::Matmul, mean::Mean, mul::Mul, permute::Permute, scale::Scale, silu::Silu, slice::Slice,
-    softmax::Softmax, timestep_embedding::TimestepEmbedding, upsample::Upsample,
-    variance::Variance,
+    epilogue::Epilogue, geglu::Geglu, gelu::Gelu, group_affine::GroupAffine, group_norm::GroupNorm,
+    layer_norm::LayerNorm, matmul::Matmul, mean::Mean, mul::Mul, permute::Permute, scale::Scale,
+    silu::Silu, slice::Slice, softmax::Softmax, timestep_embedding::TimestepEmbedding,
+    upsample::Upsample, variance::Variance,
 };
 
 /// An op with its inputs and the error that its arithmetic in FP32 may make.
@@ -73,7 +73,9 @@ fn contractions() -> Vec<Case> {
 
 fn normalizations() -> Vec<Case> {
     let group_norm = GroupNorm { sources: 1, groups: 3, eps: 1e-5, activation: Activation::Silu };
+    let group_affine = GroupAffine { sources: 1, groups: 3, eps: 1e-5 };
     vec![
+        case(group_affine, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, 5e-6, 5e-6),
         case(group_norm, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, 3e-6, 3e-6),
         case(LayerNorm { eps: 1e-5 }, &[&[3, 37], &[37], &[37]], 2.0, 2e-6, 2e-6),
         case(Softmax, &[&[3, 37]], 6.0, 0.0, 3e-6),

@@ -65,8 +65,13 @@ fn test(
         .map(|(seed, input)| random(seed, input.shape.iter().product(), input.spread))
         .map(|values| stored(storage, values))
         .collect();
-    let problem =
-        Problem { op: &case.op, inputs: &inputs, output: &output, max_weight_bytes: u64::MAX };
+    let problem = Problem {
+        op: &case.op,
+        inputs: &inputs,
+        output: &output,
+        max_weight_bytes: u64::MAX,
+        max_scratch_bytes: u64::MAX,
+    };
     let variants = candidates(&problem, target);
     let variant = variants.first().context("no variant applies")?;
     outcome.variant = variant.name.to_string();

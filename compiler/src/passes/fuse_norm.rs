@@ -1,0 +1,37 @@
+//! Lets a convolution normalize what it reads instead of storing a picture normalized.
+//!
+//! A group normalization that only a convolution reads becomes one scale and one shift a channel. The
+//! picture is then in memory once. Where there is no window (1x1) it is left: there the copy is read
+//! once, and many rows at a time.
+
+use anyhow::Result;
+use kiln_ir::ops::group_affine::GroupAffine;
+use kiln_ir::{Graph, Op};
+
+use super::contraction::Contraction;
+
+/// Fuses every group normalization, with its activation, into the one convolution that reads it.
+pub fn run(graph: &mut Graph) -> Result<usize> {
+    let mut changes = 0;
+    for id in super::ops_in_order(graph)? {
+        let Some(Op::GroupNorm(norm)) = graph.node(id).op().cloned() else { continue };
+        let Some(user) = super::sole_user(graph, id) else { continue };
+        let Some(Op::Conv2d(op)) = graph.node(user).op() else { continue };
+        if op.kernel == 1 || op.prologue.is_some() {
+            continue;
+        }
+        let Some(mut conv) = Contraction::of(graph, user) else { continue };
+        if conv.sources != [id] {
+            continue;
+        }
+        let operands = graph.operands(id);
+        let affine = GroupAffine { sources: norm.sources, groups: norm.groups, eps: norm.eps };
+        let name = format!("{}.affine", graph.node(id).name);
+        let affine = graph.push(&name, affine, &operands)?;
+        conv.sources = operands[..norm.sources].to_vec();
+        conv.prologue = Some((affine, norm.activation));
+        conv.rewrite(graph, user)?;
+        changes += 1;
+    }
+    Ok(changes)
+}

@@ -1,0 +1,100 @@
+//! `kiln compile --budget-sweep`: what more memory would buy.
+
+use anyhow::{Context, Result};
+use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::plan::explain::mib;
+use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, streamed_bytes};
+use kiln_compiler::plan::{PlanRequest, Planned};
+use kiln_compiler::quantize::Choices;
+use kiln_compiler::weights;
+use kiln_compiler::{DoesNotFit, Model, plan_model};
+use std::io::Write as _;
+
+use super::{Args, measure};
+use crate::model::{ConfiguredModel, WithEncoder};
+
+/// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
+/// named, and otherwise assumed to have one scale an output channel.
+pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()> {
+    let (name, profile) = DeviceProfile::load(&crate::cmd::devices::profile_name(&args.device)?)?;
+    let model: Box<dyn Model> = match args.with_encoder {
+        true => Box::new(WithEncoder(model)),
+        false => Box::new(model),
+    };
+    let choices = match (&args.weights, args.precision) {
+        (Some(path), super::Precision::Int8) => {
+            measure(model.as_ref(), weights::open(path)?.as_ref())?
+        }
+        _ => Choices::default(),
+    };
+    let precision = args.precision.name();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} {precision} for {name}, {SAMPLER_STEPS} steps with guidance", args.model)?;
+    writeln!(
+        out,
+        "{:>12} {:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {:>15}  strategy",
+        "budget",
+        "planned peak",
+        "arena",
+        "over bound",
+        "slots",
+        "kernels",
+        "streamed a picture",
+        "predicted time"
+    )?;
+    for budget_bytes in budgets(range) {
+        let request = PlanRequest {
+            profile: &profile,
+            storage: args.precision.storage(&choices),
+            budget_bytes,
+            guidance_batch: args.guidance_batch.map(usize::from),
+        };
+        let planned = plan_model(model.as_ref(), &name, precision, &request);
+        writeln!(out, "{:>12} {}", mib(budget_bytes), line(planned)?)?;
+    }
+    Ok(())
+}
+
+/// The range in steps of a half and a third: 256, 384, 512, 768 MiB, ..., and its end.
+fn budgets((from, to): (u64, u64)) -> Vec<u64> {
+    let doubled = std::iter::successors(Some(from), |b| b.checked_mul(2));
+    let mut list: Vec<u64> = doubled.flat_map(|b| [b, b + b / 2]).take_while(|b| *b < to).collect();
+    list.push(to);
+    list
+}
+
+fn line(planned: Result<Planned>) -> Result<String> {
+    let plan = match planned {
+        Ok(planned) => planned.plan,
+        Err(error) => {
+            let needs_bytes = error.downcast::<DoesNotFit>()?.shortfall.needs_bytes;
+            return Ok(format!("too small: {} at least", mib(needs_bytes)));
+        }
+    };
+    let time_ns = Prediction::new(&plan).picture_ns(&plan);
+    let strategy = &plan.rationale.attempts.last().context("a plan has a strategy")?.strategy;
+    let memory = &plan.memory;
+    let over_bytes = memory.arena_bytes - memory.arena_lower_bound_bytes;
+    Ok(format!(
+        "{:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {:>13.1} s  {strategy}",
+        mib(memory.peak_bytes()),
+        mib(memory.arena_bytes),
+        format!("{over_bytes} B"),
+        mib(memory.slot_bytes.iter().sum()),
+        plan.kernels.len(),
+        mib(streamed_bytes(&plan)),
+        time_ns as f64 / 1e9
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::budgets;
+
+    #[test]
+    fn budgets_cover_the_range() {
+        assert_eq!(budgets((256, 1024)), [256, 384, 512, 768, 1024]);
+        assert_eq!(budgets((100, 130)), [100, 130]);
+        assert_eq!(budgets((7, 7)), [7]);
+    }
+}

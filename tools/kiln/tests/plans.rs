@@ -1,0 +1,42 @@
+//! The full-size plan of every profile and precision, against a file: what a change does to memory and
+//! streaming shows in its commit.
+//!
+//! `KILN_WRITE_GOLDEN=1 cargo test --release -p kiln --test plans` writes the file anew.
+
+mod harness;
+
+use harness::{kiln_ok, root};
+
+const PROFILES: [&str; 5] = ["cpu-avx512", "cpu-avx2", "cpu-128", "gpu", "mali-g78"];
+
+fn plans() -> String {
+    let plan = |profile: &str, precision: &str| {
+        kiln_ok(&[
+            "compile",
+            "--model",
+            "sd21-base",
+            "--device",
+            profile,
+            "--precision",
+            precision,
+            "--budget-sweep",
+            "1GiB..1GiB",
+        ])
+    };
+    let each = PROFILES.map(|p| ["fp32", "fp16", "int8"].map(|precision| plan(p, precision)));
+    each.concat().join("\n")
+}
+
+#[test]
+fn full_size_plans_are_those_of_the_file() {
+    let path = root().join("tools/kiln/tests/golden/sd21-base.plans.txt");
+    let found = plans();
+    if std::env::var_os("KILN_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &found).expect("the repository can be written");
+    }
+    let expected = std::fs::read_to_string(&path).expect("it is in the repository");
+    for (line, (found, expected)) in (1..).zip(found.lines().zip(expected.lines())) {
+        assert_eq!(found, expected, "line {line} of {}", path.display());
+    }
+    assert_eq!(found.lines().count(), expected.lines().count(), "lines of {}", path.display());
+}
