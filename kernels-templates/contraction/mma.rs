@@ -1,6 +1,6 @@
 //! `mma`: tensor cores through inline PTX, for NVIDIA GPUs.
 
-use super::{Contraction, Split};
+use super::{Contraction, Split, stripe};
 use crate::packing::{FragmentPanel, Fragments, panel_count};
 use crate::template::{Parameters, render};
 use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
@@ -129,7 +129,11 @@ fn cut(contraction: &Contraction, arithmetic: &Arithmetic, target: &Target) -> C
         let partial = (m * columns * tile.columns * (parts + 1)) as f64 * 0.1;
         if parts == 1 { work } else { work + LAUNCH_COST + partial }
     };
-    let most = MOST_PARTS.min(steps.div_ceil(8)).max(1);
+    let most = match contraction.first_row {
+        // Of a stripe among others there is no room for partial sums.
+        Some(_) => 1,
+        None => MOST_PARTS.min(steps.div_ceil(8)).max(1),
+    };
     let cuts =
         TILES.iter().flat_map(|tile| (1..=most).map(move |parts| Cut { tile: *tile, parts }));
     let best = { cuts }.min_by(|a, b| cost(&a.tile, a.parts).total_cmp(&cost(&b.tile, b.parts)));
@@ -146,7 +150,10 @@ fn steps(contraction: &Contraction, arithmetic: &Arithmetic) -> usize {
 /// The launches of `mma`.
 pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let contraction = Contraction::new(problem).context("mma over another op")?;
-    lower_contraction(&contraction, target)
+    match contraction.prologue {
+        Some(_) => stripe::lower(&contraction, target, lower_contraction),
+        None => lower_contraction(&contraction, target),
+    }
 }
 
 fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {

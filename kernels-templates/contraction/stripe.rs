@@ -68,6 +68,9 @@ pub fn lower(
     let cached = if cpu(target) { CACHED_BYTES } else { u64::MAX };
     let most_bytes = contraction.problem.max_scratch_bytes.min(cached);
     let stripes = stripes(&g, line_bytes, most_bytes);
+    if let [whole] = &stripes[..] {
+        return lone(contraction, prologue, whole, dtype, target, plain);
+    }
     let argument = Argument::Scratch { index: 0, written: false };
     let source = Source { argument, channels, dtype };
     let mut scratch_bytes = 0;
@@ -104,16 +107,52 @@ pub fn lower(
     Ok(Lowering { launches, scratch_bytes: vec![scratch_bytes], packings })
 }
 
+/// The place of a lone stripe among the scratch memory until that of `plain` is known.
+const BEHIND: usize = usize::MAX;
+
+/// All in one stripe: an op like any other, so that `plain` may have scratch memory of its own.
+fn lone(
+    contraction: &Contraction,
+    prologue: Prologue,
+    whole: &Stripe,
+    dtype: DType,
+    target: &Target,
+    plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
+) -> Result<Lowering> {
+    let inside = geometry(&contraction.geometry, whole);
+    let (channels, padding) = (contraction.channels(), contraction.geometry.padding);
+    let argument = Argument::Scratch { index: BEHIND, written: false };
+    let source = Source { argument, channels, dtype };
+    let mut sums = plain(&contraction.clone().with_sources(vec![source], inside), target)?;
+    let mut launches = normalize(contraction, prologue, &inside, dtype, target)?;
+    launches.iter_mut().for_each(|l| replace_last(l, &[0, -(padding as i32) as u32]));
+    let own = sums.scratch_bytes.len();
+    for argument in launches.iter_mut().flat_map(|l| &mut l.args) {
+        if let Argument::Scratch { index, .. } = argument {
+            *index = own;
+        }
+    }
+    for argument in sums.launches.iter_mut().flat_map(|l| &mut l.args) {
+        if let Argument::Scratch { index, .. } = argument
+            && *index == BEHIND
+        {
+            *index = own;
+        }
+    }
+    launches.append(&mut sums.launches);
+    let pixels = inside.batch * inside.in_h * inside.in_w;
+    sums.scratch_bytes.push((pixels * channels) as u64 * dtype.size_bytes());
+    Ok(Lowering { launches, ..sums })
+}
+
 /// All stripes under one range of columns, then under the next, so that each range of weights is read
-/// in one go. A lone stripe is normalized once.
+/// in one go.
 fn in_order(parts: Vec<(Stripe, Vec<Launch>, Lowering)>) -> Vec<Launch> {
     let splits = parts.first().map_or(0, |(.., sums)| sums.launches.len());
     let mut launches = Vec::new();
     for split in 0..splits {
         for (_, copy, sums) in &parts {
-            if split == 0 || parts.len() > 1 {
-                launches.extend(copy.iter().cloned());
-            }
+            launches.extend(copy.iter().cloned());
             launches.push(sums.launches[split].clone());
         }
     }

@@ -2,12 +2,14 @@
 
 use crate::group_norm::{Extents, Statistics, statistics};
 use crate::launch::{Call, floating};
-use crate::{Family, Lowering, Problem, Target, Variant};
+use crate::rows::TREE;
+use crate::{DeviceClass, Family, Lowering, Problem, Target, Variant};
 use anyhow::Result;
 use kiln_ir::Op;
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
+    Variant { name: "grouped", applies: grouped_applies, lower: grouped },
     Variant { name: "chunked", applies, lower: chunked },
     Variant { name: "naive", applies, lower: naive },
 ];
@@ -20,6 +22,27 @@ fn applies(problem: &Problem, target: &Target) -> bool {
     few && floating(problem, target)
 }
 
+/// Elements of a group that a work-group reads as fast as a launch more would take.
+const GROUPED_ELEMENTS: usize = 24 << 10;
+
+fn grouped_applies(problem: &Problem, target: &Target) -> bool {
+    let few = |e: Extents| e.rows * (e.channels / e.groups) <= GROUPED_ELEMENTS;
+    applies(problem, target)
+        && target.class == DeviceClass::Gpu
+        && Extents::new(problem).is_ok_and(few)
+}
+
+fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let e = Extents::new(problem)?;
+    let most = (target.max_work_group as usize).min(512);
+    let group = 1 << most.ilog2();
+    let call = in_place(problem, &e).set("group", &group).local_mem_bytes(4 * group as u64);
+    let template = [TREE, include_str!("grouped.cl.tera")].concat();
+    let global = [e.groups * group, e.n, 1];
+    let launch = call.launch("group_affine_grouped", &template, global, Some([group, 1, 1]))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}
+
 fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
     let Statistics { launches, partial_bytes } =
         statistics(problem, target, &Extents::new(problem)?)?;
@@ -28,6 +51,14 @@ fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
+    let call = in_place(problem, &e);
+    let template = include_str!("naive.cl.tera");
+    let launch = call.launch("group_affine_naive", template, [e.groups, e.n, 1], None)?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}
+
+/// A launch that reads the sources and writes the op's result.
+fn in_place<'a>(problem: &'a Problem<'a>, e: &Extents) -> Call<'a> {
     let (first, second) = (e.sources[0], e.sources.get(1).copied().unwrap_or(0));
     let mut call = Call::new(problem).input("X0", 0);
     if second > 0 {
@@ -39,7 +70,5 @@ fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
         .output("AFFINE")
         .set("first", &first)
         .set("second", &second);
-    let template = include_str!("naive.cl.tera");
-    let launch = e.set(call).launch("group_affine_naive", template, [e.groups, e.n, 1], None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    e.set(call)
 }
