@@ -77,9 +77,6 @@ impl Arithmetic {
 /// that fill their last tile if there are several.
 pub fn applies(problem: &Problem, target: &Target) -> bool {
     let Some(contraction) = Contraction::new(problem) else { return false };
-    if contraction.prologue.is_some() {
-        return false;
-    }
     let Some(arithmetic) = Arithmetic::of(&contraction) else { return false };
     let part = arithmetic.step / 4;
     let sources = &contraction.sources;
