@@ -6,8 +6,7 @@
 mod harness;
 
 use harness::{kiln_ok, root};
-
-const PROFILES: [&str; 5] = ["cpu-avx512", "cpu-avx2", "cpu-128", "gpu", "mali-g78"];
+use kiln_compiler::device::DeviceProfile;
 
 fn plans() -> String {
     let plan = |profile: &str, precision: &str| {
@@ -23,8 +22,8 @@ fn plans() -> String {
             "1GiB..1GiB",
         ])
     };
-    let each = PROFILES.map(|p| ["fp32", "fp16", "int8"].map(|precision| plan(p, precision)));
-    each.concat().join("\n")
+    let of_profile = |p| ["fp32", "fp16", "int8"].map(|precision| plan(p, precision)).join("\n");
+    DeviceProfile::names().map(of_profile).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
