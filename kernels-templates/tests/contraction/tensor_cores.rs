@@ -1,0 +1,59 @@
+//! What NVIDIA's tensor cores take.
+
+use crate::cases::*;
+use crate::check::check;
+use crate::harness::Runner;
+use kiln_ir::DType;
+use kiln_ir::ops::conv2d::Conv2d;
+use kiln_ir::ops::epilogue::Activation;
+use kiln_kernels::{Problem, Target, candidates};
+
+/// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
+/// parts. Also the best variant of other GPUs.
+#[test]
+fn contractions_of_whole_parts() {
+    use Activation::{Geglu, Silu};
+    let e = |activation| epilogue(true, Some(4), activation, true);
+    let op = |kernel, stride| Conv2d { epilogue: e(Silu), ..same(kernel, stride) };
+    let up = Conv2d { upsample: true, ..same(3, 1) };
+    let end = Conv2d { padding: 0, padding_end: 1, ..same(3, 2) };
+    let normalized = Conv2d { prologue: Some(Silu), ..op(3, 1) };
+    let half = |block| Storage { activations: DType::F16, ..blocks_of(block) };
+    let storages = [PLAIN, STORAGES[1], STORAGES[3], INT8, half(WHOLE), half(32), blocks_of(32)];
+    let mut cases: Vec<_> = storages
+        .into_iter()
+        .flat_map(|s| {
+            [
+                matmul(130, &[64], 72, e(IDENTITY), s),
+                matmul(64, &[1280], 64, e(Silu), s),
+                matmul(70, &[32, 96], 200, e(Geglu), s),
+                matmul(200, &[96], 150, e(Geglu), s),
+                conv2d(op(3, 1), [2, 5, 7], &[64], 40, s),
+                conv2d(op(3, 1), [1, 9, 8], &[32, 64], 130, s),
+                conv2d(op(3, 2), [1, 9, 26], &[32], 32, s),
+                conv2d(up.clone(), [1, 4, 6], &[32], 33, s),
+                conv2d(end.clone(), [1, 8, 26], &[32], 32, s),
+                conv2d(normalized.clone(), [2, 6, 7], &[32, 64], 40, s),
+            ]
+        })
+        .collect();
+    cases.push(matmul(40, &[40], 72, e(IDENTITY), PLAIN));
+    cases.push(conv2d(op(3, 1), [1, 6, 6], &[40], 24, STORAGES[3]));
+    let mut split = cases[..4].to_vec();
+    split.iter_mut().for_each(|c| c.max_weight_bytes = 60_000);
+    cases.extend(split);
+    cases.push(Case { max_scratch_bytes: 0, ..cases[9].clone() });
+    // Without tensor cores, what they do takes a thousand times as long.
+    let step = if Runner::shared().vendor().contains("NVIDIA") { 1 } else { 7 };
+    for case in cases.iter().step_by(step) {
+        let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
+        let output = case.op.infer(&types).unwrap();
+        let inputs = &case.inputs;
+        let (max_weight_bytes, max_scratch_bytes) = (case.max_weight_bytes, case.max_scratch_bytes);
+        let problem =
+            Problem { op: &case.op, inputs, output: &output, max_weight_bytes, max_scratch_bytes };
+        assert_eq!(candidates(&problem, &Target::nvidia())[0].name, "mma", "{problem}");
+        check(&Target::nvidia(), case, 1);
+    }
+    cases.iter().step_by(9).for_each(|case| check(&Target::gpu(), case, 1));
+}
