@@ -1,7 +1,7 @@
 //! Kernels of [`kiln_ir::ops::group_affine`]: those of group normalization up to the statistics.
 
 use crate::group_norm::{Extents, Statistics, statistics};
-use crate::launch::{Call, floating};
+use crate::launch::floating;
 use crate::rows::TREE;
 use crate::{DeviceClass, Family, Lowering, Problem, Target, Variant};
 use anyhow::Result;
@@ -36,7 +36,8 @@ fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let most = (target.max_work_group as usize).min(512);
     let group = 1 << most.ilog2();
-    let call = in_place(problem, &e).set("group", &group).local_mem_bytes(4 * group as u64);
+    let call =
+        e.in_one_launch(problem, "AFFINE").set("group", &group).local_mem_bytes(4 * group as u64);
     let template = [TREE, include_str!("grouped.cl.tera")].concat();
     let global = [e.groups * group, e.n, 1];
     let launch = call.launch("group_affine_grouped", &template, global, Some([group, 1, 1]))?;
@@ -51,24 +52,8 @@ fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let call = in_place(problem, &e);
+    let call = e.in_one_launch(problem, "AFFINE");
     let template = include_str!("naive.cl.tera");
     let launch = call.launch("group_affine_naive", template, [e.groups, e.n, 1], None)?;
     Ok(Lowering { launches: vec![launch], ..Lowering::default() })
-}
-
-/// A launch that reads the sources and writes the op's result.
-fn in_place<'a>(problem: &'a Problem<'a>, e: &Extents) -> Call<'a> {
-    let (first, second) = (e.sources[0], e.sources.get(1).copied().unwrap_or(0));
-    let mut call = Call::new(problem).input("X0", 0);
-    if second > 0 {
-        call = call.input("X1", 1);
-    }
-    let call = call
-        .input("GAMMA", e.sources.len())
-        .input("BETA", e.sources.len() + 1)
-        .output("AFFINE")
-        .set("first", &first)
-        .set("second", &second);
-    e.set(call)
 }

@@ -75,6 +75,22 @@ impl Extents {
             .set("silu", &self.silu)
     }
 
+    /// A call that reads the sources, scales and shifts and writes the op's result, named `output`.
+    pub fn in_one_launch<'a>(&self, problem: &'a Problem<'a>, output: &'static str) -> Call<'a> {
+        let (first, second) = (self.sources[0], self.sources.get(1).copied().unwrap_or(0));
+        let mut call = Call::new(problem).input("X0", 0);
+        if second > 0 {
+            call = call.input("X1", 1);
+        }
+        let call = call
+            .input("GAMMA", self.sources.len())
+            .input("BETA", self.sources.len() + 1)
+            .output(output)
+            .set("first", &first)
+            .set("second", &second);
+        self.set(call)
+    }
+
     /// Channels before those of a source.
     fn base(&self, source: usize) -> usize {
         self.sources[..source].iter().sum()
@@ -205,18 +221,8 @@ fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Resu
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let (first, second) = (e.sources[0], e.sources.get(1).copied().unwrap_or(0));
-    let mut call = Call::new(problem).input("X0", 0);
-    if second > 0 {
-        call = call.input("X1", 1);
-    }
-    let call = call
-        .input("GAMMA", e.sources.len())
-        .input("BETA", e.sources.len() + 1)
-        .output("OUT")
-        .set("first", &first)
-        .set("second", &second);
+    let call = e.in_one_launch(problem, "OUT");
     let template = include_str!("naive.cl.tera");
-    let launch = e.set(call).launch("group_norm_naive", template, [e.groups, e.n, 1], None)?;
+    let launch = call.launch("group_norm_naive", template, [e.groups, e.n, 1], None)?;
     Ok(Lowering { launches: vec![launch], ..Lowering::default() })
 }

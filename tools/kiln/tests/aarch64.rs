@@ -6,6 +6,9 @@
 //! `an_emoji_agrees` is the shipped model whole.
 
 mod harness;
+#[allow(dead_code)]
+#[path = "../src/model.rs"]
+mod model;
 
 use harness::{arg, emoji, kiln_ok, npy, psnr, relative_l2, scratch};
 use kiln_compiler::device::DeviceProfile;
@@ -13,16 +16,15 @@ use kiln_compiler::plan::PlanRequest;
 use kiln_compiler::plan::lower::{Storage, Weights};
 use kiln_compiler::weights::{self, StoredType, TensorInfo, TensorSource};
 use kiln_compiler::{Model, emit, plan_model};
-use kiln_graphs::config::{self, ModelConfig};
-use kiln_ir::{DType, Graph, NodeKind};
+use kiln_graphs::config;
+use kiln_ir::{DType, NodeKind};
+use model::{ConfiguredModel, MERGES};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The most that `kiln-run` may take, stripped.
 const MAX_PROGRAM_BYTES: usize = 3 << 20;
-
-const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
 
 /// ELF's number of the architecture.
 const EM_AARCH64: [u8; 2] = [0xb7, 0];
@@ -55,52 +57,17 @@ fn run_aarch64(name: &str, files: &[&Path], args: &[&str]) -> PathBuf {
 }
 
 /// The shipped model's text encoder and sizes, with one level of a U-Net and of a decoder.
-struct Small(ModelConfig);
-
-impl Small {
-    fn new() -> Self {
-        let mut config = config::model("emoji-256").expect("it ships").clone();
-        config.latent_px = 16;
-        config.image_px = 32;
-        config.unet.multipliers = &[1];
-        config.unet.attention_levels = &[0];
-        config.unet.res_blocks = 1;
-        config.vae.multipliers = &[1, 1];
-        config.vae.res_blocks = 1;
-        Small(config)
-    }
-}
-
-impl Model for Small {
-    fn text_encoder(&self, batch: usize) -> anyhow::Result<Graph> {
-        Ok(kiln_graphs::text_encoder(&self.0, batch)?)
-    }
-
-    fn unet(&self, batch: usize) -> anyhow::Result<Graph> {
-        Ok(kiln_graphs::unet(&self.0, batch)?)
-    }
-
-    fn decoder(&self) -> anyhow::Result<Graph> {
-        Ok(kiln_graphs::vae_decoder(&self.0)?)
-    }
-
-    fn manifest(&self) -> kiln_bundle::plan::Manifest {
-        let c = &self.0;
-        kiln_bundle::plan::Manifest {
-            model: "small".to_string(),
-            precision: String::new(),
-            profile: String::new(),
-            compiler: String::new(),
-            image_px: c.image_px as u32,
-            latent_px: c.latent_px as u32,
-            latent_channels: c.latent_channels as u32,
-            context_tokens: c.context_tokens as u32,
-            context_channels: c.text.width as u32,
-            v_prediction: c.v_prediction,
-            guidance_batch: 0,
-            timestep_rows: 0,
-        }
-    }
+fn small_model() -> ConfiguredModel {
+    let mut config = config::model("emoji-256").expect("it ships").clone();
+    config.name = "small";
+    config.latent_px = 16;
+    config.image_px = 32;
+    config.unet.multipliers = &[1];
+    config.unet.attention_levels = &[0];
+    config.unet.res_blocks = 1;
+    config.vae.multipliers = &[1, 1];
+    config.vae.res_blocks = 1;
+    ConfiguredModel(Box::leak(Box::new(config)))
 }
 
 /// The shipped model's text encoder; every other weight is a pseudo-random number of the size that
@@ -112,7 +79,7 @@ struct SmallWeights {
 }
 
 impl SmallWeights {
-    fn new(model: &Small) -> Self {
+    fn new(model: &ConfiguredModel) -> Self {
         let graphs = [model.text_encoder(1), model.unet(1), model.decoder()];
         let mut shapes = BTreeMap::new();
         for graph in graphs.map(|graph| graph.expect("the sizes agree")) {
@@ -164,7 +131,7 @@ impl TensorSource for SmallWeights {
 /// Compiles the small model, on this machine, for the CPUs of phones.
 fn small_bundle() -> PathBuf {
     let path = scratch("aarch64").join("small.kiln");
-    let model = Small::new();
+    let model = small_model();
     let (name, profile) = DeviceProfile::load("cpu-128").expect("it ships");
     let storage = Storage { weights: Weights::Float(DType::F32), activations: DType::F32 };
     let request =
