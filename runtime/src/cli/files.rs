@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+
+use kiln_bundle::whole;
 
 use crate::error::RuntimeError;
 use crate::json::Json;
@@ -37,20 +39,16 @@ pub(super) fn read_latent(path: &Path) -> Result<Vec<f32>, RuntimeError> {
     }
 }
 
+/// The file is whole or not there.
 pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeError> {
-    let file = BufWriter::new(File::create(path).map_err(file_error("create", path))?);
-    let written = match &tensor.values {
+    let written = whole::write(path, |file| match &tensor.values {
         Values::F32(values) => npy::write(file, &tensor.shape, values),
         Values::I32(values) => npy::write(file, &tensor.shape, values),
-    };
+    });
     written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
 }
 
+/// The file is whole or not there.
 pub(super) fn write_report(path: &Path, report: &Json) -> Result<(), RuntimeError> {
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        writeln!(file, "{report}")?;
-        file.flush()
-    };
-    write().map_err(file_error("write", path))
+    whole::write(path, |file| writeln!(file, "{report}")).map_err(file_error("write", path))
 }

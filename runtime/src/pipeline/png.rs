@@ -1,13 +1,13 @@
 //! The picture file: decoder output to RGB, and a PNG that says how it was made.
 //!
-//! Owns rounding to bytes, the text chunks, reading both back, and writing a file that is either whole or not there.
+//! Owns rounding to bytes, the text chunks, and reading both back.
 //!
 //! Source: PNG specification, third edition (W3C 2025), sections 11.3.3 and 13.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use kiln_bundle::whole;
 
 #[cfg(feature = "read-png")]
 mod read;
@@ -17,8 +17,6 @@ mod write;
 pub use read::{Described, read_described, read_rgb};
 
 const CHANNELS: usize = 3;
-/// Attempts at an unused name for the temporary file.
-const MAX_TEMPORARY_NAMES: u32 = 100;
 
 /// Why a picture could not be made or written.
 #[derive(Debug, thiserror::Error)]
@@ -209,70 +207,23 @@ pub fn read_rgb(path: &Path) -> Result<RgbImage, PngError> {
 
 /// Writes a picture to a file, which has its name only once it is whole.
 ///
-/// It is written under a temporary name in the same folder, brought to disk and renamed; whatever
-/// fails, the temporary file is removed and an earlier file of the name is kept. A symbolic link is
-/// followed. What is no regular file (a pipe, a device) is written directly.
+/// What is no regular file (a pipe, a device) is written directly.
 /// Errors: [`PngError::File`], with the path.
 pub fn save_png(
     path: &Path,
     image: &RgbImage,
     parameters: Option<&GenerationParameters>,
 ) -> Result<(), PngError> {
-    let save = || match fs::metadata(path) {
-        Ok(found) if !found.is_file() && !found.is_dir() => {
-            write_png(OpenOptions::new().write(true).open(path)?, image, parameters)
-        }
-        Ok(_) => save_whole(&fs::canonicalize(path)?, image, parameters),
-        Err(_) => save_whole(path, image, parameters),
-    };
-    save().map_err(|error| match error {
+    whole::write(path, |file| write_png(file, image, parameters)).map_err(|error| match error {
         PngError::Write(source) => PngError::File { path: path.to_owned(), source },
         other => other,
     })
 }
 
-fn save_whole(
-    path: &Path,
-    image: &RgbImage,
-    parameters: Option<&GenerationParameters>,
-) -> Result<(), PngError> {
-    let (temporary_path, file) = create_temporary(path)?;
-    let write = || {
-        write_png(&file, image, parameters)?;
-        file.sync_all()?;
-        Ok(fs::rename(&temporary_path, path)?)
-    };
-    let written = write();
-    if written.is_err() {
-        // The first failure is the one to report.
-        let _ = fs::remove_file(&temporary_path);
-    }
-    written
-}
-
-/// Creates a file next to `path` under a name nothing else has.
-fn create_temporary(path: &Path) -> io::Result<(PathBuf, File)> {
-    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name");
-    let name: &OsStr = path.file_name().ok_or_else(no_name)?;
-    let mut attempt = 0;
-    loop {
-        let mut temporary_name = OsString::from(".");
-        temporary_name.push(name);
-        temporary_name.push(format!(".{}-{attempt}.part", std::process::id()));
-        let temporary_path = path.with_file_name(temporary_name);
-        match OpenOptions::new().write(true).create_new(true).open(&temporary_path) {
-            Ok(file) => return Ok((temporary_path, file)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
-            Err(error) => return Err(error),
-        }
-        if attempt == MAX_TEMPORARY_NAMES {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "no unused temporary name"));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn image() -> RgbImage {

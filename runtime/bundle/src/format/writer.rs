@@ -1,6 +1,5 @@
 //! The write side: weights as they come, the plan when it is known, the header last.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,26 +10,24 @@ use crate::check;
 use crate::codec;
 use crate::error::BundleError;
 use crate::plan::Plan;
+use crate::whole::WholeFile;
 
-/// Writes a bundle under a temporary name in the folder of its path, and gives it its name only
-/// when it is whole and on the disk. Dropped before that, it removes what it wrote.
+/// Writes a bundle as a [`WholeFile`]: it has its name only when it is whole and on the disk.
+/// Dropped before that, it removes what it wrote.
 ///
 /// Order of calls: any number of [`write_block`](Self::write_block) and
 /// [`write_stream`](Self::write_stream), then [`finish`](Self::finish). After an error only
 /// dropping makes sense.
 pub struct BundleWriter {
-    layout: Layout<BufWriter<File>>,
-    // After `layout`: the file is closed before it is removed.
-    temporary: Temporary,
+    layout: Layout<BufWriter<WholeFile>>,
 }
 
 impl BundleWriter {
     /// Starts a bundle; nothing is at `path` before [`finish`](Self::finish), unless an older
     /// bundle is there, which stays until then.
     pub fn create(path: &Path) -> Result<Self, BundleError> {
-        let (file, temporary) = Temporary::create(path)?;
-        let layout = Layout::new(BufWriter::new(file), path)?;
-        Ok(BundleWriter { layout, temporary })
+        let file = WholeFile::create(path).map_err(BundleError::io("create", path))?;
+        Ok(BundleWriter { layout: Layout::new(BufWriter::new(file), path)? })
     }
 
     /// Appends a weight block and returns its offset in the weights section, its length and its
@@ -73,15 +70,12 @@ impl BundleWriter {
     /// written that [`BundleFile::open`](super::BundleFile::open) would refuse; `DiskFull`;
     /// `Io`. Whatever the error, the unfinished file is removed.
     pub fn finish(self, plan: &Plan, tokenizer: &[u8]) -> Result<u64, BundleError> {
-        let BundleWriter { layout, temporary } = self;
-        let path = layout.path.clone();
-        let (sink, file_bytes) = layout.finish(plan, tokenizer)?;
+        let path = self.layout.path.clone();
+        let (sink, file_bytes) = self.layout.finish(plan, tokenizer)?;
         let file = sink
             .into_inner()
             .map_err(|error| write_error(&path, file_bytes)(error.into_error()))?;
-        file.sync_all().map_err(write_error(&path, file_bytes))?;
-        drop(file);
-        temporary.rename(&path)?;
+        file.finish().map_err(write_error(&path, file_bytes))?;
         Ok(file_bytes)
     }
 }
@@ -178,60 +172,6 @@ fn write_error(path: &Path, written_bytes: u64) -> impl FnOnce(io::Error) -> Bun
     }
 }
 
-/// A file that is removed unless it is renamed.
-struct Temporary(Option<PathBuf>);
-
-impl Temporary {
-    fn create(path: &Path) -> Result<(File, Temporary), BundleError> {
-        let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
-        let name = path.file_name().ok_or_else(no_name).map_err(BundleError::io("create", path))?;
-        let mut attempt = 0;
-        loop {
-            let mut hidden = std::ffi::OsString::from(".");
-            hidden.push(name);
-            hidden.push(format!(".{}-{attempt}.part", std::process::id()));
-            let temporary = path.with_file_name(hidden);
-            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-                Ok(file) => return Ok((file, Temporary(Some(temporary)))),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => {
-                    attempt += 1;
-                }
-                Err(error) => return Err(BundleError::io("create", &temporary)(error)),
-            }
-        }
-    }
-
-    fn rename(mut self, path: &Path) -> Result<(), BundleError> {
-        if let Some(temporary) = &self.0 {
-            fs::rename(temporary, path).map_err(BundleError::io("create", path))?;
-            self.0 = None;
-        }
-        sync_folder(path);
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.0 {
-            // Nothing better can be done than to leave it.
-            let _ = fs::remove_file(temporary);
-        }
-    }
-}
-
-/// Makes the name as durable as the contents, where the system can: not all file systems let a
-/// folder be synced, and the bundle is whole either way.
-fn sync_folder(path: &Path) {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -285,20 +225,5 @@ mod tests {
                 Ok(_) => panic!("{room_bytes} bytes of room were enough"),
             }
         }
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn a_full_disk_leaves_no_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("full.kiln");
-        let (_, temporary) = Temporary::create(&path).unwrap();
-        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        let layout = Layout::new(BufWriter::new(full), &path).unwrap();
-        let mut writer = BundleWriter { layout, temporary };
-        let error = writer.write_block(&testing::weights()).unwrap_err();
-        assert!(matches!(error, BundleError::DiskFull { .. }), "{error}");
-        drop(writer);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

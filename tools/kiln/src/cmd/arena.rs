@@ -1,6 +1,7 @@
 //! `kiln arena`: the planner's offset search on a problem from a file.
 
 use anyhow::{Context, Result, bail};
+use kiln_bundle::whole;
 use kiln_compiler::plan::arena::run_csv;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ pub fn run(args: Args) -> Result<()> {
         bail!(super::Refused(format!("{path} was not placed in its capacity")));
     }
     if let Some(output) = &args.output {
-        std::fs::write(output, &report.csv)
+        whole::write(output, |file| file.write_all(report.csv.as_bytes()))
             .with_context(|| format!("writing {}", output.display()))?;
     }
     Ok(())

@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{DType, Plan, Port};
+use kiln_bundle::whole;
 use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::npy;
 use kiln_runtime::session::{Session, SessionOptions};
 use kiln_runtime::tensor::{Tensor, Values};
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 /// Evaluate one network of a bundle: .npy in, .npy out (NCHW, FP32; tokens int32).
@@ -57,8 +58,7 @@ pub fn run(args: Args) -> Result<()> {
     let answer = session.eval(&args.network, &inputs)?;
     let values = answer.as_f32().context("the network's output is not FP32")?;
     let path = args.output.display();
-    let file = File::create(&args.output).with_context(|| format!("creating {path}"))?;
-    npy::write(BufWriter::new(file), &answer.shape, values)
+    whole::write(&args.output, |file| npy::write(file, &answer.shape, values))
         .with_context(|| format!("writing {path}"))
 }
 

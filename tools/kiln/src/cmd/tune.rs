@@ -1,6 +1,7 @@
 //! `kiln tune`: finds the fastest kernels for the shapes of a model on this device.
 
 use anyhow::{Context, Result};
+use kiln_bundle::whole;
 use kiln_kernels::{DeviceClass, Lowering, Target, Tuning, candidates};
 use kiln_runtime::probe::Probe;
 use std::path::PathBuf;
@@ -80,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     tuner.wrong.iter().for_each(|message| println!("left out: {message}"));
     let text = profile_text(&resolved, winners.iter().map(|w| &w.tuning));
-    std::fs::write(&args.output, text)
+    whole::write(&args.output, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("writing {}", args.output.display()))?;
     println!(
         "{}: {} of {} shapes tuned, {} candidates tried, for {} on {}",

@@ -15,8 +15,7 @@ pub use text::{duration, kind_name, printed};
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::Plan;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use kiln_bundle::whole;
 use std::path::{Path, PathBuf};
 
 use measured::Measured;
@@ -104,10 +103,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn write_page(path: &Path, account: &Account) -> Result<()> {
-    let context = || format!("writing {}", path.display());
-    let mut file = BufWriter::new(File::create(path).with_context(context)?);
-    html::write(account, &mut file).with_context(context)?;
-    file.flush().with_context(context)
+    whole::write(path, |file| html::write(account, file))
+        .with_context(|| format!("writing {}", path.display()))
 }
 
 /// The sources that a name means, one after the other.

@@ -1,0 +1,133 @@
+//! What stops a command at a bad moment, or takes its files or its memory away: a clear error or a
+//! right picture, and nothing broken left behind.
+
+mod damage;
+mod full_disk;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod killed;
+mod memory_limit;
+mod together;
+
+use harness::{arg, emoji, kiln_ok, scratch};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The budget: little more than the plan needs, so that weights are streamed.
+const BUDGET: &str = "400MiB";
+
+/// The small model, compiled.
+fn bundle() -> &'static Path {
+    static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+    BUNDLE.get_or_init(|| {
+        let path = scratch("robust").join("emoji.kiln");
+        compile(&path);
+        path
+    })
+}
+
+fn compile(output: &Path) {
+    kiln_ok(&["compile", "--model", "emoji-256", "--budget", BUDGET, "-o", arg(output)]);
+}
+
+/// Its kernels, compiled, in a cache of these tests' own.
+fn cache() -> &'static Path {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
+    CACHE.get_or_init(|| {
+        let path = scratch("robust").join("cache");
+        kiln_ok(&["prepare", arg(bundle()), "--cache", arg(&path)]);
+        path
+    })
+}
+
+/// A copy of [`cache`] without so many of its programs.
+fn cache_without(folder: &Path, missing: usize) -> PathBuf {
+    let copy = folder.join("cache");
+    fs::create_dir_all(&copy).expect("the target folder can be written");
+    for path in &files(cache())[missing..] {
+        fs::copy(path, copy.join(path.file_name().expect("a file"))).expect("it is copied");
+    }
+    copy
+}
+
+/// An empty folder.
+fn empty(name: &str) -> PathBuf {
+    let folder = scratch("robust").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("the target folder can be written");
+    folder
+}
+
+/// The files of a folder, hidden ones too.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("it is there");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("it can be read").path()).collect();
+    paths.sort();
+    paths
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let name = |path: PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
+    files(folder).into_iter().filter_map(name).collect()
+}
+
+/// The arguments of a run of `bundle` into a folder: a picture, `out.png`.
+fn run_args(bundle: &Path, cache: &Path, folder: &Path) -> Vec<String> {
+    let (latent, picture) = (emoji("0-init.npy"), folder.join("out.png"));
+    let args = ["run", arg(bundle), "--cache", arg(cache), "--prompt", "a red heart"];
+    let more = ["--latent", arg(&latent), "--steps", "2", "-o", arg(&picture)];
+    args.iter().chain(&more).map(|arg| arg.to_string()).collect()
+}
+
+/// [`run_args`] with a report and the tensors on the way.
+fn run_args_with_files(bundle: &Path, cache: &Path, folder: &Path) -> Vec<String> {
+    let mut args = run_args(bundle, cache, folder);
+    let (report, dump) = (folder.join("report.json"), folder.join("dump"));
+    args.extend(["--report", arg(&report), "--dump", arg(&dump)].map(String::from));
+    args
+}
+
+/// `kiln`, to be started in the repository's top folder without output.
+fn command(args: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+    command.args(args).current_dir(harness::root());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs `command`, which must succeed; returns what it said.
+fn succeed(mut command: Command) -> String {
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    said
+}
+
+/// Runs `command`, which must fail with `code` and one line; returns that line.
+fn fail(mut command: Command, code: i32) -> String {
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+    assert!(said.starts_with("error: ") && said.trim_end().lines().count() == 1, "{said}");
+    said
+}
+
+/// The picture that nothing disturbed, and how long it and its process took.
+fn undisturbed() -> &'static (Vec<u8>, Duration) {
+    static PICTURE: OnceLock<(Vec<u8>, Duration)> = OnceLock::new();
+    PICTURE.get_or_init(|| {
+        let folder = empty("undisturbed");
+        let command = command(&run_args(bundle(), cache(), &folder));
+        let started = Instant::now();
+        succeed(command);
+        (fs::read(folder.join("out.png")).expect("it was written"), started.elapsed())
+    })
+}
+
+fn expect_right_picture(folder: &Path) {
+    let found = fs::read(folder.join("out.png")).expect("it was written");
+    assert!(found == undisturbed().0, "{} differs", folder.join("out.png").display());
+}

@@ -1,0 +1,42 @@
+//! Two runs at the same time.
+
+use super::harness::{arg, kiln_ok};
+use super::{bundle, cache, command, empty, expect_right_picture, files, run_args};
+use std::fs;
+
+#[test]
+fn two_runs_on_one_cold_cache_are_both_right() {
+    // The driver has compiled the kernels before, into a cache of its own.
+    let count = files(cache()).len();
+    let folders = [empty("together-a"), empty("together-b")];
+    let shared = empty("together-cache");
+    let run = |folder| command(&run_args(bundle(), &shared, folder)).spawn().expect("it starts");
+    let children = [run(&folders[0]), run(&folders[1])];
+    for (child, folder) in children.into_iter().zip(&folders) {
+        let output = child.wait_with_output().expect("it is this test's child");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(!said.contains("in this process"), "{said}");
+        expect_right_picture(folder);
+    }
+    assert_eq!(files(&shared).len(), count);
+    let report = folders[0].join("report.json");
+    let mut args = run_args(bundle(), &shared, &folders[0]);
+    args.extend(["--report", arg(&report)].map(String::from));
+    kiln_ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let report = fs::read_to_string(report).expect("it was written");
+    assert!(report.contains("\"programs\": \"cached\""), "{report}");
+}
+
+#[test]
+fn two_runs_into_one_file_leave_a_whole_one() {
+    let folder = empty("together-file");
+    let args = run_args(bundle(), cache(), &folder);
+    let children = [0, 1].map(|_| command(&args).spawn().expect("it starts"));
+    for child in children {
+        let output = child.wait_with_output().expect("it is this test's child");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    expect_right_picture(&folder);
+    assert_eq!(super::names(&folder), ["out.png"]);
+}
