@@ -97,6 +97,10 @@ pub struct RunArgs {
     /// Times every launch and writes the times as JSON, for kiln inspect --report
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.json"))]
     pub profile: Option<PathBuf>,
+    /// Lets the system's page cache keep weights in memory that is not the budget's, which serves
+    /// where there is some to spare; otherwise weights are read past it
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub page_cache: bool,
     /// OpenCL device: auto, an index, or part of a name
     #[cfg_attr(
         feature = "clap",
@@ -144,6 +148,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         device: args.device.clone(),
         profiling: args.profile.is_some(),
         programs: args.cache.programs(prepare),
+        page_cache: args.page_cache,
         ..SessionOptions::default()
     };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
@@ -235,7 +240,10 @@ fn make(
     write(args, job, &picture, &request.parameters(&model))?;
     if let Some(path) = &args.profile {
         let times = session.take_launch_times()?;
-        files::write_report(path, &Profile::new(session.plan(), &times).to_json())?;
+        files::write_report(
+            path,
+            &Profile::new(session.plan(), session.weight_reads(), &times).to_json(),
+        )?;
     }
     say(&picture, &job.output);
     Ok(picture.report)

@@ -33,6 +33,7 @@ use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::memory::{Allocations, DeviceMemory};
 use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
+use crate::reading::WeightReads;
 use crate::weights::{Run, Stream, Weights};
 
 /// How long one launch took on the device.
@@ -83,6 +84,8 @@ pub struct Executor {
     lockstep: bool,
     /// Whether host and device share memory.
     unified: bool,
+    /// Whether the page cache may keep the weights.
+    page_cache: bool,
     canceller: Canceller,
     /// The last launch, on whose completion all earlier ones are complete.
     last: Option<Event>,
@@ -109,15 +112,18 @@ impl Executor {
         profiling: bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
-        Executor::load_with(bundle, device, profiling, &ProgramOptions::default(), progress)
+        let programs = ProgramOptions::default();
+        Executor::load_with(bundle, device, profiling, &programs, false, progress)
     }
 
-    /// As [`load`](Self::load), with programs from where `programs` says.
+    /// As [`load`](Self::load), with programs from where `programs` says; `page_cache` lets the
+    /// system's page cache keep the weights.
     pub fn load_with(
         bundle: Arc<BundleFile>,
         device: &DeviceFacts,
         profiling: bool,
         programs: &ProgramOptions,
+        page_cache: bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
         let plan = bundle.plan();
@@ -143,6 +149,7 @@ impl Executor {
             rows,
             lockstep: device.platform == "Oclgrind",
             unified: device.unified_memory,
+            page_cache,
             canceller: Canceller::default(),
             last: None,
             launches: profiling.then(Vec::new),
@@ -166,8 +173,8 @@ impl Executor {
             &self.bindings.regions,
             self.unified,
         )?);
-        let bundle = Arc::clone(&self.bundle);
-        let weights = Weights::new(bundle, Arc::clone(&memory), reading, self.lockstep);
+        let (bundle, lockstep) = (Arc::clone(&self.bundle), self.lockstep);
+        let weights = Weights::new(bundle, Arc::clone(&memory), reading, lockstep, self.page_cache);
         self.loaded = Some(Loaded { weights: Arc::new(weights), memory });
         Ok(())
     }
@@ -200,6 +207,11 @@ impl Executor {
     /// Where the programs came from.
     pub fn programs(&self) -> ProgramOrigin {
         self.programs
+    }
+
+    /// How weights are read; `None` while the memory has been given back.
+    pub fn weight_reads(&self) -> Option<WeightReads> {
+        self.loaded.as_ref().map(|loaded| loaded.weights.reads())
     }
 
     /// What is allocated on the device.

@@ -2,7 +2,7 @@
 //!
 //! [`session`] is the entry: it opens a bundle and makes pictures or evaluates single networks.
 //! Under it, [`executor`] walks a network's steps, [`weights`] streams blocks into slots on a
-//! thread of its own, [`memory`] holds every device allocation, [`binding`] resolves arguments,
+//! thread of its own, [`reading`] reads them past the page cache, [`memory`] holds every device allocation, [`binding`] resolves arguments,
 //! [`program`] builds kernels and [`device`] finds devices. [`pipeline`] is what surrounds the
 //! networks, and [`cli`] the command. [`probe`] runs single kernels, for self-tests of devices.
 //!
@@ -26,6 +26,7 @@ pub mod npy;
 pub mod pipeline;
 pub mod probe;
 pub mod program;
+pub mod reading;
 pub mod report;
 pub mod session;
 pub mod tensor;

@@ -7,6 +7,7 @@ use kiln_bundle::plan::{Block, Network, Plan, Residency, Step};
 use crate::executor::LaunchTime;
 use crate::memory::Allocations;
 use crate::program::ProgramOrigin;
+use crate::reading::WeightReads;
 use crate::weights::StreamStats;
 
 /// The plan's memory, part by part.
@@ -81,6 +82,8 @@ pub struct Report {
     pub measured: MeasuredMemory,
     /// Weights that were read.
     pub stream: StreamStats,
+    /// How they were read.
+    pub weight_reads: Option<WeightReads>,
     /// Time.
     pub times: Times,
 }
@@ -107,13 +110,15 @@ pub struct LaunchProfile {
 pub struct Profile {
     /// Name of the model.
     pub model: String,
+    /// How weights were read meanwhile.
+    pub weight_reads: Option<WeightReads>,
     /// The launches in the plan's order.
     pub launches: Vec<LaunchProfile>,
 }
 
 impl Profile {
     /// Sums up the runs of each launch.
-    pub fn new(plan: &Plan, times: &[LaunchTime]) -> Profile {
+    pub fn new(plan: &Plan, weight_reads: Option<WeightReads>, times: &[LaunchTime]) -> Profile {
         let mut sums: BTreeMap<(usize, usize), (u64, u64, u64)> = BTreeMap::new();
         for time in times {
             let sum = sums.entry((time.network, time.step)).or_insert((0, 0, u64::MAX));
@@ -130,7 +135,8 @@ impl Profile {
                 let (network, mean_ns) = (network.name.clone(), total_ns / runs);
                 LaunchProfile { network, step, name, runs, mean_ns, min_ns }
             };
-        Profile { model: plan.manifest.model.clone(), launches: sums.iter().map(launch).collect() }
+        let (model, launches) = (plan.manifest.model.clone(), sums.iter().map(launch).collect());
+        Profile { model, weight_reads, launches }
     }
 }
 
@@ -161,10 +167,15 @@ impl MeasuredMemory {
             slot_bytes: allocations.slot_bytes,
             staging_bytes: allocations.staging_bytes,
             device_high_water_bytes: allocations.high_water_bytes,
-            process_peak_bytes: process_figure("VmHWM:"),
+            process_peak_bytes: process_peak_bytes(),
             process_bytes: process_figure("VmRSS:"),
         }
     }
+}
+
+/// The most memory that this process ever had, in bytes, where the system tells.
+pub fn process_peak_bytes() -> Option<u64> {
+    process_figure("VmHWM:")
 }
 
 /// A figure of `/proc/self/status`, in bytes.
@@ -182,13 +193,13 @@ mod as_json {
 
     impl ToJson for Report {
         fn to_json(&self) -> Json {
-            fields!(self, device, programs, model, planned, measured, stream, times)
+            fields!(self, device, programs, model, planned, measured, stream, weight_reads, times,)
         }
     }
 
     impl ToJson for Profile {
         fn to_json(&self) -> Json {
-            fields!(self, model, launches)
+            fields!(self, model, weight_reads, launches)
         }
     }
 
@@ -198,6 +209,17 @@ mod as_json {
                 ProgramOrigin::Cached => "cached",
                 ProgramOrigin::Prepared => "prepared",
                 ProgramOrigin::Built => "built in process",
+            };
+            Json::Text(text.into())
+        }
+    }
+
+    impl ToJson for WeightReads {
+        fn to_json(&self) -> Json {
+            let text = match self {
+                WeightReads::Direct => "direct",
+                WeightReads::Uncached => "uncached",
+                WeightReads::Cached => "cached",
             };
             Json::Text(text.into())
         }
@@ -284,7 +306,7 @@ mod tests {
     fn a_profile_sums_up_the_runs_of_each_launch() {
         let plan = kiln_bundle::testing::plan();
         let time = |step, nanoseconds| LaunchTime { network: 2, step, nanoseconds };
-        let profile = Profile::new(&plan, &[time(3, 10), time(1, 5), time(3, 20)]);
+        let profile = Profile::new(&plan, None, &[time(3, 10), time(1, 5), time(3, 20)]);
         let found: Vec<_> = profile
             .launches
             .iter()

@@ -17,6 +17,7 @@ use crate::executor::{Executor, LaunchTime};
 use crate::memory::Allocations;
 use crate::pipeline::tokenizer::Tokenizer;
 use crate::program::{ProgramOptions, ProgramOrigin};
+use crate::reading::WeightReads;
 use crate::tensor::{self, port_bytes, port_elems};
 use crate::weights::Stream;
 
@@ -44,6 +45,8 @@ pub struct SessionOptions {
     pub profiling: bool,
     /// Where compiled programs come from.
     pub programs: ProgramOptions,
+    /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
+    pub page_cache: bool,
     /// Most memory that the plan may promise to take; `None` leaves that to the plan.
     pub budget_bytes: Option<u64>,
 }
@@ -55,6 +58,7 @@ impl Default for SessionOptions {
             profiling: false,
             budget_bytes: None,
             programs: ProgramOptions::default(),
+            page_cache: false,
         }
     }
 }
@@ -160,9 +164,10 @@ impl Session {
             [] => None,
             merges => Some(Tokenizer::from_merges(merges)?),
         };
-        let SessionOptions { profiling, programs, .. } = options;
+        let SessionOptions { profiling, programs, page_cache, .. } = options;
+        let (shared, page_cache) = (Arc::clone(&bundle), *page_cache);
         let executor =
-            Executor::load_with(Arc::clone(&bundle), &device, *profiling, programs, progress)?;
+            Executor::load_with(shared, &device, *profiling, programs, page_cache, progress)?;
         let residents = Residents::of(bundle.plan());
         let host = HostBuffers::of(bundle.plan());
         let load_seconds = started.elapsed().as_secs_f64();
@@ -182,6 +187,11 @@ impl Session {
     /// Where the compiled programs came from.
     pub fn programs(&self) -> ProgramOrigin {
         self.executor.programs()
+    }
+
+    /// How weights are read; `None` while the memory has been given back.
+    pub fn weight_reads(&self) -> Option<WeightReads> {
+        self.executor.weight_reads()
     }
 
     /// What is allocated on the device.

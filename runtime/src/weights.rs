@@ -33,6 +33,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::binding::{Parent, Region};
 use crate::error::{At, RuntimeError};
 use crate::memory::DeviceMemory;
+use crate::reading::{WeightReader, WeightReads};
 
 /// How often a waiting executor looks whether the device still has work.
 const POLL: Duration = Duration::from_millis(1);
@@ -40,6 +41,7 @@ const POLL: Duration = Duration::from_millis(1);
 /// What the reading thread works with. Lives as long as the session.
 pub struct Weights {
     bundle: Arc<BundleFile>,
+    reader: WeightReader,
     memory: Arc<DeviceMemory>,
     queue: CommandQueue,
     verified: Vec<AtomicBool>,
@@ -74,15 +76,24 @@ pub struct StreamStats {
 
 impl Weights {
     /// `queue` is used by the reading thread alone. `lockstep`: read only what the executor waits
-    /// for, so that only one thread uses the driver at a time.
+    /// for, so that only one thread uses the driver at a time. `page_cache`: let the system's page
+    /// cache keep the weights.
     pub fn new(
         bundle: Arc<BundleFile>,
         memory: Arc<DeviceMemory>,
         queue: CommandQueue,
         lockstep: bool,
+        page_cache: bool,
     ) -> Self {
         let verified = bundle.plan().blocks.iter().map(|_| AtomicBool::new(false)).collect();
-        Weights { bundle, memory, queue, verified, hash: Mutex::new(Xxh3::new()), lockstep }
+        let reader = WeightReader::new(Arc::clone(&bundle), page_cache);
+        let hash = Mutex::new(Xxh3::new());
+        Weights { bundle, reader, memory, queue, verified, hash, lockstep }
+    }
+
+    /// How they are read.
+    pub fn reads(&self) -> WeightReads {
+        self.reader.reads()
     }
 
     /// Reads one block to where it belongs. Verifies it the first time.
@@ -101,7 +112,7 @@ impl Weights {
                 return Err(RuntimeError::Cancelled);
             }
             let started = Instant::now();
-            self.bundle.read_weights(entry.offset_bytes + position_bytes, chunk)?;
+            self.reader.read(entry.offset_bytes + position_bytes, chunk)?;
             let mut state = shared.lock();
             state.stats.read_seconds += started.elapsed().as_secs_f64();
             match to.parent {

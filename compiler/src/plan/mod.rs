@@ -273,7 +273,8 @@ fn beside_arena(
     }
 }
 
-/// Tokenizer (vocabulary and merge ranks as hash maps) and the program itself.
+/// Tokenizer (vocabulary and merge ranks as hash maps), the buffer of direct reads (1 MiB) and the
+/// program itself.
 const HOST_FIXED_BYTES: u64 = 16 << 20;
 /// The decoded picture in `f32`, twice while its layout changes, and as bytes, plain and compressed.
 const HOST_BYTES_PER_PIXEL: u64 = 3 * (4 + 4 + 1 + 1);

@@ -34,6 +34,7 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --dump DIR                writes tokens, embeddings, latents and the tensor decoded as .npy
       --report FILE.json        writes memory and times, planned and measured
       --profile FILE.json       times every launch
+      --page-cache              lets the system keep weights in memory beside the budget
       --device WHICH            OpenCL device: auto, an index, or part of a name [auto]
       --opencl LIBRARY          OpenCL library, instead of a search for it
       --cache DIR               folder of compiled kernels [$KILN_CACHE, else the user's]
@@ -98,6 +99,7 @@ impl Command {
                 "--dump" => run.dump = Some(value.path()?),
                 "--report" => run.report = Some(value.path()?),
                 "--profile" => run.profile = Some(value.path()?),
+                "--page-cache" => run.page_cache = true,
                 "--device" => run.device = value.text()?,
                 "--opencl" => run.opencl = Some(value.path()?),
                 "--cache" => run.cache.cache = Some(value.path()?),
@@ -147,6 +149,7 @@ impl RunArgs {
             dump: None,
             report: None,
             profile: None,
+            page_cache: false,
             device: "auto".into(),
             opencl: None,
             cache: CacheArgs::default(),

@@ -17,6 +17,8 @@ use kiln_bundle::BundleError;
 
 use crate::error::RuntimeError;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod advice;
 pub mod bundle;
 pub mod devices;
 pub mod generate;

@@ -202,6 +202,7 @@ impl Session {
             planned: PlannedMemory::of(self.plan()),
             measured: MeasuredMemory::now(self.allocations()),
             stream,
+            weight_reads: self.weight_reads(),
             times: generation.times,
         };
         Ok(Picture { width: side, height: side, rgb, decoded, warnings, report })

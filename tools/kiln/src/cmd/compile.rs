@@ -13,6 +13,7 @@ use kiln_compiler::weights::{self, TensorSource};
 use kiln_compiler::{Model, emit, plan_model, weight_graphs};
 use kiln_graphs::ModelConfig;
 use kiln_ir::DType;
+use kiln_runtime::report::process_peak_bytes;
 use std::path::{Path, PathBuf};
 
 use crate::{model, size};
@@ -179,4 +180,7 @@ fn summarize(planned: &Planned, path: &str, file_bytes: u64) {
         plan.kernels.len(),
         plan.networks.len()
     );
+    if let Some(peak_bytes) = process_peak_bytes() {
+        println!("peak memory of this compilation {}", mib(peak_bytes));
+    }
 }

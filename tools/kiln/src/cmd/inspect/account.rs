@@ -42,6 +42,7 @@ impl<'a> Account<'a> {
                 step_stall_ns,
             },
             weights: weights(plan, &networks),
+            weight_reads: measured.and_then(|m| m.weight_reads.clone()),
             published: published(plan),
             peak: peak(plan, &arena, &live_bytes),
             kernels: kernels(plan, &ops),

@@ -10,6 +10,8 @@ use super::schema::{NetworkAccount, OpAccount};
 #[derive(Deserialize)]
 pub struct Measured {
     model: String,
+    /// How weights were read meanwhile.
+    pub weight_reads: Option<String>,
     launches: Vec<Launch>,
 }
 

@@ -22,6 +22,7 @@ pub struct Account<'a> {
     pub rates: RatesView,
     pub predicted: Predicted,
     pub networks: Vec<NetworkAccount<'a>>,
+    pub weight_reads: Option<String>,
     pub published: Vec<Published>,
     pub peak: Peak<'a>,
     pub arena: Vec<Region<'a>>,

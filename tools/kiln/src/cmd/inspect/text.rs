@@ -59,7 +59,9 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     let measured = a.networks.iter().filter_map(|n| Some((n, n.measured_ns?)));
     let measured: Vec<_> = measured.map(|(n, ns)| format!("{} {}", n.name, duration(ns))).collect();
     if !measured.is_empty() {
-        writeln!(out, "launches of a pass, measured: {}", measured.join(", "))?;
+        let reads = a.weight_reads.as_ref().map(|way| format!("; weights read {way}"));
+        let (measured, reads) = (measured.join(", "), reads.unwrap_or_default());
+        writeln!(out, "launches of a pass, measured: {measured}{reads}")?;
     }
     for published in &a.published {
         let seconds = published.seconds.iter();
