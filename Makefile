@@ -1,5 +1,6 @@
 # make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]    a picture from the shipped model
-# make test                                                        every test
+# make test                                                        every test, at full size a sample
+# make test-full                                                   every precision at full size and every kernel for Mali too
 # make test-aarch64                                                the runtime on aarch64, emulated; root on Debian
 # make check                                                       formatting and lints
 
@@ -10,7 +11,7 @@ OUT ?= out.png
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-aarch64 check build
+.PHONY: demo test test-full test-aarch64 check build
 
 build:
 	cargo build --release --locked -p kiln -p kiln-runtime
@@ -24,8 +25,11 @@ demo: build
 
 test:
 	@tools/setup/opencl.sh --tests
-	cargo test --release --locked --workspace
+	tools/test.sh
 	tools/setup/oclgrind.sh
+
+test-full:
+	KILN_EVERY=1 $(MAKE) test
 
 # FILTER= runs the shipped model too, whose kernels compile for a quarter of an hour.
 FILTER ?= small

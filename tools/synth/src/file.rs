@@ -22,9 +22,11 @@ const PIECE_ELEMS: usize = 1 << 20;
 
 /// A tensor and its place.
 #[derive(Debug)]
-struct Tensor {
-    name: String,
-    shape: Vec<usize>,
+pub struct Tensor {
+    /// Its key.
+    pub name: String,
+    /// Its dimensions, slowest first.
+    pub shape: Vec<usize>,
     elem_count: usize,
     /// Where it begins in the data part.
     start_bytes: u64,
@@ -66,6 +68,11 @@ impl Checkpoint {
         }
         ensure!(!tensors.is_empty(), "no tensor's name starts with {}", prefixes.join(" or "));
         Ok(Self { precision, tensors, data_bytes })
+    }
+
+    /// The tensors, sorted by name.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
     }
 
     /// Writes the file, under a temporary name until it is complete.

@@ -1,17 +1,12 @@
 //! `kiln-synth`: writes a full-size Stable Diffusion v2.1-base checkpoint with synthetic values.
-//!
-//! Every tensor name and shape is that of `v2-1_512-ema-pruned.safetensors`, so that what handles
-//! this file handles the real one. `values` says what the values are; `file` writes them.
 
 #![forbid(unsafe_code)]
-
-mod file;
-mod values;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use kiln_synth::{Checkpoint, Precision};
 
 /// Write a full-size Stable Diffusion v2.1-base checkpoint with synthetic weights.
 ///
@@ -34,33 +29,9 @@ struct Arguments {
     only: Vec<String>,
 }
 
-/// Storage type of the checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Precision {
-    Fp32,
-    Fp16,
-}
-
-impl Precision {
-    fn size_bytes(self) -> usize {
-        match self {
-            Self::Fp32 => 4,
-            Self::Fp16 => 2,
-        }
-    }
-
-    /// The name that safetensors has for it.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "F32",
-            Self::Fp16 => "F16",
-        }
-    }
-}
-
 fn main() -> ExitCode {
     let a = Arguments::parse();
-    let written = file::Checkpoint::plan(&a.only, a.dtype).and_then(|checkpoint| {
+    let written = Checkpoint::plan(&a.only, a.dtype).and_then(|checkpoint| {
         checkpoint.write(&a.out, a.seed)?;
         Ok(checkpoint)
     });

@@ -17,8 +17,15 @@ const TRAIN_STEPS: usize = 1000;
 /// A tensor's values, ready to be generated from any index on.
 #[derive(Debug, Clone)]
 pub enum Values {
-    /// `offset + gain * u(i)`, with the generator's state at index 0.
-    Uniform { base: u64, offset: f32, gain: f32 },
+    /// `offset + gain * u(i)`.
+    Uniform {
+        /// The generator's state at index 0.
+        base: u64,
+        /// The mean.
+        offset: f32,
+        /// The largest distance from it.
+        gain: f32,
+    },
     /// These.
     Listed(Vec<f32>),
 }

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Runs every test of the workspace in two lanes: drivers compile kernels on one thread. The lane of
+# the command's tests is in order, as the later ones find the small model's kernels in the cache.
+set -eu
+cd "$(dirname "$0")/.."
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+cargo test --release --locked --workspace --no-run --message-format=json-render-diagnostics >"$logs/built"
+# Folder and program of each test binary, as cargo would run them.
+sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\1 \2|p' \
+    "$logs/built" | sort >"$logs/tests"
+grep '/tools/kiln ' "$logs/tests" | grep -v '/full_size-' >"$logs/command"
+grep -vxFf "$logs/command" "$logs/tests" >"$logs/rest"
+[ -s "$logs/command" ] && [ -s "$logs/rest" ] || { echo "cargo lists no tests" >&2; exit 1; }
+
+# Runs the tests of a list, and prints what each said when it is done.
+lane() {
+    while read -r folder program; do
+        name=$(basename "$program")
+        begun=$(date +%s)
+        (cd "$folder" && "$program") </dev/null >"$logs/$name" 2>&1 || echo "$name" >>"$logs/failed"
+        {
+            echo
+            echo "$folder: $name, $(($(date +%s) - begun)) s"
+            cat "$logs/$name"
+        } >"$logs/$name.said"
+        cat "$logs/$name.said"
+    done <"$1"
+}
+
+lane "$logs/command" &
+lane "$logs/rest"
+wait
+if [ -s "$logs/failed" ]; then
+    echo "failed:" $(cat "$logs/failed") >&2
+    exit 1
+fi
+cargo test --release --locked --workspace --doc
