@@ -6,7 +6,7 @@ import kiln.KilnRuntime;
 
 /**
  * Makes a picture on the desktop's JVM and writes its pixels:
- * {@code java Generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED]]}.
+ * {@code java Generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [FROM.rgba WIDTH HEIGHT STRENGTH]]]}.
  *
  * <p>Then cancels one, trims, and makes the first one again, which must not differ.
  */
@@ -17,6 +17,12 @@ public final class Generate {
         request.steps = args.length > 3 ? Integer.parseInt(args[3]) : request.steps;
         request.seed = args.length > 4 ? Long.parseLong(args[4]) : request.seed;
         request.preview = true;
+        if (args.length > 8) {
+            request.initialRgba = Files.readAllBytes(Path.of(args[5]));
+            request.initialWidth = Integer.parseInt(args[6]);
+            request.initialHeight = Integer.parseInt(args[7]);
+            request.strength = Double.parseDouble(args[8]);
+        }
         System.out.println("devices: " + String.join(", ", KilnRuntime.devices()));
         try (KilnRuntime runtime = KilnRuntime.open(args[0], "auto", null, 0, null)) {
             AtomicInteger calls = new AtomicInteger();
@@ -31,7 +37,8 @@ public final class Generate {
                                 require(preview == null || preview.length == width * height * 3);
                                 return true;
                             });
-            require(calls.get() == request.steps + 2);
+            boolean whole = request.initialRgba == null;
+            require(calls.get() == request.steps + 2 || !whole && calls.get() > 2);
             Files.write(Path.of(args[1]), picture.rgba);
             cancel(runtime, request);
             runtime.trim();

@@ -1,6 +1,6 @@
 /* Makes a picture through the C interface and writes its pixels:
  *
- *   generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [DEVICE]]]
+ *   generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [DEVICE [FROM.rgba WIDTH HEIGHT STRENGTH]]]]
  *
  * Build: cc -I runtime/include generate.c -o generate -L target/release -lkiln_runtime -lpthread */
 
@@ -60,6 +60,22 @@ static int write_pixels(const KilnPicture *picture, const char *path) {
     return failed;
 }
 
+/* Reads the pixels of a picture to begin with, to be freed; NULL if they are not all there. */
+static uint8_t *read_pixels(const char *path, uint32_t width, uint32_t height) {
+    size_t len_bytes = (size_t)width * height * 4;
+    uint8_t *rgba = malloc(len_bytes);
+    FILE *in = rgba == NULL ? NULL : fopen(path, "rb");
+    bool whole = in != NULL && fread(rgba, 1, len_bytes, in) == len_bytes;
+    if (in != NULL) {
+        fclose(in);
+    }
+    if (!whole) {
+        free(rgba);
+        return NULL;
+    }
+    return rgba;
+}
+
 static void describe(const KilnBundle *bundle) {
     KilnBundleInfo info;
     if (kiln_bundle_info(bundle, &info) != KILN_STATUS_OK) {
@@ -96,7 +112,10 @@ static int make(KilnSession *session, const KilnRequest *request, const char *pa
 
 int main(int argc, char **argv) {
     if (argc < 4) {
-        fprintf(stderr, "usage: %s FILE.kiln OUT.rgba PROMPT [STEPS [SEED [DEVICE]]]\n", argv[0]);
+        fprintf(stderr,
+                "usage: %s FILE.kiln OUT.rgba PROMPT [STEPS [SEED [DEVICE [FROM.rgba WIDTH HEIGHT "
+                "STRENGTH]]]]\n",
+                argv[0]);
         return 2;
     }
     if (kiln_abi_version() != KILN_ABI_VERSION) {
@@ -131,7 +150,18 @@ int main(int argc, char **argv) {
     if (argc > 5) {
         request.seed = strtoull(argv[5], NULL, 10);
     }
+    KilnImage image = {NULL, 0, 0, 0.0};
+    uint8_t *pixels = NULL;
+    if (argc > 10) {
+        image.width = (uint32_t)strtoul(argv[8], NULL, 10);
+        image.height = (uint32_t)strtoul(argv[9], NULL, 10);
+        image.strength = strtod(argv[10], NULL);
+        pixels = read_pixels(argv[7], image.width, image.height);
+        image.rgba = pixels;
+        request.initial_image = &image;
+    }
     int failed = make(session, &request, argv[2]);
+    free(pixels);
     kiln_session_close(session);
     return failed;
 }

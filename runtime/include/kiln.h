@@ -122,6 +122,20 @@ typedef struct KilnDevice {
   uint64_t max_work_group_size;
 } KilnDevice;
 
+// A picture that another is made from.
+typedef struct KilnImage {
+  // Red, green, blue and a byte that does not count, row by row from the top, without gaps:
+  // `width * height * 4` bytes.
+  const uint8_t *rgba;
+  // Width in pixels. The picture is scaled and cut to the model's size.
+  uint32_t width;
+  // Height in pixels.
+  uint32_t height;
+  // How much is made anew: over 0, which keeps the picture, to 1, which keeps next to nothing.
+  // That share of the steps runs.
+  double strength;
+} KilnImage;
+
 // What is asked for. Fill it with `kiln_request_init` first.
 typedef struct KilnRequest {
   // What the picture shows, UTF-8. NULL is nothing.
@@ -140,8 +154,8 @@ typedef struct KilnRequest {
   float eta;
   // Whether progress comes with a preview.
   bool preview;
-  // Reserved for pictures that start from another one: NULL.
-  const void *initial_image;
+  // A picture to begin with, for a bundle that has an encoder; NULL is none.
+  const struct KilnImage *initial_image;
 } KilnRequest;
 
 // How far it is. Valid, with what it points to, until the callback returns.
@@ -330,7 +344,8 @@ void kiln_request_init(struct KilnRequest *request);
 //
 // # Safety
 //
-// `session` is open; `request` is valid, with texts that end with a NUL; `out` may be written;
+// `session` is open; `request` is valid, with texts that end with a NUL and an initial image of
+// as many pixels as it says; `out` may be written;
 // `progress` may be called with `context`.
 enum KilnStatus kiln_session_generate(const struct KilnSession *session,
                                       const struct KilnRequest *request,

@@ -57,6 +57,13 @@ static void throw_status(JNIEnv *env, KilnStatus status) {
     }
 }
 
+static void throw_new(JNIEnv *env, const char *name, const char *message) {
+    jclass class = (*env)->FindClass(env, name);
+    if (class != NULL) {
+        (*env)->ThrowNew(env, class, message);
+    }
+}
+
 /* The text as UTF-8, to be freed; NULL if it is null or an exception is pending. */
 static char *copy_text(JNIEnv *env, jstring text) {
     if (text == NULL || (*env)->ExceptionCheck(env)) {
@@ -75,10 +82,7 @@ static char *copy_text(JNIEnv *env, jstring text) {
     jsize len = (*env)->GetArrayLength(env, bytes);
     char *copy = malloc((size_t)len + 1);
     if (copy == NULL) {
-        jclass error = (*env)->FindClass(env, "java/lang/OutOfMemoryError");
-        if (error != NULL) {
-            (*env)->ThrowNew(env, error, "a text");
-        }
+        throw_new(env, "java/lang/OutOfMemoryError", "a text");
         return NULL;
     }
     (*env)->GetByteArrayRegion(env, bytes, 0, len, (jbyte *)copy);
@@ -246,16 +250,42 @@ static jbyteArray pixels(JNIEnv *env, const KilnPicture *picture, jintArray size
     return rgba;
 }
 
+/* A copy of a picture to begin with, to be freed, and in `image`; NULL if there is none or an exception
+   is pending, as where there are not as many bytes as the size says. */
+static jbyte *initial_pixels(JNIEnv *env, jbyteArray rgba, jint width, jint height,
+                             KilnImage *image) {
+    if (rgba == NULL || (*env)->ExceptionCheck(env)) {
+        return NULL;
+    }
+    jsize len = (*env)->GetArrayLength(env, rgba);
+    if (width <= 0 || height <= 0 || (jlong)width * height * 4 != (jlong)len) {
+        throw_new(env, "java/lang/IllegalArgumentException", "the initial picture's size");
+        return NULL;
+    }
+    jbyte *copy = malloc((size_t)len);
+    if (copy == NULL) {
+        throw_new(env, "java/lang/OutOfMemoryError", "the initial picture");
+        return NULL;
+    }
+    (*env)->GetByteArrayRegion(env, rgba, 0, len, copy);
+    image->rgba = (const uint8_t *)copy;
+    image->width = (uint32_t)width;
+    image->height = (uint32_t)height;
+    return copy;
+}
+
 JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     JNIEnv *env, jclass class, jlong session, jstring prompt, jstring negative_prompt, jlong seed,
-    jint steps, jfloat guidance, jstring sampler, jboolean preview, jobject object,
-    jintArray size) {
+    jint steps, jfloat guidance, jstring sampler, jboolean preview, jbyteArray initial_rgba,
+    jint initial_width, jint initial_height, jdouble strength, jobject object, jintArray size) {
     (void)class;
     char *own_prompt = copy_text(env, prompt);
     char *own_negative = copy_text(env, negative_prompt);
     char *own_sampler = copy_text(env, sampler);
     jbyteArray rgba = NULL;
     struct listener listener = {0};
+    KilnImage image = {NULL, 0, 0, strength};
+    jbyte *initial = initial_pixels(env, initial_rgba, initial_width, initial_height, &image);
     if (prepare(env, object, &listener)) {
         KilnRequest request;
         kiln_request_init(&request);
@@ -266,6 +296,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         request.guidance = guidance;
         request.sampler = own_sampler;
         request.preview = preview;
+        request.initial_image = initial == NULL ? NULL : &image;
         KilnPicture *picture = NULL;
         KilnStatus status =
             kiln_session_generate(session_of(session), &request, tell, &listener, &picture);
@@ -276,6 +307,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         }
         kiln_picture_free(picture);
     }
+    free(initial);
     free(own_prompt);
     free(own_negative);
     free(own_sampler);

@@ -3,7 +3,7 @@
 mod native;
 mod small;
 
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -164,9 +164,17 @@ fn wrong_arguments_are_refused_in_words() {
         options.device = ptr::null();
         expect(create(ptr::null_mut(), &options), KilnStatus::Input, "the bundle is NULL");
         assert_eq!(create(bundle, &options), KilnStatus::Ok);
-        let image: *const c_void = path.as_ptr().cast();
-        let image = make(session, |request| request.initial_image = image).unwrap_err();
-        assert!(image.0 == KilnStatus::Input && image.1.contains("initial image"), "{image:?}");
+        let pixels = [127u8; 8];
+        let image = |rgba, width, height| KilnImage { rgba, width, height, strength: 0.5 };
+        for (image, word) in [
+            (image(ptr::null(), 2, 1), "pixels is NULL"),
+            (image(pixels.as_ptr(), 0, 1), "0 x 1 pixels"),
+            (image(pixels.as_ptr(), u32::MAX, u32::MAX), "4294967295 x 4294967295 pixels"),
+            (image(pixels.as_ptr(), 2, 1), "--with-encoder"),
+        ] {
+            let refused = make(session, |request| request.initial_image = &image).unwrap_err();
+            assert!(refused.0 == KilnStatus::Input && refused.1.contains(word), "{refused:?}");
+        }
         for (sampler, steps) in [(c"unheard-of", 2), (c"ddim", 0)] {
             let change = |request: &mut KilnRequest| {
                 (request.sampler, request.steps) = (sampler.as_ptr(), steps);

@@ -56,6 +56,14 @@ public final class KilnRuntime implements AutoCloseable {
         public String sampler = null;
         /** Whether progress comes with a preview. */
         public boolean preview = false;
+        /** A picture to begin with, as {@link Picture#rgba}; null is none. */
+        public byte[] initialRgba = null;
+        /** Its width in pixels. */
+        public int initialWidth = 0;
+        /** Its height in pixels. */
+        public int initialHeight = 0;
+        /** How much of it is made anew: over 0 to 1. */
+        public double strength = 0.75;
     }
 
     /** A finished picture. */
@@ -167,7 +175,8 @@ public final class KilnRuntime implements AutoCloseable {
                     nativeGenerate(
                             open(), request.prompt, request.negativePrompt, request.seed,
                             request.steps, request.guidance, request.sampler, request.preview,
-                            listener, size);
+                            request.initialRgba, request.initialWidth, request.initialHeight,
+                            request.strength, listener, size);
             return new Picture(size[0], size[1], rgba);
         }
     }
@@ -228,7 +237,8 @@ public final class KilnRuntime implements AutoCloseable {
 
     private static native byte[] nativeGenerate(
             long session, String prompt, String negativePrompt, long seed, int steps,
-            float guidance, String sampler, boolean preview, Listener listener, int[] size);
+            float guidance, String sampler, boolean preview, byte[] initialRgba, int initialWidth,
+            int initialHeight, double strength, Listener listener, int[] size);
 
     private static native void nativeCancel(long session);
 

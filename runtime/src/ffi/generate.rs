@@ -3,13 +3,14 @@
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
 use std::ptr;
+use std::slice;
 
 use super::picture::KilnPicture;
 use super::session::KilnSession;
 use super::{Failure, KilnStatus, create, give, given, guard, text};
 use crate::pipeline::png::RgbImage;
 use crate::pipeline::preview::Projection;
-use crate::session::{Progress, Request};
+use crate::session::{Init, Progress, Request};
 
 /// What is asked for. Fill it with `kiln_request_init` first.
 #[repr(C)]
@@ -30,8 +31,23 @@ pub struct KilnRequest {
     pub eta: f32,
     /// Whether progress comes with a preview.
     pub preview: bool,
-    /// Reserved for pictures that start from another one: NULL.
-    pub initial_image: *const c_void,
+    /// A picture to begin with, for a bundle that has an encoder; NULL is none.
+    pub initial_image: *const KilnImage,
+}
+
+/// A picture that another is made from.
+#[repr(C)]
+pub struct KilnImage {
+    /// Red, green, blue and a byte that does not count, row by row from the top, without gaps:
+    /// `width * height * 4` bytes.
+    pub rgba: *const u8,
+    /// Width in pixels. The picture is scaled and cut to the model's size.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// How much is made anew: over 0, which keeps the picture, to 1, which keeps next to nothing.
+    /// That share of the steps runs.
+    pub strength: f64,
 }
 
 /// What is being done.
@@ -123,7 +139,8 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
 ///
 /// # Safety
 ///
-/// `session` is open; `request` is valid, with texts that end with a NUL; `out` may be written;
+/// `session` is open; `request` is valid, with texts that end with a NUL and an initial image of
+/// as many pixels as it says; `out` may be written;
 /// `progress` may be called with `context`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_generate(
@@ -168,12 +185,14 @@ pub unsafe extern "C" fn kiln_session_generate(
 
 /// # Safety
 ///
-/// The texts are NULL or end with a NUL.
+/// The texts are NULL or end with a NUL; the initial image is NULL or valid.
 unsafe fn own_request(asked: &KilnRequest) -> Result<Request<'static>, Failure> {
-    if !asked.initial_image.is_null() {
-        return Err(Failure::input("an initial image is not supported; it must be NULL"));
-    }
+    // SAFETY: by this function's contract.
+    let init = unsafe { asked.initial_image.as_ref() };
+    // SAFETY: by this function's contract.
+    let init = init.map(|image| unsafe { own_image(image) }).transpose()?;
     let mut request = Request {
+        init,
         seed: asked.seed,
         steps: asked.steps as usize,
         guidance: asked.guidance,
@@ -194,6 +213,27 @@ unsafe fn own_request(asked: &KilnRequest) -> Result<Request<'static>, Failure> 
         }
     }
     Ok(request)
+}
+
+/// # Safety
+///
+/// The pixels are NULL or as many as the picture's size says.
+unsafe fn own_image(image: &KilnImage) -> Result<Init, Failure> {
+    if image.rgba.is_null() {
+        return Err(Failure::null("the address of the initial image's pixels"));
+    }
+    let (width, height) = (image.width, image.height);
+    let len_bytes = u128::from(width) * u128::from(height) * 4;
+    let len_bytes = isize::try_from(len_bytes).ok().filter(|len_bytes| *len_bytes > 0);
+    let Some(len_bytes) = len_bytes else {
+        return Err(Failure::input(format!("the initial image has {width} x {height} pixels")));
+    };
+    // SAFETY: by this function's contract; the length is one that a slice may have.
+    let rgba = unsafe { slice::from_raw_parts(image.rgba, len_bytes as usize) };
+    let rgb = rgba.chunks_exact(4).flat_map(|pixel| &pixel[..3]).copied().collect();
+    let image_of = |error| Failure::input(format!("the initial image: {error}"));
+    let pixels = RgbImage::from_pixels(width, height, rgb).map_err(image_of)?;
+    Ok(Init { image: pixels, strength: image.strength })
 }
 
 /// Translates progress. `projection` makes previews of latents of that side, and `colours` keeps

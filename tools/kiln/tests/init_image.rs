@@ -1,9 +1,12 @@
 //! Pictures made from pictures, against the encoder and the sampler of diffusers.
 
 mod harness;
+#[path = "../../../runtime/tests/native/mod.rs"]
+mod native;
 
 use harness::{arg, emoji, kiln_err, kiln_ok, npy, relative_l2, scratch};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 fn compile(name: &str, options: &[&str]) -> PathBuf {
@@ -54,6 +57,32 @@ fn the_last_steps_of_a_run_agree() {
     // A bundle with an encoder still makes pictures from noise alone.
     let plain = ["run", arg(bundle()), "--prompt", "a red heart", "--steps", "1"];
     kiln_ok(&[&plain[..], &["-o", arg(&picture)]].concat());
+}
+
+#[test]
+fn c_and_java_begin_with_the_same_picture() {
+    let folder = scratch("init_image");
+    let at = |name: &str| folder.join(name);
+    let init = emoji("1.png");
+    let request = ["a red heart", "4", "3"];
+    let run = ["run", arg(bundle()), "-p", request[0], "--steps", request[1], "--seed", request[2]];
+    let from = ["--init-image", arg(&init), "--strength", "0.5", "-o"];
+    let picture = at("run.png");
+    kiln_ok(&[&run[..], &from[..], &[arg(&picture)]].concat());
+    let expected = native::rgba(&picture);
+    std::fs::write(at("from.rgba"), native::rgba(&init)).expect("the folder can be written");
+    let from = at("from.rgba");
+    let image = [arg(&from), "256", "256", "0.5"];
+
+    let program = native::c_program(&folder, "generate", true);
+    let mut c = Command::new(program);
+    let said = native::output(c.args([bundle(), &at("c")]).args(request).arg("auto").args(image));
+    assert!(said.contains("step 2 of 2"), "{said}");
+    assert!(std::fs::read(at("c")).expect("pixels") == expected, "C makes another picture");
+
+    let mut java = native::java_program(&folder);
+    native::output(java.args([bundle(), &at("java")]).args(request).args(image));
+    assert!(std::fs::read(at("java")).expect("pixels") == expected, "Java makes another picture");
 }
 
 #[test]
