@@ -96,6 +96,7 @@ impl<'a> Call<'a> {
             local: local.map(|l| l.map(|v| v as u64)),
             local_mem_bytes: self.local_mem_bytes,
             flops: self.flops,
+            half_arithmetic: false,
             bytes: None,
         })
     }

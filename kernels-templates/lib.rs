@@ -120,6 +120,9 @@ pub enum Argument {
     F32(f32),
 }
 
+/// The OpenCL extension that kernels with half arithmetic need.
+pub const HALF_EXTENSION: &str = "cl_khr_fp16";
+
 /// One kernel launch.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Launch {
@@ -137,6 +140,8 @@ pub struct Launch {
     pub local_mem_bytes: u64,
     /// Arithmetic of this launch.
     pub flops: u64,
+    /// Most of it is in FP16: at another rate, and only where there is [`HALF_EXTENSION`].
+    pub half_arithmetic: bool,
     /// What it reads and writes, if that is not all of its arguments.
     pub bytes: Option<u64>,
 }

@@ -38,6 +38,11 @@ pub struct Target {
     /// Storing values between ops in FP16 makes the device faster, not only its memory smaller.
     #[serde(default)]
     pub half_activations: bool,
+    /// How many products of values stored in FP16 are summed in FP16 before FP32 takes over: a
+    /// multiple of 4, see [`mobile`](crate::contraction::mobile). Kernels that do so need
+    /// [`HALF_EXTENSION`](crate::HALF_EXTENSION). 0: all arithmetic is in FP32.
+    #[serde(default)]
+    pub half_run: u32,
     /// The driver takes the inline PTX of NVIDIA GPUs with tensor cores (compute capability 8.0 on).
     #[serde(default)]
     pub ptx_mma: bool,
@@ -95,6 +100,7 @@ impl Target {
             local_mem_bytes: 1 << 20,
             compute_units: 2,
             half_activations: false,
+            half_run: 0,
             ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],
@@ -112,6 +118,7 @@ impl Target {
             local_mem_bytes: 48 << 10,
             compute_units: 64,
             half_activations: false,
+            half_run: 0,
             ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],
@@ -121,6 +128,11 @@ impl Target {
     /// A discrete GPU of NVIDIA.
     pub fn nvidia() -> Self {
         Self { ptx_mma: true, compute_units: 132, ..Self::gpu() }
+    }
+
+    /// A mobile GPU with half arithmetic.
+    pub fn mobile_half() -> Self {
+        Self { half_run: 16, ..Self::mobile() }
     }
 
     /// A mobile GPU.
@@ -134,6 +146,7 @@ impl Target {
             local_mem_bytes: 32 << 10,
             compute_units: 8,
             half_activations: false,
+            half_run: 0,
             ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],

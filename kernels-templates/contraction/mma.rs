@@ -230,6 +230,7 @@ fn sum(contraction: &Contraction, parameters: &Parameters, whole: &Split) -> Res
         local: None,
         local_mem_bytes: 0,
         flops: 0,
+        half_arithmetic: false,
         bytes: None,
     })
 }

@@ -404,6 +404,7 @@ impl<'a> Contraction<'a> {
                 local,
                 local_mem_bytes: 0,
                 flops: 2 * (self.m() * self.k * columns) as u64,
+                half_arithmetic: false,
                 bytes: None,
             }
         };

@@ -252,6 +252,7 @@ fn normalize(
             local: Some(shares.local.map(|v| v as u64)),
             local_mem_bytes: 0,
             flops: 0,
+            half_arithmetic: false,
             bytes: Some(rows as u64 * source.channels as u64 * moved),
         });
         base += source.channels;

@@ -234,6 +234,7 @@ impl Patches {
             local: Some([1, 1, 1]),
             local_mem_bytes: 0,
             flops: (tiles * self.tile_flops) as u64,
+            half_arithmetic: false,
             bytes: Some(tiles as u64 * self.tile_bytes),
         }
     }
@@ -293,6 +294,7 @@ impl Tiles {
             local: Some([1, 1, 1]),
             local_mem_bytes: 0,
             flops: (tiles * columns * (2 * inner.k + self.tile_flops)) as u64,
+            half_arithmetic: false,
             bytes: Some(split.weight_bytes() + patch_bytes + out_bytes),
         }
     }

@@ -14,6 +14,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "tiled_cpu", applies: cpu::applies, lower: tiled },
     Variant { name: "mma", applies: mma::applies, lower: mma::lower },
     Variant { name: "tiled_gpu", applies: gpu::applies, lower: tiled },
+    Variant { name: "tiled_mobile_half", applies: mobile::half_applies, lower: mobile::lower_half },
     Variant { name: "tiled_mobile", applies: mobile::applies, lower: tiled },
     Variant { name: "im2win", applies: unrolled_applies, lower: im2win },
     Variant { name: "im2col", applies: unrolled_applies, lower: im2col },
@@ -111,6 +112,7 @@ impl Scratch {
             local: None,
             local_mem_bytes: 0,
             flops: 0,
+            half_arithmetic: false,
             bytes: None,
         })
     }

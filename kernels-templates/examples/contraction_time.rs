@@ -153,6 +153,7 @@ fn peak_kernel() -> Launch {
         local: Some([1, 1, 1]),
         local_mem_bytes: 0,
         flops: groups * 20_000 * 24 * 32,
+        half_arithmetic: false,
         bytes: None,
     }
 }

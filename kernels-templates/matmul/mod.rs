@@ -9,6 +9,7 @@ pub const VARIANTS: &[Variant] = &[
     Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
     Variant { name: "mma", applies: mma::applies, lower: mma::lower },
     Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
+    Variant { name: "tiled_mobile_half", applies: mobile::half_applies, lower: mobile::lower_half },
     Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
     Variant { name: "tiled", applies: tiled_applies, lower: tiled },
     Variant { name: "naive", applies: naive_applies, lower: naive },

@@ -92,7 +92,17 @@ mod tests {
 
     fn launch(global: [u64; 3], local: Option<[u64; 3]>) -> Launch {
         let (source, entry, args) = (String::new(), "", vec![]);
-        Launch { source, entry, args, global, local, local_mem_bytes: 0, flops: 1001, bytes: None }
+        Launch {
+            source,
+            entry,
+            args,
+            global,
+            local,
+            local_mem_bytes: 0,
+            flops: 1001,
+            half_arithmetic: false,
+            bytes: None,
+        }
     }
 
     fn cut_one(

@@ -11,6 +11,7 @@
 mod cases;
 mod check;
 mod conv2d;
+mod half;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod matmul;

@@ -5,6 +5,8 @@
 //! read before it is written, or never written, shows.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod half;
+
 use kiln_ir::{DType, Op, Tensor, TensorType};
 use kiln_kernels::packing::encode;
 use kiln_kernels::{Argument, DeviceClass, Launch, Lowering, Operand, Packing, Problem, Target};
@@ -29,6 +31,7 @@ pub struct Runner {
     context: Context,
     queue: CommandQueue,
     vendor: String,
+    half: OnceLock<half::Way>,
 }
 
 /// A lowering with its memory, ready to run.
@@ -65,12 +68,19 @@ impl Runner {
         let device = Device::new(id);
         let context = Context::from_device(&device).unwrap();
         let queue = CommandQueue::create_default_with_properties(&context, 0, 0).unwrap();
-        Self { context, queue, vendor: device.vendor().unwrap() }
+        Self { context, queue, vendor: device.vendor().unwrap(), half: OnceLock::new() }
     }
 
     /// Who made the device.
     pub fn vendor(&self) -> &str {
         &self.vendor
+    }
+
+    /// How the device does half arithmetic.
+    pub fn half(&self) -> half::Way {
+        let builds =
+            |source: &str| Program::create_and_build_from_source(&self.context, source, "").is_ok();
+        *self.half.get_or_init(|| half::Way::find(builds))
     }
 
     /// Builds the kernels, packs and uploads the inputs, each region into a buffer of its length.
@@ -107,7 +117,8 @@ impl Runner {
         let emulated = if nvidia { None } else { without_ptx(&launch.source) };
         // Optimized, PoCL 3.1 loses sums of some of them.
         let options = if emulated.is_some() { "-cl-opt-disable" } else { "" };
-        let source = emulated.as_ref().unwrap_or(&launch.source);
+        let halves = launch.half_arithmetic.then(|| self.half().source(&launch.source));
+        let source = emulated.as_ref().or(halves.as_ref()).unwrap_or(&launch.source);
         let program = Program::create_and_build_from_source(&self.context, source, options)
             .unwrap_or_else(|log| panic!("{}\n{log}", numbered(source)));
         Kernel::create(&program, launch.entry).unwrap()
@@ -241,9 +252,10 @@ fn numbered(source: &str) -> String {
 
 fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     match dtype {
-        DType::F16 => {
-            bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-        }
+        DType::F16 => bytes
+            .chunks_exact(2)
+            .map(|b| ::half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+            .collect(),
         _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
 }
