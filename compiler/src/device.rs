@@ -72,6 +72,9 @@ pub struct MemoryProfile {
 pub struct Rates {
     /// FP32 arithmetic, two for each multiply-add.
     pub flops_per_s: f64,
+    /// FP16 arithmetic of kernels with [`Target::half_run`]; 0 for that of FP32.
+    #[serde(default)]
+    pub half_flops_per_s: f64,
     /// Device memory.
     pub memory_bytes_per_s: f64,
     /// Reading weights from storage.
@@ -104,6 +107,10 @@ impl Rates {
     pub fn in_plan(&self) -> PlanRates {
         PlanRates {
             flops_per_s: self.flops_per_s as u64,
+            half_flops_per_s: match self.half_flops_per_s as u64 {
+                0 => self.flops_per_s as u64,
+                rate => rate,
+            },
             memory_bytes_per_s: self.memory_bytes_per_s as u64,
             io_bytes_per_s: self.io_bytes_per_s as u64,
             launch_ns: self.launch_ns,

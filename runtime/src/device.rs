@@ -138,6 +138,11 @@ impl DeviceFacts {
                 return refuse("the OpenCL extensions", extension.clone(), "no such one".into());
             }
         }
+        // 0 where the driver does not tell.
+        let (taken, memory) = (plan.memory.device_bytes(), self.global_mem_bytes);
+        if taken > memory && memory > 0 {
+            return refuse("bytes of memory", taken.to_string(), memory.to_string());
+        }
         Ok(())
     }
 }

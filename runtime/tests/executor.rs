@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kiln_bundle::BundleFile;
-use kiln_bundle::plan::{BlockId, Port};
+use kiln_bundle::plan::{BlockId, Plan, Port};
 use kiln_runtime::device;
 use kiln_runtime::executor::Executor;
 use kiln_runtime::weights::Run;
@@ -152,4 +152,38 @@ fn a_stream_of_another_network_is_refused() {
     let mut executor = load(&path, false);
     let mut stream = executor.start_stream(runs(&[0])).unwrap();
     assert!(executor.run(1, &mut stream).is_err());
+}
+
+/// An arena that no device can allocate shows that requirements are compared before.
+#[test]
+fn a_bundle_that_does_not_fit_the_device_is_refused_before_anything_is_allocated() {
+    let huge = |plan: &mut Plan| {
+        plan.memory.arena_bytes = 1 << 50;
+        plan.memory.budget_bytes = 1 << 51;
+    };
+    let refused = |word: &str, change: fn(&mut Plan)| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small.kiln");
+        Small::default().write_changed(&path, b"", |plan| {
+            huge(plan);
+            plan.requirements.max_alloc_bytes = 0;
+            change(plan);
+        });
+        let bundle = Arc::new(BundleFile::open(&path).unwrap());
+        let device = device::select("auto").unwrap();
+        let error = Executor::load(bundle, &device, false, &mut |_, _| {}).err().expect(word);
+        assert_eq!(error.exit_code(), 3, "{error}");
+        let message = error.to_string();
+        assert!(message.contains(word) && message.contains(&device.name), "{message}");
+    };
+    refused("in one allocation", |plan| plan.requirements.max_alloc_bytes = 1 << 50);
+    refused("of local memory", |plan| plan.requirements.local_mem_bytes = 1 << 40);
+    refused("in a work-group", |plan| plan.requirements.work_group_size = 1 << 40);
+    refused("of base alignment", |plan| {
+        plan.requirements.base_align_bytes = 1;
+    });
+    refused("cl_kiln_unheard_of", |plan| {
+        plan.requirements.extensions = vec!["cl_kiln_unheard_of".into()];
+    });
+    refused("bytes of memory", |_| {});
 }

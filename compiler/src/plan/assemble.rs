@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 use kiln_bundle::plan::{
-    Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
-    Manifest, MemoryPlan, Network, Plan, Port, Rationale, Requirements, Residency, SlotId, Step,
+    Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, HALF_EXTENSION, Kernel,
+    KernelId, Manifest, MemoryPlan, Network, Plan, Port, Rationale, Requirements, Residency,
+    SlotId, Step,
 };
 use kiln_ir::ValueId;
 use kiln_kernels::{Argument, Launch};
@@ -61,14 +62,15 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
             },
         })
         .collect();
-    let slots = decisions.memory.slot_bytes.iter().copied().max().unwrap_or(0);
+    let memory = &decisions.memory;
+    let slots = memory.slot_bytes.iter().copied().max().unwrap_or(0);
     let requirements = Requirements {
-        max_alloc_bytes: decisions.memory.arena_bytes.max(slots),
+        max_alloc_bytes: memory.arena_bytes.max(slots).max(memory.staging_bytes),
         local_mem_bytes,
         work_group_size,
         base_align_bytes: decisions.align_bytes,
         max_dispatch_ns: decisions.max_dispatch_ns,
-        extensions: vec![],
+        extensions: extensions(&kernels),
     };
     let memory = decisions.memory.clone();
     let rationale = Rationale::default();
@@ -83,6 +85,12 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
         networks,
         rationale,
     })
+}
+
+/// What the kernels need beyond OpenCL C 1.2.
+fn extensions(kernels: &[Kernel]) -> Vec<String> {
+    let half = kernels.iter().any(|kernel| kernel.half_arithmetic);
+    half.then(|| HALF_EXTENSION.to_string()).into_iter().collect()
 }
 
 fn resident(decisions: &Decisions, block: usize) -> Option<usize> {
@@ -322,6 +330,7 @@ impl<'a> Assembler<'a> {
                 op: op.to_string(),
                 variant: variant.to_string(),
                 options: BUILD_OPTIONS.to_string(),
+                half_arithmetic: launch.half_arithmetic,
             });
             KernelId(self.kernels.len() as u32 - 1)
         })

@@ -38,7 +38,7 @@ pub fn launch_costs(
     let share = rates.variant_share.get(variant).copied().unwrap_or(1.0);
     let plain = rates.in_plan();
     let cost = |(launch, bytes): (&kiln_kernels::Launch, u64)| {
-        let work_ns = plain.work_ns(launch.flops, bytes) as f64 / share;
+        let work_ns = plain.work_ns(launch.flops, launch.half_arithmetic, bytes) as f64 / share;
         LaunchCost { bytes, ns: (work_ns as u64).saturating_add(plain.launch_ns) }
     };
     lowering.launches.iter().zip(launch_bytes(problem, lowering)).map(cost).collect()

@@ -172,5 +172,6 @@ pub fn check_everywhere(cases: &[Case]) {
 pub fn other_targets() -> Vec<Target> {
     let narrow = Target { vector_width: 4, tile_rows: 5, tile_columns: 12, ..Target::cpu() };
     let wide = Target { tile_rows: 6, tile_columns: 8, ..Target::mobile() };
-    vec![Target::gpu(), narrow, Target::mobile(), wide, Target { vector_width: 8, ..Target::cpu() }]
+    let eight = Target { vector_width: 8, ..Target::cpu() };
+    vec![Target::gpu(), narrow, Target::mobile(), wide, eight, Target::mobile_half()]
 }

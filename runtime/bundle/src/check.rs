@@ -5,7 +5,7 @@
 //! It walks the timeline once and holds, in this order:
 //!
 //! 1. **Sizes** (`sizes`): the parts add up to no more than the budget; no allocation is larger
-//!    than the device allows; time is counted in 32 bits; networks and ports have one name each.
+//!    than the device allows; kernels with half arithmetic require its extension; time is counted in 32 bits; networks and ports have one name each.
 //! 2. **Buffers** (`buffers`): aligned, inside the arena, alive for a while; no two share an
 //!    address at the same instant; the stated lower bound is the largest sum of live sizes.
 //! 3. **Weights** (`blocks`): blocks are aligned, inside the section and disjoint; a resident

@@ -47,7 +47,7 @@ id!(
 pub enum DType {
     /// IEEE 754 binary32.
     F32,
-    /// IEEE 754 binary16, storage only: arithmetic is in binary32.
+    /// IEEE 754 binary16; arithmetic is in binary32 but for kernels with [`Kernel::half_arithmetic`].
     F16,
     /// Two's complement, 8 bits.
     I8,
@@ -170,6 +170,12 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// What is allocated on the device.
+    pub fn device_bytes(&self) -> u64 {
+        let allocated = self.slot_bytes.iter().chain([&self.arena_bytes, &self.staging_bytes]);
+        allocated.fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
     /// Planned peak of the whole process.
     pub fn peak_bytes(&self) -> u64 {
         self.arena_bytes
@@ -180,6 +186,9 @@ impl MemoryPlan {
             + self.baseline_bytes
     }
 }
+
+/// The OpenCL extension that kernels with half arithmetic need.
+pub const HALF_EXTENSION: &str = "cl_khr_fp16";
 
 /// An entry point of an OpenCL program.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -194,6 +203,8 @@ pub struct Kernel {
     pub variant: String,
     /// Build options.
     pub options: String,
+    /// Most of its arithmetic is in FP16, which needs [`HALF_EXTENSION`].
+    pub half_arithmetic: bool,
 }
 
 /// Weights that are loaded, used and freed together.

@@ -42,6 +42,8 @@ pub struct StoredWeight {
 pub struct Rates {
     /// FP32 arithmetic, two for each multiply-add.
     pub flops_per_s: u64,
+    /// FP16 arithmetic.
+    pub half_flops_per_s: u64,
     /// Device memory.
     pub memory_bytes_per_s: u64,
     /// Reading weights from storage.
@@ -51,11 +53,12 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Time of arithmetic or memory traffic, whichever takes longer.
+    /// Time of arithmetic, in FP16 if `half`, or memory traffic, whichever takes longer.
     ///
     /// Units: nanoseconds, rounded up.
-    pub fn work_ns(&self, flops: u64, bytes: u64) -> u64 {
-        duration_ns(flops, self.flops_per_s).max(duration_ns(bytes, self.memory_bytes_per_s))
+    pub fn work_ns(&self, flops: u64, half: bool, bytes: u64) -> u64 {
+        let flops_per_s = if half { self.half_flops_per_s } else { self.flops_per_s };
+        duration_ns(flops, flops_per_s).max(duration_ns(bytes, self.memory_bytes_per_s))
     }
 
     /// Time of reading that many bytes of weights.
@@ -161,17 +164,23 @@ mod tests {
 
     #[test]
     fn work_takes_as_long_as_its_bottleneck() {
-        let rates =
-            Rates { flops_per_s: 100, memory_bytes_per_s: 10, io_bytes_per_s: 1, launch_ns: 0 };
-        assert_eq!(rates.work_ns(100, 1), 1_000_000_000);
-        assert_eq!(rates.work_ns(1, 20), 2_000_000_000);
+        let rates = Rates {
+            flops_per_s: 100,
+            half_flops_per_s: 200,
+            memory_bytes_per_s: 10,
+            io_bytes_per_s: 1,
+            launch_ns: 0,
+        };
+        assert_eq!(rates.work_ns(100, false, 1), 1_000_000_000);
+        assert_eq!(rates.work_ns(100, true, 1), 500_000_000);
+        assert_eq!(rates.work_ns(1, true, 20), 2_000_000_000);
         assert_eq!(rates.load_ns(3), 3_000_000_000);
     }
 
     #[test]
     fn absurd_rates_and_amounts_have_times() {
-        assert_eq!(Rates::default().work_ns(1, 1), 0);
+        assert_eq!(Rates::default().work_ns(1, true, 1), 0);
         let slow = Rates { flops_per_s: 1, ..Rates::default() };
-        assert_eq!(slow.work_ns(u64::MAX, 0), u64::MAX);
+        assert_eq!(slow.work_ns(u64::MAX, false, 0), u64::MAX);
     }
 }

@@ -103,6 +103,7 @@ fn rationale() -> Rationale {
     Rationale {
         rates: Rates {
             flops_per_s: 1 << 40,
+            half_flops_per_s: 1 << 41,
             memory_bytes_per_s: 10_000_000_000,
             io_bytes_per_s: 1 << 30,
             launch_ns: 1000,
@@ -230,6 +231,7 @@ fn kernel(source: u32, entry: &str) -> Kernel {
         op: "matmul".into(),
         variant: "naive".into(),
         options: "-cl-std=CL1.2".into(),
+        half_arithmetic: false,
     }
 }
 

@@ -93,13 +93,17 @@ rejects! {
     budget: |plan| plan.memory.budget_bytes = plan.memory.peak_bytes() - 1
         => Violation::Budget { .. },
     sum_overflow: |plan| {
-        plan.memory.staging_bytes = u64::MAX;
+        plan.memory.host_bytes = u64::MAX;
         plan.memory.budget_bytes = u64::MAX;
     } => Violation::Budget { .. },
     arena_allocation: |plan| plan.requirements.max_alloc_bytes = plan.memory.arena_bytes - 1
         => Violation::Allocation { .. },
     slot_allocation: |plan| plan.memory.slot_bytes[1] = plan.requirements.max_alloc_bytes + 1
         => Violation::Allocation { .. },
+    staging_allocation: |plan| {
+        plan.requirements.max_alloc_bytes = plan.memory.arena_bytes.max(4096);
+        plan.memory.staging_bytes = plan.requirements.max_alloc_bytes + 1;
+    } => Violation::Allocation { .. },
     alignment_zero: |plan| plan.requirements.base_align_bytes = 0
         => Violation::BaseAlignment { .. },
     alignment_odd: |plan| plan.requirements.base_align_bytes = 96
@@ -108,6 +112,8 @@ rejects! {
     same_network: |plan| plan.networks[3].name = "unet".into() => Violation::Duplicate { .. },
     same_input: |plan| plan.networks[2].inputs[1].name = "latent".into()
         => Violation::Duplicate { .. },
+    half_without_extension: |plan| plan.kernels[1].half_arithmetic = true
+        => Violation::Extension { kernel: 1, .. },
     kernel_source: |plan| plan.kernels[1].source = 2 => Violation::NoSuch { what: "source", .. },
 
     empty_buffer: |plan| plan.buffers[3].len_bytes = 0 => Violation::Empty { .. },

@@ -155,7 +155,7 @@ pub unsafe extern "C" fn kiln_bundle_info(
             extension_count: bundle.extensions.len() as u32,
             peak_bytes: memory.peak_bytes(),
             budget_bytes: memory.budget_bytes,
-            device_bytes: device_bytes(&bundle.file),
+            device_bytes: memory.device_bytes(),
             max_alloc_bytes: requirements.max_alloc_bytes,
             local_mem_bytes: requirements.local_mem_bytes,
             work_group_size: requirements.work_group_size,
@@ -163,12 +163,6 @@ pub unsafe extern "C" fn kiln_bundle_info(
         // SAFETY: by this function's contract.
         unsafe { give(out, "the place for the answer", info) }
     })
-}
-
-/// What loading a bundle allocates on the device.
-pub(super) fn device_bytes(bundle: &BundleFile) -> u64 {
-    let memory = &bundle.plan().memory;
-    memory.arena_bytes + memory.slot_bytes.iter().sum::<u64>() + memory.staging_bytes
 }
 
 /// Name of a network, by its index below `network_count`; NULL if there is none.

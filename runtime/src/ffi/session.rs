@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use super::bundle::{KilnBundle, device_bytes};
+use super::bundle::KilnBundle;
 use super::generate::{KilnProgress, KilnProgressFn, KilnStage};
 use super::{Failure, KilnStatus, create, free, give, given, guard, text};
 use crate::memory::Allocations;
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn kiln_session_create(
         };
         let session = Session::load(bundle.file.clone(), &options, &mut observe)?;
         let memory = &bundle.file.plan().memory;
-        let load_bytes = device_bytes(&bundle.file);
+        let load_bytes = bundle.file.plan().memory.device_bytes();
         Ok(KilnSession {
             canceller: session.canceller(),
             session: Mutex::new(session),

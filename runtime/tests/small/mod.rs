@@ -127,6 +127,16 @@ impl Arena {
 impl Small {
     /// Writes the bundle.
     pub fn write(&self, path: &Path, tokenizer: &[u8]) -> Plan {
+        self.write_changed(path, tokenizer, |_| {})
+    }
+
+    /// Writes the bundle with another plan.
+    pub fn write_changed(
+        &self,
+        path: &Path,
+        tokenizer: &[u8],
+        change: impl FnOnce(&mut Plan),
+    ) -> Plan {
         let mut writer = BundleWriter::create(path).unwrap();
         let mut blocks = Vec::new();
         for block in 0..=DECODE {
@@ -143,7 +153,8 @@ impl Small {
             Ok::<_, kiln_bundle::BundleError>(sealed_row(&bytes.collect::<Vec<u8>>()))
         });
         let table_at = writer.write_stream(rows).unwrap();
-        let plan = self.plan(blocks, table_at);
+        let mut plan = self.plan(blocks, table_at);
+        change(&mut plan);
         writer.finish(&plan, tokenizer).unwrap();
         plan
     }
@@ -335,7 +346,8 @@ fn decoder(ids: &Ids) -> Network {
 fn kernel(entry: &str) -> Kernel {
     let text = || entry.to_owned();
     let options = "-cl-std=CL1.2".to_owned();
-    Kernel { source: 0, entry: text(), op: text(), variant: "naive".into(), options }
+    let variant = "naive".to_owned();
+    Kernel { source: 0, entry: text(), op: text(), variant, options, half_arithmetic: false }
 }
 
 fn port(name: &str, buffer: BufferId, dtype: DType, shape: &[usize]) -> Port {

@@ -43,7 +43,8 @@ function makeHeader() {
     $("tiles").append(tile);
   }
   const r = account.rates;
-  $("rates").textContent = `Predicted from ${r.flops_per_s / 1e9} GFLOP/s, ${r.memory_bytes_per_s / 1e9} GB/s of memory ` +
+  const half = r.half_flops_per_s === r.flops_per_s ? "" : ` (${r.half_flops_per_s / 1e9} in FP16)`;
+  $("rates").textContent = `Predicted from ${r.flops_per_s / 1e9} GFLOP/s${half}, ${r.memory_bytes_per_s / 1e9} GB/s of memory ` +
     `and ${r.io_bytes_per_s / 1e9} GB/s of storage. A launch takes its arithmetic or its traffic, whichever is longer; ` +
     "reading runs ahead as far as slots are free. The repeated network is shown in a later pass.";
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::violation::Violation;
-use crate::plan::Plan;
+use crate::plan::{HALF_EXTENSION, Plan};
 
 /// Checks allocations, budget, kernels and names; returns the planned peak.
 pub(super) fn check(plan: &Plan) -> Result<u64, Violation> {
@@ -15,6 +15,7 @@ pub(super) fn check(plan: &Plan) -> Result<u64, Violation> {
     for (slot, &slot_bytes) in plan.memory.slot_bytes.iter().enumerate() {
         check_allocation(plan, || format!("slot {slot}"), slot_bytes)?;
     }
+    check_allocation(plan, || "staging".to_owned(), plan.memory.staging_bytes)?;
     check_kernels(plan)?;
     check_names(plan)?;
     check_budget(plan)
@@ -58,6 +59,14 @@ fn check_kernels(plan: &Plan) -> Result<(), Violation> {
                 what: "source",
                 id: kernel.source,
                 count: plan.sources.len(),
+            });
+        }
+        let required = plan.requirements.extensions.iter().any(|e| e == HALF_EXTENSION);
+        if kernel.half_arithmetic && !required {
+            return Err(Violation::Extension {
+                kernel: id,
+                entry: kernel.entry.clone(),
+                extension: HALF_EXTENSION,
             });
         }
     }

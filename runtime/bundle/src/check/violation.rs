@@ -380,6 +380,16 @@ pub enum Violation {
         /// Work-items of the launch.
         range: [u64; 3],
     },
+    /// A kernel needs an extension that the requirements do not name.
+    #[error("kernel {kernel} {entry:?} needs {extension}, which the requirements do not name")]
+    Extension {
+        /// The kernel's id.
+        kernel: usize,
+        /// Its entry point.
+        entry: String,
+        /// What it needs.
+        extension: &'static str,
+    },
     /// A launch is predicted to take longer than the requirements say.
     #[error("{place} is predicted to take {predicted_ns} ns, at most {max_ns} ns are allowed")]
     TooLong {

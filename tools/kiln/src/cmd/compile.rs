@@ -4,6 +4,7 @@ mod sweep;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::explain::mib;
 use kiln_compiler::plan::lower::{Storage, Weights};
 use kiln_compiler::plan::{PlanRequest, Planned};
@@ -41,7 +42,8 @@ pub struct Args {
     /// [default: the model's file in models/]
     #[arg(long, value_name = "PATH", requires = "with_encoder")]
     pub encoder_weights: Option<PathBuf>,
-    /// How weights are stored, and where it pays what is between ops; sums are in FP32 either way
+    /// How weights are stored, and where it pays what is between ops; sums are in FP32 either way,
+    /// but for the runs of half arithmetic (see --fp32-arithmetic)
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
     /// The most memory that the whole process may use when it runs: 1GiB, 700MiB, 1.5GB, or bytes
@@ -59,9 +61,24 @@ pub struct Args {
     /// file of your own, or auto for the OpenCL device of this machine
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// All arithmetic in FP32, also where the profile has half arithmetic for values stored in FP16
+    #[arg(long)]
+    pub fp32_arithmetic: bool,
     /// Bundle to write, such as sd21.kiln
     #[arg(short, long, required_unless_present = "budget_sweep")]
     pub output: Option<PathBuf>,
+}
+
+impl Args {
+    /// The device's profile and its name.
+    fn profile(&self) -> Result<(String, DeviceProfile)> {
+        let (name, mut profile) =
+            DeviceProfile::load(&super::devices::profile_name(&self.device)?)?;
+        if self.fp32_arithmetic {
+            profile.target.half_run = 0;
+        }
+        Ok((name, profile))
+    }
 }
 
 /// Storage of weights.
@@ -108,8 +125,7 @@ pub fn run(args: Args) -> Result<()> {
         None => model::default_weights(model.0)?,
     };
     let source = open_weights(&args, model.0, &path)?;
-    let (name, profile) =
-        kiln_compiler::device::DeviceProfile::load(&super::devices::profile_name(&args.device)?)?;
+    let (name, profile) = args.profile()?;
     let model: Box<dyn Model> = match args.with_encoder {
         true => Box::new(model::WithEncoder(model)),
         false => Box::new(model),

@@ -115,11 +115,13 @@ impl<'a> Explainer<'a> {
         let count = launches.len();
         writeln!(out, "  {count} launches, the first at step {}, the last at {last}", first.step)?;
         let rates = &self.plan.rationale.rates;
-        let (compute, memory) = (rates.work_ns(flops, 0), rates.work_ns(0, bytes));
+        let work = |op: &&OpAccount| rates.work_ns(op.flops, op.half_arithmetic, 0);
+        let (compute, memory) = (launches.iter().map(work).sum(), rates.work_ns(0, false, bytes));
+        let half = if launches.iter().any(|op| op.half_arithmetic) { " in FP16" } else { "" };
         let bound = if compute >= memory { "arithmetic" } else { "memory traffic" };
         writeln!(
             out,
-            "  {:.3} GFLOP ({}) and {} moved ({}): {} predicted, bound by {bound}",
+            "  {:.3} GFLOP{half} ({}) and {} moved ({}): {} predicted, bound by {bound}",
             flops as f64 / 1e9,
             duration(compute),
             mib(bytes),

@@ -1,7 +1,6 @@
 //! `kiln compile --budget-sweep`: what more memory would buy.
 
 use anyhow::{Context, Result};
-use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::explain::mib;
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, streamed_bytes};
 use kiln_compiler::plan::{PlanRequest, Planned};
@@ -16,7 +15,7 @@ use crate::model::{ConfiguredModel, WithEncoder};
 /// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
 /// named, and otherwise assumed to have one scale an output channel.
 pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()> {
-    let (name, profile) = DeviceProfile::load(&crate::cmd::devices::profile_name(&args.device)?)?;
+    let (name, profile) = args.profile()?;
     let model: Box<dyn Model> = match args.with_encoder {
         true => Box::new(WithEncoder(model)),
         false => Box::new(model),

@@ -10,6 +10,7 @@ use kiln_ir::ops::{
 };
 
 /// An op with its inputs and the error that its arithmetic in FP32 may make.
+#[derive(Clone)]
 pub struct Case {
     /// The op.
     pub op: Op,
@@ -22,6 +23,7 @@ pub struct Case {
 }
 
 /// An input of a case.
+#[derive(Clone)]
 pub struct Input {
     /// Its shape.
     pub shape: Vec<usize>,

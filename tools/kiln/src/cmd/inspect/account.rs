@@ -34,6 +34,7 @@ impl<'a> Account<'a> {
             profile: &plan.manifest.profile,
             manifest: &plan.manifest,
             memory: memory(plan),
+            requirements: &plan.requirements,
             rates: rates(&plan.rationale.rates),
             predicted: Predicted {
                 sampler_steps: SAMPLER_STEPS,
@@ -89,8 +90,13 @@ fn memory(plan: &Plan) -> Memory {
 }
 
 fn rates(rates: &Rates) -> RatesView {
-    let Rates { flops_per_s, memory_bytes_per_s, io_bytes_per_s, launch_ns } = *rates;
-    RatesView { flops_per_s, memory_bytes_per_s, io_bytes_per_s, launch_ns }
+    RatesView {
+        flops_per_s: rates.flops_per_s,
+        half_flops_per_s: rates.half_flops_per_s,
+        memory_bytes_per_s: rates.memory_bytes_per_s,
+        io_bytes_per_s: rates.io_bytes_per_s,
+        launch_ns: rates.launch_ns,
+    }
 }
 
 fn attempt(attempt: &Attempt) -> AttemptView<'_> {
@@ -298,6 +304,7 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
             range: [1; 3],
             local: None,
             registers: 0,
+            half_arithmetic: false,
             reads: vec![],
             writes: vec![],
             blocks: vec![],
@@ -353,6 +360,7 @@ fn dispatch<'a>(
         range: dispatch.range,
         local: dispatch.local,
         registers: registers.get(kernel.source as usize).copied().unwrap_or(0),
+        half_arithmetic: kernel.half_arithmetic,
         reads,
         writes,
         blocks,

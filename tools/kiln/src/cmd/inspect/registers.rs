@@ -23,7 +23,9 @@ fn tokens(source: &str) -> (HashMap<String, u32>, Vec<String>) {
     {
         types.insert(name.to_owned(), registers);
         for width in [2, 4, 8, 16] {
-            types.insert(format!("{name}{width}"), registers * width);
+            // Two halves share a register.
+            let each = if name == "half" { width / 2 } else { registers * width };
+            types.insert(format!("{name}{width}"), each);
         }
     }
     let mut text = String::new();
@@ -180,6 +182,7 @@ mod tests {
         assert_eq!(kernel("FV c0 = (FV)(0.0f), c1 = c0; c0 = c1;"), 8);
         assert_eq!(kernel("float s[4]; const __global W_T *w = x; size_t at = 0;"), 4 + 2 + 2);
         assert_eq!(kernel("__local float tile[256]; FV v;"), 4);
+        assert_eq!(kernel("half4 h; half2 g = 0, k; half one;"), 2 + 1 + 1 + 1);
         let blocks = "int a = 0; { FV b; { int c; } } for (uint i = 0; i < n; i++) { float8 d; }";
         assert_eq!(kernel(blocks), 1 + 1 + 8);
     }

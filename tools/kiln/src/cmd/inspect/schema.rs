@@ -1,6 +1,6 @@
 //! What an account holds: the schema of `--json`, described in `docs/inspect-json.md`.
 
-use kiln_bundle::plan::Manifest;
+use kiln_bundle::plan::{Manifest, Requirements};
 use kiln_compiler::device::Published;
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ pub struct Account<'a> {
     pub profile: &'a str,
     pub manifest: &'a Manifest,
     pub memory: Memory,
+    pub requirements: &'a Requirements,
     pub rates: RatesView,
     pub predicted: Predicted,
     pub networks: Vec<NetworkAccount<'a>>,
@@ -55,6 +56,7 @@ pub struct Memory {
 #[derive(Serialize)]
 pub struct RatesView {
     pub flops_per_s: u64,
+    pub half_flops_per_s: u64,
     pub memory_bytes_per_s: u64,
     pub io_bytes_per_s: u64,
     pub launch_ns: u64,
@@ -160,6 +162,7 @@ pub struct OpAccount<'a> {
     pub range: [u64; 3],
     pub local: Option<[u64; 3]>,
     pub registers: u32,
+    pub half_arithmetic: bool,
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
     pub blocks: Vec<u32>,

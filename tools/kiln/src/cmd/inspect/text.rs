@@ -28,6 +28,15 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     let a = account;
     writeln!(out, "{} {} for {}", a.model, a.precision, a.profile)?;
     budget(a, out)?;
+    let r = a.requirements;
+    let mut needs = format!(
+        "{} in one allocation, work-groups of {}, {:.1} KiB of local memory",
+        mib(r.max_alloc_bytes),
+        r.work_group_size,
+        r.local_mem_bytes as f64 / 1024.0
+    );
+    r.extensions.iter().for_each(|extension| needs += &format!(", {extension}"));
+    writeln!(out, "device  {needs}")?;
     let p = &a.predicted;
     writeln!(
         out,
