@@ -273,7 +273,7 @@ fn beside_arena(
     }
 }
 
-/// Tokenizer (vocabulary and merge ranks as hash maps), the buffer of direct reads (1 MiB) and the
+/// Tokenizer (vocabulary and merge ranks as hash maps), the buffers of direct reads (2 MiB) and the
 /// program itself.
 const HOST_FIXED_BYTES: u64 = 16 << 20;
 /// The decoded picture in `f32`, twice while its layout changes, and as bytes, plain and compressed.
