@@ -16,7 +16,6 @@
 )]
 
 use std::collections::HashMap;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,17 +23,19 @@ use kiln_bundle::BundleFile;
 use kiln_bundle::plan::{BufferId, Dispatch, Gather, Network, Plan, Port, Step};
 use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue};
 use opencl3::context::Context;
-use opencl3::error_codes::ClError;
-use opencl3::event::{CL_COMPLETE, Event, retain_event};
+use opencl3::event::{CL_COMPLETE, Event};
 use opencl3::kernel::Kernel;
 
 use crate::binding::Bindings;
 use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
+use crate::launch::{launch, launch_timed};
 use crate::memory::{Allocations, DeviceMemory};
 use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
 use crate::reading::WeightReads;
 use crate::weights::{Run, Stream, Weights};
+
+const LAUNCH: &str = "clEnqueueNDRangeKernel";
 
 /// How long one launch took on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,8 +88,6 @@ pub struct Executor {
     /// Whether the page cache may keep the weights.
     page_cache: bool,
     canceller: Canceller,
-    /// The last launch, on whose completion all earlier ones are complete.
-    last: Option<Event>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Event)>>,
     programs: ProgramOrigin,
@@ -151,7 +150,6 @@ impl Executor {
             unified: device.unified_memory,
             page_cache,
             canceller: Canceller::default(),
-            last: None,
             launches: profiling.then(Vec::new),
             programs,
         };
@@ -254,13 +252,14 @@ impl Executor {
                     if self.lockstep {
                         self.finish()?;
                     }
-                    let last = self.last.as_ref();
-                    stream.wait(*block, *slot, &|| last.is_some_and(is_running))?;
+                    let launched = self.marker()?;
+                    stream.wait(*block, *slot, &|| is_running(&launched))?;
                 }
                 Step::Free { block } => {
+                    let last_use = self.marker()?;
                     // The thread that waits for the event cannot flush this queue.
                     self.compute.flush().at("clFlush", || "a freed slot")?;
-                    stream.free(*block, self.last.as_ref().map(share).transpose()?);
+                    stream.free(*block, last_use);
                 }
                 Step::Gather(gather) => self.gather(gather)?,
                 Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
@@ -284,12 +283,14 @@ impl Executor {
 
     /// Waits until the device is done with everything.
     pub fn finish(&mut self) -> Result<(), RuntimeError> {
-        let last = self.last.take();
-        self.compute.finish().at("clFinish", || "the end of a network")?;
-        match last {
-            Some(last) => last.wait().at("clWaitForEvents", || "the last launch"),
-            None => Ok(()),
-        }
+        self.compute.finish().at("clFinish", || "the end of a network")
+    }
+
+    /// An event that is complete when all launches so far are.
+    fn marker(&self) -> Result<Event, RuntimeError> {
+        // SAFETY: nothing is waited for but what is in the queue.
+        let marker = unsafe { self.compute.enqueue_marker_with_wait_list(&[]) };
+        marker.at("clEnqueueMarkerWithWaitList", || "the launches so far")
     }
 
     fn dispatch(
@@ -311,24 +312,13 @@ impl Executor {
         let global = dispatch.global.map(|items| items as usize);
         let offset = dispatch.offset.map(|items| items as usize);
         let local = dispatch.local.map(|local| local.map(|items| items as usize));
-        // SAFETY: sizes and the offset are arrays of three; every argument was set just now, to memory that
-        // lives until the queue is finished.
-        let launched = unsafe {
-            self.compute.enqueue_nd_range_kernel(
-                kernel.get(),
-                3,
-                offset.as_ptr(),
-                global.as_ptr(),
-                local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
-                &[],
-            )
-        };
-        let event = launched.at("clEnqueueNDRangeKernel", at)?;
+        let sizes = [Some(&offset), Some(&global), local.as_ref()];
         if let Some(launches) = &mut self.launches {
-            launches.push((network, step, share(&event)?));
+            let event = launch_timed(&self.compute, kernel, sizes).at(LAUNCH, at)?;
+            launches.push((network, step, event));
+            return Ok(());
         }
-        self.last = Some(event);
-        Ok(())
+        launch(&self.compute, kernel, sizes).at(LAUNCH, at)
     }
 
     /// Reads the rows, verifies them, and writes them to the output.
@@ -404,14 +394,6 @@ impl Drop for Executor {
         // Nothing may use the memory when it goes; an error was reported where it arose.
         let _ = self.compute.finish();
     }
-}
-
-/// Another handle of an event.
-fn share(event: &Event) -> Result<Event, RuntimeError> {
-    // SAFETY: the event is valid; what is retained here, the new handle releases.
-    let retained = unsafe { retain_event(event.get()) };
-    retained.map_err(ClError).at("clRetainEvent", || "a launch")?;
-    Ok(Event::new(event.get()))
 }
 
 fn network_of(plan: &Plan, index: usize) -> Result<&Network, RuntimeError> {

@@ -7,8 +7,8 @@
 //! networks, and [`cli`] the command. [`probe`] runs single kernels, for self-tests of devices.
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
-//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`executor`],
-//! [`probe`] and [`ffi`], the C interface.
+//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`launch`],
+//! [`executor`], [`probe`] and [`ffi`], the C interface.
 #![deny(unsafe_code)]
 
 pub mod binding;
@@ -21,6 +21,7 @@ pub mod ffi;
 mod half;
 #[cfg(feature = "cli")]
 pub mod json;
+mod launch;
 pub mod memory;
 pub mod npy;
 pub mod pipeline;

@@ -213,18 +213,9 @@ impl Probe {
         let global = launch.global.map(|items| items as usize);
         let local = launch.local.map(|local| local.map(|items| items as usize));
         let first = launch.first.map(|items| items as usize);
-        // SAFETY: sizes are arrays of three, and every argument was set when it was prepared.
-        let launched = unsafe {
-            self.queue.enqueue_nd_range_kernel(
-                kernel.get(),
-                3,
-                first.as_ptr(),
-                global.as_ptr(),
-                local.as_ref().map_or(ptr::null(), |local| local.as_ptr()),
-                &[],
-            )
-        };
-        launched.map(drop).at("clEnqueueNDRangeKernel", || launch.entry.as_str())
+        let sizes = [Some(&first), Some(&global), local.as_ref()];
+        crate::launch::launch(&self.queue, kernel, sizes)
+            .at("clEnqueueNDRangeKernel", || launch.entry.as_str())
     }
 }
 

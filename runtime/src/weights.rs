@@ -377,14 +377,14 @@ impl Stream {
         Ok(idle_since)
     }
 
-    /// Says that no launch after `last_use` reads the block; `None` if none ever did.
-    pub fn free(&mut self, block: BlockId, last_use: Option<Event>) {
+    /// Says that no launch after `last_use` reads the block.
+    pub fn free(&mut self, block: BlockId, last_use: Event) {
         let mut occupants = self.occupants.iter_mut().enumerate();
         if let Some((slot, occupant)) = occupants.find(|(_, o)| **o == Some(block)) {
             *occupant = None;
             self.shared.update(|state| {
                 if let Some(slot) = state.slots.get_mut(slot) {
-                    *slot = Slot { free: true, last_use };
+                    *slot = Slot { free: true, last_use: Some(last_use) };
                 }
             });
         }
