@@ -63,7 +63,9 @@ pub(crate) fn lower_tree(
     template: &str,
 ) -> Result<Lowering> {
     let group = group(problem, target);
-    let call = with_shape(problem, call).set("group", &group).local_mem_bytes(4 * group as u64);
+    let each = problem.inputs[0].ty.channels().div_ceil(group);
+    let call = with_shape(problem, call).set("group", &group).set("each", &each);
+    let call = call.local_mem_bytes(4 * group as u64);
     let global = [problem.inputs[0].ty.rows() * group, 1, 1];
     let template = [TREE, template].concat();
     let launch = call.launch(entry, &template, global, Some([group, 1, 1]))?;

@@ -22,11 +22,16 @@ fn applies(problem: &Problem, target: &Target) -> bool {
     few && floating(problem, target)
 }
 
-/// Elements of a group that a work-group reads as fast as a launch more would take.
-const GROUPED_ELEMENTS: usize = 24 << 10;
+/// Elements that a work-item keeps in registers: more take longer to read than a launch more.
+const EACH: usize = 48;
+
+/// Work-items of a group of channels: a power of two.
+fn group(target: &Target) -> usize {
+    1 << target.max_work_group.clamp(1, 512).ilog2()
+}
 
 fn grouped_applies(problem: &Problem, target: &Target) -> bool {
-    let few = |e: Extents| e.rows * (e.channels / e.groups) <= GROUPED_ELEMENTS;
+    let few = |e: Extents| e.rows * (e.channels / e.groups) <= EACH * group(target);
     applies(problem, target)
         && target.class == DeviceClass::Gpu
         && Extents::new(problem).is_ok_and(few)
@@ -34,10 +39,10 @@ fn grouped_applies(problem: &Problem, target: &Target) -> bool {
 
 fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let most = (target.max_work_group as usize).min(512);
-    let group = 1 << most.ilog2();
-    let call =
-        e.in_one_launch(problem, "AFFINE").set("group", &group).local_mem_bytes(4 * group as u64);
+    let group = group(target);
+    let each = (e.rows * (e.channels / e.groups)).div_ceil(group);
+    let call = e.in_one_launch(problem, "AFFINE").set("group", &group).set("each", &each);
+    let call = call.local_mem_bytes(4 * group as u64);
     let template = [TREE, include_str!("grouped.cl.tera")].concat();
     let global = [e.groups * group, e.n, 1];
     let launch = call.launch("group_affine_grouped", &template, global, Some([group, 1, 1]))?;
