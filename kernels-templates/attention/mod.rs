@@ -3,6 +3,7 @@
 mod flash;
 mod flash_cpu;
 mod flash_mma;
+mod flash_mma_wide;
 
 use crate::launch::{Call, floating, literal};
 use crate::{Family, Lowering, Problem, Target, Variant};
@@ -13,6 +14,11 @@ use kiln_ir::Op;
 pub const VARIANTS: &[Variant] = &[
     Variant { name: "flash_cpu", applies: flash_cpu::applies, lower: flash_cpu::lower },
     Variant { name: "flash_mma", applies: flash_mma::applies, lower: flash_mma::lower },
+    Variant {
+        name: "flash_mma_wide",
+        applies: flash_mma_wide::applies,
+        lower: flash_mma_wide::lower,
+    },
     Variant { name: "flash", applies: flash::applies, lower: flash::lower },
     Variant { name: "naive", applies: floating, lower: naive },
 ];

@@ -1,6 +1,6 @@
 //! `mma`: tensor cores through inline PTX, for NVIDIA GPUs.
 
-use super::{Contraction, Split, stripe};
+use super::{Contraction, Geometry, Split, stripe};
 use crate::packing::{FragmentPanel, Fragments, panel_count};
 use crate::template::{Parameters, render};
 use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
@@ -14,7 +14,7 @@ const TEMPLATE: &str = concat!(
 );
 const SUM_TEMPLATE: &str = concat!(include_str!("vector.cl.tera"), include_str!("mma_sum.cl.tera"));
 
-/// Bytes of a row of A in local memory: two steps of the tensor cores.
+/// Bytes of a row of A in local memory: two steps of the tensor cores in FP16, one in FP32.
 const ROW_BYTES: usize = 64;
 /// Tiles of A and W on their way or in use.
 const STAGES: usize = 3;
@@ -49,7 +49,7 @@ impl Tile {
 struct Arithmetic {
     /// Channels of a row of A in local memory.
     step: usize,
-    /// A is stored in FP16 and multiplied as it is; otherwise in FP32, as two TF32 numbers.
+    /// A is stored in FP16 and multiplied as it is; otherwise in FP32, as two FP16 numbers.
     half: bool,
     weights: DType,
 }
@@ -69,7 +69,8 @@ impl Arithmetic {
     fn fragments(&self, contraction: &Contraction, width: usize) -> Fragments {
         let block = if self.weights == DType::I8 { contraction.block() } else { 0 };
         let (dtype, gated) = (self.weights, contraction.gated());
-        Fragments { width, dtype, gated, half: self.half, block }
+        let folded = window_of_doubled(contraction).is_some();
+        Fragments { width, dtype, gated, half: self.half, block, folded }
     }
 }
 
@@ -98,6 +99,25 @@ fn elements(contraction: &Contraction) -> usize {
     g.batch * g.in_h * g.in_w * widest
 }
 
+/// Of a 3x3 window over doubled pixels: the window of 2x2 over the picture itself that it is for each
+/// fourth of the output pixels. Its weights are added up when they are packed.
+fn window_of_doubled(contraction: &Contraction) -> Option<Geometry> {
+    let g = &contraction.geometry;
+    let folds = g.upsample
+        && (g.kernel, g.stride_y, g.stride_x, g.padding) == (3, 1, 1, 1)
+        && contraction.weight_dtype != DType::I8
+        && contraction.first_row.is_none();
+    folds.then_some(Geometry {
+        window_h: g.in_h,
+        window_w: g.in_w,
+        out_h: g.in_h,
+        out_w: g.in_w,
+        kernel: 2,
+        upsample: false,
+        ..*g
+    })
+}
+
 /// How a contraction is cut.
 struct Cut {
     tile: Tile,
@@ -107,23 +127,24 @@ struct Cut {
 
 /// The cut that should take least time: work-groups share a compute unit's rate once there are
 /// enough of them to fill it, in each of the launches that large weights need; several parts of a
-/// sum cost a pass over the partial sums.
-fn cut(contraction: &Contraction, arithmetic: &Arithmetic, target: &Target) -> Cut {
+/// sum cost a pass over the partial sums. `windows`: how often this is done side by side.
+fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, target: &Target) -> Cut {
     let (m, gated) = (contraction.m(), contraction.gated());
     let steps = steps(contraction, arithmetic);
     let units = target.compute_units.max(1) as usize;
-    let weight_bytes = (contraction.n * contraction.k) as u64 * arithmetic.weights.size_bytes();
+    let weight_bytes =
+        (windows * contraction.n * contraction.k) as u64 * arithmetic.weights.size_bytes();
     let launches = weight_bytes.div_ceil(contraction.problem.max_weight_bytes).max(1) as usize;
     let cost = |tile: &Tile, parts: usize| {
         let columns = panel_count(contraction.n, tile.columns, gated);
-        let groups = m.div_ceil(tile.rows) * columns.div_ceil(launches) * parts;
+        let groups = windows * m.div_ceil(tile.rows) * columns.div_ceil(launches) * parts;
         let busiest = (groups.div_ceil(units) as f64).max(1.5);
         // Filling the stages and storing the sums take about as long as so many steps.
         let length = (steps.div_ceil(parts) + 8) as f64;
         let scale = if arithmetic.half { 1.0 } else { 3.0 };
         let area = (launches * tile.rows * tile.columns) as f64;
         let work = busiest * length * area / tile.share * scale;
-        let partial = (m * columns * tile.columns * (parts + 1)) as f64 * 0.1;
+        let partial = (windows * m * columns * tile.columns * (parts + 1)) as f64 * 0.1;
         if parts == 1 { work } else { work + LAUNCH_COST + partial }
     };
     let most = match contraction.first_row {
@@ -155,21 +176,36 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
 
 fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
     let arithmetic = Arithmetic::of(contraction).context("mma over other storage types")?;
-    let Cut { tile, parts } = cut(contraction, &arithmetic, target);
+    let (windows, of_window) = match window_of_doubled(contraction) {
+        Some(geometry) => {
+            let k = 4 * contraction.channels();
+            (4, Contraction { geometry, k, ..contraction.clone() })
+        }
+        None => (1, contraction.clone()),
+    };
+    let Cut { tile, parts } = cut(&of_window, windows, &arithmetic, target);
     let fragments = arithmetic.fragments(contraction, tile.columns);
     let taps = contraction.geometry.kernel.pow(2);
     let panel = FragmentPanel::new(&fragments, contraction.channels(), taps);
-    let steps = steps(contraction, &arithmetic);
+    let steps = steps(&of_window, &arithmetic);
     let panels = panel_count(contraction.n, tile.columns, contraction.gated());
     let stage_bytes = ROW_BYTES * tile.rows + panel.step_bytes;
     let stages = STAGES.min(target.local_mem_bytes as usize / stage_bytes).max(2);
-    let parameters = contraction
+    // The sums of 64 rows, padded for the banks, take the place of the stages in the end.
+    let memory_bytes = (stages * stage_bytes).max(64 * (tile.columns + 16) * 4);
+    let tiles = of_window.m().div_ceil(tile.rows);
+    let parameters = of_window
         .fragment_parameters(panel)
+        .set("windows", &windows)
+        .set("window_bytes", &panel.window_bytes)
+        .set("tiles_of_window", &tiles)
+        .set("total", &contraction.m())
         .set("width", &tile.columns)
         .set("tm", &tile.rows)
         .set("warps", &tile.warps)
         .set("step", &arithmetic.step)
         .set("stages", &stages)
+        .set("memory_bytes", &memory_bytes)
         .set("half", &arithmetic.half)
         .set("wt", &arithmetic.weights.to_string())
         .set("steps", &steps)
@@ -183,10 +219,10 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
     let splits = |most| contraction.unit_splits(panels, tile.columns, out_width, bytes, most);
     let whole = splits(u64::MAX);
     let splits = splits(contraction.problem.max_weight_bytes);
-    let (threads, tiles) = (tile.threads() as u64, contraction.m().div_ceil(tile.rows) as u64);
+    let (threads, tiles) = (tile.threads() as u64, (windows * tiles) as u64);
     let global =
         |panels: usize| ([tiles * threads, panels as u64, parts as u64], Some([threads, 1, 1]));
-    let local_mem_bytes = (stages * stage_bytes) as u64;
+    let local_mem_bytes = memory_bytes as u64;
     let mut packings = contraction.panel_packings(tile.columns);
     packings[0].1 = Packing::Fragments(fragments);
     let mut launches =

@@ -330,11 +330,16 @@ impl<'a> Contraction<'a> {
 
     /// [`Contraction::parameters`] of a kernel whose panels are [`Fragments`](crate::packing::Fragments).
     fn fragment_parameters(&self, panel: FragmentPanel) -> Parameters {
-        let q = self.quantized().then(|| {
-            let Quantization { block, whole, .. } = self.quantization(1);
-            Quantization { block, whole, weights_at: panel.weights_at, panel: panel.len }
+        let size = self.weight_dtype.size_bytes() as usize;
+        let q = match self.weight_dtype {
+            DType::F32 => Some((self.k, true)),
+            _ => self.quantized().then(|| self.block()).map(|block| (block, block == self.k)),
+        };
+        let q = q.map(|(block, whole)| {
+            let (weights_at, panel) = (panel.weights_at / size, panel.len);
+            Quantization { block, whole, weights_at, panel }
         });
-        let elements = panel.len / self.weight_dtype.size_bytes() as usize;
+        let elements = panel.len / size;
         self.parameters().set("q", &q).set("panel", &elements).set("step_bytes", &panel.step_bytes)
     }
 

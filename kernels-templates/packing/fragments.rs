@@ -5,21 +5,29 @@ use kiln_ir::DType;
 use super::{encode, panel_count};
 use crate::quantize;
 
-/// `[ceil(N / width)]` panels of `[block of c][ky][kx][2 steps][width / 16 pairs][32 lanes]`, a lane's
-/// elements of one step and one pair of 8 columns each, zeros in all places beyond.
+/// `[ceil(N / width)]` panels of `[block of c][ky][kx][steps][width / 16 pairs][32 lanes]`, a lane's
+/// elements of one step of 16 places and one pair of 8 columns each, zeros in all places beyond.
 ///
 /// ```text
-///              step        a block     a lane's elements, lane = 4 g + t
-///   half       16 places   2 steps     k = 2t, 2t+1, 2t+8, 2t+9 of a column, then of another
-///   otherwise   8 places   2 steps     k = t, t+4 of a column, then of another
+///              a block    a lane's elements, lane = 4 g + t
+///   half       2 steps    k = 2t, 2t+1, 2t+8, 2t+9 of a column, then of another
+///   otherwise  1 step     k = t, t+4, t+8, t+12 of a column, then of another
 /// ```
 ///
 /// Lane `4 g + t` multiplies columns `4 (g / 2) + g % 2` and 2 more of the 16 of its pair, so that it
 /// gets the sums of columns `4 t` to `4 t + 3`. INT8 lies behind its scales, `[K / block][width]` in
 /// `f32`, columns in order.
 ///
-/// Source: PTX ISA 8, "Matrix fragments for mma.m16n8k16 with floating point type" and
-/// "mma.m16n8k8".
+/// FP32 is stored as the sum of two FP16 numbers, the high parts of all lanes before the low parts, of
+/// weights times the power of two that brings the largest of a column to 2^14 or a little more. So
+/// nothing is lost down to 2^-39 of the largest but what is below 2^-22 of the weight itself. The
+/// powers' inverses lie before the weights, `[width]` in `f32`.
+///
+/// A `folded` 3x3 window over a picture of doubled pixels is four windows of 2x2 over the picture
+/// itself, one for each place `(oy % 2, ox % 2)` of the output, one after the other in a panel: taps that
+/// read the same pixel are added.
+///
+/// Source: PTX ISA 8, "Matrix fragments for mma.m16n8k16 with floating point type".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Fragments {
     /// Columns of a panel; a multiple of 16, for GEGLU of 32.
@@ -28,10 +36,12 @@ pub struct Fragments {
     pub dtype: DType,
     /// GEGLU: pairs of value columns alternate with the pairs of their gates.
     pub gated: bool,
-    /// For products of FP16 numbers, otherwise of TF32 numbers.
+    /// For sources stored in FP16, otherwise in FP32.
     pub half: bool,
     /// INT8: places of the sum that share a scale. Otherwise 0.
     pub block: usize,
+    /// For windows of 3x3 over doubled pixels; not with INT8.
+    pub folded: bool,
 }
 
 /// Where the parts of a panel of fragments begin, in bytes.
@@ -39,21 +49,28 @@ pub struct Fragments {
 pub struct FragmentPanel {
     /// Weights behind the scales.
     pub weights_at: usize,
-    /// Of one block of channels.
+    /// Of one block of channels under one tap.
     pub step_bytes: usize,
+    /// Of one window: a quarter of the weights if folded, else all.
+    pub window_bytes: usize,
     /// The next panel.
     pub len: usize,
 }
 
 impl FragmentPanel {
-    /// A panel for sums over `taps` times `channels` places.
+    /// A panel for sums over `taps` times `channels` places, before they are folded.
     pub fn new(fragments: &Fragments, channels: usize, taps: usize) -> Self {
-        let Fragments { width, dtype, block, .. } = *fragments;
-        let scales = if block == 0 { 0 } else { (channels * taps).div_ceil(block) };
+        let Fragments { width, dtype, block, folded, .. } = *fragments;
+        let (windows, taps) = if folded { (4, 4) } else { (1, taps) };
+        let scales = match (dtype, block) {
+            (DType::F32, _) => 1,
+            (_, 0) => 0,
+            (_, block) => (channels * taps).div_ceil(block),
+        };
         let weights_at = scales * width * 4;
         let step_bytes = fragments.step() * width * dtype.size_bytes() as usize;
-        let blocks = taps * channels.div_ceil(fragments.step());
-        Self { weights_at, step_bytes, len: weights_at + blocks * step_bytes }
+        let window_bytes = taps * channels.div_ceil(fragments.step()) * step_bytes;
+        Self { weights_at, step_bytes, window_bytes, len: weights_at + windows * window_bytes }
     }
 }
 
@@ -76,22 +93,38 @@ impl Fragments {
     /// Packs a constant.
     pub fn pack(&self, shape: &[usize], values: &[f32]) -> Vec<u8> {
         let (panel, (channels, taps)) = (self.panel(shape), extents(shape));
+        let taps = if self.folded { 4 } else { taps };
         let mut out = vec![0u8; self.size_bytes(shape) as usize];
         let bytes = self.dtype.size_bytes() as usize;
         let mut quantized = vec![0i8; self.block];
         quantize::sums(shape, values, |row, sum| {
+            let folded = self.folded.then(|| fold(sum, channels));
+            let sum = folded.as_deref().unwrap_or(sum);
             let (index, column) = super::place(row, shape[0], self.width, self.gated);
             let (scales, weights) =
                 out[index * panel.len..][..panel.len].split_at_mut(panel.weights_at);
-            let mut put = |k: usize, value: &[u8]| {
+            let mut put = |k: usize, low: bool, value: &[u8]| {
                 let (tap, c) = (k / channels, k % channels);
-                let block = c / self.step() * taps + tap;
-                let at = block * self.step() * self.width + self.element(c % self.step(), column);
-                weights[at * bytes..][..bytes].copy_from_slice(value);
+                let block = c / self.step() * taps + tap % taps;
+                let at = tap / taps * panel.window_bytes + block * panel.step_bytes;
+                let at = at + self.element(c % self.step(), column, low) * value.len();
+                weights[at..][..value.len()].copy_from_slice(value);
             };
+            if self.dtype == DType::F32 {
+                let scale = column_scale(sum);
+                scales[column * 4..][..4].copy_from_slice(&(1.0 / scale).to_le_bytes());
+                for (k, w) in sum.iter().enumerate() {
+                    let high = half::f16::from_f32(w * scale);
+                    let low = half::f16::from_f32(w * scale - high.to_f32());
+                    put(k, false, &high.to_le_bytes());
+                    put(k, true, &low.to_le_bytes());
+                }
+                return;
+            }
             if self.block == 0 {
                 let encoded = encode(self.dtype, sum.iter().copied());
-                encoded.chunks_exact(bytes).enumerate().for_each(|(k, value)| put(k, value));
+                let values = encoded.chunks_exact(bytes).enumerate();
+                values.for_each(|(k, value)| put(k, false, value));
                 return;
             }
             for (i, part) in sum.chunks(self.block).enumerate() {
@@ -99,29 +132,51 @@ impl Fragments {
                 let at = (i * self.width + column) * 4;
                 scales[at..at + 4].copy_from_slice(&scale.to_le_bytes());
                 for (j, q) in quantized[..part.len()].iter().enumerate() {
-                    put(i * self.block + j, &[*q as u8]);
+                    put(i * self.block + j, false, &[*q as u8]);
                 }
             }
         });
         out
     }
 
-    /// Where place `k` of a block's sum stands for a column of the panel, in elements.
-    fn element(&self, k: usize, column: usize) -> usize {
+    /// Where place `k` of a block's sum stands for a column of the panel, in elements; of FP32 its
+    /// high or low part, of two bytes.
+    fn element(&self, k: usize, column: usize, low: bool) -> usize {
         let (pair, c) = match (self.gated, self.width / 2) {
             (false, _) => (column / 16, column % 16),
             (true, half) => (column % half / 16 * 2 + column / half, column % half % 16),
         };
         // Column c of 16 is one of the two that lanes with this g multiply.
         let (g, second) = (c / 4 * 2 + c % 2, c % 4 / 2);
-        let (step, t, place, places) = if self.half {
-            (k / 16, k % 8 / 2, k % 16 / 8 * 2 + k % 2, 4)
-        } else {
-            (k / 8, k % 4, k % 8 / 4, 2)
-        };
-        let lane = 4 * g + t;
-        ((step * (self.width / 16) + pair) * 32 + lane) * 2 * places + second * places + place
+        let (t, place) =
+            if self.half { (k % 8 / 2, k % 16 / 8 * 2 + k % 2) } else { (k % 4, k % 16 / 4) };
+        let (parts, part) = if self.dtype == DType::F32 { (2, usize::from(low)) } else { (1, 0) };
+        let pair = (k / 16 * (self.width / 16) + pair) * parts + part;
+        (pair * 32 + 4 * g + t) * 8 + second * 4 + place
     }
+}
+
+/// `[3][3][channels]` as `[2][2]` windows of `[2][2][channels]`: at an even place of the output the
+/// first tap reads the pixel before, the others the pixel itself; at an odd place the last reads the
+/// next.
+fn fold(sum: &[f32], channels: usize) -> Vec<f32> {
+    let into = |odd: usize, tap: usize| if odd == 0 { tap.min(1) } else { tap / 2 };
+    let mut out = vec![0.0; 16 * channels];
+    for window in 0..4 {
+        for tap in 0..9 {
+            let (y, x) = (into(window / 2, tap / 3), into(window % 2, tap % 3));
+            let to = &mut out[(window * 4 + y * 2 + x) * channels..][..channels];
+            to.iter_mut().zip(&sum[tap * channels..]).for_each(|(out, w)| *out += w);
+        }
+    }
+    out
+}
+
+/// The power of two that brings the largest magnitude to 2^14 or a little more.
+fn column_scale(sum: &[f32]) -> f32 {
+    let largest = sum.iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
+    let exponent = (largest.to_bits() >> 23) as i32 - 127;
+    2.0f32.powi((14 - exponent).clamp(-100, 100))
 }
 
 /// Channels and taps of a constant.
@@ -135,18 +190,15 @@ mod tests {
 
     /// What the instruction multiplies with column `n` of 8 at place `k`: the lane and its element,
     /// by the tables of the PTX ISA.
+    /// Row k of B is place k of the sum, or any other as long as A agrees: FP32 sources stand so that
+    /// lane t holds places t, t + 4, ...
     fn holder(half: bool, k: usize, n: usize) -> (usize, usize) {
-        match half {
-            // b0, b1: rows (lane % 4) * 2 + i, of b2, b3 8 more; column lane / 4.
-            true => (0..32)
-                .flat_map(|lane| (0..4).map(move |i| (lane, i)))
-                .find(|(l, i)| (l % 4) * 2 + (i & 1) + (i / 2) * 8 == k && l / 4 == n),
-            // b0: row lane % 4; b1: 4 more; column lane / 4.
-            false => (0..32)
-                .flat_map(|lane| (0..2).map(move |i| (lane, i)))
-                .find(|(l, i)| l % 4 + i * 4 == k && l / 4 == n),
-        }
-        .expect("some lane holds it")
+        let row = if half { k } else { k % 4 * 2 + k / 4 % 2 + k / 8 * 8 };
+        // b0, b1: rows (lane % 4) * 2 + i, of b2, b3 8 more; column lane / 4.
+        (0..32)
+            .flat_map(|lane| (0..4).map(move |i| (lane, i)))
+            .find(|(l, i)| (l % 4) * 2 + (i & 1) + (i / 2) * 8 == row && l / 4 == n)
+            .expect("some lane holds it")
     }
 
     /// Column of 16 whose sums lane `4 g + t` gets as accumulators 2 t, 2 t + 1 of instruction
@@ -160,20 +212,16 @@ mod tests {
         for (half, dtype, gated) in
             [(true, DType::F16, false), (false, DType::F32, false), (false, DType::F32, true)]
         {
-            let fragments = Fragments { width: 64, dtype, gated, half, block: 0 };
-            let (n, channels, step) = (70, 40, if half { 16 } else { 8 });
+            let fragments = Fragments { width: 64, dtype, gated, half, block: 0, folded: false };
+            let (n, channels, steps) = (70, 40, if half { 2 } else { 1 });
             let shape = [if gated { 2 * n } else { n }, channels, 3, 3];
             let count = shape.iter().product::<usize>();
             let values: Vec<f32> = (0..count).map(|i| (i % 2039) as f32).collect();
             let packed = fragments.pack(&shape, &values);
             assert_eq!(packed.len() as u64, fragments.size_bytes(&shape));
-            let size = dtype.size_bytes() as usize;
-            let read = |at: usize| match dtype {
-                DType::F16 => half::f16::from_le_bytes([packed[at], packed[at + 1]]).to_f32(),
-                _ => f32::from_le_bytes(packed[at..at + 4].try_into().unwrap()),
-            };
+            let read = |at: usize| half::f16::from_le_bytes([packed[at], packed[at + 1]]).to_f32();
             let panel = fragments.panel(&shape);
-            let places = if half { 4 } else { 2 };
+            let parts = if dtype == DType::F32 { 2 } else { 1 };
             for (row, c, tap) in [(0, 0, 0), (5, 17, 3), (69, 39, 8), (33, 31, 4), (64, 8, 1)] {
                 let (out, gate) = (row % n, row / n);
                 let stored = if gated { 32 } else { 64 };
@@ -183,20 +231,38 @@ mod tests {
                     .flat_map(|s| (0..8).map(move |n| (s, n)))
                     .find(|(s, n)| column(*s, *n) == in_panel % 16)
                     .unwrap();
-                let (lane, place) = holder(half, c % step, n8);
-                let index = ((c % (2 * step) / step * 4 + pair) * 32 + lane) * 2 * places;
-                let at = out / stored * panel.len
-                    + (c / (2 * step) * 9 + tap) * panel.step_bytes
-                    + (index + second * places + place) * size;
-                assert_eq!(read(at), values[(row * channels + c) * 9 + tap], "{row} {c} {tap}");
+                let (lane, place) = holder(half, c % 16, n8);
+                let index = (c % (16 * steps) / 16 * 4 + pair) * parts * 256;
+                let begin = out / stored * panel.len;
+                let at = panel.weights_at
+                    + begin
+                    + (c / (16 * steps) * 9 + tap) * panel.step_bytes
+                    + (index + lane * 8 + second * 4 + place) * 2;
+                let found = match dtype {
+                    DType::F32 => {
+                        let column = in_panel + gate * 32;
+                        let at_scale = begin + column * 4;
+                        let scale = &packed[at_scale..at_scale + 4];
+                        let scale = f32::from_le_bytes(scale.try_into().unwrap());
+                        (read(at) + read(at + 512)) * scale
+                    }
+                    _ => read(at),
+                };
+                assert_eq!(found, values[(row * channels + c) * 9 + tap], "{row} {c} {tap}");
             }
         }
     }
 
     #[test]
     fn scales_stand_before_the_weights() {
-        let fragments =
-            Fragments { width: 16, dtype: DType::I8, gated: false, half: true, block: 32 };
+        let fragments = Fragments {
+            width: 16,
+            dtype: DType::I8,
+            gated: false,
+            half: true,
+            block: 32,
+            folded: false,
+        };
         let shape = [3, 64];
         let values: Vec<f32> =
             (0..192).map(|i| if i % 32 == 0 { 127.0 } else { (i % 50) as f32 }).collect();

@@ -44,7 +44,8 @@ fn causal_over_many_blocks() {
 
 #[test]
 fn wide_head_of_the_decoder() {
-    separate(1, 49, 150, 1, 512, false);
+    separate(1, 35, 70, 1, 512, false);
+    separate(2, 32, 32, 1, 256, false);
 }
 
 #[test]

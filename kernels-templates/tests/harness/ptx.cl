@@ -44,7 +44,6 @@ float half_of(const uint both, const uint which)
     const ushort h = both >> 16 * which;
     return vload_half(0, (const half *)&h);
 }
-float tf32(const uint x) { return as_float(x & 0xffffe000u); }
 #define MMA_HALF(c, a, b0, b1) do { \
     PUBLISH(a, b0, b1) \
     for (uint sum_ = 0; sum_ < 4; sum_++) \
@@ -52,15 +51,6 @@ float tf32(const uint x) { return as_float(x & 0xffffe000u); }
             (c)[sum_] = fma(half_of(OF_LANE(LANE / 4 * 4 + k_ % 8 / 2)[sum_ / 2 + k_ / 8 * 2], k_ % 2), \
                 half_of(OF_LANE((LANE % 4 * 2 + sum_ % 2) * 4 + k_ % 8 / 2)[4 + k_ / 8], k_ % 2), (c)[sum_]); \
 } while (0)
-#define MMA_TF32(c, a, b0, b1) do { \
-    PUBLISH(a, b0, b1) \
-    for (uint sum_ = 0; sum_ < 4; sum_++) \
-        for (uint k_ = 0; k_ < 8; k_++) \
-            (c)[sum_] = fma(tf32(OF_LANE(LANE / 4 * 4 + k_ % 4)[sum_ / 2 + k_ / 4 * 2]), \
-                tf32(OF_LANE((LANE % 4 * 2 + sum_ % 2) * 4 + k_ % 4)[4 + k_ / 4]), (c)[sum_]); \
-} while (0)
-#define TF32_HIGH(x) ((x) & 0xffffe000u)
-#define TF32_LOW(x) as_uint(as_float(x) - as_float(TF32_HIGH(x)))
 uint halves(const float low, const float high)
 {
     ushort h[2];
@@ -68,6 +58,14 @@ uint halves(const float low, const float high)
     vstore_half_rte(high, 1, (half *)h);
     return h[0] | (uint)h[1] << 16;
 }
+float2 floats(const uint both) { return (float2)(half_of(both, 0), half_of(both, 1)); }
+uint smaller(const uint both) { return halves(half_of(both, 0) * 0x1p-11f, half_of(both, 1) * 0x1p-11f); }
+#define SPLIT(one, other, scale, high, low) do { \
+    const float2 both_ = (float2)((one), (other)) * (scale); \
+    (high) = halves(both_.x, both_.y); \
+    const float2 rest_ = (both_ - floats(high)) * 0x1p11f; \
+    (low) = halves(rest_.x, rest_.y); \
+} while (0)
 #define exchange(x, mask) ({ \
     barrier(CLK_LOCAL_MEM_FENCE); \
     OF_LANE(LANE)[0] = as_uint(x); \

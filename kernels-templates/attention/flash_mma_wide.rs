@@ -1,0 +1,54 @@
+//! Online softmax on the tensor cores of NVIDIA GPUs for wide heads, whose columns warps share.
+
+use super::Extents;
+use crate::launch::{Call, floating};
+use crate::{DeviceClass, Lowering, Problem, Target};
+use anyhow::Result;
+use kiln_ir::DType;
+
+/// Work-items of a work-group: two groups of four warps.
+const GROUP: usize = 256;
+/// Queries of a work-group.
+const QUERIES: usize = 32;
+/// Most columns of a head: a quarter of them are sums in the registers of a warp.
+const MOST_COLUMNS: usize = 512;
+
+/// Whether `flash_mma_wide` can compute a problem: one storage type, wide heads of whole parts of 256
+/// columns, rows of whole 16-byte parts, every key seen.
+pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
+    let Ok(e) = Extents::new(problem) else { return false };
+    let dtype = problem.inputs[e.q.0].ty.dtype;
+    let part = 16 / dtype.size_bytes() as usize;
+    let whole = |(input, stride, start): (usize, usize, usize)| {
+        problem.inputs[input].ty.dtype == dtype
+            && stride.is_multiple_of(part)
+            && start.is_multiple_of(part)
+    };
+    floating(problem, target)
+        && target.class == DeviceClass::Gpu
+        && target.ptx_mma
+        && !e.causal
+        && e.d.is_multiple_of(256)
+        && e.d <= MOST_COLUMNS
+        && [e.q, e.k, e.v].into_iter().all(whole)
+}
+
+pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
+    let e = Extents::new(problem)?;
+    let half = problem.inputs[e.q.0].ty.dtype == DType::F16;
+    let key_tiles = if half { 4 } else { 2 };
+    let call = e
+        .set(Call::new(problem))
+        .input("Q", e.q.0)
+        .input("K", e.k.0)
+        .input("V", e.v.0)
+        .output("OUT")
+        .set("half", &half)
+        .set("out_half", &(problem.output.dtype == DType::F16))
+        .set("key_tiles", &key_tiles)
+        .local_mem_bytes((2 * GROUP * key_tiles * 16) as u64);
+    let global = [e.lq.div_ceil(QUERIES) * GROUP, e.heads, e.n];
+    let template = concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma_wide.cl.tera"));
+    let launch = call.launch("attention_flash_mma_wide", template, global, Some([GROUP, 1, 1]))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+}
