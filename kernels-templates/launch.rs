@@ -53,6 +53,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Passes numbers, behind the tensors named so far.
+    pub fn numbers(mut self, values: &[usize]) -> Self {
+        self.args.extend(values.iter().map(|v| Argument::U32(*v as u32)));
+        self
+    }
+
     /// Sets a parameter of the template.
     pub fn set<T: Serialize + ?Sized>(mut self, key: &'static str, value: &T) -> Self {
         self.parameters = self.parameters.set(key, value);

@@ -8,6 +8,7 @@
 
 pub mod add;
 pub mod attention;
+pub mod chain;
 pub mod concat;
 pub mod contraction;
 pub mod conv2d;
@@ -37,6 +38,7 @@ pub mod variance;
 
 use kiln_ir::{Op, TensorType};
 pub use packing::Packing;
+use std::sync::Arc;
 pub use target::{DeviceClass, Target, Tuning};
 
 /// One input of an op.
@@ -127,7 +129,7 @@ pub const HALF_EXTENSION: &str = "cl_khr_fp16";
 #[derive(Clone, PartialEq, Debug)]
 pub struct Launch {
     /// OpenCL C, complete.
-    pub source: String,
+    pub source: Arc<str>,
     /// Name of the kernel function.
     pub entry: &'static str,
     /// Arguments in order.
@@ -156,6 +158,23 @@ pub struct Lowering {
     /// How each constant input is packed, by input index. Constants without an entry are
     /// [`Packing::RowMajor`].
     pub packings: Vec<(usize, Packing)>,
+    /// Inputs whose memory the output may take, beside the residual: each byte of them is written after
+    /// the last launch or work-item that reads it.
+    pub in_place: Vec<usize>,
+}
+
+/// The inputs whose memory the output of a lowering may take: those it names, and the residual of a
+/// contraction, each element of which is read where it is added and stored.
+pub fn in_place(problem: &Problem, lowering: &Lowering) -> Vec<usize> {
+    let residual = match problem.op {
+        Op::Conv2d(op) => op.epilogue.residual,
+        Op::Matmul(op) => op.epilogue.residual,
+        Op::Chain(chain) => chain.residual(),
+        _ => false,
+    };
+    let last = residual.then(|| problem.inputs.len() - 1);
+    let same = |index: &usize| problem.inputs[*index].ty == *problem.output;
+    lowering.in_place.iter().copied().chain(last).filter(same).collect()
 }
 
 /// One way to compute an op.
@@ -180,6 +199,7 @@ pub struct Family {
 pub const REGISTRY: &[&Family] = &[
     &add::FAMILY,
     &attention::FAMILY,
+    &chain::FAMILY,
     &concat::FAMILY,
     &conv2d::FAMILY,
     &geglu::FAMILY,

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 use serde::Serialize;
+use std::sync::Arc;
 use tera::{Context, Tera};
 
 const COMMON: &str = include_str!("common.cl.tera");
@@ -38,7 +39,7 @@ pub fn render(
     template: &str,
     tensors: &[(&'static str, DType)],
     parameters: &Parameters,
-) -> Result<String> {
+) -> Result<Arc<str>> {
     let mut context = parameters.0.clone();
     let macros: Vec<TensorMacros> = tensors
         .iter()
@@ -49,5 +50,5 @@ pub fn render(
     let rendered = Tera::default()
         .render_str(&text, &context, false)
         .context("rendering a kernel template")?;
-    Ok(rendered)
+    Ok(rendered.into())
 }

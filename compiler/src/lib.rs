@@ -12,12 +12,15 @@ pub mod quantize;
 pub mod weights;
 
 use anyhow::{Context, Result};
-use kiln_bundle::plan::{Manifest, Phase};
+use kiln_bundle::plan::{Manifest, Phase, Plan};
 use kiln_bundle::rationale::Attempt;
-use kiln_ir::{DType, Graph};
+use kiln_ir::{DType, Graph, verify};
 
-use plan::lower::NetworkGraph;
-use plan::{Outcome, PlanRequest, Planned, Strategy};
+use plan::lower::{Known, NetworkGraph};
+use plan::time::Prediction;
+use plan::{Draft, Outcome, PlanRequest, Planned, Strategy};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// A diffusion model as graphs.
 pub trait Model {
@@ -41,7 +44,12 @@ const PROMPTS: usize = 2;
 /// Timesteps whose projections are computed together: all of an ordinary run.
 const TIMESTEP_ROWS: usize = 64;
 
-/// Plans a model under a budget, without reading any weights.
+/// Weights of the repeated network that a plan may keep in memory, beside as many as fit: reading them
+/// ahead of the first pass must not take longer than all the waiting that it saves.
+const KEPT_BYTES: [u64; 6] = [0, 64 << 20, 128 << 20, 256 << 20, 512 << 20, 1 << 30];
+
+/// Plans a model under a budget, without reading any weights: of the strategies that fit the one with
+/// the least predicted time of a picture.
 ///
 /// Errors: the budget is too small (with the smallest feasible one and what sets it); an op has
 /// no kernel for the device.
@@ -51,10 +59,16 @@ pub fn plan_model(
     precision: &str,
     request: &PlanRequest,
 ) -> Result<Planned> {
-    let mut best: Option<plan::explain::Shortfall> = None;
+    let mut fastest: Option<(u64, Draft, Plan)> = None;
+    let mut least: Option<plan::explain::Shortfall> = None;
     let mut attempts = Vec::new();
+    let (mut known, mut graphs) = (Known::default(), HashMap::new());
     for strategy in plan::strategies(request) {
-        let networks = networks(model, strategy)?;
+        let key = (strategy.guidance_batch, strategy.activations, strategy.recompute);
+        let networks = match graphs.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(networks(model, strategy)?),
+        };
         let manifest = Manifest {
             precision: precision.to_string(),
             profile: profile_name.to_string(),
@@ -63,23 +77,41 @@ pub fn plan_model(
             timestep_rows: TIMESTEP_ROWS as u32,
             ..model.manifest()
         };
-        match plan::build(&networks, manifest, strategy, request)? {
-            Outcome::Fits(mut planned) => {
-                attempts.push(Attempt { strategy: strategy.to_string(), needs_bytes: None });
-                planned.plan.rationale.attempts = attempts;
-                return Ok(*planned);
+        let draft = Draft::new(networks, manifest, strategy, request, &mut known)?;
+        if fastest.as_ref().is_some_and(|(ns, ..)| draft.least_ns() >= *ns) {
+            continue;
+        }
+        match draft.place(request, u64::MAX)? {
+            Outcome::Fits(plan) => {
+                let ns = Prediction::new(&plan).picture_ns(&plan);
+                if fastest.as_ref().is_none_or(|(least_ns, ..)| ns < *least_ns) {
+                    fastest = Some((ns, draft, *plan));
+                }
             }
             Outcome::TooLarge(shortfall) => {
                 let needs_bytes = Some(shortfall.needs_bytes);
                 attempts.push(Attempt { strategy: strategy.to_string(), needs_bytes });
-                if best.as_ref().is_none_or(|b| shortfall.needs_bytes < b.needs_bytes) {
-                    best = Some(shortfall);
+                if least.as_ref().is_none_or(|l| shortfall.needs_bytes < l.needs_bytes) {
+                    least = Some(shortfall);
                 }
             }
         }
     }
-    let shortfall = best.context("no strategy was tried")?;
-    Err(DoesNotFit { budget_bytes: request.budget_bytes, shortfall }.into())
+    let Some((mut ns, draft, mut plan)) = fastest else {
+        let shortfall = least.context("no strategy was tried")?;
+        return Err(DoesNotFit { budget_bytes: request.budget_bytes, shortfall }.into());
+    };
+    for most_kept_bytes in KEPT_BYTES {
+        let Outcome::Fits(next) = draft.place(request, most_kept_bytes)? else { continue };
+        let next_ns = Prediction::new(&next).picture_ns(&next);
+        if next_ns < ns {
+            (ns, plan) = (next_ns, *next);
+        }
+    }
+    attempts.push(Attempt { strategy: draft.strategy.to_string(), needs_bytes: None });
+    let mut planned = draft.finish(plan, request)?;
+    planned.plan.rationale.attempts = attempts;
+    Ok(planned)
 }
 
 /// The budget is too small for any strategy.
@@ -114,6 +146,14 @@ pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGrap
         }
         Ok(graph)
     };
+    let autoencoder = |graph: Graph| -> Result<Graph> {
+        let mut graph = optimized(graph)?;
+        if strategy.recompute {
+            passes::chain::run(&mut graph)?;
+            verify::verify(&graph).with_context(|| format!("{} after chaining", graph.name))?;
+        }
+        Ok(graph)
+    };
     let unet = optimized(model.unet(PROMPTS)?)?;
     let hoisted = passes::hoist::hoist(&unet, TIMESTEP_ROWS)?;
     let step = if strategy.guidance_batch == PROMPTS {
@@ -123,12 +163,12 @@ pub fn networks(model: &dyn Model, strategy: Strategy) -> Result<Vec<NetworkGrap
         passes::hoist::hoist(&unet, TIMESTEP_ROWS)?.step
     };
     let parts = [
-        ("encoder", Phase::Prompt, model.encoder()?.map(optimized).transpose()?),
+        ("encoder", Phase::Prompt, model.encoder()?.map(autoencoder).transpose()?),
         ("text_encoder", Phase::Prompt, Some(optimized(model.text_encoder(PROMPTS)?)?)),
         ("unet_prompt", Phase::Prompt, hoisted.prompt),
         ("unet_time", Phase::Timesteps, hoisted.timestep),
         ("unet", Phase::Step, Some(step)),
-        ("decoder", Phase::Picture, Some(optimized(model.decoder()?)?)),
+        ("decoder", Phase::Picture, Some(autoencoder(model.decoder()?)?)),
     ];
     Ok(parts
         .into_iter()

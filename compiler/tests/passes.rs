@@ -193,3 +193,25 @@ fn halved_networks_meet_in_the_same_types() {
         assert_eq!(dtype(step, id), DType::F16, "{}", step.node(id).name);
     }
 }
+
+/// The largest pictures of the decoder are between the ops of chains, which compute what the ops did.
+#[test]
+fn chains_preserve_the_decoder_and_drop_its_largest_pictures() {
+    let mut fused = kiln_graphs::vae_decoder(&tiny()).expect("builds");
+    let tensors = checkpoint(&[&fused]);
+    let given = inputs(&fused);
+    passes::optimize(&mut fused).expect("passes hold");
+    let largest = |graph: &Graph| {
+        let ops = graph.ids().filter(|id| graph.node(*id).op().is_some());
+        ops.map(|id| graph.ty(id).elem_count()).max().expect("there are ops")
+    };
+    let before = largest(&fused);
+    let expected = evaluate(&fused, &given, &tensors);
+    let changes = passes::chain::run(&mut fused).expect("chains");
+    verify::verify(&fused).expect("chains verify");
+    assert!(changes >= 4, "{changes} pictures");
+    assert!(2 * largest(&fused) <= before, "{} of {before} elements", largest(&fused));
+    let found = evaluate(&fused, &given, &tensors);
+    // The same sums in the same order.
+    assert_eq!(found["image"].data, expected["image"].data);
+}

@@ -134,5 +134,5 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         ([block, panels as u64, items.div_ceil(block)], Some([1, 1, 1]))
     })?;
     let packings: Vec<(usize, Packing)> = contraction.panel_packings(tile.width);
-    Ok(Lowering { launches, scratch_bytes: vec![], packings })
+    Ok(Lowering { launches, packings, ..Lowering::default() })
 }

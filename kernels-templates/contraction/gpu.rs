@@ -72,5 +72,5 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     )?;
     launches.iter_mut().for_each(|l| l.local_mem_bytes = local_bytes((tm, tn)));
     let packings = contraction.panel_packings(tn);
-    Ok(Lowering { launches, scratch_bytes: vec![], packings })
+    Ok(Lowering { launches, packings, ..Lowering::default() })
 }

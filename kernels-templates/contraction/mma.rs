@@ -236,7 +236,7 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
         launches.push(sum(contraction, &parameters, &whole[0])?);
         scratch_bytes.push(4 * (parts * contraction.m() * panels * tile.columns) as u64);
     }
-    Ok(Lowering { launches, scratch_bytes, packings })
+    Ok(Lowering { launches, scratch_bytes, packings, in_place: vec![] })
 }
 
 /// Sources, weights, the partial sums and the first column among theirs.

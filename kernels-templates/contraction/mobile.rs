@@ -95,5 +95,5 @@ fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result
     })?;
     launches.iter_mut().for_each(|launch| launch.half_arithmetic = run > 0);
     let packings = contraction.panel_packings(width);
-    Ok(Lowering { launches, scratch_bytes: vec![], packings })
+    Ok(Lowering { launches, packings, ..Lowering::default() })
 }

@@ -5,9 +5,11 @@
 //! pixel; `k` runs over `[ky][kx][c]`, `c` over the channels of all sources in turn. A is never
 //! stored: [`Geometry`] says where row `m` of tap `(ky, kx)` lies in a source.
 
+pub mod chain;
 pub mod cpu;
 mod geometry;
 pub mod gpu;
+mod lines;
 pub mod mma;
 pub mod mobile;
 mod split;
@@ -20,7 +22,7 @@ use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
 pub use geometry::Geometry;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
-use kiln_ir::{DType, Op};
+use kiln_ir::{DType, Op, TensorType};
 use serde::Serialize;
 pub use split::{Split, splits};
 
@@ -258,6 +260,16 @@ impl<'a> Contraction<'a> {
             .collect()
     }
 
+    /// The source whose memory an output could take line by line: the only one, of its type, each line
+    /// of which is read for that line of output and its neighbours.
+    fn source_in_place(&self, output: &TensorType) -> Option<usize> {
+        let [Source { argument: Argument::Input { index, .. }, .. }] = &self.sources[..] else {
+            return None;
+        };
+        let even = self.geometry.stride_y == 1 && !self.geometry.upsample;
+        (even && self.problem.inputs[*index].ty == *output).then_some(*index)
+    }
+
     /// The prologue's argument.
     pub fn affine(&self) -> Option<Argument> {
         self.prologue.map(|p| whole(self.problem, p.affine))
@@ -469,7 +481,7 @@ impl<'a> Contraction<'a> {
             let columns = if self.gated() { self.out_n } else { units };
             ([columns as u64, rows, 1], None)
         })?;
-        Ok(Lowering { launches, scratch_bytes: vec![], packings: self.row_major_packings() })
+        Ok(Lowering { launches, packings: self.row_major_packings(), ..Lowering::default() })
     }
 }
 

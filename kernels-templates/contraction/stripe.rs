@@ -3,17 +3,15 @@
 //! A stripe is some lines of output. What they read is normalized into scratch memory, with the
 //! zeros around it, and convolved from there, so that the normalized picture never exists whole.
 
-use super::{Contraction, Geometry, Prologue, Source};
-use crate::elementwise::{Shares, VECTOR};
+use super::lines::{Lines, Place, height, inside, put, replace_last, shared};
+use super::{Contraction, Geometry};
 use crate::launch::cpu;
-use crate::template::{Parameters, render};
 use crate::{Argument, Launch, Lowering, Target};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
-use kiln_ir::ops::epilogue::Activation;
 
 /// On a CPU a larger stripe leaves the cache before it is read.
-const CACHED_BYTES: u64 = 16 << 20;
+pub(super) const CACHED_BYTES: u64 = 16 << 20;
 
 /// Lines of output that are computed together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,10 +33,7 @@ fn stripes(g: &Geometry, line_bytes: u64, most_bytes: u64) -> Vec<Stripe> {
     if read(g.out_h) * g.batch as u64 <= most_bytes {
         return vec![Stripe { picture: 0, pictures: g.batch, line: 0, lines: g.out_h }];
     }
-    let most = (1..=g.out_h).rev().find(|lines| read(*lines) <= most_bytes).unwrap_or(1);
-    // A divisor of the lines spares a second program for what is left; not at any price.
-    let even = (most.div_ceil(2)..=most).rev().find(|lines| g.out_h.is_multiple_of(*lines));
-    let lines = even.unwrap_or(most);
+    let lines = height(g.out_h, |lines| read(lines) <= most_bytes);
     let of_picture = |picture| {
         let stripe =
             move |line| Stripe { picture, pictures: 1, line, lines: lines.min(g.out_h - line) };
@@ -47,7 +42,19 @@ fn stripes(g: &Geometry, line_bytes: u64, most_bytes: u64) -> Vec<Stripe> {
     (0..g.batch).flat_map(of_picture).collect()
 }
 
+/// Storage type of normalized lines: CPUs convert halves at each load; others profit from moving half
+/// the bytes.
+pub(super) fn lines_dtype(contraction: &Contraction, target: &Target) -> DType {
+    match contraction.sources.first() {
+        Some(source) if !cpu(target) => source.dtype,
+        _ => DType::F32,
+    }
+}
+
 /// Lowers a convolution with a prologue by `plain`, which lowers one without.
+///
+/// Where the stripes run once, each keeps the lines that the next one sees again, so that the
+/// output may take the memory of a source of its type.
 ///
 /// Errors: there is no prologue; those of `plain`.
 pub fn lower(
@@ -55,56 +62,80 @@ pub fn lower(
     target: &Target,
     plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
 ) -> Result<Lowering> {
-    let prologue = contraction.prologue.context("nothing is normalized")?;
+    contraction.prologue.context("nothing is normalized")?;
     let g = contraction.geometry;
-    let channels = contraction.channels();
-    // CPUs convert halves at each load; others profit from moving half the bytes.
-    let dtype = match contraction.sources.first() {
-        Some(source) if !cpu(target) => source.dtype,
-        _ => DType::F32,
-    };
+    let dtype = lines_dtype(contraction, target);
     let width = (g.out_w - 1) * g.stride_x + g.kernel;
-    let line_bytes = (width * channels) as u64 * dtype.size_bytes();
+    let line_bytes = (width * contraction.channels()) as u64 * dtype.size_bytes();
     let cached = if cpu(target) { CACHED_BYTES } else { u64::MAX };
     let most_bytes = contraction.problem.max_scratch_bytes.min(cached);
     let stripes = stripes(&g, line_bytes, most_bytes);
+    let lines = |stripe: &Stripe, scratch| {
+        let inside = inside(&g, stripe.pictures, stripe.lines);
+        Lines { contraction, inside, dtype, scratch }
+    };
     if let [whole] = &stripes[..] {
-        return lone(contraction, prologue, whole, dtype, target, plain);
+        return lone(&lines(whole, BEHIND), target, plain);
     }
-    let argument = Argument::Scratch { index: 0, written: false };
-    let source = Source { argument, channels, dtype };
+    let keep = shared(&g);
+    let carried = stripes[0].lines * g.stride_y >= keep;
     let mut scratch_bytes = 0;
-    let mut parts: Vec<(Stripe, Vec<Launch>, Lowering)> = Vec::new();
+    let mut known: Vec<(usize, Vec<Launch>, Vec<Launch>, Lowering)> = Vec::new();
+    let mut parts: Vec<(Vec<Launch>, Lowering)> = Vec::new();
     for stripe in &stripes {
-        let first_row = (stripe.picture * g.out_h + stripe.line) * g.out_w;
-        let top = (stripe.line * g.stride_y) as i32 - g.padding as i32;
-        // Stripes of one size differ in these numbers alone.
-        let same =
-            parts.iter().find(|(s, ..)| (s.pictures, s.lines) == (stripe.pictures, stripe.lines));
-        let (mut copy, mut sums) = match same {
-            Some((_, copy, sums)) => (copy.clone(), sums.clone()),
+        let index = match known.iter().position(|(lines, ..)| *lines == stripe.lines) {
+            Some(index) => index,
             None => {
-                let inside = geometry(&g, stripe);
-                let bytes = line_bytes * (inside.batch * inside.in_h) as u64;
-                scratch_bytes = scratch_bytes.max(bytes);
-                let copy = normalize(contraction, prologue, &inside, dtype, target)?;
-                let of_stripe = contraction.clone().with_sources(vec![source.clone()], inside);
-                let of_stripe = Contraction { first_row: Some(0), ..of_stripe };
-                let mut sums = plain(&of_stripe, target)?;
-                let out_bytes = out_bytes(&of_stripe) / sums.launches.len().max(1) as u64;
-                for launch in &mut sums.launches {
-                    launch.bytes = Some(bytes + constant_bytes(&of_stripe, launch) + out_bytes);
+                let lines = lines(stripe, 0);
+                scratch_bytes = scratch_bytes.max(lines.bytes());
+                let all = lines.fill(0, target)?;
+                let mut new = vec![];
+                if carried && keep > 0 {
+                    new.push(lines.carry(stripes[0].lines * g.stride_y, keep, target)?);
                 }
-                (copy, sums)
+                new.extend(lines.fill(if carried { keep } else { 0 }, target)?);
+                let sums = of_stripe(contraction, &lines, target, &plain)?;
+                known.push((stripe.lines, all, new, sums));
+                known.len() - 1
             }
         };
-        copy.iter_mut().for_each(|l| replace_last(l, &[stripe.picture as u32, top as u32]));
+        let (_, all, new, sums) = &known[index];
+        let mut copy = if stripe.line == 0 { all.clone() } else { new.clone() };
+        let fills = copy.len() - contraction.sources.len();
+        let top = (stripe.line * g.stride_y) as i32 - g.padding as i32;
+        put(&mut copy[fills..], Place { picture: stripe.picture, top, source_first: 0 });
+        let mut sums = sums.clone();
+        let first_row = (stripe.picture * g.out_h + stripe.line) * g.out_w;
         sums.launches.iter_mut().for_each(|l| replace_last(l, &[first_row as u32]));
-        parts.push((*stripe, copy, sums));
+        parts.push((copy, sums));
     }
-    let packings = parts.first().map(|(.., sums)| sums.packings.clone()).unwrap_or_default();
+    let packings = parts.first().map(|(_, sums)| sums.packings.clone()).unwrap_or_default();
+    let once = parts.first().is_some_and(|(_, sums)| sums.launches.len() == 1);
+    let in_place = if once && carried {
+        contraction.source_in_place(contraction.problem.output)
+    } else {
+        None
+    };
     let launches = in_order(parts);
-    Ok(Lowering { launches, scratch_bytes: vec![scratch_bytes], packings })
+    let in_place = in_place.into_iter().collect();
+    Ok(Lowering { launches, scratch_bytes: vec![scratch_bytes], packings, in_place })
+}
+
+/// The sums of a stripe, to be told the first row of its output.
+fn of_stripe(
+    contraction: &Contraction,
+    lines: &Lines,
+    target: &Target,
+    plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
+) -> Result<Lowering> {
+    let of_stripe = contraction.clone().with_sources(vec![lines.source()], lines.inside);
+    let of_stripe = Contraction { first_row: Some(0), ..of_stripe };
+    let mut sums = plain(&of_stripe, target)?;
+    let out_bytes = out_bytes(&of_stripe) / sums.launches.len().max(1) as u64;
+    for launch in &mut sums.launches {
+        launch.bytes = Some(lines.bytes() + constant_bytes(&of_stripe, launch) + out_bytes);
+    }
+    Ok(sums)
 }
 
 /// The place of a lone stripe among the scratch memory until that of `plain` is known.
@@ -112,46 +143,37 @@ const BEHIND: usize = usize::MAX;
 
 /// All in one stripe: an op like any other, so that `plain` may have scratch memory of its own.
 fn lone(
-    contraction: &Contraction,
-    prologue: Prologue,
-    whole: &Stripe,
-    dtype: DType,
+    lines: &Lines,
     target: &Target,
     plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
 ) -> Result<Lowering> {
-    let inside = geometry(&contraction.geometry, whole);
-    let (channels, padding) = (contraction.channels(), contraction.geometry.padding);
-    let argument = Argument::Scratch { index: BEHIND, written: false };
-    let source = Source { argument, channels, dtype };
-    let mut sums = plain(&contraction.clone().with_sources(vec![source], inside), target)?;
-    let mut launches = normalize(contraction, prologue, &inside, dtype, target)?;
-    launches.iter_mut().for_each(|l| replace_last(l, &[0, -(padding as i32) as u32]));
+    let contraction = lines.contraction;
+    let padding = contraction.geometry.padding;
+    let of_lines = contraction.clone().with_sources(vec![lines.source()], lines.inside);
+    let mut sums = plain(&of_lines, target)?;
+    let mut launches = lines.fill(0, target)?;
+    put(&mut launches, Place { picture: 0, top: -(padding as i32), source_first: 0 });
     let own = sums.scratch_bytes.len();
+    launches.append(&mut sums.launches);
     for argument in launches.iter_mut().flat_map(|l| &mut l.args) {
-        if let Argument::Scratch { index, .. } = argument {
-            *index = own;
-        }
-    }
-    for argument in sums.launches.iter_mut().flat_map(|l| &mut l.args) {
         if let Argument::Scratch { index, .. } = argument
             && *index == BEHIND
         {
             *index = own;
         }
     }
-    launches.append(&mut sums.launches);
-    let pixels = inside.batch * inside.in_h * inside.in_w;
-    sums.scratch_bytes.push((pixels * channels) as u64 * dtype.size_bytes());
-    Ok(Lowering { launches, ..sums })
+    sums.scratch_bytes.push(lines.bytes());
+    let in_place = contraction.source_in_place(contraction.problem.output).into_iter().collect();
+    Ok(Lowering { launches, in_place, ..sums })
 }
 
 /// All stripes under one range of columns, then under the next, so that each range of weights is read
 /// in one go.
-fn in_order(parts: Vec<(Stripe, Vec<Launch>, Lowering)>) -> Vec<Launch> {
-    let splits = parts.first().map_or(0, |(.., sums)| sums.launches.len());
+fn in_order(parts: Vec<(Vec<Launch>, Lowering)>) -> Vec<Launch> {
+    let splits = parts.first().map_or(0, |(_, sums)| sums.launches.len());
     let mut launches = Vec::new();
     for split in 0..splits {
-        for (_, copy, sums) in &parts {
+        for (copy, sums) in &parts {
             launches.extend(copy.iter().cloned());
             launches.push(sums.launches[split].clone());
         }
@@ -160,13 +182,13 @@ fn in_order(parts: Vec<(Stripe, Vec<Launch>, Lowering)>) -> Vec<Launch> {
 }
 
 /// What a stripe's rows take in the output, and in the residual if there is one.
-fn out_bytes(of_stripe: &Contraction) -> u64 {
+pub(super) fn out_bytes(of_stripe: &Contraction) -> u64 {
     let values = 1 + usize::from(of_stripe.epilogue.residual);
     (of_stripe.m() * of_stripe.out_n * values) as u64 * of_stripe.output_dtype().size_bytes()
 }
 
 /// The constants that a launch reads.
-fn constant_bytes(contraction: &Contraction, launch: &Launch) -> u64 {
+pub(super) fn constant_bytes(contraction: &Contraction, launch: &Launch) -> u64 {
     let len = |argument: &Argument| match argument {
         Argument::Input { index, len_bytes, .. } if contraction.problem.inputs[*index].constant => {
             *len_bytes
@@ -174,90 +196,6 @@ fn constant_bytes(contraction: &Contraction, launch: &Launch) -> u64 {
         _ => 0,
     };
     launch.args.iter().map(len).sum()
-}
-
-/// Sets the last arguments of a launch, which are numbers.
-fn replace_last(launch: &mut Launch, values: &[u32]) {
-    let first = launch.args.len() - values.len();
-    for (argument, value) in launch.args[first..].iter_mut().zip(values) {
-        *argument = Argument::U32(*value);
-    }
-}
-
-/// A stripe as a picture of its own, with the zeros around it in it.
-fn geometry(g: &Geometry, stripe: &Stripe) -> Geometry {
-    let in_h = (stripe.lines - 1) * g.stride_y + g.kernel;
-    let in_w = (g.out_w - 1) * g.stride_x + g.kernel;
-    Geometry {
-        batch: stripe.pictures,
-        in_h,
-        in_w,
-        window_h: in_h,
-        window_w: in_w,
-        out_h: stripe.lines,
-        padding: 0,
-        upsample: false,
-        ..*g
-    }
-}
-
-/// The launches that fill a stripe, one a source; their last arguments are its picture and top line.
-fn normalize(
-    contraction: &Contraction,
-    prologue: Prologue,
-    inside: &Geometry,
-    dtype: DType,
-    target: &Target,
-) -> Result<Vec<Launch>> {
-    let g = contraction.geometry;
-    let channels = contraction.channels();
-    let rows = inside.batch * inside.in_h * inside.in_w;
-    let affine = contraction.affine().context("nothing is normalized")?;
-    let template = [VECTOR, include_str!("stripe.cl.tera")].concat();
-    let mut base = 0;
-    let mut launches = vec![];
-    for source in &contraction.sources {
-        let shares = Shares::new(rows, source.channels, 1, target);
-        let tensors = [("X", source.dtype), ("AFFINE", prologue.dtype), ("OUT", dtype)];
-        let strides = [source.channels, channels, base];
-        let parameters = shares
-            .parameters(Parameters::new(), &strides)
-            .set("factor", &if g.upsample { 2 } else { 1 })
-            .set("silu", &(prologue.activation == Activation::Silu));
-        let moved = source.dtype.size_bytes() + dtype.size_bytes();
-        let output = Argument::Scratch { index: 0, written: true };
-        let mut args = vec![source.argument.clone(), affine.clone(), output];
-        let (picture, top) = (0, 0);
-        let extents = [
-            shares.run,
-            shares.row_block,
-            rows,
-            g.in_h,
-            g.in_w,
-            g.padding,
-            inside.in_h,
-            inside.in_w,
-            source.channels,
-            channels,
-            base,
-            picture,
-            top,
-        ];
-        args.extend(extents.map(|extent| Argument::U32(extent as u32)));
-        launches.push(Launch {
-            source: render(&template, &tensors, &parameters)?,
-            entry: "conv2d_stripe",
-            args,
-            global: shares.global.map(|v| v as u64),
-            local: Some(shares.local.map(|v| v as u64)),
-            local_mem_bytes: 0,
-            flops: 0,
-            half_arithmetic: false,
-            bytes: Some(rows as u64 * source.channels as u64 * moved),
-        });
-        base += source.channels;
-    }
-    Ok(launches)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
 use kiln_ir::{DType, Op};
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
+use std::sync::Arc;
 
 const PATCHES: &str =
     concat!(include_str!("vector.cl.tera"), include_str!("winograd_patches.cl.tera"));
@@ -186,12 +187,12 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
         }
     }
     let scratch_bytes = vec![(4 * layout.stripe * places * layout.place) as u64];
-    Ok(Lowering { launches, scratch_bytes, packings })
+    Ok(Lowering { launches, scratch_bytes, packings, in_place: vec![] })
 }
 
 /// The launch that transforms the patches of a stripe.
 struct Patches {
-    source: String,
+    source: Arc<str>,
     args: Vec<Argument>,
     /// Arithmetic of a tile.
     tile_flops: usize,
@@ -242,7 +243,7 @@ impl Patches {
 
 /// The launch that multiplies a stripe's patches with panels, and transforms the sums back.
 struct Tiles {
-    source: String,
+    source: Arc<str>,
     places: usize,
     outputs: usize,
     tile_flops: usize,

@@ -146,7 +146,7 @@ fn peak_kernel() -> Launch {
     );
     let groups = 256;
     Launch {
-        source,
+        source: source.into(),
         entry: "peak",
         args: vec![Argument::Output],
         global: [groups, 1, 1],

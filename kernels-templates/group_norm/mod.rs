@@ -1,12 +1,14 @@
 //! Kernels of [`kiln_ir::ops::group_norm`].
 
+use crate::contraction::Source;
 use crate::elementwise::{Shares, VECTOR};
 use crate::launch::{Call, cpu, floating, literal};
 use crate::rows::TREE;
-use crate::{Family, Launch, Lowering, Problem, Target, Variant};
+use crate::template::{Parameters, render};
+use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Result, bail};
-use kiln_ir::Op;
 use kiln_ir::ops::epilogue::Activation;
+use kiln_ir::{DType, Op};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
@@ -142,7 +144,7 @@ pub(crate) fn statistics(problem: &Problem, target: &Target, e: &Extents) -> Res
     for source in 0..e.sources.len() {
         launches.push(moments(problem, target, e, source, chunk_rows, chunks)?);
     }
-    launches.push(combine(problem, target, e, chunk_rows, chunks)?);
+    launches.push(combine(problem, target, e, (chunk_rows, chunks), MEANS)?);
     Ok(Statistics { launches, partial_bytes: 4 * (e.n * chunks * e.channels) as u64 })
 }
 
@@ -154,51 +156,101 @@ fn moments(
     chunk_rows: usize,
     chunks: usize,
 ) -> Result<Launch> {
-    let x_channels = e.sources[source];
-    let mut shares = Shares::new(chunks, x_channels, 1, target);
-    if cpu(target) {
-        shares.run = x_channels;
-        shares.global = [1, chunks, 1];
-    }
-    shares.global[2] = e.n;
-    let call = Call::new(problem)
-        .flops(5 * (e.n * e.rows * x_channels) as u64)
-        .input("X", source)
-        .scratch("MEANS", MEANS, true)
-        .scratch("SQUARES", SQUARES, true);
-    let call = shares
-        .set(e.set_source(call, source), &[x_channels, e.channels, e.base(source)])
-        .set("chunk_rows", &chunk_rows)
-        .set("chunks", &chunks);
-    let template = [VECTOR, include_str!("chunked_moments.cl.tera")].concat();
-    call.launch("group_norm_moments", &template, shares.global, Some(shares.local))
+    let ty = &problem.inputs[source].ty;
+    let argument = Argument::Input { index: source, offset_bytes: 0, len_bytes: ty.size_bytes() };
+    let of_source = Moments { argument, dtype: ty.dtype, source, chunk_rows, chunks };
+    of_source.launch(target, e, MEANS)
 }
 
-fn combine(
+/// The moments of `chunks` chunks of `chunk_rows` rows each of the only source, found elsewhere; the last
+/// argument is the first chunk's place among all of the two scratch buffers from `scratch` on.
+pub(crate) fn moments_of_chunks(
+    source: &Source,
+    target: &Target,
+    e: &Extents,
+    (chunk_rows, chunks): (usize, usize),
+    scratch: usize,
+) -> Result<Launch> {
+    let (argument, dtype) = (source.argument.clone(), source.dtype);
+    let of_source = Moments { argument, dtype, source: 0, chunk_rows, chunks };
+    let mut launch = of_source.launch(target, e, scratch)?;
+    launch.bytes = Some((e.rows * e.channels) as u64 * dtype.size_bytes());
+    Ok(launch)
+}
+
+struct Moments {
+    argument: Argument,
+    dtype: DType,
+    /// Index of the source.
+    source: usize,
+    chunk_rows: usize,
+    chunks: usize,
+}
+
+impl Moments {
+    fn launch(self, target: &Target, e: &Extents, scratch: usize) -> Result<Launch> {
+        let x_channels = e.sources[self.source];
+        let mut shares = Shares::new(self.chunks, x_channels, 1, target);
+        if cpu(target) {
+            shares.run = x_channels;
+            shares.global = [1, self.chunks, 1];
+        }
+        shares.global[2] = e.n;
+        let base = e.base(self.source);
+        let parameters = shares
+            .parameters(Parameters::new(), &[x_channels, e.channels, base])
+            .set("x_channels", &x_channels);
+        let template = [VECTOR, include_str!("chunked_moments.cl.tera")].concat();
+        let tensors = [("X", self.dtype), ("MEANS", DType::F32), ("SQUARES", DType::F32)];
+        let partial = |index| Argument::Scratch { index: scratch + index, written: true };
+        let mut args = vec![self.argument, partial(MEANS), partial(SQUARES)];
+        let extents = [e.rows, self.chunk_rows, self.chunks, e.channels, base, 0];
+        args.extend(extents.map(|extent| Argument::U32(extent as u32)));
+        Ok(Launch {
+            source: render(&template, &tensors, &parameters)?,
+            entry: "group_norm_moments",
+            args,
+            global: shares.global.map(|v| v as u64),
+            local: Some(shares.local.map(|v| v as u64)),
+            local_mem_bytes: 0,
+            flops: 5 * (e.n * e.rows * x_channels) as u64,
+            half_arithmetic: false,
+            bytes: None,
+        })
+    }
+}
+
+/// Joins the moments in the two scratch buffers from `scratch` on.
+pub(crate) fn combine(
     problem: &Problem,
     target: &Target,
     e: &Extents,
-    chunk_rows: usize,
-    chunks: usize,
+    (chunk_rows, chunks): (usize, usize),
+    scratch: usize,
 ) -> Result<Launch> {
     let partials = chunks * e.channels / e.groups;
     let most = 1usize << target.max_work_group.clamp(1, 256).ilog2();
     let group = if cpu(target) { 1 } else { partials.next_power_of_two().min(most) };
     let call = Call::new(problem)
         .flops(5 * (e.n * chunks * e.channels) as u64)
-        .scratch("MEANS", MEANS, false)
-        .scratch("SQUARES", SQUARES, false)
+        .scratch("MEANS", scratch + MEANS, false)
+        .scratch("SQUARES", scratch + SQUARES, false)
         .input("GAMMA", e.sources.len());
     let affine = matches!(problem.op, Op::GroupAffine(_));
     let call = match affine {
         true => call.input("BETA", e.sources.len() + 1).output("AFFINE"),
         false => call.scratch("SHIFT", SHIFT, true).scratch("FACTOR", FACTOR, true),
     };
-    let call = call.set("affine", &affine).local_mem_bytes(4 * group as u64);
-    let call = e.set(call).set("group", &group).set("chunk_rows", &chunk_rows);
+    // One program for all pictures, as it takes no time and programs take memory.
+    let call = call
+        .numbers(&[e.channels, e.channels / e.groups, e.rows, chunk_rows, chunks])
+        .set("affine", &affine)
+        .set("group", &group)
+        .set("eps", &literal(e.eps))
+        .local_mem_bytes(4 * group as u64);
     let template = [TREE, include_str!("chunked_combine.cl.tera")].concat();
     let global = [e.groups * group, e.n, 1];
-    call.set("chunks", &chunks).launch("group_norm_combine", &template, global, Some([group, 1, 1]))
+    call.launch("group_norm_combine", &template, global, Some([group, 1, 1]))
 }
 
 fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Result<Launch> {

@@ -65,5 +65,5 @@ fn tiled(problem: &Problem, target: &Target) -> Result<Lowering> {
         launch.local_mem_bytes = local_mem_bytes;
     }
     let packings = contraction.row_major_packings();
-    Ok(Lowering { launches, scratch_bytes: vec![], packings })
+    Ok(Lowering { launches, packings, ..Lowering::default() })
 }

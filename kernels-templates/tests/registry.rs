@@ -11,10 +11,13 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Folders that hold kernels of an op: those with a naive template.
+/// Folders that hold kernels of an op: those with a family.
 fn folders() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let is_op = |name: &String| root.join(name).join("naive.cl.tera").exists();
+    let is_op = |name: &String| {
+        let module = std::fs::read_to_string(root.join(name).join("mod.rs"));
+        module.is_ok_and(|text| text.contains("pub const FAMILY"))
+    };
     names(root).into_iter().filter(is_op).collect()
 }
 

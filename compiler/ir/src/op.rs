@@ -70,6 +70,7 @@ ops! {
     attention::Attention,
     group_norm::GroupNorm,
     group_affine::GroupAffine,
+    chain::Chain,
     layer_norm::LayerNorm,
     mean::Mean,
     variance::Variance,

@@ -18,7 +18,15 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
             continue;
         }
         let operands = graph.operands(add);
-        let (a, b) = (operands[0], operands[1]);
+        let (mut a, mut b) = (operands[0], operands[1]);
+        // A residual block's shortcut: computed last, it adds to a sum that is there already, and what it
+        // reads is the only other picture then.
+        let ops = (graph.node(a).op(), graph.node(b).op());
+        if let (Some(Op::Conv2d(_)), Some(Op::Matmul(_))) = ops
+            && graph.ty(a) == graph.ty(b)
+        {
+            (a, b) = (b, a);
+        }
         if fuse(graph, add, a, b)? || (graph.ty(a) == graph.ty(b) && fuse(graph, add, b, a)?) {
             changes += 1;
         }

@@ -3,6 +3,7 @@
 //! A pass changes a graph and says how often it did. The driver removes what became dead,
 //! verifies the graph after every pass, and names the pass in any error.
 
+pub mod chain;
 pub(crate) mod contraction;
 mod fold_concat;
 mod fold_constants;

@@ -9,6 +9,7 @@ use kiln_bundle::plan::{
 use kiln_ir::ValueId;
 use kiln_kernels::{Argument, Launch};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::dispatch::Part;
@@ -130,7 +131,7 @@ fn assemble_buffers(decisions: &Decisions, times: &Times) -> Vec<Buffer> {
 struct Assembler<'a> {
     decisions: &'a Decisions<'a>,
     sources: Vec<String>,
-    source_ids: HashMap<String, u32>,
+    source_ids: HashMap<Arc<str>, u32>,
     kernels: Vec<Kernel>,
     kernel_ids: HashMap<(u32, &'static str), KernelId>,
     times: Times,
@@ -168,7 +169,7 @@ impl<'a> Assembler<'a> {
                 self.load(index, launch_index, &mut steps)?;
                 self.times.launches.push(start + steps.len() as u32);
                 steps.push(match &op.work {
-                    Work::Kernels { variant, lowering, costs, parts } => {
+                    Work::Kernels { variant, lowering, costs, parts, .. } => {
                         Step::Dispatch(self.dispatch(
                             (index, op_index),
                             op,
@@ -320,7 +321,7 @@ impl<'a> Assembler<'a> {
     fn kernel(&mut self, launch: &Launch, op: &str, variant: &str) -> KernelId {
         let next = self.sources.len() as u32;
         let source = *self.source_ids.entry(launch.source.clone()).or_insert_with(|| {
-            self.sources.push(launch.source.clone());
+            self.sources.push(launch.source.to_string());
             next
         });
         *self.kernel_ids.entry((source, launch.entry)).or_insert_with(|| {

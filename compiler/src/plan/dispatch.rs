@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn launch(global: [u64; 3], local: Option<[u64; 3]>) -> Launch {
-        let (source, entry, args) = (String::new(), "", vec![]);
+        let (source, entry, args) = ("".into(), "", vec![]);
         Launch {
             source,
             entry,

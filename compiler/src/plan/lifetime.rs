@@ -147,11 +147,35 @@ impl Lifetimes {
                     .collect();
                 self.scratch.insert((index, op_index), scratch);
             }
-            let buffer = self.push(draft(name, node.ty.size_bytes()));
+            let buffer = match in_place(network, op_index) {
+                Some(operand) => self.values[&(index, operand)],
+                None => self.push(draft(name, node.ty.size_bytes())),
+            };
+            self.extend(buffer, end);
             self.values.insert((index, op.id), buffer);
             now = end;
         }
     }
+}
+
+/// A value whose memory an op's result takes: computed by the same network, read by no later op, and
+/// only where the op's kernels allow it.
+fn in_place(network: &LoweredNetwork, op_index: usize) -> Option<ValueId> {
+    let graph = &network.source.graph;
+    let op = &network.ops[op_index];
+    let Work::Kernels { in_place, .. } = &op.work else { return None };
+    let operands = graph.operands(op.id);
+    let dies = |value: ValueId| {
+        let later = network.ops[op_index + 1..].iter().map(|op| op.id);
+        let users: Vec<_> = graph.users(value);
+        graph.node(value).op().is_some()
+            && !graph.is_output(value)
+            && !later.into_iter().any(|id| users.contains(&id))
+    };
+    let only_there = |value: ValueId| {
+        operands.iter().enumerate().all(|(i, v)| *v != value || in_place.contains(&i))
+    };
+    in_place.iter().map(|i| operands[*i]).find(|value| dies(*value) && only_there(*value))
 }
 
 fn find_output(networks: &[LoweredNetwork], name: &str) -> Option<(usize, ValueId, TensorType)> {
@@ -160,4 +184,70 @@ fn find_output(networks: &[LoweredNetwork], name: &str) -> Option<(usize, ValueI
         let (_, id) = graph.outputs().iter().find(|(output, _)| output == name)?;
         Some((i, *id, graph.ty(*id).clone()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceProfile;
+    use crate::plan::lower::{Known, NetworkGraph, Preference, Selection, Storage, Weights, lower};
+    use kiln_ir::ops::matmul::Matmul;
+    use kiln_ir::ops::silu::Silu;
+    use kiln_ir::ops::{add::Add, epilogue::Epilogue};
+    use kiln_ir::{DType, Graph, WeightExpr};
+
+    /// `silu(x) W + residual`, and whether the sum is where the residual was.
+    fn shares(build: impl Fn(&mut Graph, ValueId, ValueId) -> (ValueId, ValueId)) -> bool {
+        let mut graph = Graph::new("test");
+        let x = graph.input("x", TensorType::f32(&[8, 64]));
+        let expr = WeightExpr::Tensor { key: "w".into(), shape: vec![64, 64] };
+        let w = graph.weight("w", expr, TensorType::f32(&[64, 64]));
+        let (residual, out) = build(&mut graph, x, w);
+        graph.output("y", out);
+        let source = NetworkGraph { name: "test".into(), phase: Phase::Prompt, graph };
+        let (_, profile) = DeviceProfile::load("cpu-avx512").unwrap();
+        let storage = Storage { weights: Weights::Float(DType::F32), activations: DType::F32 };
+        let selection = Selection {
+            preference: Preference::Fastest,
+            max_weight_bytes: 1 << 20,
+            reading_percent: 100,
+        };
+        let network = lower(&source, &profile, storage, selection, &mut Known::default()).unwrap();
+        let sum = network.source.graph.ids().find(|id| {
+            let op = network.source.graph.node(*id).op();
+            matches!(op, Some(kiln_ir::Op::Matmul(op)) if op.epilogue.residual)
+        });
+        let mut blocks = Blocks::default();
+        blocks.add(0, &network, 64);
+        let lifetimes = Lifetimes::new(&[network], &blocks);
+        let of = |value| lifetimes.values[&(0, value)];
+        of(residual) == of(sum.unwrap())
+    }
+
+    fn sum(graph: &mut Graph, x: ValueId, w: ValueId, residual: ValueId) -> ValueId {
+        let epilogue = Epilogue { residual: true, ..Epilogue::default() };
+        graph.push("sum", Matmul { sources: 1, epilogue }, &[x, w, residual]).unwrap()
+    }
+
+    #[test]
+    fn a_sum_takes_the_memory_of_a_residual_that_nothing_else_reads() {
+        let silu = |graph: &mut Graph, x| graph.push("residual", Silu, &[x]).unwrap();
+        assert!(shares(|graph, x, w| {
+            let residual = silu(graph, x);
+            (residual, sum(graph, x, w, residual))
+        }));
+        // Read by a later op.
+        assert!(!shares(|graph, x, w| {
+            let residual = silu(graph, x);
+            let y = sum(graph, x, w, residual);
+            (residual, graph.push("later", Add, &[y, residual]).unwrap())
+        }));
+        // What the sum multiplies is also what it adds.
+        assert!(!shares(|graph, x, w| {
+            let residual = silu(graph, x);
+            (residual, sum(graph, residual, w, residual))
+        }));
+        // The host wrote it.
+        assert!(!shares(|graph, x, w| (x, sum(graph, x, w, x))));
+    }
 }

@@ -37,6 +37,8 @@ pub enum Work {
         costs: Vec<LaunchCost>,
         /// The work-items of each launch.
         parts: Vec<Part>,
+        /// Inputs whose memory the output may take.
+        in_place: Vec<usize>,
     },
     /// By reading rows of a table from the bundle.
     Gather,
@@ -96,8 +98,8 @@ pub struct Selection {
     pub preference: Preference,
     /// Largest run of weights that one launch reads.
     pub max_weight_bytes: u64,
-    /// Of the time that reading an op's weights takes, how much counts where a variant needs larger
-    /// ones: 100 if they are read for each pass, 0 if they stay.
+    /// How much the time that reading an op's weights takes counts beside its arithmetic where a variant
+    /// needs larger ones. Nothing if they stay or reading is always hidden; much if all waits for it.
     pub reading_percent: u64,
 }
 
@@ -141,14 +143,26 @@ impl Storage<'_> {
             Weights::Float(dtype) => return plain(dtype),
             Weights::Int8(choices) => choices,
         };
-        match (Contraction::of(graph, op), &node.kind) {
-            (Some(contraction), NodeKind::Weight(expr)) if contraction.weight == value => {
+        match &node.kind {
+            NodeKind::Weight(expr) if weight_indices(graph, op).contains(&input) => {
                 choices.of(expr)
             }
             _ => plain(DType::F16),
         }
     }
 }
+
+/// Which operands are the weights of a contraction.
+pub fn weight_indices(graph: &Graph, op: ValueId) -> Vec<usize> {
+    match graph.node(op).op() {
+        Some(Op::Chain(chain)) => chain.weights(),
+        _ => Contraction::of(graph, op).map(|c| c.weight_index()).into_iter().collect(),
+    }
+}
+
+/// What was lowered already for a profile, by problem: networks and strategies have most in common.
+#[derive(Default)]
+pub struct Known(HashMap<String, Vec<Chosen>>);
 
 /// Lowers a network.
 ///
@@ -158,9 +172,9 @@ pub fn lower(
     profile: &DeviceProfile,
     storage: Storage<'_>,
     selection: Selection,
+    known: &mut Known,
 ) -> Result<LoweredNetwork> {
     let graph = &source.graph;
-    let mut known: HashMap<String, Work> = HashMap::new();
     let mut ops = Vec::new();
     for id in schedule(graph)? {
         let op = graph.node(id).op().expect("the schedule holds ops only");
@@ -175,13 +189,8 @@ pub fn lower(
             max_weight_bytes: selection.max_weight_bytes,
             max_scratch_bytes: selection.preference.scratch_bytes(),
         };
-        let key = format!("{problem:?}");
-        let work = match known.get(&key) {
-            Some(work) => work.clone(),
-            None => kernels(&problem, profile, selection)
-                .with_context(|| format!("{}: node '{}'", source.name, graph.node(id).name))?,
-        };
-        known.insert(key, work.clone());
+        let work = kernels(&problem, profile, selection, known)
+            .with_context(|| format!("{}: node '{}'", source.name, graph.node(id).name))?;
         ops.push(LoweredOp { id, work });
     }
     Ok(LoweredNetwork { source: source.clone(), ops })
@@ -206,10 +215,18 @@ pub fn operands(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Vec<Operand
     graph.operands(id).into_iter().enumerate().map(operand).collect()
 }
 
-fn kernels(problem: &Problem, profile: &DeviceProfile, selection: Selection) -> Result<Work> {
-    let Some(Chosen { variant, mut lowering, mut costs, .. }) =
-        choose(problem, profile, selection)?
-    else {
+fn kernels(
+    problem: &Problem,
+    profile: &DeviceProfile,
+    selection: Selection,
+    known: &mut Known,
+) -> Result<Work> {
+    let key = format!("{problem:?}");
+    if !known.0.contains_key(&key) {
+        known.0.insert(key.clone(), options(problem, profile, selection.preference)?);
+    }
+    let chosen = best(&known.0[&key], profile, selection).cloned();
+    let Some(Chosen { variant, mut lowering, mut costs, .. }) = chosen else {
         bail!(
             "no kernel variant of {} applies to {} on a {:?} device",
             problem.op.name(),
@@ -218,13 +235,15 @@ fn kernels(problem: &Problem, profile: &DeviceProfile, selection: Selection) -> 
         );
     };
     check_limits(&lowering, &profile.target).map_err(|e| anyhow!("variant {variant}: {e}"))?;
+    let in_place = kiln_kernels::in_place(problem, &lowering);
     let rates = &profile.rates;
     let parts = dispatch::cut(&mut lowering, &mut costs, rates.max_dispatch_ns(), rates.launch_ns)
         .with_context(|| format!("variant {variant}"))?;
-    Ok(Work::Kernels { variant, lowering, costs, parts })
+    Ok(Work::Kernels { variant, lowering, costs, parts, in_place })
 }
 
 /// A variant for an op.
+#[derive(Clone)]
 pub struct Chosen {
     /// Its name.
     pub variant: &'static str,
@@ -233,7 +252,6 @@ pub struct Chosen {
     /// What each launch takes.
     pub costs: Vec<LaunchCost>,
     weight_bytes: u64,
-    ns: u64,
 }
 
 impl Chosen {
@@ -242,14 +260,11 @@ impl Chosen {
         variant: &'static str,
         lowering: Lowering,
         profile: &DeviceProfile,
-        reading_percent: u64,
     ) -> Self {
         let costs = launch_costs(problem, variant, &lowering, &profile.rates);
         let packed = lowering.packings.iter();
         let weight_bytes = packed.map(|(i, p)| p.size_bytes(&problem.inputs[*i].ty.shape)).sum();
-        let reading_ns = profile.rates.in_plan().load_ns(weight_bytes) / 100 * reading_percent;
-        let ns = costs.iter().map(|c| c.ns).sum::<u64>().max(reading_ns);
-        Self { variant, lowering, costs, weight_bytes, ns }
+        Self { variant, lowering, costs, weight_bytes }
     }
 
     fn scratch_bytes(&self) -> u64 {
@@ -259,30 +274,35 @@ impl Chosen {
     fn enlarges(&self) -> bool {
         self.lowering.packings.iter().any(|(_, packing)| packing.enlarges())
     }
+
+    /// Its arithmetic, and of the reading of its weights what the selection counts.
+    fn ns(&self, profile: &DeviceProfile, selection: Selection) -> u64 {
+        let reading_ns = profile.rates.in_plan().load_ns(self.weight_bytes);
+        let counted_ns = (reading_ns / 100).saturating_mul(selection.reading_percent);
+        self.costs.iter().map(|c| c.ns).sum::<u64>().saturating_add(counted_ns)
+    }
 }
 
-/// The target's first choice among the variants that the selection allows; if that needs larger
-/// weights than a later one, only where it is faster, too, reading included.
-///
-/// `None` if no variant applies.
-pub fn choose(
+/// The variants to choose between: the target's first choice among those with as little scratch memory
+/// as is preferred (if there is none, the one with the least), and where it needs larger weights, those
+/// after it, up to the first that does not.
+fn options(
     problem: &Problem,
     profile: &DeviceProfile,
-    selection: Selection,
-) -> Result<Option<Chosen>> {
-    let allowed_bytes = selection.preference.scratch_bytes();
+    preference: Preference,
+) -> Result<Vec<Chosen>> {
+    let allowed_bytes = preference.scratch_bytes();
     let target = &*profile.target.tuned(problem);
-    let mut best: Option<Chosen> = None;
+    let mut list: Vec<Chosen> = vec![];
     let mut refused: Option<Chosen> = None;
     for variant in candidates(problem, target) {
         // The oracle takes no scratch memory, but the time that it takes is no price for that.
-        if variant.name == "naive" && (best.is_some() || refused.is_some()) {
+        if variant.name == "naive" && (!list.is_empty() || refused.is_some()) {
             break;
         }
         let lowering = (variant.lower)(problem, target)
             .with_context(|| format!("variant {}", variant.name))?;
-        let reading_percent = selection.reading_percent;
-        let next = Chosen::new(problem, variant.name, lowering, profile, reading_percent);
+        let next = Chosen::new(problem, variant.name, lowering, profile);
         if next.scratch_bytes() > allowed_bytes {
             let less = |r: &Chosen| next.scratch_bytes() < r.scratch_bytes();
             if refused.as_ref().is_none_or(less) {
@@ -290,16 +310,40 @@ pub fn choose(
             }
             continue;
         }
-        let (enlarges, pays) =
-            (next.enlarges(), |b: &Chosen| next.weight_bytes < b.weight_bytes && next.ns <= b.ns);
-        if best.as_ref().is_none_or(pays) {
-            best = Some(next);
-        }
+        let enlarges = next.enlarges();
+        list.push(next);
         if !enlarges {
             break;
         }
     }
-    Ok(best.or(refused))
+    if list.is_empty() {
+        list.extend(refused);
+    }
+    Ok(list)
+}
+
+/// The first of the options; if that needs larger weights than a later one, only where it is faster, too,
+/// the reading that is counted included.
+fn best<'a>(
+    options: &'a [Chosen],
+    profile: &DeviceProfile,
+    selection: Selection,
+) -> Option<&'a Chosen> {
+    let ns = |option: &Chosen| option.ns(profile, selection);
+    options.iter().reduce(|best, next| {
+        let pays = next.weight_bytes < best.weight_bytes && ns(next) <= ns(best);
+        if pays { next } else { best }
+    })
+}
+
+/// The variant for an op; `None` if none applies.
+pub fn choose(
+    problem: &Problem,
+    profile: &DeviceProfile,
+    selection: Selection,
+) -> Result<Option<Chosen>> {
+    let options = options(problem, profile, selection.preference)?;
+    Ok(best(&options, profile, selection).cloned())
 }
 
 /// What every launch must keep, whatever its variant thinks of the target.

@@ -22,7 +22,7 @@ use kiln_ir::DType;
 use crate::device::DeviceProfile;
 use blocks::Blocks;
 use lifetime::Lifetimes;
-use lower::{LoweredNetwork, NetworkGraph, Preference, Selection, Storage};
+use lower::{Known, LoweredNetwork, NetworkGraph, Preference, Selection, Storage};
 use residency::{Infeasible, Placement};
 
 /// What a plan is made for.
@@ -48,19 +48,21 @@ pub struct Strategy {
     pub max_block_bytes: u64,
     /// Storage type of values between ops.
     pub activations: DType,
-    /// All weights of the repeated network must stay, and their size counts for so much when its
-    /// variants are chosen; see [`Selection::reading_percent`]. 100 if they need not stay.
+    /// What reading the repeated network's weights counts for when its variants are chosen; see
+    /// [`Selection::reading_percent`].
     pub reading_percent: u64,
+    /// The largest pictures of the autoencoder are computed anew by stripes wherever they are read.
+    pub recompute: bool,
 }
 
 impl Strategy {
-    /// How variants of a network are chosen. Only the repeated network reads weights that stay.
+    /// How variants of a network are chosen. The others read their weights for one pass, in full.
     pub fn selection(&self, phase: Phase) -> Selection {
-        let repeated = phase == Phase::Step;
+        let counted = phase == Phase::Step || self.reading_percent == MUCH;
         Selection {
             preference: self.preference,
             max_weight_bytes: self.max_block_bytes,
-            reading_percent: if repeated { self.reading_percent } else { 100 },
+            reading_percent: if counted { self.reading_percent } else { 100 },
         }
     }
 }
@@ -82,9 +84,12 @@ impl std::fmt::Display for Strategy {
         }
         write!(f, ", weight blocks of up to {}", explain::mib(self.max_block_bytes))?;
         match self.reading_percent {
-            0 => f.write_str(", all U-Net weights kept")?,
-            100 => {}
-            percent => write!(f, ", all U-Net weights kept, at {percent} % of reading them")?,
+            0 => f.write_str(", weights as large as is fast")?,
+            MUCH => f.write_str(", weights as small as can be")?,
+            percent => write!(f, ", reading of weights at {percent} % of its time")?,
+        }
+        if self.recompute {
+            f.write_str(", the largest pictures recomputed by stripes")?;
         }
         match self.activations {
             DType::F16 => f.write_str(", activations in FP16"),
@@ -93,7 +98,10 @@ impl std::fmt::Display for Strategy {
     }
 }
 
-/// Strategies from the fastest to the most frugal; the first that fits is taken.
+/// So much that no variant is worth larger weights.
+const MUCH: u64 = 10_000;
+
+/// Ways to spend the budget, the most frugal last. The fastest that fits is taken.
 ///
 /// FP16 activations come first where the device profits, elsewhere when nothing else fits.
 pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
@@ -108,6 +116,7 @@ pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
         (2, Preference::Fastest, 1, 0),
         (2, Preference::Fastest, 1, 25),
         (2, Preference::Fastest, 1, 100),
+        (2, Preference::Fastest, 1, MUCH),
         (2, Preference::Fastest, 4, 100),
         (2, Preference::ScratchUpTo(16 << 20), 4, 100),
         (2, Preference::ScratchUpTo(16 << 20), 16, 100),
@@ -115,13 +124,26 @@ pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
         (1, Preference::ScratchUpTo(4 << 20), 16, 100),
         (1, Preference::ScratchUpTo(1 << 20), 16, 100),
     ];
+    let recomputing = [
+        (2, Preference::ScratchUpTo(16 << 20), 4, 100),
+        (1, Preference::ScratchUpTo(16 << 20), 4, 100),
+        (1, Preference::ScratchUpTo(16 << 20), 16, MUCH),
+        (1, Preference::ScratchUpTo(8 << 20), 16, MUCH),
+        (1, Preference::ScratchUpTo(6 << 20), 32, MUCH),
+    ];
+    let all = spending.into_iter().map(|s| (s, false)).chain(recomputing.map(|s| (s, true)));
+    let list: Vec<_> = all.collect();
     let strategy = |activations| {
-        spending.map(|(guidance_batch, preference, divisor, reading_percent)| Strategy {
-            guidance_batch: request.guidance_batch.unwrap_or(guidance_batch),
-            preference,
-            max_block_bytes: profile.memory.max_block_bytes / divisor,
-            activations,
-            reading_percent,
+        let list = list.clone().into_iter();
+        list.map(move |((guidance_batch, preference, divisor, reading_percent), recompute)| {
+            Strategy {
+                guidance_batch: request.guidance_batch.unwrap_or(guidance_batch),
+                preference,
+                max_block_bytes: profile.memory.max_block_bytes / divisor,
+                activations,
+                reading_percent,
+                recompute,
+            }
         })
     };
     types.into_iter().flat_map(strategy).collect()
@@ -140,44 +162,70 @@ pub struct Planned {
 /// What came of one strategy.
 pub enum Outcome {
     /// It fits.
-    Fits(Box<Planned>),
+    Fits(Box<Plan>),
     /// It needs more than the budget.
     TooLarge(explain::Shortfall),
 }
 
-/// Plans networks, in execution order, by one strategy.
-pub fn build(
-    graphs: &[NetworkGraph],
+/// Networks lowered by one strategy, before anything has an address.
+pub struct Draft {
+    /// How the budget is spent.
+    pub strategy: Strategy,
+    networks: Vec<LoweredNetwork>,
+    blocks: Blocks,
+    lifetimes: Lifetimes,
+    beside: MemoryPlan,
     manifest: Manifest,
-    strategy: Strategy,
-    request: &PlanRequest,
-) -> Result<Outcome> {
-    let profile = request.profile;
-    let align_bytes = profile.memory.base_align_bytes;
-    let networks = graphs
-        .iter()
-        .map(|g| lower::lower(g, profile, request.storage, strategy.selection(g.phase)))
-        .collect::<Result<Vec<_>>>()?;
-    let mut blocks = Blocks::default();
-    for (index, network) in networks.iter().enumerate() {
-        blocks.add(index, network, align_bytes);
+}
+
+impl Draft {
+    /// Lowers networks, in execution order, by one strategy.
+    pub fn new(
+        graphs: &[NetworkGraph],
+        manifest: Manifest,
+        strategy: Strategy,
+        request: &PlanRequest,
+        known: &mut Known,
+    ) -> Result<Self> {
+        let profile = request.profile;
+        let mut lower = |g: &NetworkGraph| {
+            lower::lower(g, profile, request.storage, strategy.selection(g.phase), known)
+        };
+        let networks = graphs.iter().map(&mut lower).collect::<Result<Vec<_>>>()?;
+        let mut blocks = Blocks::default();
+        for (index, network) in networks.iter().enumerate() {
+            blocks.add(index, network, profile.memory.base_align_bytes);
+        }
+        check_blocks(&blocks, profile.memory.max_alloc_bytes())?;
+        let lifetimes = Lifetimes::new(&networks, &blocks);
+        let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
+        Ok(Self { strategy, networks, blocks, lifetimes, beside, manifest })
     }
-    let lifetimes = Lifetimes::new(&networks, &blocks);
-    let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
-    let max_alloc_bytes = profile.memory.max_alloc_bytes();
-    check_blocks(&blocks, max_alloc_bytes)?;
-    let capacity_bytes =
-        request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
-    let weights_bytes = repeated_weights_bytes(&networks, &blocks);
-    let all_must_stay = strategy.reading_percent < 100;
-    let cannot_stay = |needs_bytes| {
-        Ok(Outcome::TooLarge(explain::Shortfall::new(needs_bytes, &lifetimes.buffers, &beside)))
-    };
-    if all_must_stay && weights_bytes > capacity_bytes {
-        return cannot_stay(beside.peak_bytes().saturating_add(weights_bytes));
+
+    /// Less than any plan's predicted time of a picture: what its launches take.
+    pub fn least_ns(&self) -> u64 {
+        let of_network = |network: &LoweredNetwork| {
+            let costs = network.ops.iter().flat_map(|op| match &op.work {
+                lower::Work::Kernels { costs, .. } => &costs[..],
+                lower::Work::Gather => &[],
+            });
+            let pass_ns: u64 = costs.map(|cost| cost.ns).sum();
+            pass_ns.saturating_mul(time::passes(&self.manifest, network.source.phase))
+        };
+        self.networks.iter().map(of_network).fold(0, u64::saturating_add)
     }
-    let placement =
-        match residency::place(&networks, &blocks, &lifetimes, capacity_bytes, align_bytes) {
+
+    /// Places everything, with at most so many bytes of the repeated network's weights resident. Of the
+    /// rationale the plan has the rates.
+    pub fn place(&self, request: &PlanRequest, most_kept_bytes: u64) -> Result<Outcome> {
+        let (profile, beside) = (request.profile, &self.beside);
+        let align_bytes = profile.memory.base_align_bytes;
+        let max_alloc_bytes = profile.memory.max_alloc_bytes();
+        let capacity_bytes =
+            request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
+        let room = residency::Room { capacity_bytes, most_kept_bytes, align_bytes };
+        let placement = match residency::place(&self.networks, &self.blocks, &self.lifetimes, room)
+        {
             Ok(placement) => placement,
             Err(error) => match error.downcast::<Infeasible>() {
                 Ok(Infeasible(buffers, height_bytes)) => {
@@ -185,43 +233,32 @@ pub fn build(
                     let shortfall = explain::Shortfall {
                         allocation: (height_bytes > max_alloc_bytes)
                             .then_some((height_bytes, max_alloc_bytes)),
-                        ..explain::Shortfall::new(needs_bytes, &buffers, &beside)
+                        ..explain::Shortfall::new(needs_bytes, &buffers, beside)
                     };
                     return Ok(Outcome::TooLarge(shortfall));
                 }
                 Err(error) => return Err(error),
             },
         };
-    let kept_bytes: u64 = placement
-        .resident
-        .iter()
-        .map(|(block, _)| &blocks.drafts[*block])
-        .filter(|d| !d.small && networks[d.network].source.phase == Phase::Step)
-        .map(|d| d.len_bytes)
-        .sum();
-    if all_must_stay && kept_bytes < weights_bytes {
-        return cannot_stay(request.budget_bytes.saturating_add(weights_bytes - kept_bytes));
+        let decisions = assemble::Decisions {
+            networks: &self.networks,
+            blocks: &self.blocks,
+            lifetimes: &self.lifetimes,
+            placement: &placement,
+            memory: with_arena(beside.clone(), &placement),
+            align_bytes,
+            max_dispatch_ns: profile.rates.max_dispatch_ns(),
+        };
+        let mut plan = assemble::assemble(&decisions, self.manifest.clone())?;
+        plan.rationale.rates = profile.rates.in_plan();
+        Ok(Outcome::Fits(Box::new(plan)))
     }
-    let memory = with_arena(beside, &placement);
-    let decisions = assemble::Decisions {
-        networks: &networks,
-        blocks: &blocks,
-        lifetimes: &lifetimes,
-        placement: &placement,
-        memory,
-        align_bytes,
-        max_dispatch_ns: profile.rates.max_dispatch_ns(),
-    };
-    let mut plan = assemble::assemble(&decisions, manifest)?;
-    plan.rationale = rationale::rationale(&networks, &plan, strategy, request)?;
-    Ok(Outcome::Fits(Box::new(Planned { plan, networks, blocks })))
-}
 
-/// Bytes of the large blocks of the repeated network.
-fn repeated_weights_bytes(networks: &[LoweredNetwork], blocks: &Blocks) -> u64 {
-    let repeated =
-        |d: &&blocks::BlockDraft| !d.small && networks[d.network].source.phase == Phase::Step;
-    blocks.drafts.iter().filter(repeated).map(|d| d.len_bytes).sum()
+    /// One of its plans, with the reasons and what is needed to write its weights.
+    pub fn finish(self, mut plan: Plan, request: &PlanRequest) -> Result<Planned> {
+        plan.rationale = rationale::rationale(&self.networks, &plan, self.strategy, request)?;
+        Ok(Planned { plan, networks: self.networks, blocks: self.blocks })
+    }
 }
 
 /// Refuses weights that one launch reads together and no single allocation holds.
@@ -283,7 +320,7 @@ fn kernel_count(networks: &[LoweredNetwork]) -> u64 {
     let mut sources = std::collections::HashSet::new();
     for op in networks.iter().flat_map(|n| &n.ops) {
         if let lower::Work::Kernels { lowering, .. } = &op.work {
-            sources.extend(lowering.launches.iter().map(|l| (l.source.as_str(), l.entry)));
+            sources.extend(lowering.launches.iter().map(|l| (&*l.source, l.entry)));
         }
     }
     sources.len() as u64

@@ -9,10 +9,9 @@ use kiln_ir::{DType, Graph, NodeKind, ValueId};
 use kiln_kernels::{Lowering, Problem, candidates, family};
 use std::collections::{HashMap, HashSet};
 
-use super::lower::{LoweredNetwork, Storage, Work, operands};
+use super::lower::{LoweredNetwork, Storage, Work, operands, weight_indices};
 use super::time::{LaunchCost, launch_costs};
 use super::{PlanRequest, Strategy};
-use crate::passes::contraction::Contraction;
 use crate::quantize;
 
 /// The rationale of an assembled plan, but for the strategies that were tried.
@@ -54,34 +53,35 @@ pub fn rationale(
                 }
             };
             rationale.ops.push(OpChoice { instant, choice });
-            if let Some(weight) = stored_weight(graph, lowered.id, request.storage)
-                && named.insert(weight.name.clone())
-            {
-                rationale.weights.push(weight);
-            }
+            let stored = stored_weights(graph, lowered.id, request.storage).into_iter();
+            rationale.weights.extend(stored.filter(|weight| named.insert(weight.name.clone())));
         }
     }
     Ok(rationale)
 }
 
-/// How the constant weights of a contraction are stored.
-fn stored_weight(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Option<StoredWeight> {
-    let contraction = Contraction::of(graph, id)?;
-    let NodeKind::Weight(expr) = &graph.node(contraction.weight).kind else { return None };
-    let stored = storage.of(graph, id, contraction.weight_index());
-    let shape = &graph.ty(contraction.weight).shape;
-    let sum = shape[1..].iter().product();
-    let block = match stored.dtype {
-        DType::I8 => Some(stored.block.unwrap_or(sum) as u32),
-        _ => None,
+/// How the constant weights of an op's contractions are stored.
+fn stored_weights(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Vec<StoredWeight> {
+    let operands = graph.operands(id);
+    let stored_weight = |input: usize| {
+        let value = operands[input];
+        let NodeKind::Weight(expr) = &graph.node(value).kind else { return None };
+        let stored = storage.of(graph, id, input);
+        let shape = &graph.ty(value).shape;
+        let sum = shape[1..].iter().product();
+        let block = match stored.dtype {
+            DType::I8 => Some(stored.block.unwrap_or(sum) as u32),
+            _ => None,
+        };
+        Some(StoredWeight {
+            name: quantize::name(expr),
+            shape: shape.iter().map(|d| *d as u32).collect(),
+            dtype: super::assemble::dtype(stored.dtype),
+            block,
+            relative_error: stored.relative_error,
+        })
     };
-    Some(StoredWeight {
-        name: quantize::name(expr),
-        shape: shape.iter().map(|d| *d as u32).collect(),
-        dtype: super::assemble::dtype(stored.dtype),
-        block,
-        relative_error: stored.relative_error,
-    })
+    weight_indices(graph, id).into_iter().filter_map(stored_weight).collect()
 }
 
 /// Instants of the launches and gathers of a plan, in order.

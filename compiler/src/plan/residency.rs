@@ -29,22 +29,33 @@ pub struct Placement {
     pub lower_bound_bytes: u64,
 }
 
-/// Places everything in `capacity_bytes`.
+/// What there is to place things in.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of the arena at most.
+    pub capacity_bytes: u64,
+    /// Bytes of the repeated network's weights that may stay.
+    pub most_kept_bytes: u64,
+    /// Alignment of every offset.
+    pub align_bytes: u64,
+}
+
+/// Places everything.
 ///
 /// Errors: the capacity is too small even with every weight streamed.
 pub fn place(
     networks: &[LoweredNetwork],
     blocks: &Blocks,
     lifetimes: &Lifetimes,
-    capacity_bytes: u64,
-    align_bytes: u64,
+    Room { capacity_bytes, most_kept_bytes, align_bytes }: Room,
 ) -> Result<Placement> {
     let mut order = candidates(networks, blocks);
     let fixed = solve(lifetimes.buffers.clone(), align_bytes, capacity_bytes)?;
     if fixed.1.height_bytes > capacity_bytes {
         bail!(Infeasible(fixed.0, fixed.1.height_bytes));
     }
-    let mut room = capacity_bytes.saturating_sub(peak_beside(networks, lifetimes, align_bytes));
+    let beside_bytes = peak_beside(networks, lifetimes, align_bytes);
+    let mut room = capacity_bytes.saturating_sub(beside_bytes).min(most_kept_bytes);
     loop {
         let mut buffers = lifetimes.buffers.clone();
         let mut resident: Vec<_> = lifetimes.small.iter().map(|(b, id)| (*b, *id)).collect();

@@ -3,8 +3,9 @@
 //! A launch takes as long as its arithmetic or its memory traffic, whichever is more, at the share
 //! of the device's rates that its variant reaches, and what every launch takes beside. A load
 //! takes its bytes over the rate of the storage; loads follow one another in the plan's order, each
-//! as soon as its slot is free, and a launch waits for the loads before it. Reading runs ahead from
-//! one pass of the repeated network into the next, but not from one network into another.
+//! as soon as its slot is free, and a launch waits for the loads before it; even one that nothing waits
+//! for takes its share of the memory's rate. Reading runs ahead from one pass of the repeated network
+//! into the next, but not from one network into another.
 //! Resident weights are read before their network begins.
 
 use kiln_bundle::plan::{BufferId, Gather, Manifest, Phase, Plan, Residency, Step};
@@ -97,6 +98,8 @@ pub enum Event {
         slot: usize,
         /// How long reading takes.
         ns: u64,
+        /// What it takes of the device's time, however far ahead it is.
+        taken_ns: u64,
     },
     /// The device computes.
     Run(u64),
@@ -234,8 +237,10 @@ fn events(plan: &Plan, index: usize) -> Vec<Event> {
     let event = |step: &Step| match step {
         Step::Load { block, slot } => {
             slots.insert(*block, slot.index());
-            let ns = rates.load_ns(plan.blocks[block.index()].len_bytes);
-            Event::Load { slot: slot.index(), ns }
+            let len_bytes = plan.blocks[block.index()].len_bytes;
+            // Written and checked once, in the memory that the device computes in, or copied there.
+            let taken_ns = rates.work_ns(0, false, 2 * len_bytes);
+            Event::Load { slot: slot.index(), ns: rates.load_ns(len_bytes), taken_ns }
         }
         Step::Dispatch(dispatch) => Event::Run(dispatch.predicted_ns),
         Step::Gather(gather) => Event::Run(gather_ns(rates, gather)),
@@ -281,13 +286,13 @@ impl Walk {
         for (index, event) in (0u32..).zip(events) {
             self.starts.push(self.now);
             match *event {
-                Event::Load { slot, ns } => {
+                Event::Load { slot, ns, taken_ns } => {
                     let start = self.reader.max(*self.slot(slot));
                     self.reader = start.saturating_add(ns);
                     self.loads.push((index, start, ns));
                     let wait_ns = self.reader.saturating_sub(self.now);
                     self.stall_ns += wait_ns;
-                    self.now += wait_ns;
+                    self.now += wait_ns + taken_ns;
                 }
                 Event::Run(ns) => self.now = self.now.saturating_add(ns),
                 Event::Free { slot } => *self.slot(slot) = self.now,
@@ -307,7 +312,7 @@ impl Walk {
 mod tests {
     use super::*;
 
-    const LOAD: Event = Event::Load { slot: 0, ns: 10 };
+    const LOAD: Event = Event::Load { slot: 0, ns: 10, taken_ns: 0 };
     const FREE: Event = Event::Free { slot: 0 };
 
     #[test]
@@ -320,8 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_ahead_takes_time_too() {
+        let load = Event::Load { slot: 0, ns: 10, taken_ns: 2 };
+        let time = NetworkTime::new(&[load, FREE, Event::Run(50)], true, 0);
+        assert_eq!((time.first_ns, time.pass_ns, time.stall_ns), (62, 52, 0));
+    }
+
+    #[test]
     fn a_second_slot_hides_what_the_slower_one_leaves() {
-        let other = Event::Load { slot: 1, ns: 10 };
+        let other = Event::Load { slot: 1, ns: 10, taken_ns: 0 };
         let free = Event::Free { slot: 1 };
         let computing = [LOAD, Event::Run(15), FREE, other, Event::Run(15), free];
         let time = NetworkTime::new(&computing, true, 0);

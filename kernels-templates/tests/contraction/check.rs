@@ -1,7 +1,7 @@
 //! Runs the variants of a case and compares them with the reference.
 
 use crate::cases::Case;
-use crate::harness::{Runner, Tolerance, check_parts, compare, random, stored};
+use crate::harness::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 use kiln_ir::{DType, Op, Tensor};
 use kiln_kernels::contraction::mobile::mean_error;
 use kiln_kernels::{Operand, Problem, Target, candidates};
@@ -94,6 +94,7 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
         let found = runner.output(&prepared);
         compare(&found, &expected.data, output.dtype, tolerance, &what());
         check_parts(runner, &problem, &lowering, &values, (variant.name, &found));
+        check_in_place(runner, &problem, &lowering, &values, (variant.name, &found));
     }
 }
 

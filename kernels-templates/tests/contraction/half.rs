@@ -64,7 +64,7 @@ fn multiply_add_of_halves_is_rounded_once() {
         Problem { op: &op, inputs: &inputs, output: &output, max_weight_bytes, max_scratch_bytes };
     let input = |index| Argument::Input { index, offset_bytes: 0, len_bytes: 2 * count as u64 };
     let launch = Launch {
-        source: trial(),
+        source: trial().into(),
         entry: TRIAL,
         args: vec![input(0), input(1), input(2), Argument::Output],
         global: [count as u64 / 4, 1, 1],

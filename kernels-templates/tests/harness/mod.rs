@@ -18,9 +18,9 @@ use opencl3::memory::{Buffer, CL_MEM_READ_WRITE};
 use opencl3::platform::get_platforms;
 use opencl3::program::Program;
 use opencl3::types::{CL_BLOCKING, cl_uchar};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ptr::null_mut;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// Bytes behind the output that no kernel may change.
@@ -32,6 +32,8 @@ pub struct Runner {
     queue: CommandQueue,
     vendor: String,
     half: OnceLock<half::Way>,
+    /// Programs by source: stripes and parts are launches of the same.
+    programs: Mutex<HashMap<String, Arc<Program>>>,
 }
 
 /// A lowering with its memory, ready to run.
@@ -68,7 +70,13 @@ impl Runner {
         let device = Device::new(id);
         let context = Context::from_device(&device).unwrap();
         let queue = CommandQueue::create_default_with_properties(&context, 0, 0).unwrap();
-        Self { context, queue, vendor: device.vendor().unwrap(), half: OnceLock::new() }
+        Self {
+            context,
+            queue,
+            vendor: device.vendor().unwrap(),
+            half: OnceLock::new(),
+            programs: Mutex::default(),
+        }
     }
 
     /// Who made the device.
@@ -112,16 +120,46 @@ impl Runner {
         }
     }
 
+    /// [`Runner::prepare`] with the output in the memory of an input, which must be of its type.
+    pub fn prepare_in_place(
+        &self,
+        problem: &Problem,
+        lowering: &Lowering,
+        values: &[Vec<f32>],
+        input: usize,
+    ) -> Prepared {
+        let mut prepared = self.prepare(problem, lowering, values);
+        let mut bytes = pack(lowering, input, &problem.inputs[input].ty, &values[input]);
+        bytes.extend([0xff; GUARD_BYTES]);
+        prepared.output = self.upload(&bytes);
+        for (_, launch, slots) in &mut prepared.kernels {
+            for (argument, slot) in launch.args.iter().zip(slots) {
+                if matches!(argument, Argument::Input { index, .. } if *index == input) {
+                    *slot = Slot::Output;
+                }
+            }
+        }
+        prepared
+    }
+
     fn build(&self, launch: &Launch) -> Kernel {
         let nvidia = self.vendor.contains("NVIDIA");
         let emulated = if nvidia { None } else { without_ptx(&launch.source) };
         // Optimized, PoCL 3.1 loses sums of some of them.
         let options = if emulated.is_some() { "-cl-opt-disable" } else { "" };
         let halves = launch.half_arithmetic.then(|| self.half().source(&launch.source));
-        let source = emulated.as_ref().or(halves.as_ref()).unwrap_or(&launch.source);
-        let program = Program::create_and_build_from_source(&self.context, source, options)
-            .unwrap_or_else(|log| panic!("{}\n{log}", numbered(source)));
-        Kernel::create(&program, launch.entry).unwrap()
+        let source = emulated.as_deref().or(halves.as_deref()).unwrap_or(&launch.source);
+        let built = || {
+            let program = Program::create_and_build_from_source(&self.context, source, options)
+                .unwrap_or_else(|log| panic!("{}\n{log}", numbered(source)));
+            Arc::new(program)
+        };
+        let known =
+            self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned();
+        let program = known.unwrap_or_else(built);
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let program = programs.entry(source.to_string()).or_insert(program);
+        Kernel::create(program, launch.entry).unwrap()
     }
 
     fn upload(&self, bytes: &[u8]) -> Buffer<cl_uchar> {
@@ -366,6 +404,30 @@ pub fn check_values(
         }
     }
     assert!(!seen.is_empty(), "no variant applies to {} {types:?}", op.name());
+}
+
+/// A lowering makes the same bits with its output in the memory of each input that allows it: once for
+/// each variant, input and kind of launches.
+pub fn check_in_place(
+    runner: &Runner,
+    problem: &Problem,
+    lowering: &Lowering,
+    values: &[Vec<f32>],
+    (variant, whole): (&'static str, &[f32]),
+) {
+    type Kind = (&'static str, &'static str, bool, Vec<usize>);
+    static SEEN: Mutex<BTreeSet<Kind>> = Mutex::new(BTreeSet::new());
+    let inputs = kiln_kernels::in_place(problem, lowering);
+    let kind = (problem.op.name(), variant, lowering.launches.len() > 2, inputs.clone());
+    if !SEEN.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.clone()) {
+        return;
+    }
+    for input in inputs {
+        let prepared = runner.prepare_in_place(problem, lowering, values, input);
+        runner.run(&prepared);
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert!(bits(&runner.output(&prepared)) == bits(whole), "{kind:?} over input {input}");
+    }
 }
 
 /// A lowering makes the same bits in parts: once for each variant and set of axes that it can be

@@ -20,7 +20,7 @@ use half_arithmetic::{TRIAL, Way};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::passes;
 use kiln_compiler::plan::lower::{
-    NetworkGraph, Preference, Selection, Storage, Weights, Work, lower, operands,
+    Known, NetworkGraph, Preference, Selection, Storage, Weights, Work, lower, operands,
 };
 use kiln_graphs::config;
 use kiln_ir::ops::attention::Attention;
@@ -101,7 +101,7 @@ fn problems(half_arithmetic: bool) -> (Vec<Problem>, u32) {
             max_weight_bytes: profile.memory.max_block_bytes,
             reading_percent: 100,
         };
-        let lowered = lower(&network, &profile, storage, selection);
+        let lowered = lower(&network, &profile, storage, selection, &mut Known::default());
         let lowered = lowered.expect("every op has a kernel");
         let graph = &lowered.source.graph;
         for op in &lowered.ops {

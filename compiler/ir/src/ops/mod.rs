@@ -2,6 +2,7 @@
 
 pub mod add;
 pub mod attention;
+pub mod chain;
 pub mod concat;
 pub mod conv2d;
 pub mod embedding;

@@ -233,7 +233,7 @@ pub fn prepare(
         }
     };
     let launch = |launch: &kiln_kernels::Launch| Launch {
-        source: launch.source.clone(),
+        source: launch.source.to_string(),
         entry: launch.entry.to_string(),
         args: launch.args.iter().map(&mut argument).collect(),
         global: launch.global,

@@ -1,0 +1,66 @@
+//! Keeps the largest pictures out of memory: a convolution and each of its readers become a chain,
+//! which computes it anew, stripe by stripe, for every reader. Costs arithmetic, so that it is
+//! done only where the budget asks for it.
+
+use anyhow::Result;
+use kiln_ir::ops::chain::{Chain, Link, may_be_first};
+use kiln_ir::ops::conv2d::Conv2d;
+use kiln_ir::{Graph, Op, ValueId};
+
+/// The weights of a chain are in memory together.
+const MOST_WEIGHTS: usize = 1 << 20;
+
+/// Chains every convolution whose result is at least half as large as the largest value of the graph.
+/// Returns how many results are no longer there.
+pub fn run(graph: &mut Graph) -> Result<usize> {
+    let ops = super::ops_in_order(graph)?;
+    let bytes = |graph: &Graph, id: &ValueId| graph.ty(*id).size_bytes();
+    let largest = ops.iter().map(|id| bytes(graph, id)).max().unwrap_or(0);
+    let mut changes = 0;
+    for id in ops {
+        let Some(first) = first(graph, id) else { continue };
+        if 2 * bytes(graph, &id) < largest {
+            continue;
+        }
+        let users = graph.users(id);
+        let links: Option<Vec<Link>> = users.iter().map(|user| link(graph, id, *user)).collect();
+        let Some(links) = links else { continue };
+        for (user, second) in users.into_iter().zip(links) {
+            let (between, own) = (graph.ty(id).dtype, graph.ty(user).dtype);
+            let mut inputs = graph.operands(id);
+            inputs.extend(graph.operands(user).into_iter().skip(1));
+            graph.rewrite(user, Chain { first: first.clone(), between, second }, &inputs)?;
+            graph.node_mut(user).ty.dtype = own;
+        }
+        changes += 1;
+    }
+    graph.remove_dead();
+    Ok(changes)
+}
+
+fn first(graph: &Graph, id: ValueId) -> Option<Conv2d> {
+    match graph.node(id).op() {
+        Some(Op::Conv2d(op)) if may_be_first(op) && !graph.is_output(id) => Some(op.clone()),
+        _ => None,
+    }
+}
+
+/// What a reader is as the second of a chain, if it can be: it reads the value once, as its only
+/// source, and the weights of both are few.
+fn link(graph: &Graph, value: ValueId, user: ValueId) -> Option<Link> {
+    let operands = graph.operands(user);
+    if operands.first() != Some(&value) || operands[1..].contains(&value) {
+        return None;
+    }
+    let weights = |id: ValueId, index: usize| graph.ty(graph.operands(id)[index]).elem_count();
+    let Some(Op::Conv2d(first)) = graph.node(value).op() else { return None };
+    let (link, own) = match graph.node(user).op()? {
+        Op::GroupAffine(op) if op.sources == 1 => (Link::GroupAffine(op.clone()), 0),
+        Op::Matmul(op) if op.sources == 1 => (Link::Matmul(op.clone()), weights(user, 1)),
+        Op::Conv2d(op) if op.sources == 1 && !op.upsample && op.stride == 1 => {
+            (Link::Conv2d(op.clone()), weights(user, op.weights_index()))
+        }
+        _ => return None,
+    };
+    (weights(value, first.weights_index()) + own <= MOST_WEIGHTS).then_some(link)
+}
