@@ -13,10 +13,10 @@ const HEAD: usize = 64;
 /// Bytes of a tile of keys or values; there are two of each.
 const TILE_BYTES: usize = 8 << 10;
 
-/// Whether `flash_mma` can compute a problem: heads of 64 columns of one storage type, whose rows
-/// consist of whole 16-byte parts.
-pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
-    let Ok(e) = Extents::new(problem) else { return false };
+/// The extents of a problem for tensor cores: an NVIDIA GPU, one storage type, rows of whole 16-byte
+/// parts.
+pub(super) fn extents(problem: &Problem, target: &Target) -> Option<Extents> {
+    let e = Extents::new(problem).ok()?;
     let dtype = problem.inputs[e.q.0].ty.dtype;
     let part = 16 / dtype.size_bytes() as usize;
     let whole = |(input, stride, start): (usize, usize, usize)| {
@@ -24,11 +24,16 @@ pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
             && stride.is_multiple_of(part)
             && start.is_multiple_of(part)
     };
-    floating(problem, target)
+    let all = floating(problem, target)
         && target.class == DeviceClass::Gpu
         && target.ptx_mma
-        && e.d == HEAD
-        && [e.q, e.k, e.v].into_iter().all(whole)
+        && [e.q, e.k, e.v].into_iter().all(whole);
+    all.then_some(e)
+}
+
+/// Whether `flash_mma` can compute a problem: heads of 64 columns.
+pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
+    extents(problem, target).is_some_and(|e| e.d == HEAD)
 }
 
 pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {

@@ -1,8 +1,9 @@
 //! Online softmax on the tensor cores of NVIDIA GPUs for wide heads, whose columns warps share.
 
 use super::Extents;
-use crate::launch::{Call, floating};
-use crate::{DeviceClass, Lowering, Problem, Target};
+use super::flash_mma::extents;
+use crate::launch::Call;
+use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 use kiln_ir::DType;
 
@@ -13,24 +14,11 @@ const QUERIES: usize = 32;
 /// Most columns of a head: a quarter of them are sums in the registers of a warp.
 const MOST_COLUMNS: usize = 512;
 
-/// Whether `flash_mma_wide` can compute a problem: one storage type, wide heads of whole parts of 256
-/// columns, rows of whole 16-byte parts, every key seen.
+/// Whether `flash_mma_wide` can compute a problem: wide heads of whole parts of 256 columns, every
+/// key seen.
 pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
-    let Ok(e) = Extents::new(problem) else { return false };
-    let dtype = problem.inputs[e.q.0].ty.dtype;
-    let part = 16 / dtype.size_bytes() as usize;
-    let whole = |(input, stride, start): (usize, usize, usize)| {
-        problem.inputs[input].ty.dtype == dtype
-            && stride.is_multiple_of(part)
-            && start.is_multiple_of(part)
-    };
-    floating(problem, target)
-        && target.class == DeviceClass::Gpu
-        && target.ptx_mma
-        && !e.causal
-        && e.d.is_multiple_of(256)
-        && e.d <= MOST_COLUMNS
-        && [e.q, e.k, e.v].into_iter().all(whole)
+    let wide = |e: Extents| !e.causal && e.d.is_multiple_of(256) && e.d <= MOST_COLUMNS;
+    extents(problem, target).is_some_and(wide)
 }
 
 pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
