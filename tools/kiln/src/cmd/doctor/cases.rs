@@ -1,13 +1,13 @@
 //! One small problem of odd extents for each kernel family.
 
-use kiln_ir::Op;
 use kiln_ir::ops::{
-    add::Add, attention::Attention, concat::Concat, conv2d::Conv2d, epilogue::Activation,
-    epilogue::Epilogue, geglu::Geglu, gelu::Gelu, group_affine::GroupAffine, group_norm::GroupNorm,
-    layer_norm::LayerNorm, matmul::Matmul, mean::Mean, mul::Mul, permute::Permute, scale::Scale,
-    silu::Silu, slice::Slice, softmax::Softmax, timestep_embedding::TimestepEmbedding,
-    upsample::Upsample, variance::Variance,
+    add::Add, attention::Attention, chain::Chain, chain::Link, concat::Concat, conv2d::Conv2d,
+    epilogue::Activation, epilogue::Epilogue, geglu::Geglu, gelu::Gelu, group_affine::GroupAffine,
+    group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, mean::Mean, mul::Mul,
+    permute::Permute, scale::Scale, silu::Silu, slice::Slice, softmax::Softmax,
+    timestep_embedding::TimestepEmbedding, upsample::Upsample, variance::Variance,
 };
+use kiln_ir::{DType, Op};
 
 /// An op with its inputs and the error that its arithmetic in FP32 may make.
 #[derive(Clone)]
@@ -67,10 +67,30 @@ fn contractions() -> Vec<Case> {
     let conv2d = Conv2d { epilogue, ..Conv2d::new(3, 1) };
     let (q, k): (&[usize], &[usize]) = (&[2, 7, 120], &[2, 37, 120]);
     vec![
+        chain(),
         contraction(matmul, &[1, 13, 37], &[35, 37], &[1, 13, 35]),
         contraction(conv2d, &[2, 5, 7, 11], &[19, 11, 3, 3], &[2, 5, 7, 19]),
         case(Attention::separate(120, 3, false), &[q, k, k], 1.0, 4e-6, 4e-6),
     ]
+}
+
+/// Two convolutions with biases.
+fn chain() -> Case {
+    let activation = Activation::Silu;
+    let epilogue = Epilogue { bias: true, row_offset: None, activation, residual: false };
+    let conv2d = Conv2d { epilogue, ..Conv2d::new(3, 1) };
+    let second = Link::Conv2d(conv2d.clone());
+    let op = Chain { first: conv2d, between: DType::F32, second };
+    let shapes: [&[usize]; 5] = [&[2, 5, 7, 11], &[19, 11, 3, 3], &[19], &[5, 19, 3, 3], &[5]];
+    // What is between is up to 3, and off by what the first may be off.
+    let abs = 4.0 * (16.0 + 2.0 * (19.0f32 * 9.0).sqrt()) * f32::EPSILON;
+    let mut case = case(op, &shapes, 1.0, abs, 16.0 * f32::EPSILON);
+    for input in &mut case.inputs[1..] {
+        input.constant = true;
+        let k: usize = input.shape[1..].iter().product();
+        input.spread = if k > 1 { 2.0 / (k as f32).sqrt() } else { 1.0 };
+    }
+    case
 }
 
 fn normalizations() -> Vec<Case> {
@@ -114,7 +134,7 @@ fn movements() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kiln_ir::{DType, TensorType};
+    use kiln_ir::TensorType;
 
     #[test]
     fn every_family_has_one_case_in_order() {
