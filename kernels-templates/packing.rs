@@ -104,14 +104,16 @@ impl Packing {
         match *self {
             Packing::RowMajor(dtype) => encode(dtype, values.iter().copied()),
             Packing::Panels { width, dtype, gated } => {
-                encode(dtype, panels(shape, values, width, gated).into_iter())
+                let k = shape[1..].iter().product::<usize>();
+                panels(shape, width, gated, dtype, |row| values[row * k..][..k].iter().copied())
             }
             Packing::Winograd { outputs, width, dtype } => {
-                let windows = values.chunks_exact(9);
-                let transform = Transform::of(outputs);
-                let places: Vec<f32> = windows.flat_map(|g| transform.window(g)).collect();
-                let shape = transformed(shape, outputs);
-                encode(dtype, panels(&shape, &places, width, false).into_iter())
+                let k = 9 * shape[1];
+                let transform = &Transform::of(outputs);
+                let windows = |row: usize| values[row * k..][..k].chunks_exact(9);
+                panels(&transformed(shape, outputs), width, false, dtype, |row| {
+                    windows(row).flat_map(|g| transform.window(g))
+                })
             }
             Packing::QuantizedPanels { width, block, gated } => {
                 quantized_panels(shape, values, width, block, gated)
@@ -132,17 +134,33 @@ pub fn panel_count(n: usize, width: usize, gated: bool) -> usize {
     if gated { (n / 2).div_ceil(width / 2) } else { n.div_ceil(width) }
 }
 
-fn panels(shape: &[usize], values: &[f32], width: usize, gated: bool) -> Vec<f32> {
+/// Panels of a constant whose rows `row` gives, in bytes: nothing as large as these beside them.
+fn panels<R: Iterator<Item = f32>>(
+    shape: &[usize],
+    width: usize,
+    gated: bool,
+    dtype: DType,
+    row: impl Fn(usize) -> R,
+) -> Vec<u8> {
+    assert!(dtype.is_float(), "integer weights are packed with their scales");
     let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
     let channels = shape.get(1).copied().unwrap_or(1);
     let window = k / channels;
-    let mut out = vec![0.0; panel_count(n, width, gated) * width * k];
-    for (row, source) in values.chunks_exact(k).enumerate() {
-        let (panel, lane) = place(row, n, width, gated);
+    let bytes = dtype.size_bytes() as usize;
+    let mut out = vec![0u8; panel_count(n, width, gated) * width * k * bytes];
+    for index in 0..n {
+        let (panel, lane) = place(index, n, width, gated);
         let base = panel * k * width + lane;
-        for (i, value) in source.iter().enumerate() {
+        for (i, value) in row(index).enumerate() {
             let (c, tap) = (i / window, i % window);
-            out[base + (tap * channels + c) * width] = *value;
+            let at = (base + (tap * channels + c) * width) * bytes;
+            match dtype {
+                DType::F16 => {
+                    let half = half::f16::from_f32(value);
+                    out[at..at + 2].copy_from_slice(&half.to_le_bytes());
+                }
+                _ => out[at..at + 4].copy_from_slice(&value.to_le_bytes()),
+            }
         }
     }
     out
