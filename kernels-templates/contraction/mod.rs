@@ -14,6 +14,7 @@ pub mod mma;
 pub mod mobile;
 mod split;
 pub mod stripe;
+mod views;
 pub mod winograd;
 
 use crate::packing::{FragmentPanel, QuantizedPanel};
@@ -23,8 +24,8 @@ use anyhow::{Context as _, Result};
 pub use geometry::Geometry;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::{DType, Op, TensorType};
-use serde::Serialize;
 pub use split::{Split, splits};
+use views::{EpilogueView, PrologueView, Quantization, SourceView};
 
 /// Declares the functions and components of the epilogue.
 pub const EPILOGUE: &str = include_str!("epilogue.cl.tera");
@@ -80,47 +81,6 @@ pub struct Prologue {
     pub dtype: DType,
     /// `None` or `Silu`.
     pub activation: Activation,
-}
-
-/// A source as templates see it.
-#[derive(Serialize)]
-struct SourceView {
-    name: &'static str,
-    channels: usize,
-    /// Channels of the sources before it.
-    first: usize,
-    half: bool,
-}
-
-/// The epilogue as templates see it.
-#[derive(Serialize)]
-struct EpilogueView {
-    bias: bool,
-    row: bool,
-    act: &'static str,
-    residual: bool,
-    gated: bool,
-    /// There is a first row.
-    part: bool,
-}
-
-/// The prologue as templates see it.
-#[derive(Serialize)]
-struct PrologueView {
-    silu: bool,
-}
-
-/// INT8 weights as templates see them.
-#[derive(Serialize)]
-struct Quantization {
-    /// Places of the sum that share a scale.
-    block: usize,
-    /// There is one scale an output channel, which can wait for the epilogue.
-    whole: bool,
-    /// Bytes of the scales, in front of a panel's weights.
-    weights_at: usize,
-    /// Bytes of a panel.
-    panel: usize,
 }
 
 impl<'a> Contraction<'a> {
