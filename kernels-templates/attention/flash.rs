@@ -1,7 +1,7 @@
 //! Online softmax for GPUs: tiles in local memory, outputs in registers.
 
 use super::Extents;
-use crate::launch::{Call, floating};
+use crate::launch::floating;
 use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 
@@ -57,11 +57,7 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let tiling = Tiling::new(e.d, target);
     let call = e
-        .set(Call::new(problem))
-        .input("Q", e.q.0)
-        .input("K", e.k.0)
-        .input("V", e.v.0)
-        .output("OUT")
+        .call(problem)
         .set("queries", &tiling.queries)
         .set("keys", &KEYS)
         .set("slice", &tiling.slice)

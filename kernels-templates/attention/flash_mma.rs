@@ -1,7 +1,7 @@
 //! Online softmax on the tensor cores of NVIDIA GPUs, through inline PTX.
 
 use super::Extents;
-use crate::launch::{Call, floating};
+use crate::launch::floating;
 use crate::{DeviceClass, Lowering, Problem, Target};
 use anyhow::Result;
 use kiln_ir::DType;
@@ -44,11 +44,7 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let groups = |tiles: usize| e.lq.div_ceil(64 * tiles) * e.heads * e.n;
     let tiles = if half && groups(2) >= 2 * target.compute_units as usize { 2 } else { 1 };
     let call = e
-        .set(Call::new(problem))
-        .input("Q", e.q.0)
-        .input("K", e.k.0)
-        .input("V", e.v.0)
-        .output("OUT")
+        .call(problem)
         .set("half", &half)
         .set("out_half", &(problem.output.dtype == DType::F16))
         .set("tiles", &tiles)

@@ -2,7 +2,6 @@
 
 use super::Extents;
 use super::flash_mma::extents;
-use crate::launch::Call;
 use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 use kiln_ir::DType;
@@ -26,11 +25,7 @@ pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
     let half = problem.inputs[e.q.0].ty.dtype == DType::F16;
     let key_tiles = if half { 4 } else { 2 };
     let call = e
-        .set(Call::new(problem))
-        .input("Q", e.q.0)
-        .input("K", e.k.0)
-        .input("V", e.v.0)
-        .output("OUT")
+        .call(problem)
         .set("half", &half)
         .set("out_half", &(problem.output.dtype == DType::F16))
         .set("key_tiles", &key_tiles)

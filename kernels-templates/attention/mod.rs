@@ -69,6 +69,12 @@ impl Extents {
         2 * (self.n * self.heads * self.lq * self.lk * self.d) as u64
     }
 
+    /// A launch that reads queries, keys and values and writes the result.
+    fn call<'a>(&self, problem: &'a Problem<'a>) -> Call<'a> {
+        let call = self.set(Call::new(problem)).input("Q", self.q.0);
+        call.input("K", self.k.0).input("V", self.v.0).output("OUT")
+    }
+
     fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
         call.set("heads", &self.heads)
             .set("lq", &self.lq)
