@@ -51,7 +51,8 @@ impl Way {
 /// Name of the kernel of [`trial`].
 pub const TRIAL: &str = "trial";
 
-/// A kernel with all that the section has: `out[i] = a[i] * b[i] + c[i]`, a work-item for each four.
+/// A kernel with all that the section has, and constants, which Oclgrind does not know: `out[i] = a[i] *
+/// b[i] + c[i]`, a work-item for each four.
 pub fn trial() -> String {
     let section = &SECTION[SECTION.find(BEGIN).expect("it begins")..];
     format!(
@@ -60,7 +61,7 @@ __kernel void {TRIAL}(const __global half *a, const __global half *b, const __gl
     __global float *out)
 {{
     const uint i = get_global_id(0) * 4;
-    HV x = LOADV_HV(c, i);
+    HV x = FMA_HV(LOADV_HV(c, i), (HV)(1.0f), (HV)(0.0f));
     x = FMA_HV((HV)(LOADA_HV(a, i)), LOADV_HV(b, i), x);
     vstore4(FLOATS(x), 0, out + i);
 }}

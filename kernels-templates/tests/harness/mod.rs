@@ -86,8 +86,11 @@ impl Runner {
 
     /// How the device does half arithmetic.
     pub fn half(&self) -> half::Way {
-        let builds =
-            |source: &str| Program::create_and_build_from_source(&self.context, source, "").is_ok();
+        // A driver may leave out a kernel that it cannot compile, and say that all is well.
+        let builds = |source: &str| {
+            let program = Program::create_and_build_from_source(&self.context, source, "");
+            program.is_ok_and(|program| Kernel::create(&program, half::TRIAL).is_ok())
+        };
         *self.half.get_or_init(|| half::Way::find(builds))
     }
 
@@ -159,7 +162,8 @@ impl Runner {
         let program = known.unwrap_or_else(built);
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         let program = programs.entry(source.to_string()).or_insert(program);
-        Kernel::create(program, launch.entry).unwrap()
+        Kernel::create(program, launch.entry)
+            .unwrap_or_else(|error| panic!("{}\n{}: {error}", numbered(source), launch.entry))
     }
 
     fn upload(&self, bytes: &[u8]) -> Buffer<cl_uchar> {
