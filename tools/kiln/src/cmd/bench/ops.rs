@@ -84,7 +84,9 @@ pub fn run(args: Args) -> Result<()> {
     let mut peak = Peak::new(&probe, target)?;
     let wanted = |item: &&Item| {
         let names: Vec<&str> = candidates(&item.problem(), target).iter().map(|v| v.name).collect();
-        format!("{} {} {}", item.problem(), item.first, names.join(" ")).contains(&args.filter)
+        let problem = item.problem();
+        let line = format!("{}/{} {problem} {}", problem.op.name(), names.join(" "), item.first);
+        line.contains(&args.filter)
     };
     let items: Vec<&Item> = resolved.items.iter().filter(wanted).collect();
     let bar = super::bar(items.len())?;
