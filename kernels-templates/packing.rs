@@ -8,6 +8,7 @@ mod fragments;
 
 pub use fragments::{FragmentPanel, Fragments};
 use kiln_ir::DType;
+use rayon::prelude::*;
 
 use crate::contraction::winograd::Transform;
 use crate::quantize;
@@ -134,13 +135,14 @@ pub fn panel_count(n: usize, width: usize, gated: bool) -> usize {
     if gated { (n / 2).div_ceil(width / 2) } else { n.div_ceil(width) }
 }
 
-/// Panels of a constant whose rows `row` gives, in bytes: nothing as large as these beside them.
+/// Panels of a constant whose rows `row` gives, in bytes, all processors at once: nothing as large as
+/// these beside them.
 fn panels<R: Iterator<Item = f32>>(
     shape: &[usize],
     width: usize,
     gated: bool,
     dtype: DType,
-    row: impl Fn(usize) -> R,
+    row: impl Fn(usize) -> R + Sync,
 ) -> Vec<u8> {
     assert!(dtype.is_float(), "integer weights are packed with their scales");
     let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
@@ -148,22 +150,38 @@ fn panels<R: Iterator<Item = f32>>(
     let window = k / channels;
     let bytes = dtype.size_bytes() as usize;
     let mut out = vec![0u8; panel_count(n, width, gated) * width * k * bytes];
-    for index in 0..n {
-        let (panel, lane) = place(index, n, width, gated);
-        let base = panel * k * width + lane;
-        for (i, value) in row(index).enumerate() {
-            let (c, tap) = (i / window, i % window);
-            let at = (base + (tap * channels + c) * width) * bytes;
-            match dtype {
-                DType::F16 => {
-                    let half = half::f16::from_f32(value);
-                    out[at..at + 2].copy_from_slice(&half.to_le_bytes());
+    out.par_chunks_mut((width * k * bytes).max(1)).enumerate().for_each(|(panel, out)| {
+        for (lane, index) in rows_of(panel, n, width, gated) {
+            for (i, value) in row(index).enumerate() {
+                let (c, tap) = (i / window, i % window);
+                let at = ((tap * channels + c) * width + lane) * bytes;
+                match dtype {
+                    DType::F16 => {
+                        let half = half::f16::from_f32(value);
+                        out[at..at + 2].copy_from_slice(&half.to_le_bytes());
+                    }
+                    _ => out[at..at + 4].copy_from_slice(&value.to_le_bytes()),
                 }
-                _ => out[at..at + 4].copy_from_slice(&value.to_le_bytes()),
             }
         }
-    }
+    });
     out
+}
+
+/// Columns of a panel and the output channels in them.
+fn rows_of(
+    panel: usize,
+    n: usize,
+    width: usize,
+    gated: bool,
+) -> impl Iterator<Item = (usize, usize)> {
+    // A gated panel has two runs of channels, of values and of their gates.
+    let (runs, channels) = if gated { (2, n / 2) } else { (1, n) };
+    let columns = width / runs;
+    (0..width).filter_map(move |lane| {
+        let (run, column) = (lane / columns, panel * columns + lane % columns);
+        (run < runs && column < channels).then_some((lane, run * channels + column))
+    })
 }
 
 /// Panel of an output channel, and its column there.

@@ -1,5 +1,5 @@
-//! The full-size plan of every profile and precision, against a file: what a change does to memory and
-//! streaming shows in its commit.
+//! The full-size plan of every profile and precision at 1 GiB, and the smallest budget that has one,
+//! against a file: what a change does to memory and streaming shows in its commit.
 //!
 //! `KILN_WRITE_GOLDEN=1 cargo test --release -p kiln --test plans` writes the file anew.
 
@@ -9,7 +9,7 @@ use harness::{kiln_ok, root};
 use kiln_compiler::device::DeviceProfile;
 
 fn plans() -> String {
-    let plan = |profile: &str, precision: &str| {
+    let plan = |profile: &str, precision: &str, budgets: &str| {
         kiln_ok(&[
             "compile",
             "--model",
@@ -19,10 +19,16 @@ fn plans() -> String {
             "--precision",
             precision,
             "--budget-sweep",
-            "1GiB..1GiB",
+            budgets,
         ])
     };
-    let of_profile = |p| ["fp32", "fp16", "int8"].map(|precision| plan(p, precision)).join("\n");
+    // A budget that is too small is answered with the smallest that is not.
+    let both = |profile: &str, precision: &str| {
+        let smallest = plan(profile, precision, "1MiB..1MiB");
+        let last = smallest.lines().last().unwrap_or_default();
+        format!("{}{last}\n", plan(profile, precision, "1GiB..1GiB"))
+    };
+    let of_profile = |p| ["fp32", "fp16", "int8"].map(|precision| both(p, precision)).join("\n");
     DeviceProfile::names().map(of_profile).collect::<Vec<_>>().join("\n")
 }
 
