@@ -43,6 +43,12 @@ fn causal_over_many_blocks() {
 }
 
 #[test]
+fn many_queries_of_a_work_item() {
+    separate(1, 500, 70, 4, 16, false);
+    separate(1, 500, 500, 4, 16, true);
+}
+
+#[test]
 fn wide_head_of_the_decoder() {
     separate(1, 35, 70, 1, 512, false);
     separate(2, 32, 32, 1, 256, false);

@@ -9,6 +9,8 @@ use super::processor_seconds;
 /// Independent chains of multiply-adds: enough to hide their latency, few enough for the 16 registers of
 /// AVX2.
 const CHAINS: usize = 12;
+/// The same for GPUs, which hide latency by other work-items too.
+const GPU_CHAINS: usize = 8;
 /// Turns of the loop.
 const TURNS: u64 = 8192;
 /// Runs of which the fastest counts: short ones, of which some meet no other program.
@@ -63,7 +65,7 @@ fn kernel(target: &Target) -> (Launch, u64) {
     let cpu = target.class == DeviceClass::Cpu;
     let (vector, chains) = match target.class {
         DeviceClass::Cpu => (target.vector_width.clamp(4, 16), CHAINS),
-        DeviceClass::Gpu | DeviceClass::MobileGpu => (4, 8),
+        DeviceClass::Gpu | DeviceClass::MobileGpu => (4, GPU_CHAINS),
     };
     let (items, local) = match cpu {
         true => (64 * u64::from(target.compute_units.max(1)), 1),
