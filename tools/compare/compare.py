@@ -103,7 +103,7 @@ def main():
     parser.add_argument("bundle")
     parser.add_argument("--network", nargs="+", default=["text_encoder", "unet", "decoder"])
     parser.add_argument("--engine", nargs="+", default=["torch", "onnxruntime", "openvino"],
-                        help="with options behind a plus sign: torch+channels-last")
+                        help="with options behind a plus sign: torch+channels-last, torch+compiled")
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "fp16", "bf16"])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of the other engines [default: all]")
