@@ -22,11 +22,11 @@ pub(crate) fn tree_applies(problem: &Problem, target: &Target) -> bool {
     floating(problem, target) && 4 * group <= target.local_mem_bytes
 }
 
-/// Work-items of a row: a power of two, four columns or more each.
+/// Work-items of a row: a power of two, ten columns or a few more each.
 fn group(problem: &Problem, target: &Target) -> usize {
     let channels = problem.inputs[0].ty.channels();
     let most = 1 << target.max_work_group.clamp(1, 256).ilog2();
-    channels.div_ceil(4).next_power_of_two().clamp(1, most)
+    channels.div_ceil(10).next_power_of_two().clamp(1, most)
 }
 
 /// The call with the parameters of all kernels on rows: `rows` and `channels` of input 0.

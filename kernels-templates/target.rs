@@ -29,6 +29,9 @@ pub struct Target {
     pub tile_rows: u32,
     /// Columns of a register tile of the contractions; a multiple of `vector_width`.
     pub tile_columns: u32,
+    /// Parts of a sum that contractions compute side by side, where they can; 0: as many as seem best.
+    #[serde(default)]
+    pub sum_parts: u32,
     /// Largest work-group.
     pub max_work_group: u32,
     /// Local memory of a work-group.
@@ -68,6 +71,9 @@ pub struct Tuning {
     pub tile_rows: u32,
     /// [`Target::tile_columns`] for this problem.
     pub tile_columns: u32,
+    /// [`Target::sum_parts`] for this problem.
+    #[serde(default)]
+    pub sum_parts: u32,
 }
 
 impl Target {
@@ -85,6 +91,7 @@ impl Target {
     pub fn with(&self, tuning: &Tuning) -> Target {
         let mut target = Target { tuning: vec![], ..self.clone() };
         (target.tile_rows, target.tile_columns) = (tuning.tile_rows, tuning.tile_columns);
+        target.sum_parts = tuning.sum_parts;
         target.prefer.insert(tuning.op.clone(), vec![tuning.variant.clone()]);
         target
     }
@@ -96,6 +103,7 @@ impl Target {
             vector_width: 16,
             tile_rows: 12,
             tile_columns: 32,
+            sum_parts: 0,
             max_work_group: 4096,
             local_mem_bytes: 1 << 20,
             compute_units: 2,
@@ -114,6 +122,7 @@ impl Target {
             vector_width: 4,
             tile_rows: 8,
             tile_columns: 8,
+            sum_parts: 0,
             max_work_group: 256,
             local_mem_bytes: 48 << 10,
             compute_units: 64,
@@ -127,7 +136,7 @@ impl Target {
 
     /// A discrete GPU of NVIDIA.
     pub fn nvidia() -> Self {
-        Self { ptx_mma: true, compute_units: 132, ..Self::gpu() }
+        Self { ptx_mma: true, compute_units: 132, max_work_group: 1024, ..Self::gpu() }
     }
 
     /// A mobile GPU with half arithmetic.
@@ -142,6 +151,7 @@ impl Target {
             vector_width: 4,
             tile_rows: 4,
             tile_columns: 4,
+            sum_parts: 0,
             max_work_group: 256,
             local_mem_bytes: 32 << 10,
             compute_units: 8,
@@ -181,6 +191,7 @@ mod tests {
             variant: variant.into(),
             tile_rows,
             tile_columns: 16,
+            sum_parts: 0,
         };
         let plain = Target::cpu();
         let target = Target { tuning: vec![entry("naive", 3), entry("tiled", 4)], ..plain.clone() };

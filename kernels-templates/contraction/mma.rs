@@ -16,8 +16,9 @@ const SUM_TEMPLATE: &str = concat!(include_str!("vector.cl.tera"), include_str!(
 
 /// Bytes of a row of A in local memory: two steps of the tensor cores in FP16, one in FP32.
 const ROW_BYTES: usize = 64;
-/// Tiles of A and W on their way or in use.
-const STAGES: usize = 3;
+/// Most tiles of A and W on their way or in use: a step of small tiles takes a fraction of the time that
+/// its tiles are on their way.
+const MOST_STAGES: usize = 6;
 /// Most parts of a sum that are computed side by side.
 const MOST_PARTS: usize = 16;
 /// A launch, and a pass over the partial sums, in units of the cost of one element of a tile.
@@ -33,11 +34,19 @@ struct Tile {
     share: f64,
 }
 
-const TILES: [Tile; 3] = [
+/// Widths of 80 divide the channels of the networks, multiples of 320, without a rest.
+const TILES: [Tile; 5] = [
     Tile { rows: 128, columns: 128, warps: [2, 2], share: 1.0 },
+    Tile { rows: 128, columns: 80, warps: [4, 1], share: 0.85 },
     Tile { rows: 128, columns: 64, warps: [2, 2], share: 0.8 },
+    Tile { rows: 64, columns: 80, warps: [4, 1], share: 0.65 },
     Tile { rows: 64, columns: 64, warps: [2, 2], share: 0.65 },
 ];
+
+/// The tiles' rows and columns, for those who try them all.
+pub fn tiles() -> impl Iterator<Item = (u32, u32)> {
+    TILES.iter().map(|tile| (tile.rows as u32, tile.columns as u32))
+}
 
 impl Tile {
     fn threads(&self) -> usize {
@@ -152,8 +161,18 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
         Some(_) => 1,
         None => MOST_PARTS.min(steps.div_ceil(8)).max(1),
     };
-    let cuts =
-        TILES.iter().flat_map(|tile| (1..=most).map(move |parts| Cut { tile: *tile, parts }));
+    let named = |tile: &&Tile| {
+        (tile.rows, tile.columns) == (target.tile_rows as usize, target.tile_columns as usize)
+    };
+    // A pair of gates stands beside each pair of columns.
+    let fits = |tile: &&Tile| !gated || tile.columns.is_multiple_of(32);
+    let only = TILES.iter().find(named).filter(fits);
+    let tiles = TILES.iter().filter(fits).filter(|tile| only.is_none_or(|only| *tile == only));
+    let range = match target.sum_parts as usize {
+        0 => 1..=most,
+        parts => parts.min(most)..=parts.min(most),
+    };
+    let cuts = tiles.flat_map(|tile| range.clone().map(move |parts| Cut { tile: *tile, parts }));
     let best = { cuts }.min_by(|a, b| cost(&a.tile, a.parts).total_cmp(&cost(&b.tile, b.parts)));
     best.expect("there is a tile")
 }
@@ -190,7 +209,7 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
     let steps = steps(&of_window, &arithmetic);
     let panels = panel_count(contraction.n, tile.columns, contraction.gated());
     let stage_bytes = ROW_BYTES * tile.rows + panel.step_bytes;
-    let stages = STAGES.min(target.local_mem_bytes as usize / stage_bytes).max(2);
+    let stages = MOST_STAGES.min(target.local_mem_bytes as usize / stage_bytes).max(2);
     // The sums of 64 rows, padded for the banks, take the place of the stages in the end.
     let memory_bytes = (stages * stage_bytes).max(64 * (tile.columns + 16) * 4);
     let tiles = of_window.m().div_ceil(tile.rows);

@@ -1,9 +1,8 @@
 //! Kernels of [`kiln_ir::ops::group_affine`]: those of group normalization up to the statistics.
 
-use crate::group_norm::{Extents, Statistics, statistics};
+use crate::group_norm::{Extents, Statistics, grouped, grouped_applies, statistics};
 use crate::launch::floating;
-use crate::rows::TREE;
-use crate::{DeviceClass, Family, Lowering, Problem, Target, Variant};
+use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::Result;
 use kiln_ir::Op;
 
@@ -20,33 +19,6 @@ pub const FAMILY: Family = Family { op: "group_affine", variants: VARIANTS };
 fn applies(problem: &Problem, target: &Target) -> bool {
     let few = matches!(problem.op, Op::GroupAffine(op) if op.sources <= 2);
     few && floating(problem, target)
-}
-
-/// Elements that a work-item keeps in registers: more take longer to read than a launch more.
-const EACH: usize = 48;
-
-/// Work-items of a group of channels: a power of two.
-fn group(target: &Target) -> usize {
-    1 << target.max_work_group.clamp(1, 512).ilog2()
-}
-
-fn grouped_applies(problem: &Problem, target: &Target) -> bool {
-    let few = |e: Extents| e.rows * (e.channels / e.groups) <= EACH * group(target);
-    applies(problem, target)
-        && target.class == DeviceClass::Gpu
-        && Extents::new(problem).is_ok_and(few)
-}
-
-fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
-    let e = Extents::new(problem)?;
-    let group = group(target);
-    let each = (e.rows * (e.channels / e.groups)).div_ceil(group);
-    let call = e.in_one_launch(problem, "AFFINE").set("group", &group).set("each", &each);
-    let call = call.local_mem_bytes(4 * group as u64);
-    let template = [TREE, include_str!("grouped.cl.tera")].concat();
-    let global = [e.groups * group, e.n, 1];
-    let launch = call.launch("group_affine_grouped", &template, global, Some([group, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
 }
 
 fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {

@@ -5,13 +5,14 @@ use crate::elementwise::{Shares, VECTOR};
 use crate::launch::{Call, cpu, floating, literal};
 use crate::rows::TREE;
 use crate::template::{Parameters, render};
-use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
+use crate::{Argument, DeviceClass, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Result, bail};
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{DType, Op};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
+    Variant { name: "grouped", applies: grouped_applies, lower: grouped },
     Variant { name: "chunked", applies, lower: chunked },
     Variant { name: "naive", applies, lower: naive },
 ];
@@ -119,6 +120,47 @@ impl Extents {
 fn applies(problem: &Problem, target: &Target) -> bool {
     let few = matches!(problem.op, Op::GroupNorm(op) if op.sources <= 2);
     few && floating(problem, target)
+}
+
+/// Elements that a work-item keeps in registers: more take longer to read than a launch more.
+const EACH: usize = 48;
+/// With fewer there are more work-items than wait for memory together.
+const FEW: usize = 8;
+
+/// Whether `grouped` can compute a normalization or its scales and shifts: on GPUs, if a work-group
+/// holds a group of channels.
+pub(crate) fn grouped_applies(problem: &Problem, target: &Target) -> bool {
+    let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
+    let few = |e: Extents| {
+        e.sources.len() <= 2
+            && e.rows * (e.channels / e.groups) <= EACH * most
+            && 4 * most as u64 <= target.local_mem_bytes
+    };
+    target.class == DeviceClass::Gpu
+        && floating(problem, target)
+        && Extents::new(problem).is_ok_and(few)
+}
+
+/// One launch, a work-group a group of channels.
+pub(crate) fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let e = Extents::new(problem)?;
+    let width = e.channels / e.groups;
+    let v = if width.is_multiple_of(2) && e.sources[0].is_multiple_of(2) { 2 } else { 1 };
+    let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
+    let group = (e.rows * width).div_ceil(FEW).next_power_of_two().clamp(32.min(most), most);
+    let affine = matches!(problem.op, Op::GroupAffine(_));
+    let call = e.in_one_launch(problem, if affine { "AFFINE" } else { "OUT" });
+    let call = call
+        .set("group", &group)
+        .set("v", &v)
+        .set("each", &(e.rows * width / v).div_ceil(group))
+        .set("affine", &affine)
+        .set("out", &problem.output.dtype.to_string())
+        .local_mem_bytes(4 * group as u64);
+    let template = [TREE, include_str!("grouped.cl.tera")].concat();
+    let global = [e.groups * group, e.n, 1];
+    let launch = call.launch("group_norm_grouped", &template, global, Some([group, 1, 1]))?;
+    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
 }
 
 fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use kiln_bundle::whole;
-use kiln_kernels::{DeviceClass, Lowering, Target, Tuning, candidates};
+use kiln_kernels::contraction::mma;
+use kiln_kernels::{DeviceClass, Lowering, Problem, Target, Tuning, candidates};
 use kiln_runtime::probe::Probe;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -41,6 +42,9 @@ pub struct Args {
     /// Seconds after which no further candidate is tried
     #[arg(long, default_value_t = 300)]
     seconds: u64,
+    /// Print the time of every candidate, those of what the profile would take first
+    #[arg(long)]
+    each: bool,
     /// Profile to write: the one that is tuned, with a table of winners
     #[arg(short, long, value_name = "FILE.toml")]
     output: PathBuf,
@@ -57,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         .collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.flops() * item.count as u64));
     let bar = bar(items.len())?;
-    let mut tuner = Tuner { probe: &probe, resolved: &resolved, tried: 0, wrong: vec![] };
+    let mut tuner = Tuner { probe: &probe, resolved: &resolved, tried: 0, each: args.each, wrong: vec![] };
     let mut winners: Vec<Winner> = Vec::new();
     for item in &items {
         if started.elapsed().as_secs() >= args.seconds {
@@ -106,13 +110,12 @@ struct Winner {
 
 impl Winner {
     fn print(&self) {
-        let shown = |t: &Tuning| format!("{} {}x{}", t.variant, t.tile_rows, t.tile_columns);
         println!(
             "{:>10} {:20} was {:>10} {:20} ratio {:.2}  {} {}",
             duration(self.seconds),
-            shown(&self.tuning),
+            label(&self.tuning),
             duration(self.untuned_seconds),
-            shown(&self.untuned),
+            label(&self.untuned),
             self.seconds / self.untuned_seconds,
             self.tuning.op,
             self.tuning.problem
@@ -120,10 +123,21 @@ impl Winner {
     }
 }
 
+/// A way to compute an op, for people.
+fn label(tuning: &Tuning) -> String {
+    let Tuning { variant, tile_rows, tile_columns, sum_parts, .. } = tuning;
+    match sum_parts {
+        0 => format!("{variant} {tile_rows}x{tile_columns}"),
+        parts => format!("{variant} {tile_rows}x{tile_columns}/{parts}"),
+    }
+}
+
 struct Tuner<'a> {
     probe: &'a Probe,
     resolved: &'a Resolved,
     tried: usize,
+    /// Print the time of every candidate.
+    each: bool,
     /// Candidates whose answer was wrong, or that the driver refused.
     wrong: Vec<String>,
 }
@@ -140,6 +154,7 @@ impl Tuner<'_> {
         check(&own.output()?, &answer, problem.output.dtype)
             .with_context(|| format!("{} gives a wrong answer", untuned.variant))?;
         let mut best = (0, own.time()?.seconds);
+        self.say(untuned, best.1, &problem);
         for (index, (tuning, lowering)) in list.iter().enumerate().skip(1) {
             if !more() {
                 break;
@@ -150,12 +165,15 @@ impl Tuner<'_> {
                 c.time()
             });
             match timed {
-                Ok(timing) if timing.seconds < best.1 => best = (index, timing.seconds),
-                Ok(_) => {}
-                Err(error) => self.wrong.push(format!(
-                    "{} {}x{} for {problem}: {error:#}",
-                    tuning.variant, tuning.tile_rows, tuning.tile_columns
-                )),
+                Ok(timing) => {
+                    self.say(tuning, timing.seconds, &problem);
+                    if timing.seconds < best.1 {
+                        best = (index, timing.seconds);
+                    }
+                }
+                Err(error) => {
+                    self.wrong.push(format!("{} for {problem}: {error:#}", label(tuning)));
+                }
             }
         }
         let untuned_winner = |seconds| Winner {
@@ -184,13 +202,21 @@ impl Tuner<'_> {
     }
 }
 
+impl Tuner<'_> {
+    fn say(&self, tuning: &Tuning, seconds: f64, problem: &Problem) {
+        if self.each {
+            println!("{:>10} {:20} {problem}", duration(seconds), label(tuning));
+        }
+    }
+}
+
 /// Every different way to compute an op: the profile's own choice first, without naive ones.
 fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
     let problem = item.problem();
     let plain = Target { tuning: vec![], ..target.clone() };
     let mut list: Vec<(Tuning, Lowering)> = Vec::new();
-    for (tile_rows, tile_columns) in tiles(&plain) {
-        let target = Target { tile_rows, tile_columns, ..plain.clone() };
+    for (tile_rows, tile_columns, sum_parts) in tiles(&plain) {
+        let target = Target { tile_rows, tile_columns, sum_parts, ..plain.clone() };
         for variant in candidates(&problem, &target) {
             if variant.name == "naive" && !list.is_empty() {
                 continue;
@@ -205,6 +231,7 @@ fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
                 variant: variant.name.to_string(),
                 tile_rows,
                 tile_columns,
+                sum_parts,
             };
             list.push((tuning, lowering));
         }
@@ -212,9 +239,9 @@ fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
     Ok(list)
 }
 
-/// Register tiles worth trying, the target's own first.
-fn tiles(target: &Target) -> Vec<(u32, u32)> {
-    let mut tiles = vec![(target.tile_rows, target.tile_columns)];
+/// Rows and columns of tiles and parts of sums worth trying, the target's own first.
+fn tiles(target: &Target) -> Vec<(u32, u32, u32)> {
+    let mut tiles = vec![(target.tile_rows, target.tile_columns, target.sum_parts)];
     match target.class {
         DeviceClass::Cpu => {
             // A sum a register, and a few registers for what is multiplied.
@@ -222,13 +249,17 @@ fn tiles(target: &Target) -> Vec<(u32, u32)> {
             for vectors in 1..=4 {
                 for rows in [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28] {
                     if (registers / 2..=registers - 4).contains(&(rows * vectors)) {
-                        tiles.push((rows, vectors * target.vector_width));
+                        tiles.push((rows, vectors * target.vector_width, 0));
                     }
                 }
             }
         }
         DeviceClass::MobileGpu => {
-            tiles.extend([1, 2, 4, 6, 8].iter().flat_map(|rows| [(*rows, 4), (*rows, 8)]));
+            tiles.extend([1, 2, 4, 6, 8].iter().flat_map(|rows| [(*rows, 4, 0), (*rows, 8, 0)]));
+        }
+        DeviceClass::Gpu if target.ptx_mma => {
+            let parts = [1, 2, 3, 4, 6, 8, 12, 16];
+            tiles.extend(mma::tiles().flat_map(|(r, c)| parts.map(|parts| (r, c, parts))));
         }
         // Its kernels choose their tiles themselves.
         DeviceClass::Gpu => {}
@@ -250,8 +281,13 @@ fn profile_text<'a>(resolved: &Resolved, winners: impl Iterator<Item = &'a Tunin
     let entries = kept.iter().chain(&winners).map(|t| {
         format!(
             "\n[[target.tuning]]\nop = {:?}\nproblem = {:?}\nvariant = {:?}\ntile_rows = {}\n\
-             tile_columns = {}\n",
-            t.op, t.problem, t.variant, t.tile_rows, t.tile_columns
+             tile_columns = {}\n{}",
+            t.op,
+            t.problem,
+            t.variant,
+            t.tile_rows,
+            t.tile_columns,
+            if t.sum_parts == 0 { String::new() } else { format!("sum_parts = {}\n", t.sum_parts) }
         )
     });
     format!("{own}\n\n{MARK}{}", entries.collect::<String>())
