@@ -6,8 +6,8 @@ use crate::{DeviceClass, Lowering, Problem, Target};
 use anyhow::Result;
 use kiln_ir::DType;
 
-/// Work-items of a work-group: four warps, each with its own queries.
-const GROUP: usize = 128;
+/// Most warps of a work-group in FP16, so that registers suffice for a second.
+const MOST_WARPS: usize = 12;
 /// Width of a head.
 const HEAD: usize = 64;
 /// Bytes of a tile of keys or values.
@@ -40,30 +40,31 @@ pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
 
 pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
-    let dtype = problem.inputs[e.q.0].ty.dtype;
-    let half = dtype == DType::F16;
-    let (tiles, splits) = if half { shape(&e, target) } else { (1, 1) };
-    let queries = 16 * tiles * 4 / splits;
+    let half = problem.inputs[e.q.0].ty.dtype == DType::F16;
+    let warps = if half { warps(&e, target) } else { 4 };
     let memory_bytes = if half { HALF_STAGES * 2 * TILE_BYTES } else { 4 * TILE_BYTES };
     let call = e
         .call(problem)
         .set("out_half", &(problem.output.dtype == DType::F16))
-        .set("tiles", &tiles)
-        .set("splits", &splits)
-        .set("keys", &(TILE_BYTES / HEAD / dtype.size_bytes() as usize))
+        .set("warps", &warps)
         .local_mem_bytes(memory_bytes as u64);
-    let global = [e.lq.div_ceil(queries) * GROUP, e.heads, e.n];
+    let global = [e.lq.div_ceil(16 * warps) * 32 * warps, e.heads, e.n];
     let template = match half {
         true => concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma_half.cl.tera")),
         false => concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma.cl.tera")),
     };
-    let launch = call.launch("attention_flash_mma", template, global, Some([GROUP, 1, 1]))?;
+    let local = [32 * warps, 1, 1];
+    let launch = call.launch("attention_flash_mma", template, global, Some(local))?;
     Ok(Lowering { launches: vec![launch], ..Lowering::default() })
 }
 
-/// Tiles of 16 queries of a warp, and parts of the keys that warps share out: two tiles if enough
-/// work-groups of 64 queries remain, so that keys are read half as often.
-fn shape(e: &Extents, target: &Target) -> (usize, usize) {
-    let groups = e.lq.div_ceil(64) * e.heads * e.n;
-    if groups >= 2 * target.compute_units as usize { (2, 2) } else { (1, 2) }
+/// Warps of a work-group, each with 16 queries: so many that the compute unit with most queries has as few as
+/// possible, and of these as many as possible, as every work-group reads all keys.
+fn warps(e: &Extents, target: &Target) -> usize {
+    let busiest = |warps: usize| {
+        let groups = e.lq.div_ceil(16 * warps) * e.heads * e.n;
+        groups.div_ceil(target.compute_units.max(1) as usize) * warps
+    };
+    let most = (target.max_work_group as usize / 32).clamp(1, MOST_WARPS);
+    (1..=most).min_by_key(|warps| (busiest(*warps), most - warps)).unwrap_or(1)
 }

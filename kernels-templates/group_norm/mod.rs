@@ -124,6 +124,8 @@ fn applies(problem: &Problem, target: &Target) -> bool {
 
 /// Elements that a work-item keeps in registers: more take longer to read than a launch more.
 const EACH: usize = 48;
+/// As many if they are also written, a few channels at a time.
+const EACH_WRITTEN: usize = 24;
 /// With fewer there are more work-items than wait for memory together.
 const FEW: usize = 8;
 
@@ -131,9 +133,10 @@ const FEW: usize = 8;
 /// holds a group of channels.
 pub(crate) fn grouped_applies(problem: &Problem, target: &Target) -> bool {
     let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
+    let each = if matches!(problem.op, Op::GroupAffine(_)) { EACH } else { EACH_WRITTEN };
     let few = |e: Extents| {
         e.sources.len() <= 2
-            && e.rows * (e.channels / e.groups) <= EACH * most
+            && e.rows * (e.channels / e.groups) <= each * most
             && 4 * most as u64 <= target.local_mem_bytes
     };
     target.class == DeviceClass::Gpu

@@ -6,6 +6,7 @@ use crate::harness::Runner;
 use kiln_ir::DType;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
+use kiln_kernels::contraction::mma;
 use kiln_kernels::{Problem, Target, candidates};
 
 /// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
@@ -56,4 +57,12 @@ fn contractions_of_whole_parts() {
         check(&Target::nvidia(), case, 1);
     }
     cases.iter().step_by(9).for_each(|case| check(&Target::gpu(), case, 1));
+    // Every tile with one of the cases in FP16, and with another.
+    for (index, (tile_rows, tile_columns)) in mma::tiles().enumerate() {
+        let sum_parts = index as u32 % 2 + 1;
+        let target = Target { tile_rows, tile_columns, sum_parts, ..Target::nvidia() };
+        for case in [&cases[40 + index], &cases[index * 3 % 10]] {
+            check(&target, case, 1);
+        }
+    }
 }
