@@ -29,20 +29,23 @@ class Worker:
     """A process that answers each line with the seconds of a run."""
 
     def __init__(self, command):
-        errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
             bufsize=1)
+        self.ready = self.answer()
+
+    def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            errors.seek(0)
-            raise RuntimeError((errors.read().strip().splitlines() or ["no answer"])[-1])
-        self.ready = json.loads(line)
+            self.errors.seek(0)
+            raise RuntimeError((self.errors.read().strip().splitlines() or ["no answer"])[-1])
+        return json.loads(line)
 
-    def run(self):
-        self.process.stdin.write("run\n")
+    def run(self, request="run"):
+        self.process.stdin.write(request + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return self.answer()
 
     def close(self):
         self.process.stdin.close()

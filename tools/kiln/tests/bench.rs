@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_err, kiln_ok, npy, relative_l2, scratch};
+use harness::{arg, emoji, kiln_answers, kiln_err, kiln_ok, npy, relative_l2, scratch};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -66,6 +66,53 @@ fn ops_add_up_to_their_network() {
     assert!((shares - 1.0).abs() < 1e-9, "{shares}");
 }
 
+/// 4096 rows of 320 columns, read and written once, with a scale and a shift a column.
+const LAYER_NORM: (&str, u64, u64) =
+    ("layer_norm 4096x320", 7 * 4096 * 320, (2 * 4096 * 320 + 2 * 320) * 4);
+
+#[test]
+fn bare_kernels_have_the_work_of_their_shape() {
+    let (name, flops, bytes) = LAYER_NORM;
+    let found = json(&["bench", "kernels", "--filter", "layer_norm", "--json"]);
+    let positive = |value: &Value| assert!(value.as_f64() > Some(0.0), "{found}");
+    let [kernel] = list(&found, "kernels") else { panic!("not one kernel: {found}") };
+    assert_eq!((kernel["name"].as_str(), kernel["bound"].as_str()), (Some(name), Some("memory")));
+    assert_eq!((number(kernel, "flops"), number(kernel, "bytes")), (flops, bytes));
+    assert_eq!(kernel["inputs"], serde_json::json!([[4096, 320], [320], [320]]));
+    assert!(number(kernel, "launches") > 0 && kernel["variant"].is_string(), "{kernel}");
+    for key in ["peak_flops_per_s", "copy_bytes_per_s"] {
+        positive(&found[key]);
+    }
+    positive(&kernel["seconds"]);
+    let seconds = bytes as f64 / kernel["bytes_per_s"].as_f64().expect("a rate");
+    let copied = seconds * found["copy_bytes_per_s"].as_f64().expect("a rate");
+    let share = kernel["share"].as_f64().expect("a share");
+    assert!((share * copied / bytes as f64 - 1.0).abs() < 1e-9, "{found}");
+}
+
+#[test]
+fn kernels_are_measured_on_request() {
+    let (name, flops, bytes) = LAYER_NORM;
+    let args = ["bench", "kernels", "--filter", name, "--precision", "fp16", "--on-request"];
+    let answers = kiln_answers(&args, &format!("{name}\n{name}\n"));
+    let lines = answers.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let lines: Vec<Value> = lines.collect();
+    let [ready, first, second] = &lines[..] else { panic!("not three lines: {answers}") };
+    assert_eq!(ready["ready"], true);
+    let [kernel] = list(ready, "kernels") else { panic!("not one kernel: {ready}") };
+    assert_eq!(kernel["name"], name);
+    assert_eq!(number(kernel, "flops"), flops);
+    // Half as many where values are stored in FP16, but for the scales and shifts.
+    let halved = kernel["problem"].as_str().is_some_and(|p| p.starts_with("f16"));
+    let values_bytes = bytes - 2 * 320 * 4;
+    let expected = if halved { bytes - values_bytes / 2 } else { bytes };
+    assert_eq!(number(kernel, "bytes"), expected);
+    for answer in [first, second] {
+        assert_eq!(answer["name"], name);
+        assert!(answer["seconds"].as_f64() > Some(0.0), "{answer}");
+    }
+}
+
 #[test]
 fn a_tuned_bundle_computes_the_same() {
     let profile = scratch("bench").join("tuned.toml");
@@ -94,6 +141,8 @@ fn what_is_not_there_is_named() {
     assert!(error.contains("'none'") && error.contains("text_encoder"), "{error}");
     let error = kiln_err(&["bench", "ops", "--model", "emoji-256", "--network", "none"], 2);
     assert!(error.contains("'none'") && error.contains("decoder"), "{error}");
+    let error = kiln_err(&["bench", "kernels", "--filter", "conv9x9"], 2);
+    assert!(error.contains("'conv9x9'") && error.contains("conv3x3 320->320@64x64"), "{error}");
     let error = kiln_err(&["tune", "--model", "sd15", "-o", "target/never.toml"], 2);
     assert!(error.contains("'sd15'"), "{error}");
 }

@@ -1,8 +1,9 @@
 //! Runs the built `kiln` and compares its tensors with references.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The top of the repository.
 pub fn root() -> PathBuf {
@@ -38,6 +39,25 @@ pub fn kiln(args: &[&str]) -> Output {
 /// Runs `kiln`, which must succeed; returns what it printed.
 pub fn kiln_ok(args: &[&str]) -> String {
     let output = kiln(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "kiln {args:?}: {stderr}");
+    String::from_utf8(output.stdout).expect("kiln prints UTF-8")
+}
+
+/// Runs `kiln` with `input` on its standard input; it must succeed. Returns what it printed.
+pub fn kiln_answers(args: &[&str], input: &str) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args(args)
+        .current_dir(root())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kiln starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).expect("kiln reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("kiln ends");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "kiln {args:?}: {stderr}");
     String::from_utf8(output.stdout).expect("kiln prints UTF-8")

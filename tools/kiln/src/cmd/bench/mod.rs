@@ -1,9 +1,11 @@
 //! `kiln bench`: how fast networks and single ops are on a device, beside its measured peak.
 
+mod kernels;
 mod networks;
 pub mod ops;
 pub mod peak;
 pub mod problems;
+mod shapes;
 mod table2;
 pub mod timing;
 
@@ -11,13 +13,14 @@ use anyhow::Result;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Measure the networks of a bundle, single ops, or the thesis's table on this device.
+/// Measure networks and ops of a model, bare kernels, or the thesis's table on this device.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln bench networks sd21.kiln
   kiln bench networks sd21.kiln --network unet --runs 9 --json
   kiln bench ops sd21.kiln --filter conv2d
   kiln bench ops --model sd21-base --network decoder --chosen
+  kiln bench kernels --precision fp16
   kiln bench table2 --model sd21-base --seconds 300
 
 Times are of the wall clock, from the first launch until the device is done; a share of the peak
@@ -32,6 +35,7 @@ pub struct Args {
 enum What {
     Networks(networks::Args),
     Ops(ops::Args),
+    Kernels(kernels::Args),
     Table2(table2::Args),
 }
 
@@ -40,6 +44,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Networks(args) => networks::run(args),
         What::Ops(args) => ops::run(args),
+        What::Kernels(args) => kernels::run(args),
         What::Table2(args) => table2::run(args),
     }
 }

@@ -1,7 +1,8 @@
-//! What a device sustains at most: FP32 multiply-adds, and what an empty launch takes.
+//! What a device sustains at most: FP32 multiply-adds, copying, and what an empty launch takes.
 
 use anyhow::Result;
 use kiln_kernels::{DeviceClass, Target};
+use kiln_runtime::device::DeviceFacts;
 use kiln_runtime::probe::{Argument, Launch, Prepared, Probe};
 
 use super::processor_seconds;
@@ -17,6 +18,14 @@ const TURNS: u64 = 8192;
 const RUNS: usize = 50;
 /// Empty launches that are timed together.
 const EMPTY_LAUNCHES: usize = 1000;
+/// Bytes that are copied, where the device has room for them twice: well over the last cache.
+const COPY_BYTES: u64 = 256 << 20;
+/// Copies that are timed together, so that a GPU's launch does not count.
+const COPIES: usize = 3;
+/// Such times, of which the shortest counts.
+const COPY_RUNS: usize = 5;
+/// Vectors that a work-item of a CPU copies, one after the other.
+const COPY_RUN: u64 = 1024;
 
 /// A device's peak, measured whenever asked, so that it is of the same minutes as what is compared.
 pub struct Peak<'a> {
@@ -90,6 +99,41 @@ fn kernel(target: &Target) -> (Launch, u64) {
         first: [0; 3],
     };
     (launch, items * TURNS * chains as u64 * 2 * u64::from(vector))
+}
+
+/// Bytes a second that copying reads and writes, both counted.
+pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) -> Result<f64> {
+    let (vector, run, local) = match target.class {
+        DeviceClass::Cpu => (target.vector_width.clamp(4, 16), COPY_RUN, 1),
+        DeviceClass::Gpu | DeviceClass::MobileGpu => (4, 1, 64),
+    };
+    let group_bytes = local * run * u64::from(vector) * 4;
+    // A figure that the driver does not tell is 0.
+    let room = [device.max_alloc_bytes, device.global_mem_bytes / 8];
+    let room_bytes = room.into_iter().filter(|b| *b > 0).fold(COPY_BYTES, u64::min);
+    let groups = (room_bytes / group_bytes).max(1);
+    let launch = Launch {
+        source: format!(
+            "kernel void copy(global const float *x, global float *y) {{\n\
+             for (int i = 0; i < {run}; i++) {{\n\
+             const size_t at = get_global_id(0) * {run} + i;\n\
+             vstore{vector}(vload{vector}(at, x), at, y);\n}}\n}}"
+        ),
+        entry: "copy".into(),
+        args: vec![Argument::Buffer(0), Argument::Buffer(1)],
+        global: [groups * local, 1, 1],
+        local: Some([local, 1, 1]),
+        first: [0; 3],
+    };
+    let bytes = groups * group_bytes;
+    let prepared = probe.prepare(&[launch], &[vec![0; bytes as usize], vec![0; bytes as usize]])?;
+    // The first run may compile it, and finds no page of the result.
+    probe.time(&prepared, 1)?;
+    let mut best = f64::INFINITY;
+    for _ in 0..COPY_RUNS {
+        best = best.min(probe.time(&prepared, COPIES)? / COPIES as f64);
+    }
+    Ok(2.0 * bytes as f64 / best)
 }
 
 /// Seconds that each of many launches takes which do nothing.

@@ -6,7 +6,7 @@ use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::networks;
 use kiln_compiler::plan::lower::{Preference, Selection, choose, operands};
 use kiln_compiler::plan::schedule::schedule;
-use kiln_compiler::plan::{PlanRequest, strategies};
+use kiln_compiler::plan::{PlanRequest, Strategy, strategies};
 use kiln_compiler::quantize::Choices;
 use kiln_ir::{Op, TensorType};
 use kiln_kernels::{Operand, Problem, Variant, candidates};
@@ -43,14 +43,8 @@ pub struct Subject {
     pub device: String,
 }
 
-/// An op that occurs once or more.
-pub struct Item {
-    /// Network it is in.
-    pub network: String,
-    /// How often in one pass.
-    pub count: usize,
-    /// Name of the first.
-    pub first: String,
+/// An op with the types around it.
+pub struct Single {
     op: Op,
     inputs: Vec<Operand>,
     output: TensorType,
@@ -58,7 +52,14 @@ pub struct Item {
     max_scratch_bytes: u64,
 }
 
-impl Item {
+impl Single {
+    /// An op of a network that is compiled by a strategy.
+    pub fn new(op: Op, inputs: Vec<Operand>, output: TensorType, strategy: &Strategy) -> Self {
+        let max_weight_bytes = strategy.max_block_bytes;
+        let max_scratch_bytes = strategy.preference.scratch_bytes();
+        Self { op, inputs, output, max_weight_bytes, max_scratch_bytes }
+    }
+
     /// As kernels are asked for it.
     pub fn problem(&self) -> Problem<'_> {
         let Self { op, inputs, output, .. } = self;
@@ -77,10 +78,38 @@ impl Item {
         let inputs: u64 = self.inputs.iter().map(|i| i.ty.size_bytes()).sum();
         inputs + self.output.size_bytes()
     }
+}
+
+/// An op that occurs once or more.
+pub struct Item {
+    /// Network it is in.
+    pub network: String,
+    /// How often in one pass.
+    pub count: usize,
+    /// Name of the first.
+    pub first: String,
+    single: Single,
+}
+
+impl Item {
+    /// As kernels are asked for it.
+    pub fn problem(&self) -> Problem<'_> {
+        self.single.problem()
+    }
+
+    /// Arithmetic of one.
+    pub fn flops(&self) -> u64 {
+        self.single.flops()
+    }
+
+    /// Inputs and output of one, each once.
+    pub fn bytes(&self) -> u64 {
+        self.single.bytes()
+    }
 
     /// Weights of one.
     pub fn weight_bytes(&self) -> u64 {
-        let constants = self.inputs.iter().filter(|i| i.constant);
+        let constants = self.single.inputs.iter().filter(|i| i.constant);
         constants.map(|i| i.ty.size_bytes()).sum()
     }
 }
@@ -104,19 +133,24 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// The variants that can compute a problem, the compiler's choice first: that of a plan whose
-    /// weights stay in memory.
+    /// [`variants`] of its profile.
     pub fn variants(&self, problem: &Problem) -> Result<Vec<&'static Variant>> {
-        let selection = Selection {
-            preference: Preference::Fastest,
-            max_weight_bytes: problem.max_weight_bytes,
-            reading_percent: 0,
-        };
-        let chosen = choose(problem, &self.profile, selection)?.map(|c| c.variant);
-        let mut list = candidates(problem, &self.profile.target.tuned(problem));
-        list.sort_by_key(|v| Some(v.name) != chosen);
-        Ok(list)
+        variants(problem, &self.profile)
     }
+}
+
+/// The variants that can compute a problem, the compiler's choice first: that of a plan whose
+/// weights stay in memory.
+pub fn variants(problem: &Problem, profile: &DeviceProfile) -> Result<Vec<&'static Variant>> {
+    let selection = Selection {
+        preference: Preference::Fastest,
+        max_weight_bytes: problem.max_weight_bytes,
+        reading_percent: 0,
+    };
+    let chosen = choose(problem, profile, selection)?.map(|c| c.variant);
+    let mut list = candidates(problem, &profile.target.tuned(problem));
+    list.sort_by_key(|v| Some(v.name) != chosen);
+    Ok(list)
 }
 
 /// Finds the distinct ops of the networks that are named, of [`NETWORKS`] if none is.
@@ -172,15 +206,12 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
             let Some(op) = graph.node(id).op().filter(|op| !matches!(op, Op::Embedding(_))) else {
                 continue;
             };
+            let (inputs, output) = (operands(graph, id, storage), graph.ty(id).clone());
             let item = Item {
                 network: network.name.clone(),
                 count: 1,
                 first: graph.node(id).name.clone(),
-                op: op.clone(),
-                inputs: operands(graph, id, storage),
-                output: graph.ty(id).clone(),
-                max_weight_bytes: strategy.max_block_bytes,
-                max_scratch_bytes: strategy.preference.scratch_bytes(),
+                single: Single::new(op.clone(), inputs, output, &strategy),
             };
             let same = items
                 .iter_mut()

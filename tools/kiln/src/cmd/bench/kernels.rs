@@ -1,0 +1,296 @@
+//! `kiln bench kernels`: a fixed list of bare ops, beside what the device sustains.
+
+use anyhow::{Context, Result, bail, ensure};
+use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::plan::lower::{Storage, Weights};
+use kiln_compiler::plan::{PlanRequest, Strategy, strategies};
+use kiln_ir::DType;
+use kiln_kernels::{Lowering, Variant};
+use kiln_runtime::device;
+use kiln_runtime::probe::Probe;
+use serde::Serialize;
+use std::io::{BufRead, Write};
+
+use super::peak::{Peak, copy_bytes_per_s};
+use super::problems::{Single, variants};
+use super::shapes::{Bound, Shape, shapes};
+use super::timing::{Candidate, Timing, inputs};
+
+/// Measure bare kernels on shapes of Stable Diffusion 2.1, beside what the device sustains
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  kiln bench kernels
+  kiln bench kernels --precision fp16 --filter conv3x3
+  kiln bench kernels --filter attention --all-variants --json
+
+A matmul is rows x columns x length of the sum, a convolution channels in->out@height x width, an
+attention heads x queries x channels of a head. There are no biases and no residuals. The variant is
+the one that the compiler takes where weights stay in memory. Inputs and weights are random.
+
+A share of the peak is that of FP32 multiply-adds, which convolutions by Winograd and GPUs' tensor
+cores may exceed. GB/s count each input and the output once, in the type they are stored in; they
+are compared with a copy of 256 MiB. What is smaller than the last cache (layer_norm 4096x320) comes
+from it when it is run over and over, and may exceed the copy. What would take longer than a second
+is measured by a part of its work-items, marked ~.
+
+tools/compare/ops.py runs PyTorch in turn with --on-request.")]
+pub struct Args {
+    /// How weights are stored: fp32 or fp16, which on GPUs is what is between ops, too
+    #[arg(long, default_value = "fp32", value_parser = ["fp32", "fp16"])]
+    precision: String,
+    /// Only ops whose name has this text, such as matmul or 64x64
+    #[arg(long, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
+    filter: String,
+    /// All variants of each op, the compiler's choice first
+    #[arg(long)]
+    all_variants: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+    /// Measure an op once for each line on standard input that names it, and answer each with a line
+    /// of JSON: for comparing programs in turn
+    #[arg(long, conflicts_with_all = ["json", "all_variants"])]
+    on_request: bool,
+    /// Profile whose kernels are meant: a name or a .toml file [default: that of the device]
+    #[arg(long)]
+    profile: Option<String>,
+    /// OpenCL device: auto, an index, or part of a name
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+/// What was measured of all.
+#[derive(Serialize)]
+struct Measured {
+    device: String,
+    profile: String,
+    precision: String,
+    peak_flops_per_s: f64,
+    /// Read and written.
+    copy_bytes_per_s: f64,
+    kernels: Vec<KernelTime>,
+}
+
+/// An op and a way to compute it.
+#[derive(Serialize)]
+struct Kernel {
+    name: String,
+    op: &'static str,
+    problem: String,
+    /// Shapes of its inputs.
+    inputs: Vec<Vec<usize>>,
+    /// Shape of its output.
+    output: Vec<usize>,
+    bound: Bound,
+    flops: u64,
+    /// Inputs and output, each once.
+    bytes: u64,
+    variant: &'static str,
+    launches: usize,
+    scratch_bytes: u64,
+    #[serde(skip)]
+    single: Single,
+    #[serde(skip)]
+    lowering: Lowering,
+}
+
+/// Its time.
+#[derive(Serialize)]
+struct KernelTime {
+    #[serde(flatten)]
+    kernel: Kernel,
+    seconds: f64,
+    /// Part of the work that was run; the seconds are those of it all.
+    part: f64,
+    flops_per_s: f64,
+    bytes_per_s: f64,
+    /// Of the FMA peak, or of a copy's bandwidth, as the op is bound.
+    share: f64,
+}
+
+/// Measures and prints.
+pub fn run(args: Args) -> Result<()> {
+    let device = device::select(&args.device)?;
+    let own = crate::cmd::devices::profile(&device);
+    let (profile_name, profile) = DeviceProfile::load(args.profile.as_deref().unwrap_or(own))?;
+    let kernels = kernels(&args, &profile)?;
+    let probe = Probe::open(&device)?;
+    let head = serde_json::json!({
+        "ready": true, "device": device.name, "profile": profile_name, "precision": args.precision
+    });
+    if args.on_request {
+        return answer_requests(&probe, &kernels, head);
+    }
+    let bar = super::bar(kernels.len())?;
+    bar.set_message("the device's peak");
+    // What the device sustains does not depend on the profile whose kernels are tried.
+    let (_, own) = DeviceProfile::load(own)?;
+    let mut peak = Peak::new(&probe, &own.target)?;
+    let copy = || copy_bytes_per_s(&probe, &device, &own.target);
+    let copied_before = copy()?;
+    let mut times = Vec::new();
+    for kernel in kernels {
+        bar.set_message(kernel.name.clone());
+        let timing = kernel.candidate(&probe)?.time().with_context(|| kernel.name.clone())?;
+        times.push(kernel.took(timing));
+        bar.inc(1);
+    }
+    // As with the peak, the best counts: other programs take their part of memory, too.
+    peak.measure()?;
+    let copy_bytes_per_s = copied_before.max(copy()?);
+    bar.finish_and_clear();
+    for time in &mut times {
+        time.share = match time.kernel.bound {
+            Bound::Arithmetic => time.flops_per_s / peak.flops_per_s,
+            Bound::Memory => time.bytes_per_s / copy_bytes_per_s,
+        };
+    }
+    let measured = Measured {
+        device: device.name,
+        profile: profile_name,
+        precision: args.precision,
+        peak_flops_per_s: peak.flops_per_s,
+        copy_bytes_per_s,
+        kernels: times,
+    };
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&measured)?),
+        false => print(&measured),
+    }
+    Ok(())
+}
+
+/// The kernels that are asked for.
+///
+/// Errors: no op has the filter's text; an op has no variant for the profile.
+fn kernels(args: &Args, profile: &DeviceProfile) -> Result<Vec<Kernel>> {
+    let dtype = if args.precision == "fp16" { DType::F16 } else { DType::F32 };
+    let storage = Storage { weights: Weights::Float(dtype), activations: dtype };
+    let request = PlanRequest { profile, storage, budget_bytes: u64::MAX, guidance_batch: None };
+    let strategy = *strategies(&request).first().context("there is no strategy")?;
+    let all = shapes();
+    let wanted: Vec<&Shape> = all.iter().filter(|s| s.name.contains(&args.filter)).collect();
+    if wanted.is_empty() {
+        let names: Vec<&str> = all.iter().map(|s| s.name.as_str()).collect();
+        bail!("no op has '{}' in its name; there are: {}", args.filter, names.join(", "));
+    }
+    let mut kernels = Vec::new();
+    for shape in wanted {
+        let of_shape = of_shape(shape, &strategy, dtype, profile);
+        let of_shape = of_shape.with_context(|| shape.name.clone())?;
+        kernels.extend(of_shape.into_iter().take(if args.all_variants { usize::MAX } else { 1 }));
+    }
+    Ok(kernels)
+}
+
+/// All ways to compute an op, the compiler's choice first.
+fn of_shape(
+    shape: &Shape,
+    strategy: &Strategy,
+    weights: DType,
+    profile: &DeviceProfile,
+) -> Result<Vec<Kernel>> {
+    let list = variants(&shape.single(strategy, weights)?.problem(), profile)?;
+    ensure!(!list.is_empty(), "no kernel variant applies");
+    let kernel = |variant| Kernel::new(shape, shape.single(strategy, weights)?, variant, profile);
+    list.into_iter().map(kernel).collect()
+}
+
+impl Kernel {
+    fn new(
+        shape: &Shape,
+        single: Single,
+        variant: &Variant,
+        profile: &DeviceProfile,
+    ) -> Result<Self> {
+        let problem = single.problem();
+        let lowering = (variant.lower)(&problem, &profile.target.tuned(&problem))?;
+        Ok(Self {
+            name: shape.name.clone(),
+            op: problem.op.name(),
+            problem: problem.to_string(),
+            inputs: problem.inputs.iter().map(|i| i.ty.shape.clone()).collect(),
+            output: problem.output.shape.clone(),
+            bound: shape.bound,
+            flops: single.flops(),
+            bytes: single.bytes(),
+            variant: variant.name,
+            launches: lowering.launches.len(),
+            scratch_bytes: lowering.scratch_bytes.iter().sum(),
+            single,
+            lowering,
+        })
+    }
+
+    /// Compiled, with its inputs on the device.
+    fn candidate<'a>(&self, probe: &'a Probe) -> Result<Candidate<'a>> {
+        let problem = self.single.problem();
+        let candidate = Candidate::new(probe, &problem, &self.lowering, &inputs(&problem));
+        candidate.with_context(|| format!("{}: {}", self.name, self.variant))
+    }
+
+    fn took(self, Timing { seconds, part }: Timing) -> KernelTime {
+        let rate = |amount: u64| amount as f64 / seconds;
+        let (flops_per_s, bytes_per_s) = (rate(self.flops), rate(self.bytes));
+        KernelTime { kernel: self, seconds, part, flops_per_s, bytes_per_s, share: 0.0 }
+    }
+}
+
+/// What there is, then one line of time for each name on standard input, until it ends.
+fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Value) -> Result<()> {
+    head["kernels"] = serde_json::to_value(kernels)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{head}")?;
+    out.flush()?;
+    // Only the last one stays: together they would take gigabytes.
+    let mut ready: Option<(&Kernel, Candidate)> = None;
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let name = line.trim();
+        if ready.as_ref().is_none_or(|(kernel, _)| kernel.name != name) {
+            drop(ready.take());
+            let kernel = kernels.iter().find(|kernel| kernel.name == name);
+            let kernel = kernel.with_context(|| format!("no op '{name}' was asked for"))?;
+            ready = Some((kernel, kernel.candidate(probe)?));
+        }
+        let Some((kernel, candidate)) = &ready else { continue };
+        let Timing { seconds, part } = candidate.time().with_context(|| kernel.name.clone())?;
+        let answer = serde_json::json!({ "name": kernel.name, "seconds": seconds, "part": part });
+        writeln!(out, "{answer}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn print(measured: &Measured) {
+    println!("{} for {} on {}", measured.precision, measured.profile, measured.device);
+    println!(
+        "FMA peak {:.0} GFLOP/s; a copy reads and writes {:.1} GB/s",
+        measured.peak_flops_per_s * 1e-9,
+        measured.copy_bytes_per_s * 1e-9
+    );
+    println!(
+        "{:33} {:16} {:>8} {:>11} {:>9} {:>6} {:>8} {:>6}",
+        "op", "variant", "launches", "time", "GFLOP/s", "% peak", "GB/s", "% copy"
+    );
+    for time in &measured.kernels {
+        let kernel = &time.kernel;
+        let about = if time.part < 1.0 { "~" } else { "" };
+        let share = time.share * 100.0;
+        let rates = match kernel.bound {
+            Bound::Arithmetic => {
+                format!("{:9.1} {share:6.1} {:>8} {:>6}", time.flops_per_s * 1e-9, "-", "-")
+            }
+            Bound::Memory => {
+                format!("{:>9} {:>6} {:8.1} {share:6.1}", "-", "-", time.bytes_per_s * 1e-9)
+            }
+        };
+        println!(
+            "{:33} {:16} {:8} {:>11} {rates}",
+            kernel.name,
+            kernel.variant,
+            kernel.launches,
+            format!("{about}{}", super::duration(time.seconds)),
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! The list of `kiln bench kernels`: what takes the time of Stable Diffusion 2.1 at 512x512, and a
+//! large square beside it.
+
+use anyhow::Result;
+use kiln_compiler::plan::Strategy;
+use kiln_ir::ops::{
+    add::Add, attention::Attention, conv2d::Conv2d, epilogue::Activation, geglu::Geglu,
+    group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, upsample::Upsample,
+};
+use kiln_ir::{DType, Op, TensorType};
+use kiln_kernels::Operand;
+use serde::Serialize;
+
+use super::problems::Single;
+
+/// What the time of an op mostly is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Multiplications and additions.
+    Arithmetic,
+    /// Reading and writing.
+    Memory,
+}
+
+/// An op with its shapes.
+pub struct Shape {
+    /// As it is asked for.
+    pub name: String,
+    /// What its rate is compared with.
+    pub bound: Bound,
+    op: Op,
+    /// Values that are known only when it runs.
+    values: Vec<Vec<usize>>,
+    /// Weights, which follow them.
+    constants: Vec<Vec<usize>>,
+}
+
+impl Shape {
+    /// The op as a strategy has it compiled: matrices and filters are stored as `weights`, values
+    /// as the strategy says, and all else in FP32.
+    ///
+    /// Errors: the shapes break a rule of the op.
+    pub fn single(&self, strategy: &Strategy, weights: DType) -> Result<Single> {
+        let value = |s: &Vec<usize>| Operand::new(TensorType::new(strategy.activations, s));
+        let constant = |s: &Vec<usize>| {
+            let dtype = if s.len() < 2 { DType::F32 } else { weights };
+            Operand::constant(TensorType::new(dtype, s))
+        };
+        let values = self.values.iter().map(value);
+        let inputs: Vec<Operand> = values.chain(self.constants.iter().map(constant)).collect();
+        let output = self.op.infer(&inputs.iter().map(|i| &i.ty).collect::<Vec<_>>())?;
+        Ok(Single::new(self.op.clone(), inputs, output, strategy))
+    }
+}
+
+/// All of them. To add one: its line here.
+pub fn shapes() -> Vec<Shape> {
+    vec![
+        matmul(4096, 320, 320),
+        matmul(4096, 2560, 320),
+        matmul(1024, 640, 640),
+        matmul(256, 1280, 1280),
+        matmul(4096, 4096, 4096),
+        conv3x3(320, 320, 64),
+        conv3x3(640, 640, 32),
+        conv3x3(1280, 1280, 16),
+        conv3x3(512, 512, 64),
+        conv3x3(128, 128, 512),
+        conv3x3(128, 3, 512),
+        conv3x3(4, 320, 64),
+        attention("self", 5, 64, 4096, 4096),
+        attention("cross", 5, 64, 4096, 77),
+        attention("decoder", 1, 512, 4096, 4096),
+        layer_norm(4096, 320),
+        group_norm_silu(320, 64),
+        group_norm_silu(128, 512),
+        geglu(4096, 1280),
+        upsample(256, 256),
+        add(4096, 1280),
+    ]
+}
+
+fn arithmetic(name: String, op: impl Into<Op>, value: Vec<usize>, weights: Vec<usize>) -> Shape {
+    let (values, constants) = (vec![value], vec![weights]);
+    Shape { name, bound: Bound::Arithmetic, op: op.into(), values, constants }
+}
+
+fn memory(name: String, op: impl Into<Op>, values: Vec<Vec<usize>>, channels: &[usize]) -> Shape {
+    let constants = channels.iter().map(|c| vec![*c]).collect();
+    Shape { name, bound: Bound::Memory, op: op.into(), values, constants }
+}
+
+/// `m` rows of `k` by weights `[n, k]`.
+fn matmul(m: usize, n: usize, k: usize) -> Shape {
+    arithmetic(format!("matmul {m}x{n}x{k}"), Matmul::default(), vec![m, k], vec![n, k])
+}
+
+fn conv3x3(c: usize, o: usize, extent: usize) -> Shape {
+    let name = format!("conv3x3 {c}->{o}@{extent}x{extent}");
+    arithmetic(name, Conv2d::new(3, 1), vec![1, extent, extent, c], vec![o, c, 3, 3])
+}
+
+fn attention(kind: &str, heads: usize, head: usize, queries: usize, keys: usize) -> Shape {
+    let channels = heads * head;
+    let over = if keys == queries { String::new() } else { format!(" over {keys}") };
+    Shape {
+        name: format!("attention {kind} {heads}x{queries}x{head}{over}"),
+        bound: Bound::Arithmetic,
+        op: Attention::separate(channels, heads, false).into(),
+        values: [queries, keys, keys].map(|rows| vec![1, rows, channels]).to_vec(),
+        constants: vec![],
+    }
+}
+
+fn layer_norm(rows: usize, c: usize) -> Shape {
+    let name = format!("layer_norm {rows}x{c}");
+    memory(name, LayerNorm { eps: 1e-5 }, vec![vec![rows, c]], &[c, c])
+}
+
+fn group_norm_silu(c: usize, extent: usize) -> Shape {
+    let op = GroupNorm { sources: 1, groups: 32, eps: 1e-5, activation: Activation::Silu };
+    let name = format!("group_norm_silu {c}@{extent}x{extent}");
+    memory(name, op, vec![vec![1, extent, extent, c]], &[c, c])
+}
+
+/// To `c` columns.
+fn geglu(rows: usize, c: usize) -> Shape {
+    memory(format!("geglu {rows}x{}->{c}", 2 * c), Geglu, vec![vec![rows, 2 * c]], &[])
+}
+
+fn upsample(c: usize, extent: usize) -> Shape {
+    let (h, doubled) = (extent, 2 * extent);
+    let name = format!("upsample {c}@{h}x{h}->{doubled}x{doubled}");
+    memory(name, Upsample, vec![vec![1, h, h, c]], &[])
+}
+
+fn add(rows: usize, c: usize) -> Shape {
+    memory(format!("add {rows}x{c}"), Add, vec![vec![rows, c]; 2], &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_compiler::device::DeviceProfile;
+    use kiln_compiler::plan::lower::{Storage, Weights};
+    use kiln_compiler::plan::{PlanRequest, strategies};
+    use std::collections::BTreeSet;
+
+    fn problem(profile: &str, dtype: DType, name: &str) -> String {
+        let (_, profile) = DeviceProfile::load(profile).unwrap();
+        let storage = Storage { weights: Weights::Float(dtype), activations: dtype };
+        let budget_bytes = u64::MAX;
+        let request =
+            PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch: None };
+        let shapes = shapes();
+        let shape = shapes.iter().find(|s| s.name == name).unwrap();
+        let single = shape.single(&strategies(&request)[0], dtype).unwrap();
+        single.problem().to_string()
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let shapes = shapes();
+        let names: BTreeSet<&str> = shapes.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names.len(), shapes.len());
+    }
+
+    #[test]
+    fn storage_is_the_compilers() {
+        let norm = "layer_norm 4096x320";
+        let found = problem("nvidia", DType::F16, norm);
+        assert_eq!(found, "f16[4096,320] x f32[320] x f32[320] -> f16[4096,320] eps=1e-5");
+        let matmul = "matmul 4096x2560x320";
+        let found = problem("cpu-avx2", DType::F16, matmul);
+        assert_eq!(found, "f32[4096,320] x f16[2560,320] -> f32[4096,2560]");
+        let found = problem("gpu", DType::F32, matmul);
+        assert_eq!(found, "f32[4096,320] x f32[2560,320] -> f32[4096,2560]");
+    }
+}
