@@ -61,7 +61,8 @@ pub fn run(args: Args) -> Result<()> {
         .collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.flops() * item.count as u64));
     let bar = bar(items.len())?;
-    let mut tuner = Tuner { probe: &probe, resolved: &resolved, tried: 0, each: args.each, wrong: vec![] };
+    let mut tuner =
+        Tuner { probe: &probe, resolved: &resolved, tried: 0, each: args.each, wrong: vec![] };
     let mut winners: Vec<Winner> = Vec::new();
     for item in &items {
         if started.elapsed().as_secs() >= args.seconds {
@@ -143,6 +144,12 @@ struct Tuner<'a> {
 }
 
 impl Tuner<'_> {
+    fn say(&self, tuning: &Tuning, seconds: f64, problem: &Problem) {
+        if self.each {
+            println!("{:>10} {:20} {problem}", duration(seconds), label(tuning));
+        }
+    }
+
     fn search(&mut self, item: &Item, more: &dyn Fn() -> bool) -> Result<Winner> {
         let problem = item.problem();
         let target = &self.resolved.profile.target;
@@ -199,14 +206,6 @@ impl Tuner<'_> {
         }
         let (tuning, untuned) = (tuning.clone(), untuned.clone());
         Ok(Winner { tuning, untuned, seconds, untuned_seconds })
-    }
-}
-
-impl Tuner<'_> {
-    fn say(&self, tuning: &Tuning, seconds: f64, problem: &Problem) {
-        if self.each {
-            println!("{:>10} {:20} {problem}", duration(seconds), label(tuning));
-        }
     }
 }
 
