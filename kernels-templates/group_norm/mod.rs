@@ -104,14 +104,15 @@ impl Extents {
     }
 
     /// Rows of a chunk: few chunks a CPU core, as joining them costs time; on a GPU enough
-    /// work-items for all its units.
+    /// work-items for all its units, but no more chunks than one work-group joins quickly.
     fn chunk_rows(&self, target: &Target) -> usize {
         let units = target.compute_units.max(1) as usize;
         let rows = if cpu(target) {
             self.rows.div_ceil(8 * units)
         } else {
             let vectors = self.n * self.rows * self.channels.div_ceil(4);
-            (vectors / (1024 * units)).min(256)
+            let least = if target.class == DeviceClass::Gpu { FEWEST_ROWS } else { 0 };
+            (vectors / (1024 * units)).clamp(least, 256)
         };
         rows.next_multiple_of(TILE_ROWS).max(TILE_ROWS)
     }
@@ -122,10 +123,10 @@ fn applies(problem: &Problem, target: &Target) -> bool {
     few && floating(problem, target)
 }
 
+/// With fewer rows a chunk, joining the chunks takes an H200 longer than finding their moments.
+const FEWEST_ROWS: usize = 32;
 /// Elements that a work-item keeps in registers: more take longer to read than a launch more.
 const EACH: usize = 48;
-/// As many if they are also written, a few channels at a time.
-const EACH_WRITTEN: usize = 24;
 /// With fewer there are more work-items than wait for memory together.
 const FEW: usize = 8;
 
@@ -133,10 +134,9 @@ const FEW: usize = 8;
 /// holds a group of channels.
 pub(crate) fn grouped_applies(problem: &Problem, target: &Target) -> bool {
     let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
-    let each = if matches!(problem.op, Op::GroupAffine(_)) { EACH } else { EACH_WRITTEN };
     let few = |e: Extents| {
         e.sources.len() <= 2
-            && e.rows * (e.channels / e.groups) <= each * most
+            && e.rows * (e.channels / e.groups) <= EACH * most
             && 4 * most as u64 <= target.local_mem_bytes
     };
     target.class == DeviceClass::Gpu
@@ -144,24 +144,30 @@ pub(crate) fn grouped_applies(problem: &Problem, target: &Target) -> bool {
         && Extents::new(problem).is_ok_and(few)
 }
 
-/// One launch, a work-group a group of channels.
+/// One launch, a work-group a group of channels or a share of it.
 pub(crate) fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let width = e.channels / e.groups;
     let v = if width.is_multiple_of(2) && e.sources[0].is_multiple_of(2) { 2 } else { 1 };
     let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
     let group = (e.rows * width).div_ceil(FEW).next_power_of_two().clamp(32.min(most), most);
+    let each = (e.rows * width / v).div_ceil(group);
     let affine = matches!(problem.op, Op::GroupAffine(_));
+    // As many as fill the device: the more, the fewer elements are left to each to normalize.
+    let units = target.compute_units.max(1) as usize;
+    let shares = if affine { 1 } else { (units / (e.groups * e.n)).clamp(1, each) };
+    let of_share = each.div_ceil(shares);
     let call = e.in_one_launch(problem, if affine { "AFFINE" } else { "OUT" });
     let call = call
         .set("group", &group)
         .set("v", &v)
-        .set("each", &(e.rows * width / v).div_ceil(group))
+        .set("each", &each)
+        .set("of_share", &of_share)
         .set("affine", &affine)
         .set("out", &problem.output.dtype.to_string())
         .local_mem_bytes(4 * group as u64);
     let template = [TREE, include_str!("grouped.cl.tera")].concat();
-    let global = [e.groups * group, e.n, 1];
+    let global = [e.groups * group, e.n, each.div_ceil(of_share)];
     let launch = call.launch("group_norm_grouped", &template, global, Some([group, 1, 1]))?;
     Ok(Lowering { launches: vec![launch], ..Lowering::default() })
 }

@@ -15,6 +15,7 @@ pub mod halve;
 pub mod hoist;
 mod merge_qkv;
 mod merge_rows;
+pub mod part_norm;
 mod share;
 
 use anyhow::{Context, Result};
@@ -29,7 +30,7 @@ pub struct Pass {
 }
 
 /// All passes over a single graph, in order. After them [`halve`] chooses storage types, where a
-/// plan wants it, and [`hoist`] splits the U-Net.
+/// plan wants it, [`hoist`] splits the U-Net, and [`part_norm`] undoes `fuse_norm` where that is faster.
 pub const PASSES: &[Pass] = &[
     Pass { name: "share", run: share::run },
     Pass { name: "fold_constants", run: fold_constants::run },

@@ -11,6 +11,7 @@ use super::schedule::schedule;
 use super::time::{LaunchCost, launch_costs};
 use crate::device::DeviceProfile;
 use crate::passes::contraction::Contraction;
+use crate::passes::part_norm;
 use crate::quantize::{Choices, Stored};
 
 /// A network before anything is lowered.
@@ -194,6 +195,32 @@ pub fn lower(
         ops.push(LoweredOp { id, work });
     }
     Ok(LoweredNetwork { source: source.clone(), ops })
+}
+
+/// The network with its small pictures normalized by ops of their own, where the target does that in one
+/// launch and the preference has room for the copy.
+pub fn part_norms(
+    source: &NetworkGraph,
+    profile: &DeviceProfile,
+    selection: Selection,
+) -> Result<NetworkGraph> {
+    let mut parted = source.clone();
+    let max_scratch_bytes = selection.preference.scratch_bytes();
+    part_norm::run(&mut parted.graph, |graph, op, values| {
+        let types: Vec<_> = values.iter().map(|v| graph.ty(*v)).collect();
+        let Ok(output) = op.infer(&types) else { return false };
+        let inputs: Vec<_> = types.into_iter().cloned().map(Operand::new).collect();
+        let problem = Problem {
+            op,
+            inputs: &inputs,
+            output: &output,
+            max_weight_bytes: selection.max_weight_bytes,
+            max_scratch_bytes,
+        };
+        output.size_bytes() <= max_scratch_bytes
+            && candidates(&problem, &profile.target).first().is_some_and(|v| v.name == "grouped")
+    })?;
+    Ok(parted)
 }
 
 /// The inputs of an op as its kernels see them.

@@ -189,7 +189,9 @@ impl Draft {
     ) -> Result<Self> {
         let profile = request.profile;
         let mut lower = |g: &NetworkGraph| {
-            lower::lower(g, profile, request.storage, strategy.selection(g.phase), known)
+            let selection = strategy.selection(g.phase);
+            let parted = lower::part_norms(g, profile, selection)?;
+            lower::lower(&parted, profile, request.storage, selection, known)
         };
         let networks = graphs.iter().map(&mut lower).collect::<Result<Vec<_>>>()?;
         let mut blocks = Blocks::default();

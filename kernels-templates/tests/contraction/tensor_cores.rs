@@ -10,7 +10,7 @@ use kiln_kernels::contraction::mma;
 use kiln_kernels::{Problem, Target, candidates};
 
 /// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
-/// parts. Also the best variant of other GPUs.
+/// parts, by counting and by a launch of its own. Also the best variant of other GPUs.
 #[test]
 fn contractions_of_whole_parts() {
     use Activation::{Geglu, Silu};
@@ -27,6 +27,8 @@ fn contractions_of_whole_parts() {
             [
                 matmul(130, &[64], 72, e(IDENTITY), s),
                 matmul(64, &[1280], 64, e(Silu), s),
+                matmul(200, &[512], 40, e(Silu), s),
+                matmul(70, &[512], 72, e(Geglu), s),
                 matmul(70, &[32, 96], 200, e(Geglu), s),
                 matmul(200, &[96], 150, e(Geglu), s),
                 conv2d(op(3, 1), [2, 5, 7], &[64], 40, s),
@@ -43,7 +45,7 @@ fn contractions_of_whole_parts() {
     let mut split = cases[..4].to_vec();
     split.iter_mut().for_each(|c| c.max_weight_bytes = 60_000);
     cases.extend(split);
-    cases.push(Case { max_scratch_bytes: 0, ..cases[9].clone() });
+    cases.push(Case { max_scratch_bytes: 0, ..cases[11].clone() });
     // Without tensor cores, what they do takes a thousand times as long.
     let step = if Runner::shared().vendor().contains("NVIDIA") { 1 } else { 7 };
     for case in cases.iter().step_by(step) {

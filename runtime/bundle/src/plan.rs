@@ -382,7 +382,8 @@ pub enum Arg {
         /// What the kernel does with it.
         access: Access,
     },
-    /// A region of a weight block, read only.
+    /// A region of a weight block: read only, or zeros in which the launch counts and which it leaves
+    /// as zeros.
     Weight {
         /// Which block.
         block: BlockId,

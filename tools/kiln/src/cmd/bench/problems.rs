@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::networks;
-use kiln_compiler::plan::lower::{Preference, Selection, choose, operands};
+use kiln_compiler::plan::lower::{Preference, Selection, choose, operands, part_norms};
 use kiln_compiler::plan::schedule::schedule;
 use kiln_compiler::plan::{PlanRequest, Strategy, strategies};
 use kiln_compiler::quantize::Choices;
@@ -187,7 +187,8 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         guidance_batch: batch.or(manifest.map(|m| m.guidance_batch as usize)),
     };
     let strategy = *strategies(&request).first().context("there is no strategy")?;
-    let graphs = networks(&model, strategy)?;
+    let parted = |g| part_norms(&g, &profile, strategy.selection(g.phase));
+    let graphs = networks(&model, strategy)?.into_iter().map(parted).collect::<Result<Vec<_>>>()?;
     let names: Vec<&str> = graphs.iter().map(|g| g.name.as_str()).collect();
     if let Some(unknown) = wanted.iter().find(|w| !names.contains(&w.as_str())) {
         bail!("no network '{unknown}'; there are: {}", names.join(", "));
