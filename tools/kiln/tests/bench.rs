@@ -114,6 +114,29 @@ fn kernels_are_measured_on_request() {
 }
 
 #[test]
+fn the_table_has_figures_of_what_was_measured_only() {
+    let table =
+        |seconds: &str| json(&["bench", "table2", arg(bundle()), "--seconds", seconds, "--json"]);
+    for row in list(&table("0"), "rows") {
+        for cell in list(row, "networks") {
+            assert!(cell["seconds"].is_null() && cell["seconds_with_io"].is_null(), "{cell}");
+            assert_eq!(cell["measured_part"], 0.0);
+        }
+    }
+    let text = kiln_ok(&["bench", "table2", arg(bundle()), "--seconds", "0"]);
+    let row = text.lines().find(|line| line.starts_with("kiln, % of peak")).expect("a row");
+    assert!(row.split_whitespace().skip(5).all(|word| word == "-"), "{text}");
+    assert!(!text.contains("inf") && !text.contains("0.000"), "{text}");
+    for row in list(&table("20"), "rows") {
+        for cell in list(row, "networks") {
+            assert!(cell["seconds"].as_f64() > Some(0.0), "{row}");
+            assert!(cell["seconds_with_io"].as_f64() >= cell["seconds"].as_f64(), "{row}");
+            assert!(cell["measured_part"].as_f64() > Some(0.0), "{row}");
+        }
+    }
+}
+
+#[test]
 fn a_tuned_bundle_computes_the_same() {
     let profile = scratch("bench").join("tuned.toml");
     let fixed = ["tune", "--model", "emoji-256", "--network", "text_encoder", "--seconds", "4"];
