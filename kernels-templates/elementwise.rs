@@ -7,6 +7,8 @@ use anyhow::Result;
 
 /// Vector types and arithmetic, in front of every vectorised template.
 pub(crate) const VECTOR: &str = include_str!("vector.cl.tera");
+/// Of what a later work-item of a CPU needs, in front of those whose runs in memory are short.
+pub(crate) const FETCH: &str = include_str!("fetch.cl.tera");
 const LOOP: &str = include_str!("elementwise.cl.tera");
 
 /// Elements a work-item of a CPU handles, so that starting it costs little beside.
@@ -58,7 +60,9 @@ impl Shares {
         Self { v, run: v, row_block: gpu_rows, global, local }
     }
 
-    /// Passes them to a template, with `aligned` if all of `strides` are multiples of a vector.
+    /// Passes them to a template, with `aligned` if all of `strides` are multiples of a vector, and
+    /// how far the next work-item's share begins from one's own: `next_row` rows, `next_column`
+    /// columns.
     pub fn set<'a>(&self, call: Call<'a>, strides: &[usize]) -> Call<'a> {
         call.with(|parameters| self.parameters(parameters, strides))
     }
@@ -71,6 +75,8 @@ impl Shares {
             .set("FV", &format!("float{}", self.v))
             .set("run", &self.run)
             .set("row_block", &self.row_block)
+            .set("next_row", &if self.global[0] == 1 { self.row_block } else { 0 })
+            .set("next_column", &if self.global[0] == 1 { 0 } else { self.run })
             .set("single", &(self.local == [1, 1, 1]))
             .set("aligned", &aligned)
     }
@@ -113,7 +119,7 @@ pub(crate) fn lower(
         .set("stride", &stride)
         .set("second", kind)
         .set("factor", factor);
-    let template = [VECTOR, definition, LOOP].concat();
+    let template = [VECTOR, FETCH, definition, LOOP].concat();
     let launch = call.launch(entry, &template, shares.global, Some(shares.local))?;
     Ok(Lowering { launches: vec![launch], ..Lowering::default() })
 }

@@ -1,7 +1,7 @@
 //! Kernels of [`kiln_ir::ops::group_norm`].
 
 use crate::contraction::Source;
-use crate::elementwise::{Shares, VECTOR};
+use crate::elementwise::{FETCH, Shares, VECTOR};
 use crate::launch::{Call, cpu, floating, literal};
 use crate::rows::TREE;
 use crate::template::{Parameters, render};
@@ -20,6 +20,8 @@ pub const VARIANTS: &[Variant] = &[
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "group_norm", variants: VARIANTS };
 
+/// Bytes of a line of a CPU's cache.
+const LINE_BYTES: u64 = 64;
 /// Rows that are reduced in registers together.
 const TILE_ROWS: usize = 8;
 
@@ -250,8 +252,9 @@ impl Moments {
         let base = e.base(self.source);
         let parameters = shares
             .parameters(Parameters::new(), &[x_channels, e.channels, base])
-            .set("x_channels", &x_channels);
-        let template = [VECTOR, include_str!("chunked_moments.cl.tera")].concat();
+            .set("x_channels", &x_channels)
+            .set("line", &(LINE_BYTES / self.dtype.size_bytes()));
+        let template = [VECTOR, FETCH, include_str!("chunked_moments.cl.tera")].concat();
         let tensors = [("X", self.dtype), ("MEANS", DType::F32), ("SQUARES", DType::F32)];
         let partial = |index| Argument::Scratch { index: scratch + index, written: true };
         let mut args = vec![self.argument, partial(MEANS), partial(SQUARES)];
@@ -318,7 +321,7 @@ fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Resu
         .output("OUT");
     let strides = [x_channels, e.channels, e.base(source)];
     let call = shares.set(e.set_source(call, source), &strides);
-    let template = [VECTOR, include_str!("chunked_apply.cl.tera")].concat();
+    let template = [VECTOR, FETCH, include_str!("chunked_apply.cl.tera")].concat();
     call.launch("group_norm_apply", &template, shares.global, Some(shares.local))
 }
 

@@ -13,7 +13,7 @@ const EXACT: Tolerance = Tolerance { abs: 0.0, rel: 0.0 };
 /// One rounding.
 const ROUNDED: Tolerance = Tolerance { abs: 0.0, rel: 6e-8 };
 
-/// An exponential within 2e-7 and a division.
+/// An exponential within 5e-7, half of that where much is left of it, and a division.
 const SILU: Tolerance = Tolerance { abs: 1e-7, rel: 6e-7 };
 
 /// An erf within 3e-7, times at most half the largest input.

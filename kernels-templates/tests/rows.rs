@@ -45,6 +45,14 @@ fn small_softmax() {
     check(Softmax, &[&[5, 77]], 60.0, Tolerance { abs: 1e-35, rel: 1e-5 });
 }
 
+/// Down to the smallest floats: an exponential within 5e-7, and a division.
+#[test]
+fn small_probabilities_keep_their_precision() {
+    let values: Vec<f32> = random(1, 512 * 16).iter().map(|v| 43.0 * v).collect();
+    let tolerance = Tolerance { abs: 0.0, rel: 8e-7 };
+    check_values(&Softmax.into(), &[&[512, 16]], &[values], DType::F32, tolerance);
+}
+
 #[test]
 fn softmax_of_long_rows() {
     check(Softmax, &[&[3, 4096]], 6.0, Tolerance { abs: 0.0, rel: 3e-5 });

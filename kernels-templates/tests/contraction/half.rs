@@ -2,7 +2,7 @@
 
 use crate::cases::*;
 use crate::check::check;
-use crate::harness::half::{TRIAL, Way, trial};
+use crate::harness::half::{TRIAL, Way, trial, trials};
 use crate::harness::{Runner, random, stored};
 use half::f16;
 use kiln_ir::ops::conv2d::Conv2d;
@@ -91,6 +91,16 @@ fn multiply_add_of_halves_is_rounded_once() {
         let same = found[i] == expected || (found[i] - expected).abs() <= allowed;
         let overflows = allowed > 0.0 && product + c[i].to_f32().abs() >= 65504.0;
         assert!(same || overflows, "{} * {} + {}: {} for {expected}", a[i], b[i], c[i], found[i]);
+    }
+}
+
+/// Where a trial does not build for want of half arithmetic, it builds without.
+#[test]
+fn trials_fail_for_half_arithmetic_only() {
+    let runner = Runner::shared();
+    for trial in trials() {
+        assert!(runner.builds_trial(&runner.half().source(&trial)), "{trial}");
+        assert!(runner.builds_trial(&Way::Emulated.source(&trial)), "{trial}");
     }
 }
 

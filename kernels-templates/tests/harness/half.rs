@@ -1,6 +1,11 @@
 //! Kernels with half arithmetic on devices with and without it.
 #![allow(dead_code)] // each test binary uses its part
 
+use kiln_ir::ops::conv2d::Conv2d;
+use kiln_ir::ops::matmul::Matmul;
+use kiln_ir::{DType, Op, TensorType};
+use kiln_kernels::{Launch, Operand, Problem, Target, candidates};
+
 /// The part of a kernel that is written anew where it does not build, as it ships.
 const SECTION: &str = include_str!("../../half.cl.tera");
 const BEGIN: &str = "/* Half arithmetic. */";
@@ -13,17 +18,19 @@ pub enum Way {
     Declared,
     /// It has the types, but does not say so.
     Undeclared,
-    /// It has neither the extension nor its functions, only types and operators, as NVIDIA GPUs.
+    /// It has neither the extension nor its functions, only types and operators.
     Operators,
-    /// In float, rounded to halves after each operation.
+    /// In float, rounded to halves after each operation; also where half arithmetic builds, but not
+    /// all that the kernels do with vectors of halves, as on NVIDIA GPUs.
     Emulated,
 }
 
 impl Way {
-    /// The first way in which a trial builds.
+    /// The first way in which all trials build.
     pub fn find(builds: impl Fn(&str) -> bool) -> Self {
         let ways = [Way::Declared, Way::Undeclared, Way::Operators];
-        let found = ways.into_iter().find(|way| builds(&way.source(&trial())));
+        let trials = trials();
+        let found = ways.into_iter().find(|way| trials.iter().all(|t| builds(&way.source(t))));
         let way = found.unwrap_or(Way::Emulated);
         println!("half arithmetic: {way:?}");
         way
@@ -48,15 +55,54 @@ impl Way {
     }
 }
 
-/// Name of the kernel of [`trial`].
+/// Name of the kernel of [`trial`], which is in all of [`trials`].
 pub const TRIAL: &str = "trial";
+/// Name of what ships, which is in all of [`trials`], too.
+pub const KERNEL: &str = "contraction_tiled_mobile_half";
 
 /// A kernel with all that the section has, and constants, which Oclgrind does not know: `out[i] = a[i] *
 /// b[i] + c[i]`, a work-item for each four.
 pub fn trial() -> String {
-    let section = &SECTION[SECTION.find(BEGIN).expect("it begins")..];
+    [&SECTION[SECTION.find(BEGIN).expect("it begins")..], &trial_kernel()].concat()
+}
+
+/// Programs with that kernel behind one that ships: a driver may know every operation and yet fail
+/// on vectors that are chosen, taken apart and added in loops.
+pub fn trials() -> Vec<String> {
+    let tiles = |target| Target { tile_rows: 6, tile_columns: 8, half_run: 8, ..target };
+    let same = Conv2d::new(3, 1);
+    let kernels = [
+        kernel(Matmul::default(), &[24, 64], &[96, 64], Target::mobile_half()),
+        kernel(Matmul::default(), &[24, 37], &[33, 37], tiles(Target::mobile())),
+        kernel(same.clone(), &[1, 5, 7, 32], &[36, 32, 3, 3], tiles(Target::mobile())),
+        kernel(same, &[1, 5, 7, 13], &[3, 13, 3, 3], Target::mobile_half()),
+    ];
+    kernels.map(|launch| [&launch.source, trial_kernel().as_str()].concat()).into()
+}
+
+/// The launch of an op in half arithmetic.
+fn kernel(op: impl Into<Op>, x: &[usize], weights: &[usize], target: Target) -> Launch {
+    let ty = |shape| TensorType::new(DType::F16, shape);
+    let inputs = [Operand::new(ty(x)), Operand::constant(ty(weights))];
+    let op = op.into();
+    let output = op.infer(&[&inputs[0].ty, &inputs[1].ty]).expect("shapes that fit");
+    let problem = Problem {
+        op: &op,
+        inputs: &inputs,
+        output: &output,
+        max_weight_bytes: u64::MAX,
+        max_scratch_bytes: u64::MAX,
+    };
+    let variant = candidates(&problem, &target)[0];
+    let lowering = (variant.lower)(&problem, &target).expect("it applies");
+    let launch = lowering.launches.into_iter().next().expect("it has one");
+    assert_eq!((launch.entry, launch.half_arithmetic), (KERNEL, true));
+    launch
+}
+
+fn trial_kernel() -> String {
     format!(
-        "{section}
+        "
 __kernel void {TRIAL}(const __global half *a, const __global half *b, const __global half *c,
     __global float *out)
 {{

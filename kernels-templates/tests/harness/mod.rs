@@ -87,12 +87,15 @@ impl Runner {
 
     /// How the device does half arithmetic.
     pub fn half(&self) -> half::Way {
+        *self.half.get_or_init(|| half::Way::find(|trial| self.builds_trial(trial)))
+    }
+
+    /// Whether the device builds one of [`half::trials`].
+    pub fn builds_trial(&self, source: &str) -> bool {
         // A driver may leave out a kernel that it cannot compile, and say that all is well.
-        let builds = |source: &str| {
-            let program = Program::create_and_build_from_source(&self.context, source, "");
-            program.is_ok_and(|program| Kernel::create(&program, half::TRIAL).is_ok())
-        };
-        *self.half.get_or_init(|| half::Way::find(builds))
+        let program = Program::create_and_build_from_source(&self.context, source, "");
+        let names = [half::TRIAL, half::KERNEL];
+        program.is_ok_and(|p| names.iter().all(|name| Kernel::create(&p, name).is_ok()))
     }
 
     /// Builds the kernels, packs and uploads the inputs, each region into a buffer of its length.

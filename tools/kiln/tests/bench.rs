@@ -88,6 +88,24 @@ fn bare_kernels_have_the_work_of_their_shape() {
     let copied = seconds * found["copy_bytes_per_s"].as_f64().expect("a rate");
     let share = kernel["share"].as_f64().expect("a share");
     assert!((share * copied / bytes as f64 - 1.0).abs() < 1e-9, "{found}");
+    assert_eq!((number(kernel, "moved_bytes"), &kernel["moved_share"]), (bytes, &kernel["share"]));
+}
+
+/// What a group norm reads twice is moved twice.
+#[test]
+fn what_launches_move_is_told() {
+    let found = json(&["bench", "kernels", "--filter", "group_norm_silu 320", "--json"]);
+    let [kernel] = list(&found, "kernels") else { panic!("not one kernel: {found}") };
+    let picture_bytes = 64 * 64 * 320 * 4;
+    let reads = if kernel["variant"] == "chunked" { 2 } else { 1 };
+    let moved_bytes = number(kernel, "moved_bytes");
+    let statistics_bytes = moved_bytes - (reads + 1) * picture_bytes;
+    assert!(statistics_bytes < picture_bytes / 8, "{found}");
+    let ratio = |key: &str, by: &str| {
+        kernel[key].as_f64().expect("a number") / kernel[by].as_f64().expect("a number")
+    };
+    let shares = ratio("moved_share", "share");
+    assert!((shares / ratio("moved_bytes", "bytes") - 1.0).abs() < 1e-9, "{found}");
 }
 
 #[test]
@@ -110,6 +128,29 @@ fn kernels_are_measured_on_request() {
     for answer in [first, second] {
         assert_eq!(answer["name"], name);
         assert!(answer["seconds"].as_f64() > Some(0.0), "{answer}");
+    }
+}
+
+#[test]
+fn the_table_has_figures_of_what_was_measured_only() {
+    let table =
+        |seconds: &str| json(&["bench", "table2", arg(bundle()), "--seconds", seconds, "--json"]);
+    for row in list(&table("0"), "rows") {
+        for cell in list(row, "networks") {
+            assert!(cell["seconds"].is_null() && cell["seconds_with_io"].is_null(), "{cell}");
+            assert_eq!(cell["measured_part"], 0.0);
+        }
+    }
+    let text = kiln_ok(&["bench", "table2", arg(bundle()), "--seconds", "0"]);
+    let row = text.lines().find(|line| line.starts_with("kiln, % of peak")).expect("a row");
+    assert!(row.split_whitespace().skip(5).all(|word| word == "-"), "{text}");
+    assert!(!text.contains("inf") && !text.contains("0.000"), "{text}");
+    for row in list(&table("20"), "rows") {
+        for cell in list(row, "networks") {
+            assert!(cell["seconds"].as_f64() > Some(0.0), "{row}");
+            assert!(cell["seconds_with_io"].as_f64() >= cell["seconds"].as_f64(), "{row}");
+            assert!(cell["measured_part"].as_f64() > Some(0.0), "{row}");
+        }
     }
 }
 

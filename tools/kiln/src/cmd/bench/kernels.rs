@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::lower::{Storage, Weights};
+use kiln_compiler::plan::time::launch_costs;
 use kiln_compiler::plan::{PlanRequest, Strategy, strategies};
 use kiln_ir::DType;
 use kiln_kernels::{Lowering, Variant};
@@ -28,8 +29,11 @@ attention heads x queries x channels of a head. There are no biases and no resid
 the one that the compiler takes where weights stay in memory. Inputs and weights are random.
 
 A share of the peak is that of FP32 multiply-adds, which convolutions by Winograd and GPUs' tensor
-cores may exceed. GB/s count each input and the output once, in the type they are stored in; they
-are compared with a copy of 256 MiB. What is smaller than the last cache (layer_norm 4096x320) comes
+cores may exceed. GB/s count each input and the output once, in the type they are stored in, and
+% copy compares them with a copy of 256 MiB. % moved counts what the launches move, each of its
+arguments once: group norm in more than one launch has to read its input twice, for the statistics
+and to apply them, so that at the rate of a copy it has 100 % moved and 67 % copy. Near 100 % moved an
+op waits for memory and nothing else. What is smaller than the last cache (layer_norm 4096x320) comes
 from it when it is run over and over, and may exceed the copy. What would take longer than a second
 is measured by a part of its work-items, marked ~.
 
@@ -85,6 +89,8 @@ struct Kernel {
     flops: u64,
     /// Inputs and output, each once.
     bytes: u64,
+    /// What the launches read and write, every argument of each once.
+    moved_bytes: u64,
     variant: &'static str,
     launches: usize,
     scratch_bytes: u64,
@@ -106,6 +112,8 @@ struct KernelTime {
     bytes_per_s: f64,
     /// Of the FMA peak, or of a copy's bandwidth, as the op is bound.
     share: f64,
+    /// Of a copy's bandwidth, by what the launches move.
+    moved_share: f64,
 }
 
 /// Measures and prints.
@@ -144,6 +152,7 @@ pub fn run(args: Args) -> Result<()> {
             Bound::Arithmetic => time.flops_per_s / peak.flops_per_s,
             Bound::Memory => time.bytes_per_s / copy_bytes_per_s,
         };
+        time.moved_share = time.kernel.moved_bytes as f64 / time.seconds / copy_bytes_per_s;
     }
     let measured = Measured {
         device: device.name,
@@ -205,6 +214,7 @@ impl Kernel {
     ) -> Result<Self> {
         let problem = single.problem();
         let lowering = (variant.lower)(&problem, &profile.target.tuned(&problem))?;
+        let costs = launch_costs(&problem, variant.name, &lowering, &profile.rates);
         Ok(Self {
             name: shape.name.clone(),
             op: problem.op.name(),
@@ -214,6 +224,7 @@ impl Kernel {
             bound: shape.bound,
             flops: single.flops(),
             bytes: single.bytes(),
+            moved_bytes: costs.iter().map(|cost| cost.bytes).sum(),
             variant: variant.name,
             launches: lowering.launches.len(),
             scratch_bytes: lowering.scratch_bytes.iter().sum(),
@@ -232,7 +243,8 @@ impl Kernel {
     fn took(self, Timing { seconds, part }: Timing) -> KernelTime {
         let rate = |amount: u64| amount as f64 / seconds;
         let (flops_per_s, bytes_per_s) = (rate(self.flops), rate(self.bytes));
-        KernelTime { kernel: self, seconds, part, flops_per_s, bytes_per_s, share: 0.0 }
+        let (share, moved_share) = (0.0, 0.0);
+        KernelTime { kernel: self, seconds, part, flops_per_s, bytes_per_s, share, moved_share }
     }
 }
 
@@ -270,8 +282,8 @@ fn print(measured: &Measured) {
         measured.copy_bytes_per_s * 1e-9
     );
     println!(
-        "{:33} {:16} {:>8} {:>11} {:>9} {:>6} {:>8} {:>6}",
-        "op", "variant", "launches", "time", "GFLOP/s", "% peak", "GB/s", "% copy"
+        "{:33} {:16} {:>8} {:>11} {:>9} {:>6} {:>8} {:>6} {:>7}",
+        "op", "variant", "launches", "time", "GFLOP/s", "% peak", "GB/s", "% copy", "% moved"
     );
     for time in &measured.kernels {
         let kernel = &time.kernel;
@@ -279,10 +291,12 @@ fn print(measured: &Measured) {
         let share = time.share * 100.0;
         let rates = match kernel.bound {
             Bound::Arithmetic => {
-                format!("{:9.1} {share:6.1} {:>8} {:>6}", time.flops_per_s * 1e-9, "-", "-")
+                let rate = time.flops_per_s * 1e-9;
+                format!("{rate:9.1} {share:6.1} {:>8} {:>6} {:>7}", "-", "-", "-")
             }
             Bound::Memory => {
-                format!("{:>9} {:>6} {:8.1} {share:6.1}", "-", "-", time.bytes_per_s * 1e-9)
+                let (rate, moved) = (time.bytes_per_s * 1e-9, time.moved_share * 100.0);
+                format!("{:>9} {:>6} {rate:8.1} {share:6.1} {moved:7.1}", "-", "-")
             }
         };
         println!(

@@ -19,9 +19,10 @@ use super::timing::{Candidate, inputs};
   kiln bench table2 --model sd21-base
   kiln bench table2 sd21.kiln --seconds 600 --json
 
-Each op is measured alone, once for each of its shapes, the largest first, until the time is up;
-the rest is taken to run at the rate of what was measured of its kind. What would take longer than
-a second is measured by a part of its work-items.")]
+Each op is measured alone, once for each of its shapes, the largest of a network first; the next is
+always one of the network that has had the least time, until the time is up. The rest of a network is
+taken to run at the rate of what was measured of it; one of which nothing was measured has a -, and
+null in JSON. What would take longer than a second is measured by a part of its work-items.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
@@ -99,12 +100,12 @@ struct Row {
     networks: Vec<Cell>,
 }
 
-/// A network's times.
+/// A network's times, if any of its ops was measured.
 #[derive(Clone, Serialize)]
 struct Cell {
     network: String,
-    seconds: f64,
-    seconds_with_io: f64,
+    seconds: Option<f64>,
+    seconds_with_io: Option<f64>,
     /// Part of the arithmetic whose ops were measured.
     measured_part: f64,
 }
@@ -178,18 +179,39 @@ fn sum(items: &[Item], network: &str, figure: impl Fn(&Item) -> u64) -> u64 {
 /// Seconds by index of an item and name of a variant.
 type Times = HashMap<(usize, &'static str), f64>;
 
-/// Times what each way needs, the items with the most arithmetic first, until `go_on` says no.
+/// Items of a network that wait to be measured, those with the most arithmetic last, and the seconds
+/// that it has had.
+struct Turn {
+    waiting: Vec<usize>,
+    spent: f64,
+}
+
+impl Turn {
+    fn new(network: &str, items: &[Item]) -> Self {
+        let own = |i: &usize| items[*i].network == network;
+        let mut waiting: Vec<usize> = (0..items.len()).filter(own).collect();
+        waiting.sort_by_key(|i| items[*i].flops() * items[*i].count as u64);
+        Self { waiting, spent: 0.0 }
+    }
+
+    /// The one that has had the least time of those that have something to measure.
+    fn next(turns: &mut [Self]) -> Option<&mut Self> {
+        let waiting = turns.iter_mut().filter(|turn| !turn.waiting.is_empty());
+        waiting.min_by(|a, b| a.spent.total_cmp(&b.spent))
+    }
+}
+
+/// Times what each way needs, the networks in turn, until `go_on` says no.
 fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Result<Times> {
     let target = &resolved.profile.target;
     let items = &resolved.items;
-    let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|i| std::cmp::Reverse(items[*i].flops() * items[*i].count as u64));
-    let bar = super::bar(order.len())?;
+    let mut turns: Vec<Turn> = names(items).into_iter().map(|n| Turn::new(n, items)).collect();
+    let bar = super::bar(items.len())?;
     let mut times = Times::new();
-    for index in order {
-        if !go_on() {
-            break;
-        }
+    while go_on() {
+        let Some(turn) = Turn::next(&mut turns) else { break };
+        let Some(index) = turn.waiting.pop() else { break };
+        let started = Instant::now();
         let item = &items[index];
         bar.set_message(item.first.clone());
         let problem = item.problem();
@@ -204,6 +226,7 @@ fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Resu
                 .with_context(|| format!("{} {problem}", variant.name))?;
             times.insert((index, variant.name), timed.seconds);
         }
+        turn.spent += started.elapsed().as_secs_f64();
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -224,14 +247,14 @@ fn cell(way: &Way, network: &str, resolved: &Resolved, times: &Times, read_rate:
             None => rest += work,
         }
     }
-    if flops > 0 {
-        seconds *= 1.0 + rest as f64 / flops as f64;
-    }
+    // The rest's time follows from some arithmetic, or there is no rest.
+    let known = seconds > 0.0 && (flops > 0 || rest == 0);
+    let seconds = known.then(|| seconds * (1.0 + rest as f64 / flops.max(1) as f64));
     let read_seconds = sum(&resolved.items, network, Item::weight_bytes) as f64 / read_rate;
-    let seconds_with_io = match way.reads_first {
+    let seconds_with_io = seconds.map(|seconds| match way.reads_first {
         true => seconds + read_seconds,
         false => seconds.max(read_seconds),
-    };
+    });
     let measured_part = flops as f64 / (flops + rest).max(1) as f64;
     Cell { network: network.to_string(), seconds, seconds_with_io, measured_part }
 }
@@ -255,6 +278,13 @@ fn read_rate(path: &Path) -> Result<f64> {
     Ok(read_bytes as f64 / started.elapsed().as_secs_f64())
 }
 
+/// A number with some decimals, more if it is too small for them, if there is one.
+fn figure(value: Option<f64>, decimals: usize) -> String {
+    let Some(value) = value else { return "-".into() };
+    let small = value < 0.5 * 10f64.powi(1 - decimals as i32);
+    if small { format!("{value:.0$}", decimals + 3) } else { format!("{value:.decimals$}") }
+}
+
 fn print(measured: &Measured) {
     println!("{} for {} on {}", measured.model, measured.profile, measured.device);
     let from = if measured.read_measured { "measured with the bundle" } else { "the profile's" };
@@ -275,7 +305,7 @@ fn print(measured: &Measured) {
     for row in &measured.rows {
         print!("{:22}", row.way);
         for cell in &row.networks {
-            print!(" {:>11.3} {:>11.3}", cell.seconds, cell.seconds_with_io);
+            print!(" {:>11} {:>11}", figure(cell.seconds, 3), figure(cell.seconds_with_io, 3));
         }
         println!();
     }
@@ -283,11 +313,8 @@ fn print(measured: &Measured) {
         print!("{:22}", "kiln, % of peak");
         for cell in &kiln.networks {
             let flops = measured.flops.get(&cell.network).copied().unwrap_or(0) as f64;
-            print!(
-                " {:>11.1} {:>11}",
-                flops / cell.seconds / measured.peak_flops_per_s * 100.0,
-                ""
-            );
+            let percent = |seconds| flops / seconds / measured.peak_flops_per_s * 100.0;
+            print!(" {:>11} {:>11}", figure(cell.seconds.map(percent), 1), "");
         }
         print!("\n{:22}", "measured, % of FLOP");
         for cell in &kiln.networks {
@@ -299,4 +326,31 @@ fn print(measured: &Measured) {
         "with I/O: the first four read a network's weights, then compute (the sum); kiln reads \
          while it\ncomputes (the longer of the two)"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_neither_zero_nor_infinite() {
+        assert_eq!(figure(Some(12.3456), 3), "12.346");
+        assert_eq!(figure(Some(0.000123), 3), "0.000123");
+        assert_eq!(figure(Some(67.61), 1), "67.6");
+        assert_eq!(figure(None, 3), "-");
+    }
+
+    #[test]
+    fn networks_take_turns_by_the_time_they_had() {
+        let turn = |waiting: &[usize]| Turn { waiting: waiting.to_vec(), spent: 0.0 };
+        let mut turns = [turn(&[1, 0]), turn(&[5, 4, 3, 2]), turn(&[])];
+        let mut order = vec![];
+        while let Some(turn) = Turn::next(&mut turns) {
+            let index = turn.waiting.pop().expect("it waits");
+            // The first network's ops take three times as long as the second's.
+            turn.spent += if index < 2 { 3.0 } else { 1.0 };
+            order.push(index);
+        }
+        assert_eq!(order, [0, 2, 3, 4, 1, 5]);
+    }
 }
