@@ -116,12 +116,6 @@ pub enum Argument {
         /// The launch writes it (all of it, over the launches up to the first that reads it).
         written: bool,
     },
-    /// Memory of zeros in which work-groups count; zeros again after the launch. The launches of a network
-    /// share it.
-    Counters {
-        /// Length.
-        len_bytes: u64,
-    },
     /// A 32-bit unsigned scalar.
     U32(u32),
     /// A 32-bit floating-point scalar.

@@ -23,11 +23,6 @@ const MOST_STAGES: usize = 6;
 const MOST_PARTS: usize = 16;
 /// A launch, and a pass over the partial sums, in units of the cost of one element of a tile.
 const LAUNCH_COST: f64 = 100_000.0;
-/// Up to so many rows a sum's parts are added up by whichever work-group of a tile comes last, not by a
-/// launch of their own: what one work-group adds is little then, and little else fills the device.
-const FEW_ROWS: usize = 192;
-/// To store a part and count it, in the same units.
-const COUNT_COST: f64 = 40_000.0;
 
 /// A work-group's tile and its warps.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -141,8 +136,7 @@ struct Cut {
 
 /// The cut that should take least time: work-groups share a compute unit's rate once there are
 /// enough of them to fill it, in each of the launches that large weights need; several parts of a
-/// sum cost a pass over the partial sums, or what the last work-group reads of them. `windows`: how
-/// often this is done side by side.
+/// sum cost a pass over the partial sums. `windows`: how often this is done side by side.
 fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, target: &Target) -> Cut {
     let (m, gated) = (contraction.m(), contraction.gated());
     let steps = steps(contraction, arithmetic);
@@ -150,7 +144,6 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
     let weight_bytes =
         (windows * contraction.n * contraction.k) as u64 * arithmetic.weights.size_bytes();
     let launches = weight_bytes.div_ceil(contraction.problem.max_weight_bytes).max(1) as usize;
-    let counted = counts(contraction, windows);
     let cost = |tile: &Tile, parts: usize| {
         let columns = panel_count(contraction.n, tile.columns, gated);
         let groups = windows * m.div_ceil(tile.rows) * columns.div_ceil(launches) * parts;
@@ -161,11 +154,7 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
         let area = (launches * tile.rows * tile.columns) as f64;
         let work = busiest * length * area / tile.share * scale;
         let partial = (windows * m * columns * tile.columns * (parts + 1)) as f64 * 0.04;
-        match parts {
-            1 => work,
-            _ if counted => work + COUNT_COST + area * (parts + 1) as f64,
-            _ => work + LAUNCH_COST + partial,
-        }
+        if parts == 1 { work } else { work + LAUNCH_COST + partial }
     };
     let most = match contraction.first_row {
         // Of a stripe among others there is no room for partial sums.
@@ -186,11 +175,6 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
     let cuts = tiles.flat_map(|tile| range.clone().map(move |parts| Cut { tile: *tile, parts }));
     let best = { cuts }.min_by(|a, b| cost(&a.tile, a.parts).total_cmp(&cost(&b.tile, b.parts)));
     best.expect("there is a tile")
-}
-
-/// Whether the parts of a sum are counted, so that the last adds them up.
-fn counts(contraction: &Contraction, windows: usize) -> bool {
-    windows == 1 && contraction.m() <= FEW_ROWS
 }
 
 /// Rows of A in local memory that a sum takes.
@@ -229,8 +213,6 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
     // The sums of 64 rows, padded for the banks, take the place of the stages in the end.
     let memory_bytes = (stages * stage_bytes).max(64 * (tile.columns + 16) * 4);
     let tiles = of_window.m().div_ceil(tile.rows);
-    let parts = steps.div_ceil(steps.div_ceil(parts));
-    let counted = parts > 1 && counts(&of_window, windows);
     let parameters = of_window
         .fragment_parameters(panel)
         .set("windows", &windows)
@@ -247,11 +229,10 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
         .set("wt", &arithmetic.weights.to_string())
         .set("steps", &steps)
         .set("part_steps", &steps.div_ceil(parts))
-        .set("parts", &parts)
+        .set("parts", &steps.div_ceil(steps.div_ceil(parts)))
         .set("columns", &(panels * tile.columns))
-        .set("counted", &counted)
-        .set("tiles_of_sum", &tiles)
         .set("aligned", &contraction.out_n.is_multiple_of(4));
+    let parts = steps.div_ceil(steps.div_ceil(parts));
     let bytes = panel.len as u64;
     let out_width = contraction.out_width(tile.columns);
     let splits = |most| contraction.unit_splits(panels, tile.columns, out_width, bytes, most);
@@ -267,18 +248,11 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
         contraction.launches(TEMPLATE, &parameters, "contraction_mma", &splits, global)?;
     launches.iter_mut().for_each(|l| l.local_mem_bytes = local_mem_bytes);
     let mut scratch_bytes = vec![];
-    if counted {
-        for (launch, split) in launches.iter_mut().zip(&splits) {
-            launch.args.push(Argument::Scratch { index: 0, written: true });
-            launch.args.push(Argument::Counters { len_bytes: 4 * tiles * split.units as u64 });
-        }
-    } else if parts > 1 {
+    if parts > 1 {
         for (launch, split) in launches.iter_mut().zip(&splits) {
             launch.args = partial_arguments(contraction, split);
         }
         launches.push(sum(contraction, &parameters, &whole[0])?);
-    }
-    if parts > 1 {
         scratch_bytes.push(4 * (parts * contraction.m() * panels * tile.columns) as u64);
     }
     Ok(Lowering { launches, scratch_bytes, packings, in_place: vec![] })
@@ -289,7 +263,8 @@ fn partial_arguments(contraction: &Contraction, split: &Split) -> Vec<Argument> 
     let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
     args.push(split.weights(contraction.weights));
     args.push(Argument::Scratch { index: 0, written: true });
-    args.push(Argument::U32(split.first_column as u32));
+    let gates = contraction.n / contraction.out_n;
+    args.push(Argument::U32((split.first_column * gates) as u32));
     args
 }
 

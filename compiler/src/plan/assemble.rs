@@ -278,11 +278,6 @@ impl<'a> Assembler<'a> {
                     let access = if written { Access::Write } else { Access::Read };
                     Ok(self.whole(BufferId(id as u32), access))
                 }
-                Argument::Counters { len_bytes } => {
-                    let place = self.decisions.blocks.counters.get(&network);
-                    let (block, at) = *place.context("nowhere to count")?;
-                    Ok(Arg::Weight { block: BlockId(block as u32), offset_bytes: at, len_bytes })
-                }
                 Argument::Input { index, offset_bytes, len_bytes } => {
                     let value = operands[index];
                     if graph.node(value).is_weight() {

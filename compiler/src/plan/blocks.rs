@@ -2,8 +2,7 @@
 //!
 //! The large constants of an op form one block for each launch that first reads them, so that an
 //! op whose weights were split over launches streams piece by piece. The small ones of a whole
-//! network (biases, norms) form one block that stays resident while the network runs, and in which
-//! its launches count.
+//! network (biases, norms) form one block that stays resident while the network runs.
 
 use kiln_kernels::{Argument, Packing};
 use std::collections::HashMap;
@@ -57,8 +56,6 @@ pub struct Blocks {
     pub drafts: Vec<BlockDraft>,
     /// Where each constant argument is.
     pub places: Places,
-    /// Where each network's launches count, by network: block and start in it.
-    pub counters: HashMap<usize, (usize, u64)>,
 }
 
 /// Packing and shape of a constant input of a lowered op.
@@ -92,7 +89,6 @@ impl Blocks {
             flops: 0,
         };
         let mut small_places = Vec::new();
-        let mut counter_bytes = 0;
         let mut launch_index = 0;
         for (op_index, op) in network.ops.iter().enumerate() {
             let Work::Kernels { lowering, .. } = &op.work else {
@@ -103,9 +99,6 @@ impl Blocks {
             for launch in &lowering.launches {
                 let mut own: Option<usize> = None;
                 for arg in &launch.args {
-                    if let Argument::Counters { len_bytes } = *arg {
-                        counter_bytes = len_bytes.max(counter_bytes);
-                    }
                     let Argument::Input { index: input, offset_bytes, len_bytes } = *arg else {
                         continue;
                     };
@@ -143,15 +136,9 @@ impl Blocks {
                 launch_index += 1;
             }
         }
-        // Counters are no constant's: a block is zeros where nothing is packed into it.
-        let counters_at = small.len_bytes;
-        small.len_bytes += counter_bytes.next_multiple_of(align_bytes);
-        if small.len_bytes > 0 {
+        if !small.pieces.is_empty() {
             small.launches = (0, launch_index.max(1) - 1);
             let block = self.drafts.len();
-            if counter_bytes > 0 {
-                self.counters.insert(index, (block, counters_at));
-            }
             self.places.extend(small_places.into_iter().map(|(k, at)| (k, (block, at))));
             self.drafts.push(small);
         }

@@ -64,7 +64,7 @@ fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
         Argument::Scratch { index, .. } => {
             share(arg, lowering.scratch_bytes.get(*index).copied().unwrap_or(0))
         }
-        Argument::Counters { .. } | Argument::U32(_) | Argument::F32(_) => 0,
+        Argument::U32(_) | Argument::F32(_) => 0,
     };
     let all = |l: &kiln_kernels::Launch| l.args.iter().map(bytes).sum();
     lowering.launches.iter().map(|l| l.bytes.unwrap_or_else(|| all(l))).collect()

@@ -10,7 +10,7 @@ use kiln_kernels::contraction::mma;
 use kiln_kernels::{Problem, Target, candidates};
 
 /// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
-/// parts, by counting and by a launch of its own. Also the best variant of other GPUs.
+/// parts. Also the best variant of other GPUs.
 #[test]
 fn contractions_of_whole_parts() {
     use Activation::{Geglu, Silu};

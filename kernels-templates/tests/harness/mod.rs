@@ -46,7 +46,6 @@ pub struct Prepared {
 
 enum Slot {
     Own(Buffer<cl_uchar>),
-    Counters(Buffer<cl_uchar>, usize),
     Scratch(usize),
     Output,
     U32(u32),
@@ -110,10 +109,6 @@ impl Runner {
             }
             Argument::Output => Slot::Output,
             Argument::Scratch { index, .. } => Slot::Scratch(*index),
-            Argument::Counters { len_bytes } => {
-                let len = *len_bytes as usize;
-                Slot::Counters(self.upload(&vec![0; len]), len)
-            }
             Argument::U32(v) => Slot::U32(*v),
             Argument::F32(v) => Slot::F32(*v),
         };
@@ -184,15 +179,6 @@ impl Runner {
         }
     }
 
-    fn download(&self, buffer: &Buffer<cl_uchar>, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0u8; len];
-        // SAFETY: the blocking read fills exactly `bytes`.
-        unsafe {
-            self.queue.enqueue_read_buffer(buffer, CL_BLOCKING, 0, &mut bytes, &[]).unwrap();
-        }
-        bytes
-    }
-
     /// Runs all launches once and waits; seconds.
     pub fn run(&self, prepared: &Prepared) -> f64 {
         self.run_repeatedly(prepared, 1)
@@ -251,7 +237,7 @@ impl Runner {
             // SAFETY: the slots are the kernel's arguments as the lowering lists them.
             unsafe {
                 match slot {
-                    Slot::Own(buffer) | Slot::Counters(buffer, _) => call.set_arg(buffer),
+                    Slot::Own(buffer) => call.set_arg(buffer),
                     Slot::Scratch(index) => call.set_arg(&prepared.scratch[*index]),
                     Slot::Output => call.set_arg(&prepared.output),
                     Slot::U32(v) => call.set_arg(v),
@@ -268,16 +254,16 @@ impl Runner {
         unsafe { call.enqueue_nd_range(&self.queue).unwrap() };
     }
 
-    /// The output as `f32`. Panics if a kernel wrote behind it, or did not leave its counters as zeros.
+    /// The output as `f32`. Panics if a kernel wrote behind it.
     pub fn output(&self, prepared: &Prepared) -> Vec<f32> {
-        for slot in prepared.kernels.iter().flat_map(|(_, _, slots)| slots) {
-            if let Slot::Counters(buffer, len) = slot {
-                let counters = self.download(buffer, *len);
-                assert!(counters.iter().all(|b| *b == 0), "counters after a launch");
-            }
-        }
         let len = prepared.output_type.size_bytes() as usize;
-        let bytes = self.download(&prepared.output, len + GUARD_BYTES);
+        let mut bytes = vec![0u8; len + GUARD_BYTES];
+        // SAFETY: the blocking read fills exactly `bytes`.
+        unsafe {
+            self.queue
+                .enqueue_read_buffer(&prepared.output, CL_BLOCKING, 0, &mut bytes, &[])
+                .unwrap();
+        }
         assert!(bytes[len..].iter().all(|b| *b == 0xff), "a kernel wrote behind the output");
         decode(prepared.output_type.dtype, &bytes[..len])
     }

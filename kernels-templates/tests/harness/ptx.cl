@@ -2,7 +2,6 @@
    exchange what they hold through `ptx_area`, by the tables of the PTX ISA. Slow. Names of macros'
    own variables end in an underscore, for arguments are evaluated among them. */
 #define SHARED(p) 0u
-#define GLOBAL_FENCE() mem_fence(CLK_GLOBAL_MEM_FENCE)
 #define COPIES_COMMIT()
 #define COPIES_WAIT(n)
 #define BYTES(at) ((__local uchar *)memory + (at))

@@ -382,8 +382,7 @@ pub enum Arg {
         /// What the kernel does with it.
         access: Access,
     },
-    /// A region of a weight block: read only, or zeros in which the launch counts and which it leaves
-    /// as zeros.
+    /// A region of a weight block, read only.
     Weight {
         /// Which block.
         block: BlockId,

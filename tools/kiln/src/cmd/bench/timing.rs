@@ -226,10 +226,6 @@ pub fn prepare(
         kiln_kernels::Argument::Scratch { index, .. } => Argument::Buffer(1 + index),
         kiln_kernels::Argument::U32(value) => Argument::U32(value),
         kiln_kernels::Argument::F32(value) => Argument::F32(value),
-        kiln_kernels::Argument::Counters { len_bytes } => {
-            buffers.push(vec![0; len_bytes as usize]);
-            Argument::Buffer(buffers.len() - 1)
-        }
         kiln_kernels::Argument::Input { index, offset_bytes, len_bytes } => {
             let start = offset_bytes as usize;
             buffers.push(packed[index][start..start + len_bytes as usize].to_vec());
