@@ -172,9 +172,19 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
         0 => 1..=most,
         parts => parts.min(most)..=parts.min(most),
     };
-    let cuts = tiles.flat_map(|tile| range.clone().map(move |parts| Cut { tile: *tile, parts }));
+    let cuts = tiles.flat_map(|tile| {
+        let columns = panel_count(contraction.n, tile.columns, gated) * tile.columns;
+        let fit = contraction.max_scratch_bytes / sums_bytes(1, windows * m, columns);
+        // One part needs no memory for sums.
+        range.clone().map(move |parts| Cut { tile: *tile, parts: parts.min(fit as usize).max(1) })
+    });
     let best = { cuts }.min_by(|a, b| cost(&a.tile, a.parts).total_cmp(&cost(&b.tile, b.parts)));
     best.expect("there is a tile")
+}
+
+/// Memory of partial sums.
+fn sums_bytes(parts: usize, rows: usize, columns: usize) -> u64 {
+    4 * (parts * rows * columns) as u64
 }
 
 /// Rows of A in local memory that a sum takes.
@@ -253,7 +263,7 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
             launch.args = partial_arguments(contraction, split);
         }
         launches.push(sum(contraction, &parameters, &whole[0])?);
-        scratch_bytes.push(4 * (parts * contraction.m() * panels * tile.columns) as u64);
+        scratch_bytes.push(sums_bytes(parts, contraction.m(), panels * tile.columns));
     }
     Ok(Lowering { launches, scratch_bytes, packings, in_place: vec![] })
 }

@@ -70,6 +70,8 @@ pub struct Contraction<'a> {
     weights: usize,
     /// Row of the output at which A's first row is stored, if A holds some of the rows only.
     first_row: Option<usize>,
+    /// Scratch memory that a kernel may take if it can do with less.
+    max_scratch_bytes: u64,
 }
 
 /// `activation(x * scale[picture, c] + shift[picture, c])` for each element `x` of the sources.
@@ -122,6 +124,7 @@ impl<'a> Contraction<'a> {
             weight_dtype: types[weights].dtype,
             weights,
             first_row: None,
+            max_scratch_bytes: problem.max_scratch_bytes,
         })
     }
 

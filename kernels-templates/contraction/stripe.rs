@@ -68,7 +68,7 @@ pub fn lower(
     let width = (g.out_w - 1) * g.stride_x + g.kernel;
     let line_bytes = (width * contraction.channels()) as u64 * dtype.size_bytes();
     let cached = if cpu(target) { CACHED_BYTES } else { u64::MAX };
-    let most_bytes = contraction.problem.max_scratch_bytes.min(cached);
+    let most_bytes = contraction.max_scratch_bytes.min(cached);
     let stripes = stripes(&g, line_bytes, most_bytes);
     let lines = |stripe: &Stripe, scratch| {
         let inside = inside(&g, stripe.pictures, stripe.lines);
@@ -149,7 +149,8 @@ fn lone(
 ) -> Result<Lowering> {
     let contraction = lines.contraction;
     let padding = contraction.geometry.padding;
-    let of_lines = contraction.clone().with_sources(vec![lines.source()], lines.inside);
+    let mut of_lines = contraction.clone().with_sources(vec![lines.source()], lines.inside);
+    of_lines.max_scratch_bytes = contraction.max_scratch_bytes.saturating_sub(lines.bytes());
     let mut sums = plain(&of_lines, target)?;
     let mut launches = lines.fill(0, target)?;
     put(&mut launches, Place { picture: 0, top: -(padding as i32), source_first: 0 });

@@ -7,7 +7,7 @@
 //! networks, and [`cli`] the command. [`probe`] runs single kernels, for self-tests of devices.
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
-//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], [`launch`],
+//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], `launch`,
 //! [`executor`], [`probe`] and [`ffi`], the C interface.
 #![deny(unsafe_code)]
 

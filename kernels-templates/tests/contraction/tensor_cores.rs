@@ -68,3 +68,35 @@ fn contractions_of_whole_parts() {
         }
     }
 }
+
+/// Partial sums take no more scratch memory than there is: a strategy with little would take another, far
+/// slower variant instead.
+#[test]
+fn partial_sums_fit_the_scratch_memory() {
+    let half = Storage { activations: DType::F16, ..INT8 };
+    let cases = [
+        matmul(64, &[1280], 64, epilogue(true, None, IDENTITY, false), half),
+        conv2d(same(3, 1), [2, 32, 32], &[640], 640, half),
+        conv2d(Conv2d { prologue: Some(IDENTITY), ..same(3, 1) }, [1, 64, 64], &[320], 320, half),
+    ];
+    for case in cases {
+        let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
+        let output = case.op.infer(&types).unwrap();
+        let scratch_bytes = |max_scratch_bytes| {
+            let problem = Problem {
+                op: &case.op,
+                inputs: &case.inputs,
+                output: &output,
+                max_weight_bytes: u64::MAX,
+                max_scratch_bytes,
+            };
+            let lowering = mma::lower(&problem, &Target::nvidia()).unwrap();
+            lowering.scratch_bytes.iter().sum::<u64>()
+        };
+        let most = scratch_bytes(u64::MAX);
+        assert!(most > 0);
+        for limit in [most - 1, most * 2 / 3] {
+            assert!(scratch_bytes(limit) <= limit, "{limit} of {most}");
+        }
+    }
+}

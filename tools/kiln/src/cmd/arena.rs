@@ -13,7 +13,7 @@ use crate::size;
 #[command(after_help = "Example:
   kiln arena compiler/tests/data/minimalloc/A.1048576.csv --capacity 1048576")]
 pub struct Args {
-    /// CSV file, one buffer a line: id,lower,upper,size[,alignment]
+    /// CSV file, one buffer a line: id,lower,upper,size or id,lower,upper,size,alignment
     pub file: PathBuf,
     /// Size of the arena, such as 1MiB [default: as small as the search finds]
     #[arg(long, value_parser = size::parse)]
