@@ -253,6 +253,8 @@ impl Executor {
                         self.finish()?;
                     }
                     let launched = self.marker()?;
+                    // A driver may keep launches back until it is told, and waiting does not tell it.
+                    self.compute.flush().at("clFlush", || "the wait for a weight block")?;
                     stream.wait(*block, *slot, &|| is_running(&launched))?;
                 }
                 Step::Free { block } => {
