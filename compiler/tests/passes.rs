@@ -1,6 +1,6 @@
 //! The passes change what is computed where, never what is computed.
 
-use kiln_compiler::passes::{self, hoist::hoist};
+use kiln_compiler::passes::{self, hoist::hoist, part_norm};
 use kiln_graphs::config::{ModelConfig, model};
 use kiln_ir::{DType, Graph, NodeKind, Op, Tensor, reference, verify};
 use std::collections::HashMap;
@@ -158,6 +158,34 @@ fn passes_leave_nothing_behind_that_they_fuse() {
     let prompt = parts.prompt.expect("keys and values depend on the prompt alone");
     assert_eq!(prompt.outputs().len(), 16);
     assert_eq!(count(&prompt, |op| op.name() == "matmul"), 16);
+}
+
+#[test]
+fn normalizations_parted_again_preserve_the_unet() {
+    let mut fused = kiln_graphs::unet(&tiny(), 2).expect("builds");
+    let tensors = checkpoint(&[&fused]);
+    let given = inputs(&fused);
+    passes::optimize(&mut fused).expect("passes hold");
+    let expected = evaluate(&fused, &given, &tensors);
+    let norms = |graph: &Graph| count(graph, |op| matches!(op, Op::GroupNorm(_)));
+    let affines = |graph: &Graph| count(graph, |op| matches!(op, Op::GroupAffine(_)));
+
+    let mut same = fused.clone();
+    assert_eq!(part_norm::run(&mut same, |_, _, _| false).expect("runs"), 0);
+    assert_eq!(affines(&same), affines(&fused));
+
+    let mut parted = fused.clone();
+    let parts = part_norm::run(&mut parted, |_, _, _| true).expect("runs");
+    verify::verify(&parted).expect("the graph is well formed");
+    assert!(parts > 0);
+    assert_eq!(norms(&parted), norms(&fused) + parts);
+    assert_eq!(affines(&parted), affines(&fused) - parts);
+    let found = evaluate(&parted, &given, &tensors);
+    for (name, expected) in &expected {
+        // A scale and a shift, or a mean and a factor: a rounding a normalization.
+        let error = relative_l2(&found[name], expected);
+        assert!(error < 2e-5, "{name}: {error:e}");
+    }
 }
 
 #[test]

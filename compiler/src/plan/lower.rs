@@ -217,8 +217,9 @@ pub fn part_norms(
             max_weight_bytes: selection.max_weight_bytes,
             max_scratch_bytes,
         };
+        let target = profile.target.tuned(&problem);
         output.size_bytes() <= max_scratch_bytes
-            && candidates(&problem, &profile.target).first().is_some_and(|v| v.name == "grouped")
+            && candidates(&problem, &target).first().is_some_and(|v| v.name == "grouped")
     })?;
     Ok(parted)
 }
