@@ -109,6 +109,22 @@ fn shapes() -> Vec<Shape> {
         stored(F16, F16, conv(320, 320, 64)),
         stored(F32, F16, conv(1280, 1280, 8)),
     ]);
+    let halves = [
+        matmul(4096, 320, 320, None, true),
+        matmul(4096, 320, 1280, None, true),
+        matmul(4096, 2560, 320, Geglu, false),
+        matmul(1024, 1920, 640, None, false),
+        matmul(256, 1280, 1280, None, true),
+        matmul(256, 10240, 1280, Geglu, false),
+        matmul(256, 1280, 5120, None, true),
+        matmul(4096, 4096, 4096, None, false),
+        conv(640, 640, 32),
+        conv(1280, 1280, 16),
+        conv(1280, 1280, 8),
+        conv(512, 512, 64),
+        conv(128, 128, 512),
+    ];
+    list.extend(halves.map(|shape| stored(F16, F16, shape)));
     list.extend(int8(|| matmul(4096, 320, 320, None, true)));
     list.extend(int8(|| matmul(1024, 640, 640, None, true)));
     list.extend(int8(|| matmul(256, 10240, 1280, Geglu, false)));

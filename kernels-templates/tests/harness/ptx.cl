@@ -12,7 +12,8 @@
     const __global uchar *const copy_from = (const __global uchar *)(from); \
     for (uint byte_ = 0; byte_ < 16; byte_++) copy_to[byte_] = byte_ < (bytes) ? copy_from[byte_] : 0; \
 } while (0)
-#define copy_cached_16 copy_16
+#define copy_16_if(wanted, to, from, bytes) do { if (wanted) copy_16(to, from, bytes); } while (0)
+#define copy_cached_16_if copy_16_if
 #define LOAD_MATRICES(a, b, c, d, from) do { \
     barrier(CLK_LOCAL_MEM_FENCE); \
     OF_LANE(LANE)[0] = (from); \
