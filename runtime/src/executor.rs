@@ -29,10 +29,11 @@ use opencl3::kernel::Kernel;
 use crate::binding::Bindings;
 use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
-use crate::launch::{launch, launch_timed};
+use crate::launch::{Sizes, launch, launch_timed};
 use crate::memory::{Allocations, DeviceMemory};
 use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
 use crate::reading::WeightReads;
+use crate::recording::{Parts, Recordings};
 use crate::weights::{Run, Stream, Weights};
 
 const LAUNCH: &str = "clEnqueueNDRangeKernel";
@@ -68,6 +69,27 @@ impl Canceller {
     }
 }
 
+/// How a plan is loaded.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ExecutorOptions {
+    /// Whether every launch is timed, by itself; see [`Executor::take_launch_times`].
+    pub profiling: bool,
+    /// Where compiled programs come from.
+    pub programs: ProgramOptions,
+    /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
+    pub page_cache: bool,
+    /// Whether launches are recorded once and replayed, where the device has
+    /// `cl_khr_command_buffer`; otherwise they are enqueued one by one.
+    pub command_buffers: bool,
+}
+
+impl Default for ExecutorOptions {
+    fn default() -> Self {
+        let programs = ProgramOptions::default();
+        ExecutorOptions { profiling: false, programs, page_cache: false, command_buffers: true }
+    }
+}
+
 /// A plan on a device, ready to run.
 pub struct Executor {
     // Dropped in this order: what uses the device's objects before them.
@@ -76,6 +98,7 @@ pub struct Executor {
     compute: CommandQueue,
     context: Context,
     bundle: Arc<BundleFile>,
+    device: DeviceFacts,
     bindings: Bindings,
     /// What the host wrote to the ports that gathers take their indices from.
     indices: HashMap<BufferId, Vec<i32>>,
@@ -83,18 +106,19 @@ pub struct Executor {
     rows: Vec<u8>,
     /// Whether the driver bears only one thread at a time: Oclgrind's crashes with two.
     lockstep: bool,
-    /// Whether host and device share memory.
-    unified: bool,
     /// Whether the page cache may keep the weights.
     page_cache: bool,
     canceller: Canceller,
+    /// Whether launches are recorded where the device can.
+    command_buffers: bool,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Event)>>,
     programs: ProgramOrigin,
 }
 
-/// The device's memory and what fills it.
+/// The device's memory, what fills it, and what runs over it.
 struct Loaded {
+    recordings: Recordings,
     weights: Arc<Weights>,
     memory: Arc<DeviceMemory>,
 }
@@ -102,29 +126,15 @@ struct Loaded {
 impl Executor {
     /// Allocates and builds everything that the bundle's plan needs.
     ///
-    /// `profiling` lets [`take_launch_times`](Self::take_launch_times) answer. `progress` hears
-    /// how many kernels are built, and of how many.
+    /// `progress` hears how many kernels are built, and of how many.
     /// Errors: `Requirement`, `Build`, `OpenCl`, `Plan`.
     pub fn load(
         bundle: Arc<BundleFile>,
         device: &DeviceFacts,
-        profiling: bool,
+        options: &ExecutorOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
-        let programs = ProgramOptions::default();
-        Executor::load_with(bundle, device, profiling, &programs, false, progress)
-    }
-
-    /// As [`load`](Self::load), with programs from where `programs` says; `page_cache` lets the
-    /// system's page cache keep the weights.
-    pub fn load_with(
-        bundle: Arc<BundleFile>,
-        device: &DeviceFacts,
-        profiling: bool,
-        programs: &ProgramOptions,
-        page_cache: bool,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Executor, RuntimeError> {
+        let ExecutorOptions { profiling, page_cache, command_buffers, .. } = *options;
         let plan = bundle.plan();
         device.meets(plan)?;
         let bindings = Bindings::resolve(plan)?;
@@ -133,7 +143,7 @@ impl Executor {
             Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
         let compute = create_queue(&context, profiling)?;
         let (kernels, programs) =
-            build_kernels(&context, device, (bundle.path(), plan), programs, progress)?;
+            build_kernels(&context, device, (bundle.path(), plan), &options.programs, progress)?;
         drop(driver);
         let indices = host_indices(plan);
         let rows = Vec::with_capacity(gathered_bytes(plan));
@@ -147,8 +157,9 @@ impl Executor {
             indices,
             rows,
             lockstep: device.platform == "Oclgrind",
-            unified: device.unified_memory,
+            device: device.clone(),
             page_cache,
+            command_buffers: command_buffers && !profiling,
             canceller: Canceller::default(),
             launches: profiling.then(Vec::new),
             programs,
@@ -169,11 +180,22 @@ impl Executor {
             &reading,
             &self.bundle.plan().memory,
             &self.bindings.regions,
-            self.unified,
+            self.device.unified_memory,
         )?);
         let (bundle, lockstep) = (Arc::clone(&self.bundle), self.lockstep);
         let weights = Weights::new(bundle, Arc::clone(&memory), reading, lockstep, self.page_cache);
-        self.loaded = Some(Loaded { weights: Arc::new(weights), memory });
+        let recordings = match self.command_buffers {
+            true => Recordings::of(&Parts {
+                device: &self.device,
+                queue: &self.compute,
+                plan: self.bundle.plan(),
+                kernels: &self.kernels,
+                bindings: &self.bindings,
+                memory: &memory,
+            }),
+            false => Recordings::default(),
+        };
+        self.loaded = Some(Loaded { recordings, weights: Arc::new(weights), memory });
         Ok(())
     }
 
@@ -243,7 +265,8 @@ impl Executor {
         stream.enter(network)?;
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
-        for (index, step) in entry.steps.iter().enumerate() {
+        let mut steps = entry.steps.iter().enumerate();
+        while let Some((index, step)) = steps.next() {
             if self.canceller.is_cancelled() {
                 return Err(RuntimeError::Cancelled);
             }
@@ -264,7 +287,10 @@ impl Executor {
                     stream.free(*block, last_use);
                 }
                 Step::Gather(gather) => self.gather(gather)?,
-                Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
+                Step::Dispatch(dispatch) => {
+                    let more = self.dispatch(dispatch, network, index)? - 1;
+                    steps.by_ref().take(more).for_each(drop);
+                }
             }
         }
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
@@ -275,9 +301,11 @@ impl Executor {
     pub fn launch(&mut self, network: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
-        for (index, step) in entry.steps.iter().enumerate() {
+        let mut steps = entry.steps.iter().enumerate();
+        while let Some((index, step)) = steps.next() {
             if let Step::Dispatch(dispatch) = step {
-                self.dispatch(dispatch, network, index)?;
+                let more = self.dispatch(dispatch, network, index)? - 1;
+                steps.by_ref().take(more).for_each(drop);
             }
         }
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
@@ -295,12 +323,18 @@ impl Executor {
         marker.at("clEnqueueMarkerWithWaitList", || "the launches so far")
     }
 
+    /// Enqueues a launch, or all of the recording that it begins; how many launches that are.
     fn dispatch(
         &mut self,
         dispatch: &Dispatch,
         network: usize,
         step: usize,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<usize, RuntimeError> {
+        let recordings = self.loaded.as_mut().map(|loaded| &mut loaded.recordings);
+        let replayed = recordings.map_or(Ok(0), |all| all.replay(network, step))?;
+        if replayed > 0 {
+            return Ok(replayed);
+        }
         let plan = self.bundle.plan();
         let at = || {
             let kernel = plan.kernels.get(dispatch.kernel.index());
@@ -311,16 +345,19 @@ impl Executor {
         let kernel = self.kernels.get(dispatch.kernel.index());
         let kernel = kernel.ok_or_else(|| absent("kernel", dispatch.kernel.index()))?;
         set_args(kernel, self.bindings.of(network, step), self.memory()?, &at)?;
-        let global = dispatch.global.map(|items| items as usize);
-        let offset = dispatch.offset.map(|items| items as usize);
-        let local = dispatch.local.map(|local| local.map(|items| items as usize));
-        let sizes = [Some(&offset), Some(&global), local.as_ref()];
+        let sizes = Sizes::of(dispatch.offset, dispatch.global, dispatch.local);
         if let Some(launches) = &mut self.launches {
-            let event = launch_timed(&self.compute, kernel, sizes).at(LAUNCH, at)?;
+            let event = launch_timed(&self.compute, kernel, &sizes).at(LAUNCH, at)?;
             launches.push((network, step, event));
-            return Ok(());
+            return Ok(1);
         }
-        launch(&self.compute, kernel, sizes).at(LAUNCH, at)
+        launch(&self.compute, kernel, &sizes).at(LAUNCH, at)?;
+        Ok(1)
+    }
+
+    /// How many launches of a network the driver has recorded.
+    pub fn recorded_launches(&self, network: usize) -> usize {
+        self.loaded.as_ref().map_or(0, |loaded| loaded.recordings.launches(network))
     }
 
     /// Reads the rows, verifies them, and writes them to the output.

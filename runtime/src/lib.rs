@@ -8,7 +8,7 @@
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
 //! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], `launch`,
-//! [`executor`], [`probe`] and [`ffi`], the C interface.
+//! `recording`, [`executor`], [`probe`] and [`ffi`], the C interface.
 #![deny(unsafe_code)]
 
 pub mod binding;
@@ -28,6 +28,7 @@ pub mod pipeline;
 pub mod probe;
 pub mod program;
 pub mod reading;
+mod recording;
 pub mod report;
 pub mod session;
 pub mod tensor;

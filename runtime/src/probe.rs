@@ -21,6 +21,7 @@ use opencl3::types::CL_BLOCKING;
 
 use crate::device::{DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
+use crate::launch::Sizes;
 
 /// One kernel to compile and run.
 #[derive(Clone, Debug)]
@@ -210,11 +211,9 @@ impl Probe {
     }
 
     fn enqueue(&self, kernel: &Kernel, launch: &Launch) -> Result<(), RuntimeError> {
-        let global = launch.global.map(|items| items as usize);
-        let local = launch.local.map(|local| local.map(|items| items as usize));
-        let first = launch.first.map(|items| items as usize);
-        let sizes = [Some(&first), Some(&global), local.as_ref()];
-        crate::launch::launch(&self.queue, kernel, sizes)
+        let Launch { first, global, local, .. } = launch;
+        let sizes = Sizes::of(*first, *global, *local);
+        crate::launch::launch(&self.queue, kernel, &sizes)
             .at("clEnqueueNDRangeKernel", || launch.entry.as_str())
     }
 }

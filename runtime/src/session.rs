@@ -13,7 +13,7 @@ use kiln_bundle::plan::{Network, Plan};
 
 use crate::device::{self, DeviceFacts};
 use crate::error::RuntimeError;
-use crate::executor::{Executor, LaunchTime};
+use crate::executor::{Executor, ExecutorOptions, LaunchTime};
 use crate::memory::Allocations;
 use crate::pipeline::tokenizer::Tokenizer;
 use crate::program::{ProgramOptions, ProgramOrigin};
@@ -47,6 +47,8 @@ pub struct SessionOptions {
     pub programs: ProgramOptions,
     /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
     pub page_cache: bool,
+    /// Whether launches are recorded once, where the device has `cl_khr_command_buffer`.
+    pub command_buffers: bool,
     /// Most memory that the plan may promise to take; `None` leaves that to the plan.
     pub budget_bytes: Option<u64>,
 }
@@ -59,6 +61,7 @@ impl Default for SessionOptions {
             budget_bytes: None,
             programs: ProgramOptions::default(),
             page_cache: false,
+            command_buffers: true,
         }
     }
 }
@@ -164,10 +167,10 @@ impl Session {
             [] => None,
             merges => Some(Tokenizer::from_merges(merges)?),
         };
-        let SessionOptions { profiling, programs, page_cache, .. } = options;
-        let (shared, page_cache) = (Arc::clone(&bundle), *page_cache);
-        let executor =
-            Executor::load_with(shared, &device, *profiling, programs, page_cache, progress)?;
+        let SessionOptions { profiling, page_cache, command_buffers, .. } = *options;
+        let programs = options.programs.clone();
+        let of_executor = ExecutorOptions { profiling, programs, page_cache, command_buffers };
+        let executor = Executor::load(Arc::clone(&bundle), &device, &of_executor, progress)?;
         let residents = Residents::of(bundle.plan());
         let host = HostBuffers::of(bundle.plan());
         let load_seconds = started.elapsed().as_secs_f64();
@@ -215,6 +218,11 @@ impl Session {
     /// The times of all launches since the last call; none unless opened with profiling.
     pub fn take_launch_times(&mut self) -> Result<Vec<LaunchTime>, RuntimeError> {
         self.executor.take_launch_times()
+    }
+
+    /// How many launches of a network the driver has recorded, to be enqueued in few calls.
+    pub fn recorded_launches(&self, network: usize) -> usize {
+        self.executor.recorded_launches(network)
     }
 
     fn network(&self, name: &str) -> Result<usize, RuntimeError> {

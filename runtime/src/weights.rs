@@ -37,6 +37,9 @@ use crate::reading::{WeightReader, WeightReads};
 
 /// How often a waiting executor looks whether the device still has work.
 const POLL: Duration = Duration::from_millis(1);
+/// Stack of the thread that reads, as large as the main thread's: Intel's CPU runtime computes on any
+/// thread that waits, with the kernels' local memory on its stack.
+const STACK_BYTES: usize = 8 << 20;
 
 /// What the reading thread works with. Lives as long as the session.
 pub struct Weights {
@@ -287,7 +290,8 @@ impl Stream {
             }
         };
         let path = || "kiln-weights".into();
-        let thread = (thread::Builder::new().name("kiln-weights".into()).spawn(body))
+        let thread = (thread::Builder::new().name("kiln-weights".into()).stack_size(STACK_BYTES))
+            .spawn(body)
             .map_err(|source| RuntimeError::Io { action: "start thread", path: path(), source })?;
         let occupants = vec![None; slot_count];
         Ok(Stream { shared, thread: Some(thread), runs, expected: 0, entered: 0, occupants })

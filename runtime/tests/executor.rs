@@ -8,14 +8,18 @@ use std::sync::Arc;
 use kiln_bundle::BundleFile;
 use kiln_bundle::plan::{BlockId, Plan, Port};
 use kiln_runtime::device;
-use kiln_runtime::executor::Executor;
+use kiln_runtime::executor::{Executor, ExecutorOptions};
 use kiln_runtime::weights::Run;
 use small::Small;
 
 fn load(path: &Path, profiling: bool) -> Executor {
+    load_with(path, &ExecutorOptions { profiling, ..ExecutorOptions::default() })
+}
+
+fn load_with(path: &Path, options: &ExecutorOptions) -> Executor {
     let bundle = Arc::new(BundleFile::open(path).unwrap());
     let device = device::select("auto").unwrap();
-    Executor::load(bundle, &device, profiling, &mut |_, _| {}).unwrap()
+    Executor::load(bundle, &device, options, &mut |_, _| {}).unwrap()
 }
 
 fn ports(executor: &Executor, network: usize) -> (Vec<Port>, Vec<Port>) {
@@ -50,11 +54,11 @@ fn runs(networks: &[usize]) -> Vec<Run> {
     networks.iter().map(|&network| Run { network, residents: residents(network) }).collect()
 }
 
-fn networks_are_right(small: Small) {
+fn networks_are_right(small: Small, options: &ExecutorOptions) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("small.kiln");
     small.write(&path, b"");
-    let mut executor = load(&path, false);
+    let mut executor = load_with(&path, options);
     let before = executor.allocations();
     let order = [0, 1, 2, 3, 3, 3, 4];
     let mut stream = executor.start_stream(runs(&order)).unwrap();
@@ -107,13 +111,31 @@ fn networks_are_right(small: Small) {
 
 #[test]
 fn networks_are_right_when_weights_are_mapped() {
-    networks_are_right(Small::default());
+    networks_are_right(Small::default(), &ExecutorOptions::default());
+}
+
+/// A driver that mixes up the arguments of recorded launches, as PoCL 3.1 does with those of one
+/// kernel object, gives other numbers.
+#[test]
+fn networks_are_right_with_recorded_launches_and_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.kiln");
+    Small::default().write(&path, b"");
+    let device = device::select("auto").unwrap();
+    let records = device.extensions.iter().any(|e| e == "cl_khr_command_buffer");
+    for command_buffers in [true, false] {
+        let options = ExecutorOptions { command_buffers, ..ExecutorOptions::default() };
+        networks_are_right(Small::default(), &options);
+        let recorded = load_with(&path, &options).recorded_launches(3);
+        assert_eq!(recorded, if command_buffers && records { 2 } else { 0 });
+    }
 }
 
 #[test]
 fn networks_are_right_when_weights_are_staged() {
     for staging_bytes in [1 << 20, 8192, 4096, 5000] {
-        networks_are_right(Small { staging_bytes, ..Small::default() });
+        let small = Small { staging_bytes, ..Small::default() };
+        networks_are_right(small, &ExecutorOptions::default());
     }
 }
 
@@ -127,7 +149,7 @@ fn profiling_times_every_launch() {
     executor.run(3, &mut stream).unwrap();
     executor.run(3, &mut stream).unwrap();
     let times = executor.take_launch_times().unwrap();
-    assert_eq!(times.len(), 2 * (small::LAYERS + 1));
+    assert_eq!(times.len(), 2 * (small::LAYERS + 2));
     assert!(times.iter().all(|time| time.network == 3 && time.nanoseconds > 0));
     assert!(executor.take_launch_times().unwrap().is_empty());
 }
@@ -171,7 +193,9 @@ fn a_bundle_that_does_not_fit_the_device_is_refused_before_anything_is_allocated
         });
         let bundle = Arc::new(BundleFile::open(&path).unwrap());
         let device = device::select("auto").unwrap();
-        let error = Executor::load(bundle, &device, false, &mut |_, _| {}).err().expect(word);
+        let error = Executor::load(bundle, &device, &ExecutorOptions::default(), &mut |_, _| {})
+            .err()
+            .expect(word);
         assert_eq!(error.exit_code(), 3, "{error}");
         let message = error.to_string();
         assert!(message.contains(word) && message.contains(&device.name), "{message}");

@@ -10,7 +10,7 @@ use std::time::Instant;
 use kiln_bundle::plan::*;
 use kiln_bundle::{BundleFile, BundleWriter};
 use kiln_runtime::device;
-use kiln_runtime::executor::Executor;
+use kiln_runtime::executor::{Executor, ExecutorOptions};
 use kiln_runtime::report::MeasuredMemory;
 use kiln_runtime::weights::{Run, StreamStats};
 
@@ -147,7 +147,8 @@ fn weights_far_larger_than_memory_pass_through_the_slots() {
     write(&path, blocks, rounds);
     let bundle = Arc::new(BundleFile::open(&path).unwrap());
     let device = device::select("auto").unwrap();
-    let mut executor = Executor::load(bundle, &device, false, &mut |_, _| {}).unwrap();
+    let mut executor =
+        Executor::load(bundle, &device, &ExecutorOptions::default(), &mut |_, _| {}).unwrap();
     // The first pass lets the driver compile, and touches every page of the slots.
     run(&mut executor, 1);
     let before = MeasuredMemory::now(executor.allocations());

@@ -32,6 +32,9 @@ pub struct Args {
     /// Only the launches, not the reading of weights
     #[arg(long)]
     pub no_io: bool,
+    /// Enqueue every launch by itself, also where the device has cl_khr_command_buffer
+    #[arg(long)]
+    pub no_command_buffers: bool,
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
@@ -66,6 +69,8 @@ struct NetworkTimes {
     /// Rows of its first output: pictures or prompts that a pass serves.
     batch: u32,
     launches: usize,
+    /// Of these, recorded in command buffers.
+    recorded_launches: usize,
     flops: u64,
     /// What the launches read and write, each argument once.
     bytes: u64,
@@ -94,6 +99,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = SessionOptions {
         device: args.device.clone(),
         programs: args.cache.programs(&[crate::cmd::prepare::NAME]),
+        command_buffers: !args.no_command_buffers,
         ..SessionOptions::default()
     };
     let mut session = Session::open(&args.bundle, &options)?;
@@ -213,6 +219,7 @@ fn measure(
         name: entry.name.clone(),
         batch: entry.outputs.first().and_then(|o| o.shape.first()).copied().unwrap_or(1),
         launches: totals.launches,
+        recorded_launches: session.recorded_launches(network),
         flops: totals.flops,
         bytes: ops.map(|op| op.bytes).sum(),
         weight_bytes: weight_bytes(entry),
@@ -258,10 +265,11 @@ fn print(measured: &Measured) {
         measured.launch_seconds * 1e6
     );
     println!(
-        "{:13} {:>5} {:>8} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>8} {:>6} {:>7} {:>10} {:>9}",
+        "{:13} {:>5} {:>8} {:>8} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>8} {:>6} {:>7} {:>10} {:>9}",
         "network",
         "batch",
         "launches",
+        "recorded",
         "GFLOP",
         "median",
         "best",
@@ -276,10 +284,11 @@ fn print(measured: &Measured) {
     );
     for n in &measured.networks {
         println!(
-            "{:13} {:5} {:8} {:8.1} {:>10} {:>10} {:9.1} {:6.1} {:>6} {:8.2} {:6.1} {:7.2} {:>10} {:>9}",
+            "{:13} {:5} {:8} {:8} {:8.1} {:>10} {:>10} {:9.1} {:6.1} {:>6} {:8.2} {:6.1} {:7.2} {:>10} {:>9}",
             n.name,
             n.batch,
             n.launches,
+            n.recorded_launches,
             n.flops as f64 * 1e-9,
             duration(n.median_seconds),
             duration(n.best_seconds),

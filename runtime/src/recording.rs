@@ -1,0 +1,281 @@
+//! Launches that the driver keeps and enqueues in one call: `cl_khr_command_buffer`, where the
+//! device has it.
+//!
+//! Between two waits for weights a plan's launches and their arguments are always the same, so
+//! each run of them is recorded once, when the memory is there. A driver that lists the extension
+//! and then refuses is treated as one without.
+#![allow(unsafe_code)]
+// A device cannot be told why a program ended: what may fail here is an error, never a panic.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_void};
+use std::mem::transmute;
+use std::ptr;
+
+use cl3::ext::{
+    CL_DEVICE_COMMAND_BUFFER_REQUIRED_QUEUE_PROPERTIES_KHR, CL_INVALID_COMMAND_BUFFER_KHR,
+    cl_command_buffer_khr, clCommandNDRangeKernelKHR_t, clCreateCommandBufferKHR_t,
+    clEnqueueCommandBufferKHR_t, clFinalizeCommandBufferKHR_t, clReleaseCommandBufferKHR_t,
+};
+use kiln_bundle::plan::{Dispatch, Plan, Step};
+use opencl3::command_queue::CommandQueue;
+use opencl3::error_codes::ClError;
+use opencl3::event::Event;
+use opencl3::kernel::Kernel;
+
+use crate::binding::Bindings;
+use crate::device::DeviceFacts;
+use crate::error::{At, RuntimeError};
+use crate::launch::Sizes;
+use crate::memory::DeviceMemory;
+use crate::program::set_args;
+
+const EXTENSION: &str = "cl_khr_command_buffer";
+
+/// A single launch is as quickly enqueued by itself.
+const FEWEST_LAUNCHES: usize = 2;
+
+/// What a plan's launches are recorded from.
+pub(crate) struct Parts<'a> {
+    pub device: &'a DeviceFacts,
+    pub queue: &'a CommandQueue,
+    pub plan: &'a Plan,
+    /// In the plan's order.
+    pub kernels: &'a [Kernel],
+    pub bindings: &'a Bindings,
+    pub memory: &'a DeviceMemory,
+}
+
+/// The recorded runs of launches of a plan, by network and first step.
+#[derive(Default)]
+pub(crate) struct Recordings(HashMap<(usize, usize), Recording>);
+
+impl Recordings {
+    /// Records every run of launches; none where the device or its driver cannot.
+    pub(crate) fn of(parts: &Parts) -> Recordings {
+        let Some(api) = Api::of(parts.device) else { return Recordings::default() };
+        let mut recordings = HashMap::new();
+        for (network, entry) in parts.plan.networks.iter().enumerate() {
+            let mut first = 0;
+            for run in entry.steps.chunk_by(|a, b| is_launch(a) && is_launch(b)) {
+                if run.len() >= FEWEST_LAUNCHES {
+                    match Recording::of(&api, parts, network, first, run) {
+                        Ok(recording) => recordings.insert((network, first), recording),
+                        Err(_) => return Recordings::default(),
+                    };
+                }
+                first += run.len();
+            }
+        }
+        Recordings(recordings)
+    }
+
+    /// Enqueues the recording that starts with a step; how many launches it has, 0 if there is
+    /// none. One that the device is still busy with is waited for.
+    ///
+    /// Errors: `OpenCl`.
+    pub(crate) fn replay(&mut self, network: usize, step: usize) -> Result<usize, RuntimeError> {
+        match self.0.get_mut(&(network, step)) {
+            Some(recording) => recording.enqueue().at("clEnqueueCommandBufferKHR", || {
+                format!("{} launches from step {step} of network {network} on", recording.launches)
+            }),
+            None => Ok(0),
+        }
+    }
+
+    /// How many launches of a network are recorded.
+    pub(crate) fn launches(&self, network: usize) -> usize {
+        let of_network = self.0.iter().filter(|((n, _), _)| *n == network);
+        of_network.map(|(_, recording)| recording.launches).sum()
+    }
+}
+
+fn is_launch(step: &Step) -> bool {
+    matches!(step, Step::Dispatch(_))
+}
+
+/// The extension's functions, whose addresses only the platform tells.
+#[derive(Clone, Copy)]
+struct Api {
+    create: clCreateCommandBufferKHR_t,
+    command: clCommandNDRangeKernelKHR_t,
+    finalize: clFinalizeCommandBufferKHR_t,
+    enqueue: clEnqueueCommandBufferKHR_t,
+    release: clReleaseCommandBufferKHR_t,
+}
+
+impl Api {
+    /// `None` if the device has no command buffers, or none for a queue like ours.
+    fn of(device: &DeviceFacts) -> Option<Api> {
+        if !device.extensions.iter().any(|extension| extension == EXTENSION) {
+            return None;
+        }
+        let required = CL_DEVICE_COMMAND_BUFFER_REQUIRED_QUEUE_PROPERTIES_KHR;
+        let required = device.device.get_data(required).unwrap_or_default();
+        if required.iter().any(|&byte| byte != 0) {
+            return None;
+        }
+        let platform = device.device.platform().ok()?;
+        let driver = cl3::load_library().as_ref().ok()?;
+        let address = |name: &CStr| -> *mut c_void {
+            let found = driver.clGetExtensionFunctionAddressForPlatform(platform, name.as_ptr());
+            found.unwrap_or(ptr::null_mut())
+        };
+        // SAFETY: the platform answers with the function of that name or with NULL, which is
+        // `None`; the types are those of the extension's header.
+        unsafe {
+            Some(Api {
+                create: transmute::<*mut c_void, clCreateCommandBufferKHR_t>(address(
+                    c"clCreateCommandBufferKHR",
+                )),
+                command: transmute::<*mut c_void, clCommandNDRangeKernelKHR_t>(address(
+                    c"clCommandNDRangeKernelKHR",
+                )),
+                finalize: transmute::<*mut c_void, clFinalizeCommandBufferKHR_t>(address(
+                    c"clFinalizeCommandBufferKHR",
+                )),
+                enqueue: transmute::<*mut c_void, clEnqueueCommandBufferKHR_t>(address(
+                    c"clEnqueueCommandBufferKHR",
+                )),
+                release: transmute::<*mut c_void, clReleaseCommandBufferKHR_t>(address(
+                    c"clReleaseCommandBufferKHR",
+                )),
+            })
+        }
+    }
+}
+
+/// A command buffer, finalized.
+struct Recording {
+    api: Api,
+    buffer: cl_command_buffer_khr,
+    launches: usize,
+    /// Complete when the device is done with the last replay.
+    last: Option<Event>,
+    /// One for each launch: PoCL 3.1 takes the arguments that a kernel has when it replays.
+    kernels: Vec<Kernel>,
+}
+
+// SAFETY: OpenCL's objects may be used from any thread, by one at a time.
+unsafe impl Send for Recording {}
+
+impl Recording {
+    fn of(
+        api: &Api,
+        parts: &Parts,
+        network: usize,
+        first: usize,
+        run: &[Step],
+    ) -> Result<Recording, RuntimeError> {
+        let at = || format!("the launches from step {first} of network {network} on");
+        let (launches, kernels) = (run.len(), Vec::with_capacity(run.len()));
+        let buffer = create(api, parts.queue).at("clCreateCommandBufferKHR", at)?;
+        // Owns the buffer from here on.
+        let mut recording = Recording { api: *api, buffer, launches, last: None, kernels };
+        for (index, step) in run.iter().enumerate() {
+            let Step::Dispatch(dispatch) = step else { continue };
+            let kernel = own_kernel(parts, dispatch)?;
+            set_args(&kernel, parts.bindings.of(network, first + index), parts.memory, &at)?;
+            recording.command(&kernel, dispatch).at("clCommandNDRangeKernelKHR", at)?;
+            recording.kernels.push(kernel);
+        }
+        recording.finalize().at("clFinalizeCommandBufferKHR", at)?;
+        Ok(recording)
+    }
+
+    fn command(&self, kernel: &Kernel, dispatch: &Dispatch) -> Result<(), ClError> {
+        let sizes = Sizes::of(dispatch.offset, dispatch.global, dispatch.local);
+        let [offset, global, local] = sizes.pointers();
+        let (none, no_queue) = (ptr::null(), ptr::null_mut());
+        let command = self.api.command.ok_or_else(absent)?;
+        // SAFETY: the arguments are set, and the driver copies the sizes, arrays of three, before it
+        // returns. The memory lives: whoever owns it drops the recordings first.
+        status(unsafe {
+            command(
+                self.buffer,
+                no_queue,
+                ptr::null(),
+                kernel.get(),
+                3,
+                offset,
+                global,
+                local,
+                0,
+                none,
+                ptr::null_mut(),
+                ptr::null_mut(),
+            )
+        })
+    }
+
+    fn finalize(&self) -> Result<(), ClError> {
+        let finalize = self.api.finalize.ok_or_else(absent)?;
+        // SAFETY: the buffer is valid.
+        status(unsafe { finalize(self.buffer) })
+    }
+
+    fn enqueue(&mut self) -> Result<usize, ClError> {
+        let enqueue = self.api.enqueue.ok_or_else(absent)?;
+        // A buffer may not be enqueued again while the device is busy with it.
+        if let Some(last) = self.last.take() {
+            last.wait()?;
+        }
+        let (mut event, none) = (ptr::null_mut(), ptr::null());
+        // SAFETY: the buffer is finalized, and is not pending. PoCL 3.1 wants the event.
+        status(unsafe { enqueue(0, ptr::null_mut(), self.buffer, 0, none, &raw mut event) })?;
+        self.last = Some(Event::new(event));
+        Ok(self.launches)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(release) = self.api.release {
+            // SAFETY: the buffer is valid, and this is its only owner. The answer is of no use.
+            let _ = unsafe { release(self.buffer) };
+        }
+    }
+}
+
+fn create(api: &Api, queue: &CommandQueue) -> Result<cl_command_buffer_khr, ClError> {
+    let create = api.create.ok_or_else(absent)?;
+    let mut code = 0;
+    // SAFETY: the queue is valid, and there is one.
+    let buffer = unsafe { create(1, &queue.get(), ptr::null(), &raw mut code) };
+    status(code).map(|()| buffer)
+}
+
+/// Another kernel of the same function.
+fn own_kernel(parts: &Parts, dispatch: &Dispatch) -> Result<Kernel, RuntimeError> {
+    let at = || dispatch.name.as_str();
+    let index = dispatch.kernel.index();
+    let kernels = parts.kernels.get(index).zip(parts.plan.kernels.get(index));
+    let (kernel, entry) =
+        kernels.ok_or_else(|| RuntimeError::Plan(format!("there is no kernel {index}")))?;
+    let name = CString::new(entry.entry.as_str())
+        .map_err(|_| RuntimeError::Plan(format!("a NUL in the name of kernel {index}")))?;
+    let program = kernel.program().at("clGetKernelInfo", at)?;
+    let created = cl3::kernel::create_kernel(program, &name).map_err(ClError);
+    Ok(Kernel::new(created.at("clCreateKernel", at)?))
+}
+
+fn status(code: i32) -> Result<(), ClError> {
+    match code {
+        0 => Ok(()),
+        code => Err(ClError(code)),
+    }
+}
+
+fn absent() -> ClError {
+    ClError(CL_INVALID_COMMAND_BUFFER_KHR)
+}
