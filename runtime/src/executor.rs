@@ -27,7 +27,7 @@ use opencl3::event::{CL_COMPLETE, Event};
 use opencl3::kernel::Kernel;
 
 use crate::binding::Bindings;
-use crate::device::{DeviceFacts, lock_driver};
+use crate::device::{DeviceFacts, DeviceType, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::launch::{Sizes, launch, launch_timed};
 use crate::memory::{Allocations, DeviceMemory};
@@ -70,7 +70,7 @@ impl Canceller {
 }
 
 /// How a plan is loaded.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub struct ExecutorOptions {
     /// Whether every launch is timed, by itself; see [`Executor::take_launch_times`].
     pub profiling: bool,
@@ -78,15 +78,17 @@ pub struct ExecutorOptions {
     pub programs: ProgramOptions,
     /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
     pub page_cache: bool,
-    /// Whether launches are recorded once and replayed, where the device has
-    /// `cl_khr_command_buffer`; otherwise they are enqueued one by one.
-    pub command_buffers: bool,
+    /// Whether launches are recorded once and replayed where the device has
+    /// `cl_khr_command_buffer`, or enqueued one by one. `None`: recorded, but not for CPUs, whose
+    /// drivers gain nothing (PoCL 3.1 takes up to a twentieth longer).
+    pub command_buffers: Option<bool>,
 }
 
-impl Default for ExecutorOptions {
-    fn default() -> Self {
-        let programs = ProgramOptions::default();
-        ExecutorOptions { profiling: false, programs, page_cache: false, command_buffers: true }
+impl ExecutorOptions {
+    fn records(&self, device: &DeviceFacts) -> bool {
+        let wanted = self.command_buffers.unwrap_or(device.device_type != DeviceType::Cpu);
+        // A launch is timed by itself.
+        wanted && !self.profiling
     }
 }
 
@@ -110,7 +112,7 @@ pub struct Executor {
     page_cache: bool,
     canceller: Canceller,
     /// Whether launches are recorded where the device can.
-    command_buffers: bool,
+    records: bool,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Event)>>,
     programs: ProgramOrigin,
@@ -134,7 +136,7 @@ impl Executor {
         options: &ExecutorOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
-        let ExecutorOptions { profiling, page_cache, command_buffers, .. } = *options;
+        let ExecutorOptions { profiling, page_cache, .. } = *options;
         let plan = bundle.plan();
         device.meets(plan)?;
         let bindings = Bindings::resolve(plan)?;
@@ -159,7 +161,7 @@ impl Executor {
             lockstep: device.platform == "Oclgrind",
             device: device.clone(),
             page_cache,
-            command_buffers: command_buffers && !profiling,
+            records: options.records(device),
             canceller: Canceller::default(),
             launches: profiling.then(Vec::new),
             programs,
@@ -184,7 +186,7 @@ impl Executor {
         )?);
         let (bundle, lockstep) = (Arc::clone(&self.bundle), self.lockstep);
         let weights = Weights::new(bundle, Arc::clone(&memory), reading, lockstep, self.page_cache);
-        let recordings = match self.command_buffers {
+        let recordings = match self.records {
             true => Recordings::of(&Parts {
                 device: &self.device,
                 queue: &self.compute,

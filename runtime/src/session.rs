@@ -47,8 +47,8 @@ pub struct SessionOptions {
     pub programs: ProgramOptions,
     /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
     pub page_cache: bool,
-    /// Whether launches are recorded once, where the device has `cl_khr_command_buffer`.
-    pub command_buffers: bool,
+    /// Whether launches are recorded once; see [`ExecutorOptions::command_buffers`].
+    pub command_buffers: Option<bool>,
     /// Most memory that the plan may promise to take; `None` leaves that to the plan.
     pub budget_bytes: Option<u64>,
 }
@@ -61,7 +61,7 @@ impl Default for SessionOptions {
             budget_bytes: None,
             programs: ProgramOptions::default(),
             page_cache: false,
-            command_buffers: true,
+            command_buffers: None,
         }
     }
 }

@@ -124,7 +124,10 @@ fn networks_are_right_with_recorded_launches_and_without() {
     let device = device::select("auto").unwrap();
     let records = device.extensions.iter().any(|e| e == "cl_khr_command_buffer");
     for command_buffers in [true, false] {
-        let options = ExecutorOptions { command_buffers, ..ExecutorOptions::default() };
+        let options = ExecutorOptions {
+            command_buffers: Some(command_buffers),
+            ..ExecutorOptions::default()
+        };
         networks_are_right(Small::default(), &options);
         let recorded = load_with(&path, &options).recorded_launches(3);
         assert_eq!(recorded, if command_buffers && records { 2 } else { 0 });

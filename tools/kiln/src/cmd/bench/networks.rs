@@ -32,9 +32,10 @@ pub struct Args {
     /// Only the launches, not the reading of weights
     #[arg(long)]
     pub no_io: bool,
-    /// Enqueue every launch by itself, also where the device has cl_khr_command_buffer
-    #[arg(long)]
-    pub no_command_buffers: bool,
+    /// Whether launches are recorded where the device has cl_khr_command_buffer, or enqueued one by
+    /// one [default: recorded, except on CPUs]
+    #[arg(long, value_name = "true|false")]
+    pub command_buffers: Option<bool>,
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
@@ -99,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = SessionOptions {
         device: args.device.clone(),
         programs: args.cache.programs(&[crate::cmd::prepare::NAME]),
-        command_buffers: !args.no_command_buffers,
+        command_buffers: args.command_buffers,
         ..SessionOptions::default()
     };
     let mut session = Session::open(&args.bundle, &options)?;
