@@ -16,7 +16,7 @@ use crate::json::ToJson;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
-use crate::session::{Init, Picture, Progress, Request, Session, SessionOptions};
+use crate::session::{ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
 
 mod args;
@@ -144,13 +144,14 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     }
     interrupt::listen();
     let bar = Bar::new();
-    let options = SessionOptions {
-        device: args.device.clone(),
+    let executor = ExecutorOptions {
         profiling: args.profile.is_some(),
         programs: args.cache.programs(prepare),
         page_cache: args.page_cache,
-        ..SessionOptions::default()
+        ..ExecutorOptions::default()
     };
+    let device = args.device.clone();
+    let options = SessionOptions { device, executor, ..SessionOptions::default() };
     let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
         bar.show("compiling kernels", done, kernels);
     })?;

@@ -79,8 +79,8 @@ pub struct ExecutorOptions {
     /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
     pub page_cache: bool,
     /// Whether launches are recorded once and replayed where the device has
-    /// `cl_khr_command_buffer`, or enqueued one by one. `None`: recorded, but not for CPUs, whose
-    /// drivers gain nothing (PoCL 3.1 takes up to a twentieth longer).
+    /// `cl_khr_command_buffer`, or enqueued one by one, as always when `profiling`. `None`:
+    /// recorded, but not for CPUs (PoCL 3.1 takes up to a twentieth longer).
     pub command_buffers: Option<bool>,
 }
 
@@ -267,12 +267,12 @@ impl Executor {
         stream.enter(network)?;
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
-        let mut steps = entry.steps.iter().enumerate();
-        while let Some((index, step)) = steps.next() {
+        let mut index = 0;
+        while let Some(step) = entry.steps.get(index) {
             if self.canceller.is_cancelled() {
                 return Err(RuntimeError::Cancelled);
             }
-            match step {
+            index += match step {
                 Step::Load { block, slot } => {
                     if self.lockstep {
                         self.finish()?;
@@ -281,19 +281,21 @@ impl Executor {
                     // A driver may keep launches back until it is told, and waiting does not tell it.
                     self.compute.flush().at("clFlush", || "the wait for a weight block")?;
                     stream.wait(*block, *slot, &|| is_running(&launched))?;
+                    1
                 }
                 Step::Free { block } => {
                     let last_use = self.marker()?;
                     // The thread that waits for the event cannot flush this queue.
                     self.compute.flush().at("clFlush", || "a freed slot")?;
                     stream.free(*block, last_use);
+                    1
                 }
-                Step::Gather(gather) => self.gather(gather)?,
-                Step::Dispatch(dispatch) => {
-                    let more = self.dispatch(dispatch, network, index)? - 1;
-                    steps.by_ref().take(more).for_each(drop);
+                Step::Gather(gather) => {
+                    self.gather(gather)?;
+                    1
                 }
-            }
+                Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
+            };
         }
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
     }
@@ -303,12 +305,12 @@ impl Executor {
     pub fn launch(&mut self, network: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
-        let mut steps = entry.steps.iter().enumerate();
-        while let Some((index, step)) = steps.next() {
-            if let Step::Dispatch(dispatch) = step {
-                let more = self.dispatch(dispatch, network, index)? - 1;
-                steps.by_ref().take(more).for_each(drop);
-            }
+        let mut index = 0;
+        while let Some(step) = entry.steps.get(index) {
+            index += match step {
+                Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
+                _ => 1,
+            };
         }
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
     }
@@ -325,7 +327,7 @@ impl Executor {
         marker.at("clEnqueueMarkerWithWaitList", || "the launches so far")
     }
 
-    /// Enqueues a launch, or all of the recording that it begins; how many launches that are.
+    /// Enqueues a launch, or all of the recording that it begins; how many steps that are.
     fn dispatch(
         &mut self,
         dispatch: &Dispatch,

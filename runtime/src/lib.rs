@@ -35,5 +35,7 @@ pub mod tensor;
 pub mod weights;
 
 pub use error::RuntimeError;
-pub use session::{Canceller, Picture, Progress, Request, Session, SessionOptions};
+pub use session::{
+    Canceller, ExecutorOptions, Picture, Progress, Request, Session, SessionOptions,
+};
 pub use tensor::{Tensor, Values};

@@ -13,10 +13,10 @@ use kiln_bundle::plan::{Network, Plan};
 
 use crate::device::{self, DeviceFacts};
 use crate::error::RuntimeError;
-use crate::executor::{Executor, ExecutorOptions, LaunchTime};
+use crate::executor::{Executor, LaunchTime};
 use crate::memory::Allocations;
 use crate::pipeline::tokenizer::Tokenizer;
-use crate::program::{ProgramOptions, ProgramOrigin};
+use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
 use crate::tensor::{self, port_bytes, port_elems};
 use crate::weights::Stream;
@@ -29,7 +29,7 @@ mod prepare;
 mod residency;
 mod roles;
 
-pub use crate::executor::Canceller;
+pub use crate::executor::{Canceller, ExecutorOptions};
 pub use generate::{DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
 
@@ -41,28 +41,16 @@ use residency::Residents;
 pub struct SessionOptions {
     /// `auto`, an index, or part of a name; see [`device::select`].
     pub device: String,
-    /// Whether every launch is timed; see [`Session::take_launch_times`].
-    pub profiling: bool,
-    /// Where compiled programs come from.
-    pub programs: ProgramOptions,
-    /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
-    pub page_cache: bool,
-    /// Whether launches are recorded once; see [`ExecutorOptions::command_buffers`].
-    pub command_buffers: Option<bool>,
     /// Most memory that the plan may promise to take; `None` leaves that to the plan.
     pub budget_bytes: Option<u64>,
+    /// How it is loaded on the device.
+    pub executor: ExecutorOptions,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        SessionOptions {
-            device: "auto".into(),
-            profiling: false,
-            budget_bytes: None,
-            programs: ProgramOptions::default(),
-            page_cache: false,
-            command_buffers: None,
-        }
+        let executor = ExecutorOptions::default();
+        SessionOptions { device: "auto".into(), budget_bytes: None, executor }
     }
 }
 
@@ -167,10 +155,7 @@ impl Session {
             [] => None,
             merges => Some(Tokenizer::from_merges(merges)?),
         };
-        let SessionOptions { profiling, page_cache, command_buffers, .. } = *options;
-        let programs = options.programs.clone();
-        let of_executor = ExecutorOptions { profiling, programs, page_cache, command_buffers };
-        let executor = Executor::load(Arc::clone(&bundle), &device, &of_executor, progress)?;
+        let executor = Executor::load(Arc::clone(&bundle), &device, &options.executor, progress)?;
         let residents = Residents::of(bundle.plan());
         let host = HostBuffers::of(bundle.plan());
         let load_seconds = started.elapsed().as_secs_f64();

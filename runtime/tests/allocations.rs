@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kiln_runtime::{Progress, Request, Session, SessionOptions};
+use kiln_runtime::{ExecutorOptions, Progress, Request, Session, SessionOptions};
 use small::Small;
 
 /// The system's allocator, which counts what is asked of it.
@@ -76,10 +76,15 @@ fn a_step_after_the_first_allocates_nothing() {
     let plain = Small::default();
     for small in [Small { batch: 1, ..Small::default() }, Small { staging_bytes: 64, ..plain }] {
         small.write(&path, &merges);
-        let mut session = Session::open(&path, &SessionOptions::default()).unwrap();
-        for (sampler, eta) in [("ddim", 0.0), ("ddim", 0.5), ("euler", 0.0), ("dpm++2m", 0.0)] {
-            let calls = calls_of_steps(&mut session, sampler, eta);
-            assert!(calls.iter().all(|&calls| calls == 0), "{sampler} {eta}: {calls:?}");
+        for command_buffers in [true, false] {
+            let command_buffers = Some(command_buffers);
+            let executor = ExecutorOptions { command_buffers, ..ExecutorOptions::default() };
+            let options = SessionOptions { executor, ..SessionOptions::default() };
+            let mut session = Session::open(&path, &options).unwrap();
+            for (sampler, eta) in [("ddim", 0.0), ("ddim", 0.5), ("euler", 0.0), ("dpm++2m", 0.0)] {
+                let calls = calls_of_steps(&mut session, sampler, eta);
+                assert!(calls.iter().all(|&calls| calls == 0), "{sampler} {eta}: {calls:?}");
+            }
         }
     }
     // The counter counts.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use kiln_runtime::program::cache::ProgramCache;
 use kiln_runtime::program::prepare::{self, PrepareCommand};
 use kiln_runtime::program::{ProgramOptions, ProgramOrigin};
-use kiln_runtime::{RuntimeError, Session, SessionOptions};
+use kiln_runtime::{ExecutorOptions, RuntimeError, Session, SessionOptions};
 use small::Small;
 
 struct Place {
@@ -34,7 +34,8 @@ impl Place {
     /// Opens the bundle, and evaluates a network if the programs are right.
     fn origin(&self, prepare: Option<PrepareCommand>) -> ProgramOrigin {
         let programs = ProgramOptions { cache: Some(self.cache()), prepare };
-        let options = SessionOptions { programs, ..SessionOptions::default() };
+        let executor = ExecutorOptions { programs, ..ExecutorOptions::default() };
+        let options = SessionOptions { executor, ..SessionOptions::default() };
         let mut session = Session::open(&self.bundle(), &options).unwrap();
         let tokens: Vec<i32> = (0..154).collect();
         let tensor = kiln_runtime::Tensor {

@@ -200,7 +200,7 @@ unsafe fn session_options(
         if !Path::new(folder).is_dir() {
             return Err(Failure::input(format!("the cache folder {folder} is not there")));
         }
-        own.programs.cache = Some(ProgramCache::new(folder));
+        own.executor.programs.cache = Some(ProgramCache::new(folder));
     }
     own.budget_bytes = (given.budget_bytes > 0).then_some(given.budget_bytes);
     let budget_bytes = own.budget_bytes.unwrap_or(u64::MAX);

@@ -5,7 +5,7 @@ use kiln_bundle::plan::{DType, Plan, Port};
 use kiln_bundle::whole;
 use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::npy;
-use kiln_runtime::session::{Session, SessionOptions};
+use kiln_runtime::session::{ExecutorOptions, Session, SessionOptions};
 use kiln_runtime::tensor::{Tensor, Values};
 use std::fs::File;
 use std::io::BufReader;
@@ -41,9 +41,10 @@ pub struct Args {
 
 /// Evaluates.
 pub fn run(args: Args) -> Result<()> {
+    let programs = args.cache.programs(&[super::prepare::NAME]);
     let options = SessionOptions {
         device: args.device.clone(),
-        programs: args.cache.programs(&[super::prepare::NAME]),
+        executor: ExecutorOptions { programs, ..ExecutorOptions::default() },
         ..SessionOptions::default()
     };
     let mut session = Session::open(&args.bundle, &options)?;

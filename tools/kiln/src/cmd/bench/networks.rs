@@ -6,7 +6,7 @@ use kiln_compiler::device::DeviceProfile;
 use kiln_kernels::DeviceClass;
 use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::probe::Probe;
-use kiln_runtime::session::{Session, SessionOptions};
+use kiln_runtime::session::{ExecutorOptions, Session, SessionOptions};
 use serde::Serialize;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -99,8 +99,11 @@ struct NetworkTimes {
 pub fn run(args: Args) -> Result<()> {
     let options = SessionOptions {
         device: args.device.clone(),
-        programs: args.cache.programs(&[crate::cmd::prepare::NAME]),
-        command_buffers: args.command_buffers,
+        executor: ExecutorOptions {
+            programs: args.cache.programs(&[crate::cmd::prepare::NAME]),
+            command_buffers: args.command_buffers,
+            ..ExecutorOptions::default()
+        },
         ..SessionOptions::default()
     };
     let mut session = Session::open(&args.bundle, &options)?;
