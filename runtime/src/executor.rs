@@ -80,16 +80,8 @@ pub struct ExecutorOptions {
     pub page_cache: bool,
     /// Whether launches are recorded once and replayed where the device has
     /// `cl_khr_command_buffer`, or enqueued one by one, as always when `profiling`. `None`:
-    /// recorded, but not for CPUs (PoCL 3.1 takes up to a twentieth longer).
+    /// recorded if the driver can, but not for CPUs (PoCL 3.1 takes up to a twentieth longer).
     pub command_buffers: Option<bool>,
-}
-
-impl ExecutorOptions {
-    fn records(&self, device: &DeviceFacts) -> bool {
-        let wanted = self.command_buffers.unwrap_or(device.device_type != DeviceType::Cpu);
-        // A launch is timed by itself.
-        wanted && !self.profiling
-    }
 }
 
 /// A plan on a device, ready to run.
@@ -111,8 +103,8 @@ pub struct Executor {
     /// Whether the page cache may keep the weights.
     page_cache: bool,
     canceller: Canceller,
-    /// Whether launches are recorded where the device can.
-    records: bool,
+    /// As in the options.
+    command_buffers: Option<bool>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Event)>>,
     programs: ProgramOrigin,
@@ -136,7 +128,7 @@ impl Executor {
         options: &ExecutorOptions,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Executor, RuntimeError> {
-        let ExecutorOptions { profiling, page_cache, .. } = *options;
+        let ExecutorOptions { profiling, page_cache, command_buffers, .. } = *options;
         let plan = bundle.plan();
         device.meets(plan)?;
         let bindings = Bindings::resolve(plan)?;
@@ -161,7 +153,7 @@ impl Executor {
             lockstep: device.platform == "Oclgrind",
             device: device.clone(),
             page_cache,
-            records: options.records(device),
+            command_buffers,
             canceller: Canceller::default(),
             launches: profiling.then(Vec::new),
             programs,
@@ -186,19 +178,29 @@ impl Executor {
         )?);
         let (bundle, lockstep) = (Arc::clone(&self.bundle), self.lockstep);
         let weights = Weights::new(bundle, Arc::clone(&memory), reading, lockstep, self.page_cache);
-        let recordings = match self.records {
-            true => Recordings::of(&Parts {
-                device: &self.device,
-                queue: &self.compute,
-                plan: self.bundle.plan(),
-                kernels: &self.kernels,
-                bindings: &self.bindings,
-                memory: &memory,
-            }),
-            false => Recordings::default(),
-        };
+        let recordings = self.record(&memory)?;
         self.loaded = Some(Loaded { recordings, weights: Arc::new(weights), memory });
         Ok(())
+    }
+
+    fn record(&self, memory: &DeviceMemory) -> Result<Recordings, RuntimeError> {
+        let wanted = self.command_buffers.unwrap_or(self.device.device_type != DeviceType::Cpu);
+        if !wanted || self.launches.is_some() {
+            return Ok(Recordings::default());
+        }
+        let recordings = Recordings::of(&Parts {
+            device: &self.device,
+            queue: &self.compute,
+            plan: self.bundle.plan(),
+            kernels: &self.kernels,
+            bindings: &self.bindings,
+            memory,
+        });
+        match self.command_buffers {
+            Some(_) => recordings,
+            // A driver that lists the extension and then refuses is treated as one without.
+            None => Ok(recordings.unwrap_or_default()),
+        }
     }
 
     /// Frees everything on the device but the kernels, until the next stream starts. No stream

@@ -2,8 +2,7 @@
 //! device has it.
 //!
 //! Between two waits for weights a plan's launches and their arguments are always the same, so
-//! each run of them is recorded once, when the memory is there. A driver that lists the extension
-//! and then refuses is treated as one without.
+//! each run of them is recorded once, when the memory is there.
 #![allow(unsafe_code)]
 // A device cannot be told why a program ended: what may fail here is an error, never a panic.
 #![cfg_attr(
@@ -18,7 +17,7 @@
 )]
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, c_void};
 use std::mem::transmute;
 use std::ptr;
 
@@ -61,23 +60,23 @@ pub(crate) struct Parts<'a> {
 pub(crate) struct Recordings(HashMap<(usize, usize), Recording>);
 
 impl Recordings {
-    /// Records every run of launches; none where the device or its driver cannot.
-    pub(crate) fn of(parts: &Parts) -> Recordings {
-        let Some(api) = Api::of(parts.device) else { return Recordings::default() };
+    /// Records every run of launches; none where the device has no command buffers.
+    ///
+    /// Errors: `OpenCl`, of a driver that lists the extension and then refuses.
+    pub(crate) fn of(parts: &Parts) -> Result<Recordings, RuntimeError> {
+        let Some(api) = Api::of(parts.device) else { return Ok(Recordings::default()) };
         let mut recordings = HashMap::new();
         for (network, entry) in parts.plan.networks.iter().enumerate() {
             let mut first = 0;
             for run in entry.steps.chunk_by(|a, b| is_launch(a) && is_launch(b)) {
                 if run.len() >= FEWEST_LAUNCHES {
-                    match Recording::of(&api, parts, network, first, run) {
-                        Ok(recording) => recordings.insert((network, first), recording),
-                        Err(_) => return Recordings::default(),
-                    };
+                    let recording = Recording::of(&api, parts, network, first, run)?;
+                    recordings.insert((network, first), recording);
                 }
                 first += run.len();
             }
         }
-        Recordings(recordings)
+        Ok(Recordings(recordings))
     }
 
     /// Enqueues the recording that starts with a step; how many launches it has, 0 if there is
@@ -255,18 +254,13 @@ fn create(api: &Api, queue: &CommandQueue) -> Result<cl_command_buffer_khr, ClEr
     status(code).map(|()| buffer)
 }
 
-/// Another kernel of the same function.
+/// A copy of a launch's kernel.
 fn own_kernel(parts: &Parts, dispatch: &Dispatch) -> Result<Kernel, RuntimeError> {
-    let at = || dispatch.name.as_str();
     let index = dispatch.kernel.index();
-    let kernels = parts.kernels.get(index).zip(parts.plan.kernels.get(index));
-    let (kernel, entry) =
-        kernels.ok_or_else(|| RuntimeError::Plan(format!("there is no kernel {index}")))?;
-    let name = CString::new(entry.entry.as_str())
-        .map_err(|_| RuntimeError::Plan(format!("a NUL in the name of kernel {index}")))?;
-    let program = kernel.program().at("clGetKernelInfo", at)?;
-    let created = cl3::kernel::create_kernel(program, &name).map_err(ClError);
-    Ok(Kernel::new(created.at("clCreateKernel", at)?))
+    let kernel = parts.kernels.get(index);
+    let kernel = kernel.ok_or_else(|| RuntimeError::Plan(format!("there is no kernel {index}")))?;
+    let copy = cl3::kernel::clone_kernel(kernel.get()).map_err(ClError);
+    Ok(Kernel::new(copy.at("clCloneKernel", || dispatch.name.as_str())?))
 }
 
 fn status(code: i32) -> Result<(), ClError> {
