@@ -24,6 +24,9 @@ const MOST_PARTS: usize = 16;
 /// A launch, and a pass over the partial sums, in units of the cost of one element of a tile.
 const LAUNCH_COST: f64 = 100_000.0;
 
+/// The narrowest tile: two steps of the tensor cores' columns.
+const NARROW_COLUMNS: usize = 16;
+
 /// A work-group's tile and its warps.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Tile {
@@ -35,12 +38,14 @@ struct Tile {
 }
 
 /// Shares as an H200 has them (`kiln tune --each`). Widths of 80 divide the channels of the networks, multiples of 320, without a rest.
-const TILES: [Tile; 5] = [
+/// The narrowest is for the last convolution of a network, to three or four channels.
+const TILES: [Tile; 6] = [
     Tile { rows: 128, columns: 128, warps: [2, 2], share: 1.0 },
     Tile { rows: 128, columns: 80, warps: [4, 1], share: 0.86 },
     Tile { rows: 128, columns: 64, warps: [2, 2], share: 0.83 },
     Tile { rows: 64, columns: 80, warps: [4, 1], share: 0.58 },
     Tile { rows: 64, columns: 64, warps: [2, 2], share: 0.56 },
+    Tile { rows: 128, columns: NARROW_COLUMNS, warps: [4, 1], share: 0.32 },
 ];
 
 /// The tiles' rows and columns, for those who try them all.
@@ -165,7 +170,10 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
         (tile.rows, tile.columns) == (target.tile_rows as usize, target.tile_columns as usize)
     };
     // A pair of gates stands beside each pair of columns.
-    let fits = |tile: &&Tile| !gated || tile.columns.is_multiple_of(32);
+    let fits = |tile: &&Tile| match tile.columns {
+        NARROW_COLUMNS => contraction.n <= NARROW_COLUMNS && !gated,
+        columns => !gated || columns.is_multiple_of(32),
+    };
     let only = TILES.iter().find(named).filter(fits);
     let tiles = TILES.iter().filter(fits).filter(|tile| only.is_none_or(|only| *tile == only));
     let range = match target.sum_parts as usize {
