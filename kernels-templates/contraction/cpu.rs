@@ -107,7 +107,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .iter()
         .map(|s| (s.channels * g.pixel_factor) as u64 * s.dtype.size_bytes())
         .sum();
-    let splits = contraction.panel_splits(tile.width);
+    let splits = contraction.panel_splits(tile.width, target.compute_units as usize);
     let panels = splits.iter().map(|s| s.units).max().unwrap_or(1);
     let span = span(contraction, tile, panels, target);
     let step_bytes = tile.width * contraction.weight_dtype.size_bytes() as usize;

@@ -60,7 +60,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .set("tk", &DEPTH)
         .set("steps", &(taps * chunks))
         .set("aligned", &contraction.out_n.is_multiple_of(4));
-    let splits = contraction.panel_splits(tn);
+    let splits = contraction.panel_splits(tn, 1);
     let (columns, rows) = (tn as u64 / 8, tm as u64 / 8);
     let tiles = (contraction.m() as u64).div_ceil(tm as u64);
     let mut launches = contraction.launches(

@@ -253,7 +253,7 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
     let parts = steps.div_ceil(steps.div_ceil(parts));
     let bytes = panel.len as u64;
     let out_width = contraction.out_width(tile.columns);
-    let splits = |most| contraction.unit_splits(panels, tile.columns, out_width, bytes, most);
+    let splits = |most| contraction.unit_splits(panels, tile.columns, out_width, bytes, most, 1);
     let whole = splits(u64::MAX);
     let splits = splits(contraction.problem.max_weight_bytes);
     let (threads, tiles) = (tile.threads() as u64, (windows * tiles) as u64);

@@ -84,7 +84,7 @@ fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result
         .set("rows", &rows)
         .set("run", &run)
         .set("aligned", &contraction.out_n.is_multiple_of(4));
-    let splits = contraction.panel_splits(width);
+    let splits = contraction.panel_splits(width, 1);
     let tiles = contraction.m().div_ceil(rows) as u64;
     let (template, entry) = match run {
         0 => (TEMPLATE, "contraction_tiled_mobile"),

@@ -391,11 +391,11 @@ impl<'a> Contraction<'a> {
         Ok(splits.iter().map(launch).collect())
     }
 
-    /// The ranges of panels that each launch reads.
-    pub fn panel_splits(&self, width: usize) -> Vec<Split> {
+    /// The ranges of panels that each launch reads; `workers` is how many compute panels side by side.
+    pub fn panel_splits(&self, width: usize, workers: usize) -> Vec<Split> {
         let panels = crate::packing::panel_count(self.n, width, self.gated());
         let (bytes, most) = (self.panel_bytes(width), self.problem.max_weight_bytes);
-        self.unit_splits(panels, width, self.out_width(width), bytes, most)
+        self.unit_splits(panels, width, self.out_width(width), bytes, most, workers)
     }
 
     /// Stored columns of a panel of `width` accumulator columns.
@@ -409,10 +409,10 @@ impl<'a> Contraction<'a> {
         let most = self.problem.max_weight_bytes;
         if self.gated() {
             let bytes = self.n as u64 * self.panel_bytes(1);
-            let one = self.unit_splits(1, self.n, self.out_n, bytes, most);
+            let one = self.unit_splits(1, self.n, self.out_n, bytes, most, 1);
             return (bytes <= most).then_some(one);
         }
-        Some(self.unit_splits(self.n, 1, 1, self.panel_bytes(1), most))
+        Some(self.unit_splits(self.n, 1, 1, self.panel_bytes(1), most, 1))
     }
 
     /// Bytes of the weights of `width` columns, scales included.
@@ -430,10 +430,11 @@ impl<'a> Contraction<'a> {
         out_width: usize,
         weight_bytes: u64,
         max_bytes: u64,
+        workers: usize,
     ) -> Vec<Split> {
         let bias_dtype = self.bias().map(|i| self.problem.inputs[i].ty.dtype);
         let bias_bytes = bias_dtype.map_or(0, |d| width as u64 * d.size_bytes());
-        splits(units, width, out_width, weight_bytes, bias_bytes, max_bytes)
+        splits(units, width, out_width, weight_bytes, bias_bytes, max_bytes, workers)
     }
 
     /// The one thread-per-element lowering: `naive` of both ops.

@@ -41,7 +41,7 @@ const ALIGNMENT_BYTES: u64 = 128;
 
 /// Splits `units`, each `width` accumulator and `out_width` stored columns wide, so that no launch
 /// reads more than `max_bytes` of weights; at least one unit each. Launches are as equal as the
-/// alignment of their regions allows.
+/// alignment of their regions allows, and of a multiple of `workers` units where there is room for it.
 pub fn splits(
     units: usize,
     width: usize,
@@ -49,6 +49,7 @@ pub fn splits(
     weight_bytes: u64,
     bias_bytes: u64,
     max_bytes: u64,
+    workers: usize,
 ) -> Vec<Split> {
     let most = (max_bytes / weight_bytes.max(1)).clamp(1, units as u64) as usize;
     let aligned = |n: &usize| {
@@ -56,6 +57,8 @@ pub fn splits(
             && (*n as u64 * bias_bytes).is_multiple_of(ALIGNMENT_BYTES)
     };
     let quantum = (1..=128).find(aligned).unwrap_or(1);
+    let shared = quantum.next_multiple_of(workers.max(1));
+    let quantum = if most >= shared && aligned(&shared) { shared } else { quantum };
     let even = units.div_ceil(units.div_ceil(most));
     let step = if even == units {
         units
@@ -90,7 +93,7 @@ mod tests {
         for (units, weight, bias, max) in
             [(10, 1000, 128, 3000), (7, 64, 64, 1 << 20), (9, 4096, 64, 8192), (3, 50, 0, 10)]
         {
-            let list = splits(units, 32, 32, weight, bias, max);
+            let list = splits(units, 32, 32, weight, bias, max, 2);
             assert_eq!(list.iter().map(|s| s.units).sum::<usize>(), units);
             let mut next = (0, 0);
             for split in &list {
@@ -103,8 +106,18 @@ mod tests {
 
     #[test]
     fn regions_are_aligned_where_the_limit_allows() {
-        let list = splits(64, 32, 32, 64 * 77, 64, 64 * 77 * 9);
+        let list = splits(64, 32, 32, 64 * 77, 64, 64 * 77 * 9, 1);
         assert!(list.len() > 1);
         assert!(list.iter().all(|s| s.weight_range.0 % 128 == 0 && s.bias_range.0 % 128 == 0));
+    }
+
+    #[test]
+    fn launches_give_each_worker_as_much() {
+        let units = |workers| -> Vec<_> {
+            splits(40, 32, 32, 128, 128, 5 * 128, workers).iter().map(|s| s.units).collect()
+        };
+        assert_eq!(units(1), [5; 8]);
+        assert_eq!(units(2), [4; 10]);
+        assert_eq!(units(8), [5; 8]);
     }
 }

@@ -177,7 +177,8 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
         .with_sources(vec![source], geometry);
     let tiles = Tiles::new(&inner, &layout, transform)?;
     let mut launches = Vec::new();
-    for (index, split) in inner.panel_splits(width).iter().enumerate() {
+    let workers = target.compute_units as usize;
+    for (index, split) in inner.panel_splits(width, workers).iter().enumerate() {
         for first in (0..layout.blocks).step_by(layout.stripe) {
             let blocks = layout.stripe.min(layout.blocks - first);
             if index == 0 || layout.stripe < layout.blocks {
