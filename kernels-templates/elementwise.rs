@@ -6,7 +6,8 @@ use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 
 /// Vector types and arithmetic, in front of every vectorised template.
-pub(crate) const VECTOR: &str = include_str!("vector.cl.tera");
+pub(crate) const VECTOR: &str =
+    concat!(include_str!("exp.cl.tera"), include_str!("vector.cl.tera"));
 /// Of what a later work-item of a CPU needs, in front of those whose runs in memory are short.
 pub(crate) const FETCH: &str = include_str!("fetch.cl.tera");
 const LOOP: &str = include_str!("elementwise.cl.tera");

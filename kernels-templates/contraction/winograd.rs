@@ -15,8 +15,11 @@ use kiln_ir::{DType, Op};
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::sync::Arc;
 
-const PATCHES: &str =
-    concat!(include_str!("vector.cl.tera"), include_str!("winograd_patches.cl.tera"));
+const PATCHES: &str = concat!(
+    include_str!("vector.cl.tera"),
+    include_str!("../exp.cl.tera"),
+    include_str!("winograd_patches.cl.tera")
+);
 const TILES: &str = concat!(
     include_str!("vector.cl.tera"),
     include_str!("tile.cl.tera"),
