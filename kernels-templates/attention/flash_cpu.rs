@@ -6,23 +6,47 @@ use crate::launch::{cpu, floating};
 use crate::{Lowering, Problem, Target};
 use anyhow::Result;
 
-/// Vectors of queries that are computed together.
-const VECTORS: usize = 3;
-
-/// Keys or channels of a register tile: with [`VECTORS`], what the 32 registers of AVX-512 hold, and
-/// the 16 of AVX2 and SSE.
-const fn rows(v: usize) -> usize {
-    if v == 16 { 8 } else { 4 }
+/// The register tiles and what the caches hold of their operands.
+struct Tiling {
+    /// Vectors of queries that are computed together.
+    vectors: usize,
+    /// Keys of a tile of scores, and channels of a tile of outputs.
+    rows: usize,
+    channels: usize,
+    /// Bytes of a block of keys and values, and the most keys of it: long loops over keys against
+    /// a first cache that holds most of the block.
+    block_bytes: usize,
+    most_keys: usize,
+    /// Bytes of queries and outputs that a work-item keeps: a part of a core's second cache.
+    tile_bytes: usize,
 }
 
-/// Bytes of queries and outputs that a work-item keeps: a part of a core's second cache.
-const TILE_BYTES: usize = 192 << 10;
+impl Tiling {
+    /// By what the 32 registers of AVX-512 hold, and the 16 of AVX2 and SSE.
+    fn of(v: usize) -> Self {
+        match v {
+            16 => Self {
+                vectors: 4,
+                rows: 6,
+                channels: 4,
+                block_bytes: 48 << 10,
+                most_keys: 96,
+                tile_bytes: 128 << 10,
+            },
+            _ => Self {
+                vectors: 3,
+                rows: 4,
+                channels: 4,
+                block_bytes: 16 << 10,
+                most_keys: 64,
+                tile_bytes: 192 << 10,
+            },
+        }
+    }
+}
 
-/// Bytes of a block of keys and values, of which the first cache holds the most, and the fewest and
-/// most keys of it.
-const BLOCK_BYTES: usize = 16 << 10;
+/// The fewest keys of a block.
 const FEWEST_KEYS: usize = 16;
-const MOST_KEYS: usize = 64;
 
 /// Elements between copied rows beyond their length, so that columns of them do not share the sets of a
 /// cache.
@@ -33,8 +57,8 @@ pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
 }
 
 /// Queries of a work-item: what fits its cache, but enough work-items for all units.
-fn tile(e: &Extents, dp: usize, lanes: usize, units: usize) -> usize {
-    let fits = TILE_BYTES / (4 * (e.d + dp));
+fn tile(e: &Extents, dp: usize, lanes: usize, tile_bytes: usize, units: usize) -> usize {
+    let fits = tile_bytes / (4 * (e.d + dp));
     let shared = (e.n * e.heads * e.lq).div_ceil(8 * units);
     let most = fits.min(shared).min(e.lq).max(1);
     e.lq.div_ceil(e.lq.div_ceil(most)).next_multiple_of(lanes)
@@ -43,11 +67,12 @@ fn tile(e: &Extents, dp: usize, lanes: usize, units: usize) -> usize {
 pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let v = target.vector_width as usize;
-    let (lanes, rows) = (VECTORS * v, rows(v));
-    let dp = e.d.next_multiple_of(rows);
-    let most = (BLOCK_BYTES / (8 * e.d)).clamp(FEWEST_KEYS, MOST_KEYS);
+    let Tiling { vectors, rows, channels, block_bytes, most_keys, tile_bytes } = Tiling::of(v);
+    let lanes = vectors * v;
+    let dp = e.d.next_multiple_of(channels);
+    let most = (block_bytes / (8 * e.d)).clamp(FEWEST_KEYS, most_keys);
     let block = e.lk.div_ceil(e.lk.div_ceil(most)).next_multiple_of(rows);
-    let tile = tile(&e, dp, lanes, target.compute_units.max(1) as usize);
+    let tile = tile(&e, dp, lanes, tile_bytes, target.compute_units.max(1) as usize);
     let call = e
         .call(problem)
         .flops(2 * e.flops())
@@ -55,9 +80,10 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
         .set("FV", &format!("float{v}"))
         .set("IV", &format!("int{v}"))
         .set("aligned", &false)
-        .set("vectors", &VECTORS)
+        .set("vectors", &vectors)
         .set("lanes", &lanes)
         .set("rows", &rows)
+        .set("tile_channels", &channels)
         .set("tile", &tile)
         .set("block", &block)
         .set("dp", &dp)
