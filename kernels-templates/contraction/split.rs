@@ -56,9 +56,9 @@ pub fn splits(
         (*n as u64 * weight_bytes).is_multiple_of(ALIGNMENT_BYTES)
             && (*n as u64 * bias_bytes).is_multiple_of(ALIGNMENT_BYTES)
     };
-    let quantum = (1..=128).find(aligned).unwrap_or(1);
-    let shared = quantum.next_multiple_of(workers.max(1));
-    let quantum = if most >= shared && aligned(&shared) { shared } else { quantum };
+    let quantum = |of: usize| (1..=128).find(|n: &usize| n.is_multiple_of(of) && aligned(n));
+    let shared = quantum(workers).filter(|n| *n <= most);
+    let quantum = shared.or(quantum(1)).unwrap_or(1);
     let even = units.div_ceil(units.div_ceil(most));
     let step = if even == units {
         units

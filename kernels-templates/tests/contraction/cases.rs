@@ -4,7 +4,7 @@ use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, TensorType};
-use kiln_kernels::Operand;
+use kiln_kernels::{Operand, Problem};
 
 /// An op with the shapes and storage types of its operands.
 #[derive(Clone)]
@@ -13,6 +13,25 @@ pub struct Case {
     pub inputs: Vec<Operand>,
     pub max_weight_bytes: u64,
     pub max_scratch_bytes: u64,
+}
+
+impl Case {
+    /// The type of the op's result.
+    pub fn output(&self) -> TensorType {
+        let types: Vec<_> = self.inputs.iter().map(|i| &i.ty).collect();
+        self.op.infer(&types).unwrap()
+    }
+
+    /// What a kernel is asked for, with the [`output`](Self::output) of this case.
+    pub fn problem<'a>(&'a self, output: &'a TensorType) -> Problem<'a> {
+        Problem {
+            op: &self.op,
+            inputs: &self.inputs,
+            output,
+            max_weight_bytes: self.max_weight_bytes,
+            max_scratch_bytes: self.max_scratch_bytes,
+        }
+    }
 }
 
 /// Storage types of a case.

@@ -36,13 +36,7 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
     let tensors: Vec<_> =
         case.inputs.iter().zip(&values).map(|(i, v)| Tensor::new(&i.ty.shape, v.clone())).collect();
     let expected = case.op.eval(&tensors.iter().collect::<Vec<_>>());
-    let problem = Problem {
-        op: &case.op,
-        inputs: &case.inputs,
-        output: &output,
-        max_weight_bytes: case.max_weight_bytes,
-        max_scratch_bytes: case.max_scratch_bytes,
-    };
+    let problem = case.problem(&output);
     let normalized = matches!(&case.op, Op::Conv2d(op) if op.prologue.is_some());
     // What is multiplied is up to 1, normalized up to 1 * 1 + 1.
     let largest = if normalized { 2.0 } else { 1.0 };

@@ -5,7 +5,7 @@ use crate::check::{check, check_all, check_everywhere, other_targets};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{DType, Op};
-use kiln_kernels::{Problem, Target, candidates};
+use kiln_kernels::{Target, candidates};
 
 #[test]
 fn conv2d_shapes() {
@@ -72,15 +72,8 @@ fn winograd_in_stripes() {
     let split = Case { max_weight_bytes: 300_000, ..whole.clone() };
     let narrow = Target { vector_width: 8, tile_rows: 6, tile_columns: 16, ..Target::cpu() };
     for (target, case) in [(Target::cpu(), split), (narrow, whole)] {
-        let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
-        let output = case.op.infer(&types).unwrap();
-        let problem = Problem {
-            op: &case.op,
-            inputs: &case.inputs,
-            output: &output,
-            max_weight_bytes: case.max_weight_bytes,
-            max_scratch_bytes: case.max_scratch_bytes,
-        };
+        let output = case.output();
+        let problem = case.problem(&output);
         let winograd = &candidates(&problem, &target)[0];
         let launches = (winograd.lower)(&problem, &target).unwrap().launches.len();
         assert!(winograd.name == "winograd4" && launches > 2, "{launches} of {}", winograd.name);

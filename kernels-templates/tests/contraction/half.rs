@@ -200,18 +200,8 @@ fn contractions_in_halves() {
 /// What is not stored in FP16 is multiplied in FP32, and so is all without half arithmetic.
 #[test]
 fn values_of_other_types_are_multiplied_in_float() {
-    let first = |target: &Target, case: &Case| {
-        let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
-        let output = case.op.infer(&types).unwrap();
-        let problem = Problem {
-            op: &case.op,
-            inputs: &case.inputs,
-            output: &output,
-            max_weight_bytes: u64::MAX,
-            max_scratch_bytes: u64::MAX,
-        };
-        candidates(&problem, target)[0].name
-    };
+    let first =
+        |target: &Target, case: &Case| candidates(&case.problem(&case.output()), target)[0].name;
     let case = |storage| matmul(4, &[64], 8, Epilogue::default(), storage);
     let half = Target::mobile_half();
     assert_eq!(first(&half, &case(HALF)), "tiled_mobile_half");

@@ -7,7 +7,7 @@ use kiln_ir::DType;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_kernels::contraction::mma;
-use kiln_kernels::{Problem, Target, candidates};
+use kiln_kernels::{Target, candidates};
 
 /// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
 /// parts.
@@ -49,35 +49,16 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// Checks one part of the cases, of three: NVIDIA's driver compiles for seconds a kernel, and parts may
-/// run side by side. Without tensor cores, what they do takes a thousand times as long, and fewer are run.
-fn check_part(part: usize) {
+#[test]
+fn contractions_of_whole_parts() {
+    // Without tensor cores, what they do takes a thousand times as long.
     let step = if Runner::shared().vendor().contains("NVIDIA") { 1 } else { 7 };
-    for case in cases().iter().step_by(step).skip(part).step_by(3) {
-        let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
-        let output = case.op.infer(&types).unwrap();
-        let inputs = &case.inputs;
-        let (max_weight_bytes, max_scratch_bytes) = (case.max_weight_bytes, case.max_scratch_bytes);
-        let problem =
-            Problem { op: &case.op, inputs, output: &output, max_weight_bytes, max_scratch_bytes };
+    for case in cases().iter().step_by(step) {
+        let output = case.output();
+        let problem = case.problem(&output);
         assert_eq!(candidates(&problem, &Target::nvidia())[0].name, "mma", "{problem}");
         check(&Target::nvidia(), case, 1);
     }
-}
-
-#[test]
-fn contractions_of_whole_parts() {
-    check_part(0);
-}
-
-#[test]
-fn contractions_of_whole_parts_continued() {
-    check_part(1);
-}
-
-#[test]
-fn contractions_of_whole_parts_concluded() {
-    check_part(2);
 }
 
 /// Their best variant on other GPUs.
@@ -86,15 +67,31 @@ fn contractions_of_whole_parts_elsewhere() {
     cases().iter().step_by(9).for_each(|case| check(&Target::gpu(), case, 1));
 }
 
-/// Every tile with one of the cases in FP16, and with another.
+/// Every tile in FP32 and in FP16, its sums in one part or in two.
 #[test]
 fn every_tile() {
-    let cases = cases();
+    let e = epilogue(true, Some(4), Activation::Silu, true);
+    let conv = Conv2d { epilogue: e.clone(), ..same(3, 1) };
     for (index, (tile_rows, tile_columns)) in mma::tiles().enumerate() {
         let sum_parts = index as u32 % 2 + 1;
         let target = Target { tile_rows, tile_columns, sum_parts, ..Target::nvidia() };
-        for case in [&cases[26 + index], &cases[index * 3 % 10]] {
-            check(&target, case, 1);
+        // The narrowest is for no more columns than it has.
+        let columns = if tile_columns < 64 { 3 } else { 100 };
+        for storage in [PLAIN, STORAGES[3]] {
+            for case in [
+                matmul(130, &[512], columns, e.clone(), storage),
+                conv2d(conv.clone(), [2, 5, 7], &[64], columns, storage),
+            ] {
+                let output = case.output();
+                let launch = &mma::lower(&case.problem(&output), &target).unwrap().launches[0];
+                let rows = output.elem_count() / columns;
+                let tiles =
+                    [rows.div_ceil(tile_rows as usize), columns.div_ceil(tile_columns as usize)];
+                // Of four warps each.
+                let work_items = [128 * tiles[0] as u64, tiles[1] as u64, sum_parts.into()];
+                assert_eq!(launch.global, work_items, "{tile_rows}x{tile_columns}");
+                check(&target, &case, 1);
+            }
         }
     }
 }
@@ -110,17 +107,10 @@ fn partial_sums_fit_the_scratch_memory() {
         conv2d(Conv2d { prologue: Some(IDENTITY), ..same(3, 1) }, [1, 64, 64], &[320], 320, half),
     ];
     for case in cases {
-        let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
-        let output = case.op.infer(&types).unwrap();
+        let output = case.output();
         let scratch_bytes = |max_scratch_bytes| {
-            let problem = Problem {
-                op: &case.op,
-                inputs: &case.inputs,
-                output: &output,
-                max_weight_bytes: u64::MAX,
-                max_scratch_bytes,
-            };
-            let lowering = mma::lower(&problem, &Target::nvidia()).unwrap();
+            let case = Case { max_scratch_bytes, ..case.clone() };
+            let lowering = mma::lower(&case.problem(&output), &Target::nvidia()).unwrap();
             lowering.scratch_bytes.iter().sum::<u64>()
         };
         let most = scratch_bytes(u64::MAX);

@@ -6,9 +6,12 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod half;
+mod values;
+
+use values::decode;
+pub use values::{Tolerance, compare, random, stored};
 
 use kiln_ir::{DType, Op, Tensor, TensorType};
-use kiln_kernels::packing::encode;
 use kiln_kernels::{Argument, DeviceClass, Launch, Lowering, Operand, Packing, Problem, Target};
 use opencl3::command_queue::CommandQueue;
 use opencl3::context::Context;
@@ -295,63 +298,11 @@ fn numbered(source: &str) -> String {
     source.lines().enumerate().map(|(i, l)| format!("{:4} {l}\n", i + 1)).collect()
 }
 
-fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    match dtype {
-        DType::F16 => bytes
-            .chunks_exact(2)
-            .map(|b| ::half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
-}
-
-/// `values` rounded to a storage type.
-pub fn stored(dtype: DType, values: &[f32]) -> Vec<f32> {
-    match dtype {
-        DType::F16 => decode(dtype, &encode(dtype, values.iter().copied())),
-        _ => values.to_vec(),
-    }
-}
-
-/// `count` values spread evenly over `[-1, 1)`, the same for a seed on every machine.
-pub fn random(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 /// The targets whose kernels are tested on every device: all of them are legal OpenCL C.
 pub fn targets() -> Vec<Target> {
     let mobile = Target { class: DeviceClass::MobileGpu, max_work_group: 128, ..Target::gpu() };
     let narrow = Target { vector_width: 8, ..Target::cpu() };
     vec![Target::cpu(), narrow, Target::gpu(), Target::nvidia(), mobile]
-}
-
-/// Allowed difference `abs + rel * |reference|` of the arithmetic in `f32`; rounding of a 16-bit
-/// output is added by [`check`].
-#[derive(Clone, Copy)]
-pub struct Tolerance {
-    /// Absolute part.
-    pub abs: f32,
-    /// Relative part.
-    pub rel: f32,
-}
-
-impl Tolerance {
-    /// `flash_mma` rounds the weights of attention to FP16, to 2^-11 of themselves at most; they add
-    /// up to 1.
-    fn of_variant(self, variant: &str, storage: DType, values: &[Vec<f32>]) -> Self {
-        if !variant.starts_with("flash_mma") || storage != DType::F16 {
-            return self;
-        }
-        let largest = values.iter().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
-        Self { abs: self.abs + largest / 2048.0, ..self }
-    }
 }
 
 /// Runs every variant of `op` for every target and storage type on random inputs of these
@@ -475,28 +426,5 @@ fn check_limits(lowering: &Lowering, target: &Target, what: &str) {
         for (global, local) in launch.global.iter().zip(local) {
             assert_eq!(global % local, 0, "{what}: work-groups fill {:?}", launch.global);
         }
-    }
-}
-
-/// Panics with the worst element if any differs by more than the tolerance.
-pub fn compare(found: &[f32], expected: &[f32], dtype: DType, tolerance: Tolerance, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}: element count");
-    let (half_abs, half_rel) =
-        if dtype == DType::F16 { (3e-8, 4.9e-4) } else { (f32::MIN_POSITIVE, 0.0) };
-    let excess = |i: usize| {
-        let allowed = tolerance.abs + half_abs + (tolerance.rel + half_rel) * expected[i].abs();
-        let ratio = (found[i] - expected[i]).abs() / allowed;
-        if ratio.is_nan() { f32::INFINITY } else { ratio }
-    };
-    let worst = (0..found.len()).max_by(|a, b| excess(*a).total_cmp(&excess(*b)));
-    if let Some(i) = worst.filter(|i| excess(*i) > 1.0) {
-        let bad = (0..found.len()).filter(|i| excess(*i) > 1.0).count();
-        panic!(
-            "{what}: {bad} of {} elements differ, worst {i}: {}, expected {} ({} times allowed)",
-            found.len(),
-            found[i],
-            expected[i],
-            excess(i)
-        );
     }
 }
