@@ -166,15 +166,8 @@ pub struct Lowering {
 /// The inputs whose memory the output of a lowering may take: those it names, and the residual of a
 /// contraction, each element of which is read where it is added and stored.
 pub fn in_place(problem: &Problem, lowering: &Lowering) -> Vec<usize> {
-    let residual = match problem.op {
-        Op::Conv2d(op) => op.epilogue.residual,
-        Op::Matmul(op) => op.epilogue.residual,
-        Op::Chain(chain) => chain.residual(),
-        _ => false,
-    };
-    let last = residual.then(|| problem.inputs.len() - 1);
     let same = |index: &usize| problem.inputs[*index].ty == *problem.output;
-    lowering.in_place.iter().copied().chain(last).filter(same).collect()
+    lowering.in_place.iter().copied().chain(problem.op.residual()).filter(same).collect()
 }
 
 /// One way to compute an op.

@@ -12,7 +12,7 @@ use kiln_kernels::{contraction::BLOCKS, quantize::relative_error};
 use std::collections::BTreeMap;
 
 use crate::emit::{check_tensors, evaluate};
-use crate::passes::contraction::Contraction;
+use crate::passes::contraction::ContractionNode;
 use crate::weights::TensorSource;
 
 /// Largest relative L2 error of a tensor's weights. Normally distributed weights with one scale for
@@ -66,16 +66,16 @@ pub fn name(expr: &WeightExpr) -> String {
 }
 
 /// Blocks that divide the channels of every source, largest first.
-pub fn blocks(graph: &Graph, contraction: &Contraction) -> impl Iterator<Item = usize> {
+pub fn blocks(graph: &Graph, contraction: &ContractionNode) -> impl Iterator<Item = usize> {
     let channels: Vec<_> = contraction.sources.iter().map(|s| graph.ty(*s).channels()).collect();
     BLOCKS.into_iter().filter(move |block| channels.iter().all(|c| c.is_multiple_of(*block)))
 }
 
 /// The contractions of some graphs whose weights are constant, each weight once.
-fn contractions(graphs: &[Graph]) -> BTreeMap<String, (&Graph, Contraction)> {
+fn contractions(graphs: &[Graph]) -> BTreeMap<String, (&Graph, ContractionNode)> {
     let mut found = BTreeMap::new();
     for graph in graphs {
-        for contraction in graph.ids().filter_map(|id| Contraction::of(graph, id)) {
+        for contraction in graph.ids().filter_map(|id| ContractionNode::of(graph, id)) {
             if let NodeKind::Weight(expr) = &graph.node(contraction.weight).kind {
                 found.entry(name(expr)).or_insert((graph, contraction));
             }
@@ -115,7 +115,7 @@ pub fn measure(
 
 fn choose(
     graph: &Graph,
-    contraction: &Contraction,
+    contraction: &ContractionNode,
     weight: ValueId,
     source: &dyn TensorSource,
 ) -> Result<Stored> {

@@ -23,6 +23,7 @@ const MOMENTS: usize = 2;
 
 /// A chain as its two problems.
 pub struct Links<'a> {
+    chain: &'a Chain,
     first_op: Op,
     second_op: Op,
     first_inputs: &'a [Operand],
@@ -42,6 +43,7 @@ impl<'a> Links<'a> {
         let (first_inputs, rest) = problem.inputs.split_at(chain.first_inputs());
         let source = std::iter::once(Operand::new(between.clone()));
         Some(Self {
+            chain,
             first_op: first.clone().into(),
             second_op: second.op(),
             first_inputs,
@@ -85,17 +87,16 @@ impl<'a> Links<'a> {
 
     /// A lowering of the second op as a part of the chain's: its source is scratch memory.
     pub fn of_second(&self, mut lowering: Lowering, between: usize) -> Lowering {
-        let before = self.first_inputs.len();
         for argument in lowering.launches.iter_mut().flat_map(|l| &mut l.args) {
-            match argument {
-                Argument::Input { index: 0, .. } => {
-                    *argument = Argument::Scratch { index: between, written: false };
-                }
-                Argument::Input { index, .. } => *index += before - 1,
-                _ => {}
+            let Argument::Input { index, .. } = argument else { continue };
+            match self.chain.second_input(*index) {
+                Some(own) => *index = own,
+                None => *argument = Argument::Scratch { index: between, written: false },
             }
         }
-        lowering.packings.iter_mut().for_each(|(index, _)| *index += before - 1);
+        for (index, _) in &mut lowering.packings {
+            *index = self.chain.second_input(*index).expect("the source is no constant");
+        }
         lowering
     }
 }
@@ -387,8 +388,7 @@ impl<'a> Build<'a> {
             }
             Reader::Statistics(e) => {
                 let width = self.between_width();
-                let of_lines =
-                    Extents { n: 1, rows: lines * width, sources: e.sources.clone(), ..*e };
+                let of_lines = Extents { n: 1, rows: lines * width, ..e.clone() };
                 let source = Source {
                     argument: Argument::Scratch { index: BETWEEN, written: false },
                     channels: e.channels,

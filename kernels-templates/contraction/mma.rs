@@ -280,7 +280,7 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
 /// Sources, weights, the partial sums and the first column among theirs.
 fn partial_arguments(contraction: &Contraction, split: &Split) -> Vec<Argument> {
     let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
-    args.push(split.weights(contraction.weights));
+    args.push(split.weights(contraction.operands.weights));
     args.push(Argument::Scratch { index: 0, written: true });
     let gates = contraction.n / contraction.out_n;
     args.push(Argument::U32((split.first_column * gates) as u32));

@@ -23,7 +23,7 @@ use crate::{Argument, DeviceClass, Launch, Lowering, Packing, Problem, Target};
 use anyhow::{Context as _, Result};
 pub use geometry::Geometry;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
-use kiln_ir::{DType, Op, TensorType};
+use kiln_ir::{ContractionOperands, DType, Op, TensorType};
 pub use split::{Split, splits};
 use views::{EpilogueView, PrologueView, Quantization, SourceView};
 
@@ -67,7 +67,7 @@ pub struct Contraction<'a> {
     pub k: usize,
     /// Storage type of the weights.
     pub weight_dtype: DType,
-    weights: usize,
+    operands: ContractionOperands<usize>,
     /// Row of the output at which A's first row is stored, if A holds some of the rows only.
     first_row: Option<usize>,
     /// Scratch memory that a kernel may take if it can do with less.
@@ -89,29 +89,30 @@ impl<'a> Contraction<'a> {
     /// The normal form of a matmul or conv2d; `None` for another op or too many sources.
     pub fn new(problem: &'a Problem<'a>) -> Option<Self> {
         let types: Vec<_> = problem.inputs.iter().map(|i| &i.ty).collect();
-        let (count, prologue, epilogue, geometry) = match problem.op {
-            Op::Matmul(op) => (op.sources, None, &op.epilogue, Geometry::rows(types[0].rows())),
+        let operands = problem.op.contraction()?;
+        if operands.sources.len() > SOURCE_NAMES.len() {
+            return None;
+        }
+        let (prologue, epilogue, geometry) = match problem.op {
+            Op::Matmul(op) => (None, &op.epilogue, Geometry::rows(types[0].rows())),
             Op::Conv2d(op) => {
                 let geometry = Geometry::window(op, types[0].nhwc()?, problem.output);
-                (op.sources, op.prologue, &op.epilogue, geometry)
+                (op.prologue, &op.epilogue, geometry)
             }
             _ => return None,
         };
-        let prologue = prologue.map(|activation| Prologue {
-            affine: count,
-            dtype: types[count].dtype,
+        let prologue = operands.affine.zip(prologue).map(|(affine, activation)| Prologue {
+            affine,
+            dtype: types[affine].dtype,
             activation,
         });
-        let weights = count + usize::from(prologue.is_some());
-        if count > SOURCE_NAMES.len() {
-            return None;
-        }
-        let sources = (0..count).map(|i| Source {
-            argument: whole(problem, i),
-            channels: types[i].channels(),
-            dtype: types[i].dtype,
+        let sources = operands.sources.iter().map(|i| Source {
+            argument: whole(problem, *i),
+            channels: types[*i].channels(),
+            dtype: types[*i].dtype,
         });
-        let n = types[weights].shape[0];
+        let weights = types[operands.weights];
+        let n = weights.shape[0];
         Some(Self {
             problem,
             epilogue,
@@ -120,9 +121,9 @@ impl<'a> Contraction<'a> {
             geometry,
             n,
             out_n: epilogue.out_channels(n),
-            k: types[weights].elem_count() / n,
-            weight_dtype: types[weights].dtype,
-            weights,
+            k: weights.elem_count() / n,
+            weight_dtype: weights.dtype,
+            operands,
             first_row: None,
             max_scratch_bytes: problem.max_scratch_bytes,
         })
@@ -155,7 +156,7 @@ impl<'a> Contraction<'a> {
 
     /// Places of the sum that share a scale, for INT8 weights.
     pub fn block(&self) -> usize {
-        self.problem.inputs[self.weights].block
+        self.problem.inputs[self.operands.weights].block
     }
 
     /// The weights are constant and INT8, in blocks that no source's channels cut; all else is
@@ -163,13 +164,13 @@ impl<'a> Contraction<'a> {
     pub fn quantized(&self) -> bool {
         let float = |d: DType| matches!(d, DType::F32 | DType::F16);
         let inputs = &self.problem.inputs;
-        let others = inputs.iter().enumerate().filter(|(i, _)| *i != self.weights);
+        let others = inputs.iter().enumerate().filter(|(i, _)| *i != self.operands.weights);
         let block = self.block();
         let divides = |s: &Source| s.channels.is_multiple_of(block);
         let whole =
             block == self.k || (BLOCKS.contains(&block) && self.sources.iter().all(divides));
         self.weight_dtype == DType::I8
-            && inputs[self.weights].constant
+            && inputs[self.operands.weights].constant
             && others.map(|(_, i)| i).all(|i| float(i.ty.dtype))
             && self.bias().is_none_or(|i| inputs[i].constant)
             && float(self.problem.output.dtype)
@@ -183,13 +184,13 @@ impl<'a> Contraction<'a> {
 
     /// Index of the bias among the inputs.
     pub fn bias(&self) -> Option<usize> {
-        self.epilogue.bias.then_some(self.weights + 1)
+        self.operands.bias
     }
 
     /// Weights and bias may be packed, and every storage type is a floating-point one.
     pub fn packable(&self) -> bool {
         let constant = |i: usize| self.problem.inputs[i].constant;
-        self.floating() && constant(self.weights) && self.bias().is_none_or(constant)
+        self.floating() && constant(self.operands.weights) && self.bias().is_none_or(constant)
     }
 
     /// Every storage type is a floating-point one.
@@ -205,13 +206,13 @@ impl<'a> Contraction<'a> {
             DType::I8 => (i, Packing::QuantizedPanels { width, block: self.block(), gated }),
             dtype => (i, Packing::Panels { width, dtype, gated }),
         };
-        std::iter::once(self.weights).chain(self.bias()).map(panels).collect()
+        std::iter::once(self.operands.weights).chain(self.bias()).map(panels).collect()
     }
 
     /// Packings of weights and bias for kernels that read one output channel at a time.
     pub fn row_major_packings(&self) -> Vec<(usize, Packing)> {
         let inputs = &self.problem.inputs;
-        std::iter::once(self.weights)
+        std::iter::once(self.operands.weights)
             .chain(self.bias())
             .filter(|i| inputs[*i].constant)
             .map(|i| match inputs[i].ty.dtype {
@@ -245,14 +246,10 @@ impl<'a> Contraction<'a> {
             SOURCE_NAMES.iter().copied().zip(self.sources.iter().map(|s| s.dtype)).collect();
         list.extend(self.prologue.map(|p| ("AFFINE", p.dtype)));
         list.push(("W", self.weight_dtype));
-        let epilogue = [
-            ("BIAS", self.epilogue.bias),
-            ("ROW", self.epilogue.row_offset.is_some()),
-            ("RES", self.epilogue.residual),
-        ];
-        let present = epilogue.iter().filter(|(_, present)| *present);
-        let stored = inputs[self.weights + 1..].iter();
-        list.extend(present.zip(stored).map(|((name, _), input)| (*name, input.ty.dtype)));
+        let o = &self.operands;
+        let epilogue = [("BIAS", o.bias), ("ROW", o.row), ("RES", o.residual)];
+        let present = |(name, index): (_, Option<usize>)| Some((name, inputs[index?].ty.dtype));
+        list.extend(epilogue.into_iter().filter_map(present));
         list.push(("OUT", self.problem.output.dtype));
         list
     }
@@ -330,7 +327,7 @@ impl<'a> Contraction<'a> {
     pub fn arguments(&self, split: &Split) -> Vec<Argument> {
         let mut args: Vec<_> = self.sources.iter().map(|s| s.argument.clone()).collect();
         args.extend(self.affine());
-        args.push(split.weights(self.weights));
+        args.push(split.weights(self.operands.weights));
         args.extend(self.epilogue_arguments(split));
         args
     }
@@ -338,18 +335,9 @@ impl<'a> Contraction<'a> {
     /// Those of [`Contraction::arguments`] behind the weights.
     fn epilogue_arguments(&self, split: &Split) -> Vec<Argument> {
         let mut args = vec![];
-        let mut next = self.weights + 1;
-        if self.epilogue.bias {
-            args.push(split.bias(next));
-            next += 1;
-        }
-        if self.epilogue.row_offset.is_some() {
-            args.push(whole(self.problem, next));
-            next += 1;
-        }
-        if self.epilogue.residual {
-            args.push(whole(self.problem, next));
-        }
+        args.extend(self.operands.bias.map(|bias| split.bias(bias)));
+        let read_whole = self.operands.row.into_iter().chain(self.operands.residual);
+        args.extend(read_whole.map(|index| whole(self.problem, index)));
         args.push(Argument::Output);
         args.push(Argument::U32(split.first_column as u32));
         args.extend(self.epilogue.row_offset.map(|o| Argument::U32(o as u32)));

@@ -166,10 +166,11 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
     let packings = contraction.panel_packings(width);
     let dtype = transform.storage(contraction.weight_dtype);
     let windows = Packing::Winograd { outputs: transform.outputs, width, dtype };
-    let packings = packings.into_iter().map(|(i, packing)| match i == contraction.weights {
-        true => (i, windows),
-        false => (i, packing),
-    });
+    let packings =
+        packings.into_iter().map(|(i, packing)| match i == contraction.operands.weights {
+            true => (i, windows),
+            false => (i, packing),
+        });
     let packings = packings.collect();
     let patches = Patches::new(&contraction, &layout, transform)?;
     let channels = contraction.channels();

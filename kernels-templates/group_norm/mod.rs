@@ -8,7 +8,7 @@ use crate::template::{Parameters, render};
 use crate::{Argument, DeviceClass, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Result, bail};
 use kiln_ir::ops::epilogue::Activation;
-use kiln_ir::{DType, Op};
+use kiln_ir::{DType, NormOperands, Op};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
@@ -40,6 +40,7 @@ pub(crate) struct Statistics {
 }
 
 /// The op's extents.
+#[derive(Clone)]
 pub(crate) struct Extents {
     pub n: usize,
     pub rows: usize,
@@ -50,24 +51,28 @@ pub(crate) struct Extents {
     pub groups: usize,
     pub eps: f32,
     pub silu: bool,
+    pub operands: NormOperands,
 }
 
 impl Extents {
     pub fn new(problem: &Problem) -> Result<Self> {
-        let (sources, groups, eps, silu) = match problem.op {
-            Op::GroupNorm(op) => (op.sources, op.groups, op.eps, op.activation == Activation::Silu),
-            Op::GroupAffine(op) => (op.sources, op.groups, op.eps, false),
+        let (operands, groups, eps, silu) = match problem.op {
+            Op::GroupNorm(op) => {
+                (op.operands(), op.groups, op.eps, op.activation == Activation::Silu)
+            }
+            Op::GroupAffine(op) => (op.operands(), op.groups, op.eps, false),
             _ => bail!("group normalization over another op"),
         };
         let x = &problem.inputs[0].ty;
         Ok(Self {
             n: x.batch(),
             rows: x.rows() / x.batch(),
-            sources: problem.inputs[..sources].iter().map(|o| o.ty.channels()).collect(),
+            sources: problem.inputs[..operands.sources].iter().map(|o| o.ty.channels()).collect(),
             channels: problem.output.channels(),
             groups,
             eps,
             silu,
+            operands,
         })
     }
 
@@ -88,8 +93,8 @@ impl Extents {
             call = call.input("X1", 1);
         }
         let call = call
-            .input("GAMMA", self.sources.len())
-            .input("BETA", self.sources.len() + 1)
+            .input("GAMMA", self.operands.gamma)
+            .input("BETA", self.operands.beta)
             .output(output)
             .set("first", &first)
             .set("second", &second);
@@ -289,10 +294,10 @@ pub(crate) fn combine(
         .flops(5 * (e.n * chunks * e.channels) as u64)
         .scratch("MEANS", scratch + MEANS, false)
         .scratch("SQUARES", scratch + SQUARES, false)
-        .input("GAMMA", e.sources.len());
+        .input("GAMMA", e.operands.gamma);
     let affine = matches!(problem.op, Op::GroupAffine(_));
     let call = match affine {
-        true => call.input("BETA", e.sources.len() + 1).output("AFFINE"),
+        true => call.input("BETA", e.operands.beta).output("AFFINE"),
         false => call.scratch("SHIFT", SHIFT, true).scratch("FACTOR", FACTOR, true),
     };
     // One program for all pictures, as it takes no time and programs take memory.
@@ -317,7 +322,7 @@ fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Resu
         .input("X", source)
         .scratch("SHIFT", SHIFT, false)
         .scratch("FACTOR", FACTOR, false)
-        .input("BETA", e.sources.len() + 1)
+        .input("BETA", e.operands.beta)
         .output("OUT");
     let strides = [x_channels, e.channels, e.base(source)];
     let call = shares.set(e.set_source(call, source), &strides);

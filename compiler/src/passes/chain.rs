@@ -52,15 +52,17 @@ fn link(graph: &Graph, value: ValueId, user: ValueId) -> Option<Link> {
     if operands.first() != Some(&value) || operands[1..].contains(&value) {
         return None;
     }
-    let weights = |id: ValueId, index: usize| graph.ty(graph.operands(id)[index]).elem_count();
-    let Some(Op::Conv2d(first)) = graph.node(value).op() else { return None };
-    let (link, own) = match graph.node(user).op()? {
-        Op::GroupAffine(op) if op.sources == 1 => (Link::GroupAffine(op.clone()), 0),
-        Op::Matmul(op) if op.sources == 1 => (Link::Matmul(op.clone()), weights(user, 1)),
+    let link = match graph.node(user).op()? {
+        Op::GroupAffine(op) if op.sources == 1 => Link::GroupAffine(op.clone()),
+        Op::Matmul(op) if op.sources == 1 => Link::Matmul(op.clone()),
         Op::Conv2d(op) if op.sources == 1 && !op.upsample && op.stride == 1 => {
-            (Link::Conv2d(op.clone()), weights(user, op.weights_index()))
+            Link::Conv2d(op.clone())
         }
         _ => return None,
     };
-    (weights(value, first.weights_index()) + own <= MOST_WEIGHTS).then_some(link)
+    let weights = |id: ValueId| -> usize {
+        let indices = graph.node(id).op().map(Op::weights).unwrap_or_default();
+        indices.iter().map(|index| graph.ty(graph.operands(id)[*index]).elem_count()).sum()
+    };
+    (weights(value) + weights(user) <= MOST_WEIGHTS).then_some(link)
 }

@@ -1,13 +1,12 @@
-//! A view of `conv2d` and `matmul` nodes that the fusing passes share: named operands instead of
-//! slots.
+//! A `conv2d` or `matmul` node with its operands by role, as the fusing passes rewrite it.
 
 use anyhow::Result;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
-use kiln_ir::{Graph, Op, ValueId};
+use kiln_ir::{ContractionOperands, Graph, Op, ValueId};
 
-/// A contraction taken apart.
+/// A node of a graph that is a contraction, taken apart.
 #[derive(Clone)]
-pub struct Contraction {
+pub struct ContractionNode {
     /// The node's op; its source count, prologue, epilogue and upsampling are replaced by the fields below.
     pub op: Op,
     /// Values read as one, concatenated along channels.
@@ -28,34 +27,28 @@ pub struct Contraction {
     pub upsample: bool,
 }
 
-impl Contraction {
+impl ContractionNode {
     /// Takes a node apart; `None` if it is not a contraction.
     pub fn of(graph: &Graph, id: ValueId) -> Option<Self> {
         let op = graph.node(id).op()?.clone();
-        let (source_count, prologue, epilogue, upsample) = match &op {
-            Op::Conv2d(c) => (c.sources, c.prologue, c.epilogue.clone(), c.upsample),
-            Op::Matmul(m) => (m.sources, None, m.epilogue.clone(), false),
+        let values = graph.operands(id);
+        let operands = op.contraction()?.map(|index| values[index]);
+        let (prologue, epilogue, upsample) = match &op {
+            Op::Conv2d(c) => (c.prologue, &c.epilogue, c.upsample),
+            Op::Matmul(m) => (None, &m.epilogue, false),
             _ => return None,
         };
-        let mut operands = graph.operands(id).into_iter();
-        let sources = operands.by_ref().take(source_count).collect();
-        let mut next = || operands.next().expect("a verified graph has all operands");
         Some(Self {
-            sources,
-            prologue: prologue.map(|activation| (next(), activation)),
-            weight: next(),
-            bias: epilogue.bias.then(&mut next),
-            row: epilogue.row_offset.map(|offset| (next(), offset)),
+            sources: operands.sources,
+            prologue: operands.affine.zip(prologue),
+            weight: operands.weights,
+            bias: operands.bias,
+            row: operands.row.zip(epilogue.row_offset),
             activation: epilogue.activation,
-            residual: epilogue.residual.then(&mut next),
+            residual: operands.residual,
             upsample,
             op,
         })
-    }
-
-    /// Index of the weights among the operands.
-    pub fn weight_index(&self) -> usize {
-        self.sources.len() + usize::from(self.prologue.is_some())
     }
 
     /// Whether nothing follows the sum.
@@ -101,12 +94,14 @@ impl Contraction {
             Op::Matmul(m) => (m.sources, m.epilogue) = (self.sources.len(), epilogue),
             _ => unreachable!("made from a contraction"),
         }
-        let mut inputs = self.sources;
-        inputs.extend(self.prologue.map(|(value, _)| value));
-        inputs.push(self.weight);
-        inputs.extend(self.bias);
-        inputs.extend(self.row.map(|(value, _)| value));
-        inputs.extend(self.residual);
-        (op, inputs)
+        let operands = ContractionOperands {
+            sources: self.sources,
+            affine: self.prologue.map(|(value, _)| value),
+            weights: self.weight,
+            bias: self.bias,
+            row: self.row.map(|(value, _)| value),
+            residual: self.residual,
+        };
+        (op, operands.in_order())
     }
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::{Graph, Op, ValueId};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Most values that one kernel reads as one.
 const MAX_SOURCES: usize = 2;
@@ -26,7 +26,7 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
 }
 
 fn fold_into(graph: &mut Graph, user: ValueId, id: ValueId, parts: &[ValueId]) -> Result<bool> {
-    if let Some(mut contraction) = Contraction::of(graph, user) {
+    if let Some(mut contraction) = ContractionNode::of(graph, user) {
         if contraction.sources != [id] || contraction.upsample {
             return Ok(false);
         }

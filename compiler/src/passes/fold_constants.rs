@@ -6,7 +6,7 @@
 use anyhow::Result;
 use kiln_ir::{Graph, NodeKind, Op, ValueId, WeightExpr};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Folds in topological order, so that chains fold in one run.
 pub fn run(graph: &mut Graph) -> Result<usize> {
@@ -39,7 +39,7 @@ fn fold_op(graph: &mut Graph, id: ValueId) -> bool {
 fn fold_scale(graph: &mut Graph, id: ValueId) -> Result<bool> {
     let Some(Op::Scale(scale)) = graph.node(id).op().cloned() else { return Ok(false) };
     let Some(user) = super::sole_user(graph, id) else { return Ok(false) };
-    let Some(mut contraction) = Contraction::of(graph, user) else { return Ok(false) };
+    let Some(mut contraction) = ContractionNode::of(graph, user) else { return Ok(false) };
     let Some(weights) = expr(graph, contraction.weight) else { return Ok(false) };
     if contraction.sources != [id] {
         return Ok(false);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kiln_ir::{Graph, Op};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Folds every `upsample` into the convolutions that read it.
 pub fn run(graph: &mut Graph) -> Result<usize> {
@@ -14,7 +14,7 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
         }
         let source = graph.operands(id);
         for user in graph.users(id) {
-            let Some(mut conv) = Contraction::of(graph, user) else { continue };
+            let Some(mut conv) = ContractionNode::of(graph, user) else { continue };
             if conv.is_conv() && !conv.upsample && conv.sources == [id] {
                 (conv.upsample, conv.sources) = (true, source.clone());
                 conv.rewrite(graph, user)?;

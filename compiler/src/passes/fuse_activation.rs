@@ -4,7 +4,7 @@ use anyhow::Result;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{Graph, Op};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Fuses SiLU, GELU and GEGLU.
 pub fn run(graph: &mut Graph) -> Result<usize> {
@@ -24,7 +24,7 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
             }
             let fused = kiln_ir::ops::group_norm::GroupNorm { activation, ..norm };
             graph.rewrite(id, fused, &operands)?;
-        } else if let Some(mut contraction) = Contraction::of(graph, id) {
+        } else if let Some(mut contraction) = ContractionNode::of(graph, id) {
             if contraction.activation != Activation::None || contraction.residual.is_some() {
                 continue;
             }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{Graph, Op, ValueId};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Fuses every addition that one of its operands can absorb.
 pub fn run(graph: &mut Graph) -> Result<usize> {
@@ -39,7 +39,7 @@ fn fuse(graph: &mut Graph, add: ValueId, producer: ValueId, other: ValueId) -> R
     if super::sole_user(graph, producer) != Some(add) {
         return Ok(false);
     }
-    let Some(mut c) = Contraction::of(graph, producer) else { return Ok(false) };
+    let Some(mut c) = ContractionNode::of(graph, producer) else { return Ok(false) };
     let (own, ty) = (graph.ty(producer), graph.ty(other));
     let is_row = ty.elem_count() == own.channels() && ty.channels() == own.channels();
     if is_row && graph.node(other).is_weight() && c.is_bare() {

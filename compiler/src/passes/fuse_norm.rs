@@ -8,7 +8,7 @@ use anyhow::Result;
 use kiln_ir::ops::group_affine::GroupAffine;
 use kiln_ir::{Graph, Op};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Fuses every group normalization, with its activation, into the one convolution that reads it.
 pub fn run(graph: &mut Graph) -> Result<usize> {
@@ -20,7 +20,7 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
         if op.kernel == 1 || op.prologue.is_some() {
             continue;
         }
-        let Some(mut conv) = Contraction::of(graph, user) else { continue };
+        let Some(mut conv) = ContractionNode::of(graph, user) else { continue };
         if conv.sources != [id] {
             continue;
         }

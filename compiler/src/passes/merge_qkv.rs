@@ -5,7 +5,7 @@ use anyhow::Result;
 use kiln_ir::ops::attention::{Attention, Columns};
 use kiln_ir::{Graph, NodeKind, Op, TensorType, ValueId, WeightExpr};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Merges for every attention in the graph.
 pub fn run(graph: &mut Graph) -> Result<usize> {
@@ -55,8 +55,8 @@ fn merge(graph: &mut Graph, id: ValueId, attention: Attention) -> Result<bool> {
 }
 
 /// A matmul of constant weights with at most a bias, read by the attention alone.
-fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<Contraction> {
-    let c = Contraction::of(graph, value)?;
+fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<ContractionNode> {
+    let c = ContractionNode::of(graph, value)?;
     let constant =
         graph.node(c.weight).is_weight() && c.bias.is_none_or(|b| graph.node(b).is_weight());
     let alone = graph.users(value) == [attention] && !graph.is_output(value);
@@ -66,9 +66,9 @@ fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<Contr
 /// One matmul whose columns are those of `matmuls` in order. They must read the same sources and
 /// have constant weights, and all or none a constant bias.
 pub fn merge_matmuls(graph: &mut Graph, matmuls: &[ValueId], name: &str) -> Result<ValueId> {
-    let parts: Vec<Contraction> = matmuls
+    let parts: Vec<ContractionNode> = matmuls
         .iter()
-        .map(|m| Contraction::of(graph, *m).expect("the caller chose contractions"))
+        .map(|m| ContractionNode::of(graph, *m).expect("the caller chose contractions"))
         .collect();
     let columns = matmuls.iter().map(|m| graph.ty(*m).channels()).sum();
     let k = graph.ty(parts[0].weight).shape[1];
@@ -76,7 +76,7 @@ pub fn merge_matmuls(graph: &mut Graph, matmuls: &[ValueId], name: &str) -> Resu
     let weight = concat_weights(graph, &weights, &format!("{name}.weight"), &[columns, k]);
     let biases: Option<Vec<ValueId>> = parts.iter().map(|p| p.bias).collect();
     let bias = biases.map(|b| concat_weights(graph, &b, &format!("{name}.bias"), &[columns]));
-    Contraction { weight, bias, ..parts[0].clone() }.push(graph, name)
+    ContractionNode { weight, bias, ..parts[0].clone() }.push(graph, name)
 }
 
 fn concat_weights(graph: &mut Graph, parts: &[ValueId], name: &str, shape: &[usize]) -> ValueId {

@@ -5,7 +5,7 @@ use anyhow::Result;
 use kiln_ir::{Graph, ValueId};
 use std::collections::BTreeMap;
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 use super::merge_qkv::merge_matmuls;
 
 /// Merges each group of two or more.
@@ -23,7 +23,7 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
         let mut offset = 0;
         for row in rows {
             for user in graph.users(row) {
-                let mut c = Contraction::of(graph, user).expect("checked by row_projection");
+                let mut c = ContractionNode::of(graph, user).expect("checked by row_projection");
                 c.row = c.row.map(|(_, start)| (merged, offset + start));
                 c.rewrite(graph, user)?;
             }
@@ -34,12 +34,12 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
     Ok(changes)
 }
 
-fn row_projection(graph: &Graph, id: ValueId) -> Option<Contraction> {
-    let c = Contraction::of(graph, id)?;
+fn row_projection(graph: &Graph, id: ValueId) -> Option<ContractionNode> {
+    let c = ContractionNode::of(graph, id)?;
     let constant =
         graph.node(c.weight).is_weight() && c.bias.is_none_or(|b| graph.node(b).is_weight());
     let only_rows = graph.users(id).iter().all(|user| {
-        Contraction::of(graph, *user).is_some_and(|u| {
+        ContractionNode::of(graph, *user).is_some_and(|u| {
             let others = graph.operands(*user).iter().filter(|v| **v == id).count();
             u.row.is_some_and(|(v, _)| v == id) && others == 1
         })

@@ -7,14 +7,14 @@ use anyhow::Result;
 use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::{Graph, Op, ValueId};
 
-use super::contraction::Contraction;
+use super::contraction::ContractionNode;
 
 /// Parts every convolution from its normalization for which `worth` says so, given the normalization
 /// and its operands.
 pub fn run(graph: &mut Graph, worth: impl Fn(&Graph, &Op, &[ValueId]) -> bool) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {
-        let Some(mut conv) = Contraction::of(graph, id) else { continue };
+        let Some(mut conv) = ContractionNode::of(graph, id) else { continue };
         let Some((affine, activation)) = conv.prologue else { continue };
         let Some(Op::GroupAffine(op)) = graph.node(affine).op().cloned() else { continue };
         let norm = GroupNorm { sources: op.sources, groups: op.groups, eps: op.eps, activation };

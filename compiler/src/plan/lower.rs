@@ -10,7 +10,6 @@ use super::dispatch::{self, Part};
 use super::schedule::schedule;
 use super::time::{LaunchCost, launch_costs};
 use crate::device::DeviceProfile;
-use crate::passes::contraction::Contraction;
 use crate::passes::part_norm;
 use crate::quantize::{Choices, Stored};
 
@@ -155,10 +154,7 @@ impl Storage<'_> {
 
 /// Which operands are the weights of a contraction.
 pub fn weight_indices(graph: &Graph, op: ValueId) -> Vec<usize> {
-    match graph.node(op).op() {
-        Some(Op::Chain(chain)) => chain.weights(),
-        _ => Contraction::of(graph, op).map(|c| c.weight_index()).into_iter().collect(),
-    }
+    graph.node(op).op().map(Op::weights).unwrap_or_default()
 }
 
 /// What was lowered already for a profile, by problem: networks and strategies have most in common.

@@ -11,14 +11,8 @@ use kiln_kernels::{Operand, Problem, Target, candidates};
 pub fn check(target: &Target, case: &Case, most_variants: usize) {
     let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
     let output = case.op.infer(&types).unwrap();
-    let k = match &case.op {
-        Op::Matmul(op) => types[op.sources].shape[1],
-        Op::Conv2d(op) => {
-            let weights = types[op.weights_index()];
-            weights.elem_count() / weights.shape[0]
-        }
-        _ => unreachable!(),
-    };
+    let weights = types[case.op.weights()[0]];
+    let k = weights.elem_count() / weights.shape[0];
     let values: Vec<_> = case
         .inputs
         .iter()

@@ -143,11 +143,7 @@ fn random(seed: u64, ty: &TensorType, spread: f32) -> Vec<f32> {
 
 /// Inputs on which sums are about 1.
 fn inputs(problem: &Problem) -> Vec<Tensor> {
-    let weights = match &problem.op {
-        Op::Matmul(op) => Some(op.sources),
-        Op::Conv2d(op) => Some(op.sources + usize::from(op.prologue.is_some())),
-        _ => None,
-    };
+    let weights = problem.op.contraction().map(|operands| operands.weights);
     let tensor = |(index, input): (usize, &Operand)| {
         let fan_in: usize = input.ty.shape[1..].iter().product();
         let spread = if weights == Some(index) { 2.0 / (fan_in as f32).sqrt() } else { 1.0 };

@@ -45,26 +45,7 @@ impl Link {
 impl Chain {
     /// Number of inputs that are those of `first`.
     pub fn first_inputs(&self) -> usize {
-        self.first.weights_index() + 1 + self.first.epilogue.input_count()
-    }
-
-    /// Indices of the contractions' weights among the inputs.
-    pub fn weights(&self) -> Vec<usize> {
-        let second = match &self.second {
-            Link::Conv2d(op) => Some(self.first_inputs() + op.weights_index() - 1),
-            Link::Matmul(op) => Some(self.first_inputs() + op.sources - 1),
-            Link::GroupAffine(_) => None,
-        };
-        std::iter::once(self.first.weights_index()).chain(second).collect()
-    }
-
-    /// Whether the last input is added to the result.
-    pub fn residual(&self) -> bool {
-        match &self.second {
-            Link::Conv2d(op) => op.epilogue.residual,
-            Link::Matmul(op) => op.epilogue.residual,
-            Link::GroupAffine(_) => false,
-        }
+        self.first.operands().count()
     }
 
     /// Type of what is between the two.
@@ -128,7 +109,6 @@ mod tests {
         let sums = [12., 21., 16., 27., 45., 33., 24., 39., 28.];
         let expected = sums.map(|v| 2.0 * v);
         assert_eval(&chain, &[&picture, &ones, &twice], &[1, 3, 3, 1], &expected);
-        assert_eq!(chain.weights(), [1, 2]);
 
         let second = Link::GroupAffine(GroupAffine { sources: 1, groups: 1, eps: 0.0 });
         let chain = Chain { first: Conv2d::new(3, 1), between, second };

@@ -4,7 +4,7 @@ use super::epilogue::{Activation, Epilogue, silu};
 use super::{expect_eq, expect_inputs};
 use crate::error::shape_error;
 use crate::parallel::contract;
-use crate::{IrError, OpDef, Tensor, TensorType};
+use crate::{ContractionOperands, IrError, OpDef, Tensor, TensorType};
 
 /// Convolution with a square window over `[N, H, W, C]`.
 ///
@@ -48,15 +48,15 @@ impl Conv2d {
         extent + self.padding + self.padding_end
     }
 
-    /// Index of the weights among the inputs.
-    pub fn weights_index(&self) -> usize {
-        self.sources + usize::from(self.prologue.is_some())
+    /// Indices of its operands.
+    pub fn operands(&self) -> ContractionOperands<usize> {
+        ContractionOperands::new(self.sources, self.prologue.is_some(), &self.epilogue)
     }
 
     /// What is read of the sources, `None` if that is what they hold.
     fn normalized(&self, inputs: &[&Tensor]) -> Option<Vec<Tensor>> {
         let activation = self.prologue?;
-        let affine = inputs[self.sources];
+        let affine = inputs[self.operands().affine?];
         let c = affine.channels();
         let mut first = 0;
         let source = |x: &&Tensor| {
@@ -85,9 +85,8 @@ impl OpDef for Conv2d {
     const NAME: &'static str = "conv2d";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        let weights = self.weights_index();
-        let own = weights + 1;
-        expect_inputs(Self::NAME, inputs, own + self.epilogue.input_count())?;
+        let operands = self.operands();
+        expect_inputs(Self::NAME, inputs, operands.count())?;
         let picture = |t: &TensorType| {
             t.nhwc().ok_or_else(|| shape_error(Self::NAME, format!("{t} is not [N,H,W,C]")))
         };
@@ -99,18 +98,18 @@ impl OpDef for Conv2d {
             expect_eq(Self::NAME, "width of a further source", w1, w)?;
             c += c1;
         }
-        if let Some(activation) = self.prologue {
+        if let (Some(activation), Some(affine)) = (self.prologue, operands.affine) {
             if !matches!(activation, Activation::None | Activation::Silu) {
                 let what = format!("prologue {activation:?} is neither None nor Silu");
                 return Err(shape_error(Self::NAME, what));
             }
-            let affine = inputs[self.sources];
+            let affine = inputs[affine];
             if affine.shape != [n, 2, c] {
                 let what = format!("scales and shifts {affine} are not [{n},2,{c}]");
                 return Err(shape_error(Self::NAME, what));
             }
         }
-        let [o, wc, kh, kw] = picture(inputs[weights])?;
+        let [o, wc, kh, kw] = picture(inputs[operands.weights])?;
         expect_eq(Self::NAME, "input channels of the weights", wc, c)?;
         expect_eq(Self::NAME, "window height of the weights", kh, self.kernel)?;
         expect_eq(Self::NAME, "window width of the weights", kw, self.kernel)?;
@@ -124,12 +123,12 @@ impl OpDef for Conv2d {
         }
         let (oh, ow) = ((ph - self.kernel) / self.stride + 1, (pw - self.kernel) / self.stride + 1);
         let out = TensorType::new(inputs[0].dtype, &[n, oh, ow, self.epilogue.out_channels(o)]);
-        self.epilogue.check(Self::NAME, &inputs[own..], o, &out)?;
+        self.epilogue.check(Self::NAME, inputs, &operands, o, &out)?;
         Ok(out)
     }
 
     fn flops(&self, inputs: &[&TensorType], output: &TensorType) -> u64 {
-        2 * output.rows() as u64 * inputs[self.weights_index()].elem_count() as u64
+        2 * output.rows() as u64 * inputs[self.operands().weights].elem_count() as u64
     }
 
     fn eval(&self, inputs: &[&Tensor]) -> Tensor {
@@ -138,7 +137,8 @@ impl OpDef for Conv2d {
             Some(x) => x.iter().collect(),
             None => inputs[..self.sources].to_vec(),
         };
-        let weights = inputs[self.weights_index()];
+        let operands = self.operands();
+        let weights = inputs[operands.weights];
         let (n, h, w) = (x[0].shape[0], x[0].shape[1], x[0].shape[2]);
         let (o, c, k) = (weights.shape[0], weights.shape[1], self.kernel);
         let (eh, ew) = self.window_extent(h, w);
@@ -162,7 +162,7 @@ impl OpDef for Conv2d {
                 }
             }
         });
-        let out = self.epilogue.apply(acc, o, &inputs[self.weights_index() + 1..]);
+        let out = self.epilogue.apply(acc, o, inputs, &operands);
         Tensor::new(&[n, oh, ow, self.epilogue.out_channels(o)], out)
     }
 

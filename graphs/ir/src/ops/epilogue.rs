@@ -1,7 +1,7 @@
 //! What a contraction does to its accumulators before it stores them.
 
 use super::expect_eq;
-use crate::{IrError, Tensor, TensorType};
+use crate::{ContractionOperands, IrError, Tensor, TensorType};
 
 /// A function applied to each accumulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -20,7 +20,7 @@ pub enum Activation {
 /// Epilogue of a contraction with `n` output columns, applied in this order:
 /// `+ bias[n]`, `+ row[offset + n]`, activation, `+ residual[m, n]`.
 ///
-/// The inputs it needs follow the contraction's own, in the same order.
+/// [`ContractionOperands`] has the inputs that it needs.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Epilogue {
     /// Adds an input of shape `[n]`.
@@ -34,31 +34,26 @@ pub struct Epilogue {
 }
 
 impl Epilogue {
-    /// Number of inputs it takes.
-    pub fn input_count(&self) -> usize {
-        usize::from(self.bias) + usize::from(self.row_offset.is_some()) + usize::from(self.residual)
-    }
-
     /// Columns stored for `n` accumulator columns.
     pub fn out_channels(&self, n: usize) -> usize {
         if self.activation == Activation::Geglu { n / 2 } else { n }
     }
 
-    /// Checks the epilogue's inputs for `n` accumulator columns and an output type.
+    /// Checks the epilogue's operands among the op's inputs for `n` accumulator columns and an output
+    /// type.
     pub fn check(
         &self,
         op: &'static str,
         inputs: &[&TensorType],
+        operands: &ContractionOperands<usize>,
         n: usize,
         output: &TensorType,
     ) -> Result<(), IrError> {
-        let mut inputs = inputs.iter();
-        let mut next = || inputs.next().expect("the caller counted the inputs");
-        if self.bias {
-            expect_eq(op, "bias length", next().elem_count(), n)?;
+        if let Some(bias) = operands.bias {
+            expect_eq(op, "bias length", inputs[bias].elem_count(), n)?;
         }
-        if let Some(offset) = self.row_offset {
-            let row = next();
+        if let (Some(row), Some(offset)) = (operands.row, self.row_offset) {
+            let row = inputs[row];
             expect_eq(op, "rows of the row vector", row.rows(), 1)?;
             if offset + n > row.channels() {
                 let what = format!("row vector {row} is shorter than {offset} + {n}");
@@ -68,8 +63,8 @@ impl Epilogue {
         if self.activation == Activation::Geglu {
             expect_eq(op, "columns modulo 2 for GEGLU", n % 2, 0)?;
         }
-        if self.residual {
-            let residual = next();
+        if let Some(residual) = operands.residual {
+            let residual = inputs[residual];
             expect_eq(op, "residual rows", residual.rows(), output.rows())?;
             expect_eq(op, "residual columns", residual.channels(), output.channels())?;
         }
@@ -77,15 +72,19 @@ impl Epilogue {
     }
 
     /// Applies it to accumulators `[rows, n]`, in place for all but GEGLU.
-    pub fn apply(&self, mut acc: Vec<f32>, n: usize, inputs: &[&Tensor]) -> Vec<f32> {
-        let mut inputs = inputs.iter();
-        let mut next = || inputs.next().expect("inferred before it is evaluated");
-        if self.bias {
-            let bias = next();
+    pub fn apply(
+        &self,
+        mut acc: Vec<f32>,
+        n: usize,
+        inputs: &[&Tensor],
+        operands: &ContractionOperands<usize>,
+    ) -> Vec<f32> {
+        if let Some(bias) = operands.bias {
+            let bias = inputs[bias];
             acc.iter_mut().enumerate().for_each(|(i, v)| *v += bias.data[i % n]);
         }
-        if let Some(offset) = self.row_offset {
-            let row = next();
+        if let (Some(row), Some(offset)) = (operands.row, self.row_offset) {
+            let row = inputs[row];
             acc.iter_mut().enumerate().for_each(|(i, v)| *v += row.data[offset + i % n]);
         }
         match self.activation {
@@ -100,8 +99,8 @@ impl Epilogue {
                     .collect();
             }
         }
-        if self.residual {
-            acc.iter_mut().zip(&next().data).for_each(|(v, r)| *v += r);
+        if let Some(residual) = operands.residual {
+            acc.iter_mut().zip(&inputs[residual].data).for_each(|(v, r)| *v += r);
         }
         acc
     }

@@ -3,7 +3,7 @@
 use super::concat::Concat;
 use super::{expect_eq, expect_inputs, expect_rank, moments};
 use crate::error::shape_error;
-use crate::{DType, IrError, OpDef, Tensor, TensorType};
+use crate::{DType, IrError, NormOperands, OpDef, Tensor, TensorType};
 
 /// The statistics of [`super::group_norm::GroupNorm`] without the normalized values, for a reader
 /// that normalizes what it reads: `x * scale + shift`.
@@ -22,11 +22,19 @@ pub struct GroupAffine {
     pub eps: f32,
 }
 
+impl GroupAffine {
+    /// Indices of its operands.
+    pub fn operands(&self) -> NormOperands {
+        NormOperands::new(self.sources)
+    }
+}
+
 impl OpDef for GroupAffine {
     const NAME: &'static str = "group_affine";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        expect_inputs(Self::NAME, inputs, self.sources + 2)?;
+        let operands = self.operands();
+        expect_inputs(Self::NAME, inputs, operands.count())?;
         expect_rank(Self::NAME, inputs[0], 2)?;
         let x = match self.sources {
             1 => inputs[0].clone(),
@@ -37,8 +45,8 @@ impl OpDef for GroupAffine {
             let what = format!("{} groups do not divide the channels of {x}", self.groups);
             return Err(shape_error(Self::NAME, what));
         }
-        expect_eq(Self::NAME, "length of gamma", inputs[self.sources].elem_count(), c)?;
-        expect_eq(Self::NAME, "length of beta", inputs[self.sources + 1].elem_count(), c)?;
+        expect_eq(Self::NAME, "length of gamma", inputs[operands.gamma].elem_count(), c)?;
+        expect_eq(Self::NAME, "length of beta", inputs[operands.beta].elem_count(), c)?;
         Ok(TensorType::new(DType::F32, &[x.batch(), 2, c]))
     }
 
@@ -51,7 +59,8 @@ impl OpDef for GroupAffine {
             1 => inputs[0].clone(),
             _ => Concat.eval(&inputs[..self.sources]),
         };
-        let (gamma, beta) = (&inputs[self.sources].data, &inputs[self.sources + 1].data);
+        let operands = self.operands();
+        let (gamma, beta) = (&inputs[operands.gamma].data, &inputs[operands.beta].data);
         let (n, c) = (x.shape[0], x.channels());
         let width = c / self.groups;
         let mut out = Vec::with_capacity(2 * n * c);

@@ -4,7 +4,7 @@ use super::concat::Concat;
 use super::epilogue::{Activation, silu};
 use super::{expect_eq, expect_inputs, expect_rank, moments};
 use crate::error::shape_error;
-use crate::{IrError, OpDef, Tensor, TensorType};
+use crate::{IrError, NormOperands, OpDef, Tensor, TensorType};
 
 /// Normalizes groups of adjacent channels of each batch entry, then scales, shifts and activates.
 ///
@@ -25,11 +25,19 @@ pub struct GroupNorm {
     pub activation: Activation,
 }
 
+impl GroupNorm {
+    /// Indices of its operands.
+    pub fn operands(&self) -> NormOperands {
+        NormOperands::new(self.sources)
+    }
+}
+
 impl OpDef for GroupNorm {
     const NAME: &'static str = "group_norm";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        expect_inputs(Self::NAME, inputs, self.sources + 2)?;
+        let operands = self.operands();
+        expect_inputs(Self::NAME, inputs, operands.count())?;
         expect_rank(Self::NAME, inputs[0], 2)?;
         let x = &match self.sources {
             1 => inputs[0].clone(),
@@ -43,13 +51,13 @@ impl OpDef for GroupNorm {
             let what = format!("activation {:?} is neither None nor Silu", self.activation);
             return Err(shape_error(Self::NAME, what));
         }
-        expect_eq(Self::NAME, "length of gamma", inputs[self.sources].elem_count(), x.channels())?;
         expect_eq(
             Self::NAME,
-            "length of beta",
-            inputs[self.sources + 1].elem_count(),
+            "length of gamma",
+            inputs[operands.gamma].elem_count(),
             x.channels(),
         )?;
+        expect_eq(Self::NAME, "length of beta", inputs[operands.beta].elem_count(), x.channels())?;
         Ok(x.clone())
     }
 
@@ -63,7 +71,8 @@ impl OpDef for GroupNorm {
             1 => inputs[0].clone(),
             _ => Concat.eval(&inputs[..self.sources]),
         };
-        let (gamma, beta) = (&inputs[self.sources].data, &inputs[self.sources + 1].data);
+        let operands = self.operands();
+        let (gamma, beta) = (&inputs[operands.gamma].data, &inputs[operands.beta].data);
         let c = x.channels();
         let width = c / self.groups;
         let entry_len = x.data.len() / x.shape[0];

@@ -3,7 +3,7 @@
 use super::epilogue::Epilogue;
 use super::{expect_eq, expect_inputs};
 use crate::parallel::contract;
-use crate::{IrError, OpDef, Tensor, TensorType};
+use crate::{ContractionOperands, IrError, OpDef, Tensor, TensorType};
 
 /// `rows x K` by weights `[N, K]` transposed.
 ///
@@ -23,33 +23,41 @@ impl Default for Matmul {
     }
 }
 
+impl Matmul {
+    /// Indices of its operands.
+    pub fn operands(&self) -> ContractionOperands<usize> {
+        ContractionOperands::new(self.sources, false, &self.epilogue)
+    }
+}
+
 impl OpDef for Matmul {
     const NAME: &'static str = "matmul";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        let own = self.sources + 1;
-        expect_inputs(Self::NAME, inputs, own + self.epilogue.input_count())?;
+        let operands = self.operands();
+        expect_inputs(Self::NAME, inputs, operands.count())?;
         let mut k = 0;
         for source in &inputs[..self.sources] {
             expect_eq(Self::NAME, "rows of a source", source.rows(), inputs[0].rows())?;
             k += source.channels();
         }
-        let weights = inputs[self.sources];
+        let weights = inputs[operands.weights];
         expect_eq(Self::NAME, "rank of the weights", weights.shape.len(), 2)?;
         expect_eq(Self::NAME, "columns of the weights", weights.shape[1], k)?;
         let n = weights.shape[0];
         let out = inputs[0].with_channels(self.epilogue.out_channels(n));
-        self.epilogue.check(Self::NAME, &inputs[own..], n, &out)?;
+        self.epilogue.check(Self::NAME, inputs, &operands, n, &out)?;
         Ok(out)
     }
 
     fn flops(&self, inputs: &[&TensorType], output: &TensorType) -> u64 {
-        2 * output.rows() as u64 * inputs[self.sources].elem_count() as u64
+        2 * output.rows() as u64 * inputs[self.operands().weights].elem_count() as u64
     }
 
     fn eval(&self, inputs: &[&Tensor]) -> Tensor {
         let x = &inputs[..self.sources];
-        let weights = inputs[self.sources];
+        let operands = self.operands();
+        let weights = inputs[operands.weights];
         let n = weights.shape[0];
         let acc = contract(x[0].rows(), n, &weights.data, |r, row| {
             let mut start = 0;
@@ -59,7 +67,7 @@ impl OpDef for Matmul {
                 start += part.len();
             }
         });
-        let out = self.epilogue.apply(acc, n, &inputs[self.sources + 1..]);
+        let out = self.epilogue.apply(acc, n, inputs, &operands);
         let mut shape = x[0].shape.clone();
         *shape.last_mut().expect("a matrix has columns") = self.epilogue.out_channels(n);
         Tensor::new(&shape, out)
