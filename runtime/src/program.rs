@@ -25,7 +25,7 @@ pub mod prepare;
 mod warm;
 
 use cache::{Key, ProgramCache};
-use prepare::PrepareCommand;
+use prepare::{Missing, PrepareCommand};
 
 /// Where compiled programs come from. The default is to build them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -156,19 +156,21 @@ pub fn build_kernels(
     if let Some(cache) = &options.cache {
         // Before anything is loaded: what is absent costs this process nothing.
         let complete = loader.specs.iter().all(|spec| cache.contains(&spec.key));
-        let mut prepare = || {
+        let mut prepare = |specs: &[Spec]| {
             if let Some(command) = &options.prepare {
                 origin = ProgramOrigin::Prepared;
+                let missing = Missing::of((bundle, plan), device, cache, specs);
                 // What it did not leave in the cache is built below.
-                let _ = command.run(bundle, device, cache, progress);
+                let _ = command.run(&missing, progress);
+                let _ = cache.evict();
             }
         };
         if !complete {
-            prepare();
+            prepare(&loader.specs);
         }
         loader.load(cache);
         if complete && loader.missing() > 0 {
-            prepare();
+            prepare(&loader.specs);
             loader.load(cache);
         }
     }

@@ -50,7 +50,7 @@ impl Place {
     }
 
     fn prepare(&self) {
-        prepare::prepare(&self.bundle(), "auto", &self.cache(), &mut |_, _| {}).unwrap();
+        prepare::prepare(&self.bundle(), "auto", &self.cache(), None, &mut |_, _| {}).unwrap();
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -127,7 +127,6 @@ fn processes_prepare_at_the_same_time() {
     for child in children {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success());
-        assert!(String::from_utf8(output.stdout).unwrap().ends_with("1 1\n"));
     }
     assert_eq!(place.files().len(), 1);
     assert_eq!(place.origin(None), ProgramOrigin::Cached);
@@ -137,7 +136,7 @@ fn processes_prepare_at_the_same_time() {
 fn a_cache_that_cannot_be_written_is_an_error_only_when_asked_for() {
     let place = Place::new();
     fs::write(place.folder.path().join("cache"), "a file").unwrap();
-    let asked = prepare::prepare(&place.bundle(), "auto", &place.cache(), &mut |_, _| {});
+    let asked = prepare::prepare(&place.bundle(), "auto", &place.cache(), None, &mut |_, _| {});
     assert!(matches!(asked, Err(RuntimeError::Io { .. })), "{asked:?}");
     assert_eq!(place.origin(kiln_run()), ProgramOrigin::Built);
 }

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let command = Command::parse(std::env::args_os().skip(1)).map_err(RuntimeError::Input);
     let done = command.and_then(|command| match command {
         Command::Run(args) => cli::run(&args, &[PREPARE]),
-        Command::Prepare(args) => cli::prepare(&args),
+        Command::Prepare(args) => cli::prepare(&args, &[PREPARE]),
         Command::Help => print(HELP),
         Command::Version => print(concat!("kiln-run ", env!("CARGO_PKG_VERSION"), "\n")),
     });

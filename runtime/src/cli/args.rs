@@ -64,6 +64,7 @@ impl Command {
         let mut given = Arguments { rest: arguments.into_iter().collect::<Vec<_>>().into_iter() };
         let mut run = RunArgs::of(PathBuf::new());
         let (mut bundle, mut prepare, mut options, mut strength) = (None, false, true, None);
+        let mut worker = false;
         let mut unfit = None;
         while let Some(argument) = given.rest.next() {
             let text = argument.to_str().filter(|text| options && text.len() > 1);
@@ -83,6 +84,7 @@ impl Command {
                 "-h" | "--help" => return Ok(Command::Help),
                 "-V" | "--version" => return Ok(Command::Version),
                 "--prepare" => prepare = true,
+                "--worker" => worker = true,
                 "-p" | "--prompt" => run.prompt = Some(value.raw()?),
                 "-n" | "--negative-prompt" => run.negative_prompt = value.raw()?,
                 "--prompts" => run.prompts = Some(value.path()?),
@@ -106,7 +108,7 @@ impl Command {
                 "-o" | "--output" => run.output = Some(value.path()?),
                 _ => return Err(format!("unexpected argument {option:?}; see --help")),
             }
-            if !matches!(name, "--" | "--prepare" | "--device" | "--cache") {
+            if !matches!(name, "--" | "--prepare" | "--worker" | "--device" | "--cache") {
                 unfit = Some(name.to_owned());
             }
         }
@@ -119,7 +121,11 @@ impl Command {
                 bundle,
                 device: run.device,
                 cache: run.cache,
+                worker,
             }));
+        }
+        if worker {
+            return Err("--worker is for --prepare".into());
         }
         run.bundle = bundle;
         check(&run, strength)?;

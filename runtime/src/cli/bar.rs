@@ -2,34 +2,52 @@
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Steps over which the time of one is averaged.
 const RECENT_STEPS: usize = 8;
 /// Characters of the bar.
 const WIDTH: usize = 30;
 
-/// A line that moves on a terminal, and nothing elsewhere.
+/// Time between two lines where standard error is no terminal.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A line that moves on a terminal. Elsewhere, such as in a log, a line every few seconds.
 pub(super) struct Bar {
     terminal: bool,
     state: RefCell<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// The line as it is shown; empty while there is none.
     line: String,
-    /// When its activity began.
-    activity: Option<(String, Instant)>,
+    /// What is done at the moment.
+    activity: Option<Activity>,
+    /// When the last line was written to a log.
+    logged: Instant,
     /// Which picture of how many.
     place: (usize, usize),
     /// Times of this picture's steps.
     seconds: Vec<f64>,
 }
 
+struct Activity {
+    name: String,
+    began: Instant,
+    /// How much was done when it began.
+    first: usize,
+}
+
 impl Bar {
     pub(super) fn new() -> Bar {
-        Bar { terminal: io::stderr().is_terminal(), state: RefCell::default() }
+        let state = State {
+            line: String::new(),
+            activity: None,
+            logged: Instant::now(),
+            place: (0, 0),
+            seconds: Vec::new(),
+        };
+        Bar { terminal: io::stderr().is_terminal(), state: RefCell::new(state) }
     }
 
     /// The next picture, of so many.
@@ -41,26 +59,29 @@ impl Bar {
 
     pub(super) fn show(&self, activity: &str, done: usize, count: usize) {
         let state = &mut *self.state.borrow_mut();
-        if state.activity.as_ref().is_none_or(|(shown, _)| shown != activity) {
-            state.activity = Some((activity.to_owned(), Instant::now()));
-        }
-        let began = state.activity.as_ref().map_or_else(Instant::now, |(_, began)| *began);
+        let current = state.activity.take().filter(|shown| shown.name == activity);
+        let Activity { began, first, .. } = state.activity.insert(current.unwrap_or_else(|| {
+            Activity { name: activity.to_owned(), began: Instant::now(), first: done }
+        }));
+        let seconds = began.elapsed().as_secs_f64();
         let place = match state.place {
             (_, 0 | 1) => String::new(),
             (number, pictures) => format!("picture {number} of {pictures}: "),
         };
-        let full = (WIDTH * done.min(count)).checked_div(count).unwrap_or(0);
         let pace = match activity == SAMPLING {
             true => pace(&state.seconds, count.saturating_sub(done)),
-            false => String::new(),
+            false => time_left(seconds, done.saturating_sub(*first), count.saturating_sub(done)),
         };
-        state.line = format!(
-            "{place}{activity} [{}{}] {done}/{count} {} {pace}",
-            "=".repeat(full),
-            " ".repeat(WIDTH - full),
-            duration(began.elapsed().as_secs_f64())
-        );
+        let full = (WIDTH * done.min(count)).checked_div(count).unwrap_or(0);
+        let drawn = format!("[{}{}] ", "=".repeat(full), " ".repeat(WIDTH - full));
+        let drawn = if self.terminal { drawn.as_str() } else { "" };
+        let spent = duration(seconds);
+        state.line = format!("{place}{activity} {drawn}{done}/{count} {spent}{pace}");
         self.draw(&state.line);
+        if !self.terminal && state.logged.elapsed() >= LOG_INTERVAL {
+            state.logged = Instant::now();
+            let _ = writeln!(io::stderr(), "{}", state.line);
+        }
     }
 
     /// A step is done that took so long.
@@ -102,7 +123,15 @@ fn pace(seconds: &[f64], left: usize) -> String {
         return String::new();
     }
     let mean = recent.iter().sum::<f64>() / recent.len() as f64;
-    format!("{mean:.2} s/step, {} left", duration(mean * left as f64))
+    format!(" {mean:.2} s/step, {} left", duration(mean * left as f64))
+}
+
+/// What is left of an activity that goes on as it went so far; nothing before it got anywhere.
+fn time_left(seconds: f64, done: usize, left: usize) -> String {
+    match done {
+        0 => String::new(),
+        done => format!(", {} left", duration(seconds / done as f64 * left as f64)),
+    }
 }
 
 fn duration(seconds: f64) -> String {
@@ -121,10 +150,12 @@ mod tests {
     #[test]
     fn pace_forgets_the_first_step() {
         assert_eq!(pace(&[], 3), "");
-        assert_eq!(pace(&[9.0], 3), "9.00 s/step, 27 s left");
-        assert_eq!(pace(&[9.0, 0.5, 1.5], 30), "1.00 s/step, 30 s left");
+        assert_eq!(pace(&[9.0], 3), " 9.00 s/step, 27 s left");
+        assert_eq!(pace(&[9.0, 0.5, 1.5], 30), " 1.00 s/step, 30 s left");
         let slowing = [&[1.0; 20][..], &[2.0; RECENT_STEPS]].concat();
-        assert_eq!(pace(&slowing, 100), "2.00 s/step, 3 min 20 s left");
+        assert_eq!(pace(&slowing, 100), " 2.00 s/step, 3 min 20 s left");
+        assert_eq!(time_left(8.0, 0, 9), "");
+        assert_eq!(time_left(8.0, 4, 9), ", 18 s left");
         assert_eq!(duration(7384.0), "2 h 03 min");
     }
 }

@@ -1,7 +1,6 @@
 //! Arguments about compiled programs, and the command that compiles them ahead.
 
-use std::cell::Cell;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::path::PathBuf;
 
 use super::Bar;
@@ -46,27 +45,28 @@ pub struct PrepareArgs {
     /// Where to
     #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
+    /// Compiles the programs that standard input names, as one of several processes
+    #[cfg_attr(feature = "clap", arg(long, hide = true))]
+    pub worker: bool,
 }
 
 /// Compiles what the cache lacks.
 ///
-/// A bar on a terminal; a line `DONE COUNT` for each program where standard output is a pipe.
+/// `command` are the arguments with which this program runs this function.
 /// Errors: those of [`prepare::prepare`]; `Input` if there is no folder for a cache.
-pub fn prepare(args: &PrepareArgs) -> Result<(), RuntimeError> {
+pub fn prepare(args: &PrepareArgs, command: &[&str]) -> Result<(), RuntimeError> {
     let Some(cache) = args.cache.cache() else {
         let message = "no folder for compiled kernels: give --cache, KILN_CACHE or HOME";
         return Err(RuntimeError::Input(message.into()));
     };
+    if args.worker {
+        let (input, output) = (io::stdin().lock(), io::stdout().lock());
+        return prepare::work(&args.bundle, &args.device, &cache, input, output);
+    }
     let bar = Bar::new();
-    let lines = !io::stdout().is_terminal();
-    let heard = Cell::new(true);
-    let result = prepare::prepare(&args.bundle, &args.device, &cache, &mut |done, count| {
-        bar.show("compiling kernels", done, count);
-        // Whoever asked may have gone; what is compiled is still of use.
-        if lines && heard.get() {
-            heard.set(writeln!(io::stdout(), "{done} {count}").is_ok());
-        }
-    });
+    let command = PrepareCommand::this_program(command);
+    let mut show = |done, count| bar.show("compiling kernels", done, count);
+    let result = prepare::prepare(&args.bundle, &args.device, &cache, command.as_ref(), &mut show);
     bar.clear();
     result
 }

@@ -1,29 +1,71 @@
-//! Compiles a bundle's programs into a cache, in a process made for that.
+//! Compiles a bundle's programs into a cache, in processes made for that.
+//!
+//! A driver compiles on one thread, in memory that it may never give back. Workers are therefore
+//! processes: as many as there are processors and the plan's budget holds. They take the programs
+//! one at a time, in the plan's order, and end when none is left.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Lines, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, mpsc};
+use std::thread;
 
 use kiln_bundle::BundleFile;
+use kiln_bundle::plan::Plan;
 use opencl3::context::Context;
 
 use super::cache::ProgramCache;
 use super::warm::Warmer;
-use super::{binary, build, create_kernels, specs};
+use super::{Spec, binary, build, create_kernels, specs};
 use crate::device::{self, DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 
-/// A command that does what [`prepare`] does.
+/// Memory of one worker: PoCL 3.1 took 360 MiB for the 146 programs of emoji-256.
+const WORKER_BYTES: u64 = 400 << 20;
+
+/// A command that does what [`work`] does.
 ///
-/// To its arguments are added the bundle, `--device INDEX` and `--cache FOLDER`. It writes a line
-/// `DONE COUNT` for each program to standard output.
+/// To its arguments are added the bundle, `--worker`, `--device INDEX` and `--cache FOLDER`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PrepareCommand {
     /// What is run.
     pub program: PathBuf,
     /// Its first arguments.
     pub args: Vec<OsString>,
+}
+
+/// The programs of a bundle that a cache lacks.
+pub(super) struct Missing<'a> {
+    pub bundle: &'a Path,
+    pub plan: &'a Plan,
+    pub device: &'a DeviceFacts,
+    pub cache: &'a ProgramCache,
+    /// Their positions among the bundle's programs.
+    pub programs: Vec<usize>,
+    /// How many programs the bundle has.
+    pub count: usize,
+}
+
+impl<'a> Missing<'a> {
+    pub(super) fn of(
+        (bundle, plan): (&'a Path, &'a Plan),
+        device: &'a DeviceFacts,
+        cache: &'a ProgramCache,
+        specs: &[Spec],
+    ) -> Missing<'a> {
+        let missing = specs.iter().enumerate().filter(|(_, spec)| !cache.contains(&spec.key));
+        let programs = missing.map(|(index, _)| index).collect();
+        Missing { bundle, plan, device, cache, programs, count: specs.len() }
+    }
+
+    /// One worker for each processor, within the plan's budget, and at least one.
+    fn worker_count(&self) -> usize {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let fit = (self.plan.memory.budget_bytes / WORKER_BYTES) as usize;
+        processors.min(fit).min(self.programs.len()).max(1)
+    }
 }
 
 impl PrepareCommand {
@@ -33,80 +75,183 @@ impl PrepareCommand {
         Some(PrepareCommand { program, args: args.iter().map(OsString::from).collect() })
     }
 
-    /// Runs it. `progress` hears how many programs are compiled, and of how many.
+    /// Has workers compile what is missing. `progress` hears how many of the bundle's programs
+    /// are compiled, and how many there are.
     ///
-    /// Errors: it cannot be started or fails. What it says is lost: whoever builds what is still
-    /// missing will meet the same error.
-    pub fn run(
+    /// Errors: a worker cannot be started or fails. What a worker says is lost: whoever builds
+    /// what is still missing meets the same error.
+    pub(super) fn run(
         &self,
-        bundle: &Path,
-        device: &DeviceFacts,
-        cache: &ProgramCache,
+        missing: &Missing,
         progress: &mut dyn FnMut(usize, usize),
     ) -> io::Result<()> {
+        let queue = Mutex::new(missing.programs.iter().copied());
+        let (sender, compiled) = mpsc::channel();
+        thread::scope(|scope| {
+            let start = |_| {
+                let (queue, sender) = (&queue, sender.clone());
+                scope.spawn(move || self.start(missing)?.serve(queue, &sender))
+            };
+            let workers: Vec<_> = (0..missing.worker_count()).map(start).collect();
+            drop(sender);
+            let mut done = missing.count - missing.programs.len();
+            progress(done, missing.count);
+            for () in compiled {
+                done += 1;
+                progress(done, missing.count);
+            }
+            let panicked = |_| Err(io::Error::other("a thread panicked"));
+            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(panicked))
+        })
+    }
+
+    fn start(&self, missing: &Missing) -> io::Result<Worker> {
         let mut child = Command::new(&self.program)
             .args(&self.args)
-            .arg(bundle)
-            .args(["--device", &device.index.to_string()])
-            .arg("--cache")
-            .arg(cache.folder())
-            .stdin(Stdio::null())
+            .arg(missing.bundle)
+            .args(["--worker", "--device", &missing.device.index.to_string(), "--cache"])
+            .arg(missing.cache.folder())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
-        let lines = child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines());
-        for line in lines.map_while(Result::ok) {
-            let mut numbers = line.split(' ').map_while(|number| number.parse().ok());
-            if let (Some(done), Some(count)) = (numbers.next(), numbers.next()) {
-                progress(done, count);
+        let pipes = (child.stdin.take(), child.stdout.take());
+        let (Some(input), Some(output)) = pipes else {
+            return Err(io::Error::other("a worker has no pipes"));
+        };
+        Ok(Worker { child, input, answers: BufReader::new(output).lines() })
+    }
+}
+
+/// A worker as the process that started it sees it.
+struct Worker {
+    child: Child,
+    input: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    /// Hands out programs until none is left, then waits for the worker's end.
+    fn serve(
+        mut self,
+        queue: &Mutex<impl Iterator<Item = usize>>,
+        compiled: &mpsc::Sender<()>,
+    ) -> io::Result<()> {
+        let next = || queue.lock().ok().and_then(|mut queue| queue.next());
+        while let Some(program) = next() {
+            // A worker that is gone says why by its status.
+            if writeln!(self.input, "{program}").is_err() || self.answers.next().is_none() {
+                break;
             }
+            let _ = compiled.send(());
         }
-        match child.wait()? {
+        drop(self.input);
+        match self.child.wait()? {
             status if status.success() => Ok(()),
-            status => {
-                Err(io::Error::other(format!("{} ends with {status}", self.program.display())))
-            }
+            status => Err(io::Error::other(format!("a worker ends with {status}"))),
         }
     }
 }
 
 /// Compiles what a cache lacks of a bundle's programs, and evicts what is too much.
 ///
-/// `device` as in [`device::select`]. `progress` hears how many programs are there, and of how
-/// many. Takes the memory of the driver's compiler, which it may never give back.
-/// Errors: those of the device; `Build`; `Io` if the cache cannot be written.
+/// `device` as in [`device::select`]. Without a command, or where its workers fail, the programs are
+/// compiled in this process, which takes the memory of the driver's compiler. `progress` as in
+/// [`PrepareCommand`]. Errors: those of the device; `Build`; `Io` if the cache cannot be written.
 pub fn prepare(
     bundle: &Path,
     device: &str,
     cache: &ProgramCache,
+    command: Option<&PrepareCommand>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), RuntimeError> {
-    let bundle = BundleFile::open(bundle)?;
-    let plan = bundle.plan();
-    let device = device::select(device)?;
+    let file = BundleFile::open(bundle)?;
+    let (plan, device) = (file.plan(), device::select(device)?);
     device.meets(plan)?;
-    let _driver = lock_driver();
-    let context =
-        Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
-    let warmer = Warmer::new(&context, &device, plan)?;
     let specs = specs(plan, &device)?;
-    for (index, spec) in specs.iter().enumerate() {
-        progress(index, specs.len());
-        if cache.contains(&spec.key) {
-            continue;
+    let missing = || Missing::of((bundle, plan), &device, cache, &specs);
+    if let Some(command) = command.filter(|_| !missing().programs.is_empty()) {
+        // What they left undone is compiled below, with the error if there is one.
+        let _ = command.run(&missing(), progress);
+    }
+    let Missing { programs, count, .. } = missing();
+    if !programs.is_empty() {
+        let _driver = lock_driver();
+        let context = context(&device)?;
+        let compiler = Compiler::new(&context, &device, plan, cache)?;
+        for (done, program) in (count - programs.len()..).zip(programs) {
+            progress(done, count);
+            compiler.compile(&specs[program])?;
         }
-        let program = build(&context, spec)?;
-        for (kernel_index, kernel) in create_kernels(&program, plan, spec)? {
-            if let Some(warmer) = &warmer {
-                warmer.launch(kernel_index, &kernel)?;
+    }
+    progress(count, count);
+    cache.evict().or(Ok(()))
+}
+
+/// What a worker does: reads the position of a program among the bundle's programs, a line each,
+/// compiles it into the cache, and answers with the line.
+///
+/// Errors: those of [`prepare`]; `Input` for a line that is no program's position.
+pub fn work(
+    bundle: &Path,
+    device: &str,
+    cache: &ProgramCache,
+    input: impl BufRead,
+    mut output: impl Write,
+) -> Result<(), RuntimeError> {
+    let file = BundleFile::open(bundle)?;
+    let (plan, device) = (file.plan(), device::select(device)?);
+    device.meets(plan)?;
+    let specs = specs(plan, &device)?;
+    let _driver = lock_driver();
+    let context = context(&device)?;
+    let compiler = Compiler::new(&context, &device, plan, cache)?;
+    for line in input.lines().map_while(Result::ok) {
+        let spec = line.parse().ok().and_then(|program: usize| specs.get(program));
+        let spec = spec.ok_or_else(|| RuntimeError::Input(format!("no program {line:?}")))?;
+        compiler.compile(spec)?;
+        if writeln!(output, "{line}").and_then(|()| output.flush()).is_err() {
+            // Whoever asked is gone.
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn context(device: &DeviceFacts) -> Result<Context, RuntimeError> {
+    Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())
+}
+
+/// The driver's compiler, for the programs of a plan.
+struct Compiler<'a> {
+    context: &'a Context,
+    plan: &'a Plan,
+    warmer: Option<Warmer<'a>>,
+    cache: &'a ProgramCache,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(
+        context: &'a Context,
+        device: &DeviceFacts,
+        plan: &'a Plan,
+        cache: &'a ProgramCache,
+    ) -> Result<Compiler<'a>, RuntimeError> {
+        Ok(Compiler { context, plan, warmer: Warmer::new(context, device, plan)?, cache })
+    }
+
+    /// Compiles a program into the cache.
+    fn compile(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let program = build(self.context, spec)?;
+        for (index, kernel) in create_kernels(&program, self.plan, spec)? {
+            if let Some(warmer) = &self.warmer {
+                warmer.launch(index, &kernel)?;
             }
         }
-        cache.write(&spec.key, &binary(&program, spec)?).map_err(|source| RuntimeError::Io {
+        self.cache.write(&spec.key, &binary(&program, spec)?).map_err(|source| RuntimeError::Io {
             action: "write a program into",
-            path: cache.folder().to_owned(),
+            path: self.cache.folder().to_owned(),
             source,
-        })?;
+        })
     }
-    progress(specs.len(), specs.len());
-    cache.evict().or(Ok(()))
 }

@@ -16,5 +16,5 @@ pub struct Args {
 
 /// Compiles.
 pub fn run(args: Args) -> Result<()> {
-    Ok(kiln_runtime::cli::prepare(&args.prepare)?)
+    Ok(kiln_runtime::cli::prepare(&args.prepare, &[NAME])?)
 }
