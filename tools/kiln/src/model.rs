@@ -5,7 +5,7 @@ use kiln_bundle::plan::Manifest;
 use kiln_compiler::Model;
 use kiln_graphs::config::{self, ModelConfig};
 use kiln_ir::Graph;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// CLIP's merges, which every model here shares.
 pub const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
@@ -79,7 +79,7 @@ pub fn find(name: &str) -> Result<ConfiguredModel> {
     ))
 }
 
-/// The weights of a model that were not named: its file in `models/` here or beside the program.
+/// The weights of a model that were not named: its file in `models/`, see [`in_models`].
 pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
     match in_models(config.weights_file) {
         Some(path) => Ok(path),
@@ -97,12 +97,12 @@ pub fn default_encoder(config: &ModelConfig) -> Option<PathBuf> {
     config.encoder_file.and_then(in_models)
 }
 
-/// A file in `models/` here or beside the program.
+/// A file in `models/` of this folder, of a folder above the program, or of the checkout that the
+/// program was built from (where `cargo install` leaves the models).
 fn in_models(name: &str) -> Option<PathBuf> {
-    let beside_program = std::env::current_exe().ok().and_then(|exe| {
-        let folders: Vec<PathBuf> = exe.ancestors().skip(1).map(|a| a.join("models")).collect();
-        folders.into_iter().map(|f| f.join(name)).find(|p| p.exists())
-    });
-    let here = PathBuf::from("models").join(name);
-    here.exists().then_some(here).or(beside_program)
+    let program = std::env::current_exe().unwrap_or_default();
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let above_program = program.ancestors().skip(1);
+    let folders = [Path::new("")].into_iter().chain(above_program).chain([checkout.as_path()]);
+    folders.map(|folder| folder.join("models").join(name)).find(|path| path.exists())
 }

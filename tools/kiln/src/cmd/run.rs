@@ -9,7 +9,7 @@ use anyhow::Result;
   kiln run sd21.kiln --prompt 'a lighthouse at dusk' --negative-prompt blurry \\
       --seed 7 --steps 25 --guidance 8 --report report.json -o out.png
   kiln run emoji.kiln -p 'a rocket' --sampler dpm++2m --count 4 -o 'rocket-{seed}.png'
-  kiln run emoji.kiln --prompts prompts.jsonl -o out.png    lines: {\"prompt\": \"a rocket\"}
+  kiln run emoji.kiln --prompts prompts.jsonl -o out.png  # lines: {\"prompt\": \"a rocket\"}
   kiln run emoji.kiln -p 'a crown' --sampler euler --preview-every 5 -o crown.png
   kiln run emoji.kiln -p 'a red heart' --init-image pizza.png --strength 0.6 -o heart.png
   kiln run emoji.kiln -p 'a robot' --eta 0.5 --latent x.npy --dump tensors --device 0 -o r.png")]

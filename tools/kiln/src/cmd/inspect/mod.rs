@@ -46,7 +46,7 @@ pub struct Args {
     /// how long it is waited for
     #[arg(long, group = "form")]
     pub weights: bool,
-    /// For machines; docs/inspect-json.md describes it
+    /// For machines; docs/reference/inspect-json.md describes it
     #[arg(long, group = "form")]
     pub json: bool,
     /// The plan as a graph of launches and buffers, for Graphviz

@@ -1,4 +1,4 @@
-//! What an account holds: the schema of `--json`, described in `docs/inspect-json.md`.
+//! What an account holds: the schema of `--json`, described in `docs/reference/inspect-json.md`.
 
 use kiln_bundle::plan::{Manifest, Requirements};
 use kiln_compiler::device::Published;
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::tensors::TensorAccount;
 
-/// Version of the JSON, see `docs/inspect-json.md`. It rises when a field changes its meaning or
+/// Version of the JSON, see `docs/reference/inspect-json.md`. It rises when a field changes its meaning or
 /// goes away, not when one is added.
 pub const SCHEMA: u32 = 1;
 
