@@ -1,8 +1,9 @@
-# make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]    a picture from the shipped model
-# make test                                                        every test, at full size a sample
-# make test-full                                                   every precision at full size and every kernel for Mali too
-# make test-aarch64                                                the runtime on aarch64, emulated; root on Debian
-# make check                                                       formatting and lints
+# make build                                                     kiln and kiln-run, in target/release
+# make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]  makes a picture with the model that ships
+# make test                                                      runs every test; at full size, a sample
+# make test-full                                                 adds every precision and every kernel for Mali
+# make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
+# make check                                                     formatting and lints
 
 PROMPT ?= a red heart
 SEED ?= 0
@@ -31,7 +32,7 @@ test:
 test-full:
 	KILN_EVERY=1 $(MAKE) test
 
-# FILTER= runs the shipped model too, whose kernels compile for a quarter of an hour.
+# FILTER= adds the model that ships; its kernels compile for a quarter of an hour under emulation.
 FILTER ?= small
 test-aarch64:
 	tools/aarch64.sh $(FILTER)

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Runs the runtime on aarch64: cross-compiles kiln-run with Debian's toolchain, unpacks an arm64
-# Debian with PoCL, and runs tools/kiln/tests/aarch64.rs, which starts kiln-run in it by emulation.
+# Tests the runtime on arm64, emulated by QEMU.
 #
 #   tools/aarch64.sh [FILTER]     only the tests whose names contain FILTER
 #
-# For root on Debian, on x86-64. Everything is under target/aarch64; a second run reuses it. The
-# mounts are in a mount namespace of their own, so that they end with this script however it ends.
+# The script cross-compiles kiln-run with Debian's toolchain, unpacks an arm64 Debian with PoCL, and runs
+# tools/kiln/tests/aarch64.rs, which starts kiln-run there. It needs root on Debian, x86-64. Everything is
+# under target/aarch64, and a second run reuses it. Mounts are made in a mount namespace of their own, so
+# that they end with the script.
 set -eu
 cd "$(dirname "$0")/.."
 target=$PWD/target/aarch64
@@ -35,8 +36,8 @@ build() {
         --target-dir "$target" -p kiln-runtime --bin kiln-run --no-default-features --features cli
 }
 
-# Unpacked by this machine rather than installed by the emulated one, which takes minutes: nothing
-# in it needs the packages' scripts.
+# This machine unpacks the packages. The emulated one would take minutes to install them, and nothing
+# here needs their scripts.
 make_root() {
     [ ! -e "$root/complete" ] || return 0
     echo "Unpacking an arm64 Debian" >&2
@@ -51,12 +52,12 @@ make_root() {
     touch "$root/complete"
 }
 
-# In the mount namespace.
+# Runs inside the mount namespace.
 run_tests() {
     handlers=/proc/sys/fs/binfmt_misc
     [ -e $handlers/register ] || mount -t binfmt_misc none $handlers
     if [ ! -e $handlers/qemu-aarch64 ] && [ ! -e $handlers/kiln-aarch64 ]; then
-        # F opens the emulator now, so that it is found from inside of the root too.
+        # Flag F opens the emulator now, so that programs inside the root find it too.
         ident='\x7f\x45\x4c\x46\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
         mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
         printf '%s' ":kiln-aarch64:M::$ident:$mask:$(command -v qemu-aarch64-static):F" \

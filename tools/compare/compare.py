@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Kiln beside other engines on the same network, in turn, in the same minutes.
+"""Times a network in Kiln and in other engines, in turn.
 
   python tools/compare/compare.py sd21.kiln --network unet decoder --engine torch openvino --pairs 5
 
-Starts `kiln bench networks --on-request` and a worker of the other engine, asks them in turn, and
-prints medians and the median ratio of the pairs, by the wall clock and by processor time, which
-other programs on the machine disturb less. The batch is that of the bundle. Engines that are not
-installed are left out, and said so. Wants the Python that has them: see worker.py.
+The script starts `kiln bench networks --on-request` and a worker of the other engine, and asks them in
+turn. It prints medians and the median ratio of the pairs, by the wall clock and by processor time.
+Other programs on the machine disturb processor time less. The batch is that of the bundle. Engines
+that are not installed are reported and left out. Run it with the Python that has the engines; worker.py
+says which packages.
 
-stable-diffusion.cpp is a program of its own: with --sd-cpp PROGRAM --sd-weights FILE its time for a
-sampler's step of the whole picture is printed beside two passes of the U-Net.
+stable-diffusion.cpp is a program of its own. With --sd-cpp PROGRAM --sd-weights FILE the script prints its
+time for one sampler step of the whole picture, beside two passes of the U-Net.
 """
 
 import argparse

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Single ops of Kiln beside PyTorch, in turn, in the same minutes.
+"""Times single ops in Kiln and in PyTorch or tinygrad, in turn.
 
   python tools/compare/ops.py --filter conv3x3 --pairs 5
   python tools/compare/ops.py --dtype fp16 --engine torch tinygrad --json
 
-Starts `kiln bench kernels --on-request`, which has the list of ops, asks it for an op and then runs the
-same in the other engine, in turn, and prints medians, the median ratio of the pairs and both rates.
-A time is the median of five runs of as many calls as take 20 ms, as Kiln's own are; what an engine
-takes for a call beside its kernels counts, such as memory for the result. GFLOP/s are those of the
-definition, GB/s count each input and the output once. Pictures are tried as NCHW and channels last,
-and the better is taken. FP32 is FP32, not TF32. Kiln's weights are packed beforehand, as in a bundle.
+`kiln bench kernels --on-request` has the list of ops. For each, the script asks Kiln and then runs the same
+op in the other engine. It prints medians, the median ratio of the pairs, and both rates.
 
-PyTorch runs on CUDA if it has it (not with CUDA_VISIBLE_DEVICES= before the command), tinygrad where
-its variables say (DEV=CL). With --dtype fp16 all of PyTorch's values are FP16, while Kiln on a CPU
-stores only weights so. Engines that are not installed are left out, and said so.
+A time is the median of five samples; a sample is as many calls as take 20 ms. It includes what an engine
+does around its kernels, such as allocating the result. GFLOP/s count the work of the op's definition.
+GB/s count each input and the output once. Feature maps are tried as NCHW and channels last, and the
+faster counts. FP32 is FP32, not TF32. Kiln's weights are packed beforehand, as in a bundle.
+
+PyTorch runs on CUDA if it can (set CUDA_VISIBLE_DEVICES= to keep it from that). tinygrad runs where its
+variables say (DEV=CL). With --dtype fp16 all of PyTorch's values are FP16; Kiln on a CPU stores only
+weights in FP16. Engines that are not installed are reported and left out.
 """
 
 import argparse
@@ -57,7 +58,7 @@ class Torch:
         if kind == "matmul":
             return {"": lambda: functional.linear(x, *others)}
         if kind == "attention":
-            # Heads are columns of a row, as the projections before it leave them.
+            # The projections before attention leave heads as columns of a row.
             heads = attribute(op, "heads")
             q, k, v = [t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (x, *others)]
             return {"": lambda: functional.scaled_dot_product_attention(q, k, v)}
@@ -73,7 +74,7 @@ class Torch:
         return {}
 
     def random(self, shape):
-        # Sums of the weights' rows have the size of what they multiply.
+        # Scaled so that outputs have the magnitude of inputs.
         spread = math.prod(shape[1:]) ** -0.5 if len(shape) in (2, 4) else 1.0
         return (self.torch.randn(shape) * spread).to(self.dtype).to(self.device)
 
@@ -127,7 +128,7 @@ class Tinygrad:
                 return x.matmul(weights.transpose()).realize()
             return x.conv2d(weights, padding=weights.shape[-1] // 2).realize()
 
-        # The first call runs, the second is recorded, the third is the first replay.
+        # The first call runs the op, the second records it, the third is the first replay.
         for _ in range(3):
             compute(x)
         return {"": lambda: compute(x)}

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""One network in one engine, run on request.
+"""Runs one network in one engine, on request.
 
   python worker.py ENGINE NETWORK [--batch N] [--dtype fp32|fp16|bf16] [--device cpu|cuda] [--threads N]
 
 ENGINE is torch, onnxruntime or openvino; NETWORK is text_encoder, unet or decoder of Stable
-Diffusion 2.1-base. Weights are random: only time is measured. Prints a line of JSON when ready, then
-for each line on standard input runs once and prints {"seconds", "processor_seconds"}.
+Diffusion 2.1-base. Weights are random, as only time is measured. The worker prints a line of JSON when it
+is ready. Then it runs the network once for each line on standard input, and prints {"seconds",
+"processor_seconds"}.
 
 PyTorch runs the networks of diffusers and transformers with scaled-dot-product attention, channels
-last or compiled where asked. The other engines run an ONNX export of the same modules.
+last or compiled where asked. The other engines run an ONNX export of the same modules. Packages: torch,
+diffusers, transformers; for the other engines onnxscript, and onnxruntime or openvino.
 """
 
 import argparse
@@ -95,7 +97,7 @@ def torch_engine(arguments):
         module = module.to(memory_format=torch.channels_last)
         inputs = (inputs[0].to(memory_format=torch.channels_last), *inputs[1:])
     if arguments.compiled:
-        # On CUDA its launches become one graph.
+        # On CUDA the launches become one graph.
         module = torch.compile(module, mode="reduce-overhead")
         module(*inputs)
         module(*inputs)
@@ -163,7 +165,7 @@ def main():
     parser.add_argument("--compiled", action="store_true", help="by torch.compile")
     parser.add_argument("--folder", help="where ONNX files are kept")
     arguments = parser.parse_args()
-    # What libraries print must not meet the answers.
+    # Keeps what libraries print out of the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     torch.set_num_threads(arguments.threads)

@@ -1,7 +1,6 @@
 #!/bin/sh
-# Runs the small kernel tests under oclgrind, which finds invalid memory accesses and data races.
-# It comes in as a driver (the tests open the OpenCL library at run time), and stops at the first
-# error it finds.
+# Runs the small kernel tests under oclgrind, a simulator that finds invalid memory accesses and data
+# races. The tests load it as an OpenCL driver. It stops at the first error.
 set -eu
 driver=$(dpkg -L oclgrind 2>/dev/null | grep "liboclgrind-rt-icd.so$" | head -n 1)
 [ -n "$driver" ] || { echo "oclgrind is not installed: tools/setup/opencl.sh --tests" >&2; exit 1; }

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs an OpenCL CPU driver (PoCL) on Debian and Ubuntu if no driver is there; with --tests
-# also what the tests use: PoCL in any case, oclgrind, chromium for the page of kiln inspect, a C
-# compiler and a JDK.
+# Installs an OpenCL CPU driver (PoCL) on Debian and Ubuntu, if the machine has no driver.
+# With --tests it installs PoCL in any case, and what else the tests use: oclgrind, chromium (for the
+# page of kiln inspect --html), a C compiler and a JDK.
 set -eu
 
 packages=""

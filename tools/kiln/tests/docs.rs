@@ -80,10 +80,16 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn pages_are_short() {
+fn pages_and_lines_are_short() {
     for (page, most) in [("README.md", 90), ("ARCHITECTURE.md", 150)] {
         let lines = read(&root().join(page)).lines().count();
         assert!(lines <= most, "{page} has {lines} lines, of at most {most}");
+    }
+    for path in pages() {
+        let page = read(&path);
+        let is_prose = |line: &&str| !line.starts_with(['|', '!']);
+        let long = page.lines().filter(is_prose).find(|line| line.chars().count() > 120);
+        assert!(long.is_none(), "{}: over 120 columns: {long:?}", path.display());
     }
 }
 

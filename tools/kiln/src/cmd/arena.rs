@@ -18,10 +18,10 @@ pub struct Args {
     /// Size of the arena, such as 1MiB [default: as small as the search finds]
     #[arg(long, value_parser = size::parse)]
     pub capacity: Option<u64>,
-    /// Stop searching after so many seconds; the answer then depends on the machine
+    /// Stop the search after this many seconds; the answer then depends on the machine
     #[arg(long)]
     pub time_limit: Option<f64>,
-    /// Where to write the same file with offsets
+    /// File to write: the same lines with offsets
     #[arg(short, long)]
     pub output: Option<PathBuf>,
 }

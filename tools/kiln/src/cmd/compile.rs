@@ -35,33 +35,33 @@ pub struct Args {
     /// [default: the model's file in models/]
     #[arg(long)]
     pub weights: Option<PathBuf>,
-    /// Adds the autoencoder's encoder to the bundle, for kiln run --init-image
+    /// Add the autoencoder's encoder to the bundle, for kiln run --init-image
     #[arg(long)]
     pub with_encoder: bool,
-    /// Checkpoint that has the encoder, if --weights has not: any of its forms
+    /// Checkpoint with the encoder, in any of the forms of --weights, if --weights has none
     /// [default: the model's file in models/]
     #[arg(long, value_name = "PATH", requires = "with_encoder")]
     pub encoder_weights: Option<PathBuf>,
-    /// How weights are stored, and where it pays what is between ops; sums are in FP32 either way,
-    /// but for the runs of half arithmetic (see --fp32-arithmetic)
+    /// Storage of weights. With fp16 and int8, feature maps are stored in FP16 too where that pays.
+    /// Sums are FP32, except for the runs of half arithmetic (see --fp32-arithmetic)
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
-    /// The most memory that the whole process may use when it runs: 1GiB, 700MiB, 1.5GB, or bytes
+    /// Memory that the whole process may use when the bundle runs: 1GiB, 700MiB, 1.5GB, or bytes
     #[arg(long, default_value = "1GiB", value_parser = size::parse)]
     pub budget: u64,
-    /// Prints what budgets from the first to the second would buy, and writes nothing: needs no weights
+    /// Print what each budget between these two would buy. Needs no weights and writes nothing
     #[arg(long, value_name = "FROM..TO", value_parser = size::parse_range,
           conflicts_with_all = ["budget", "output"])]
     pub budget_sweep: Option<(u64, u64)>,
-    /// Rows of a U-Net pass: 1 computes the branches of guidance one after the other, 2 together
+    /// Batch of a U-Net pass: 2 computes both branches of guidance together, 1 one after the other
     /// [default: 2 where the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
-    /// What to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, mali-g78), a .toml
-    /// file of your own, or auto for the OpenCL device of this machine
+    /// Device to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, nvidia, mali-g78), a
+    /// .toml file of your own, or auto for the OpenCL device of this machine
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// All arithmetic in FP32, also where the profile has half arithmetic for values stored in FP16
+    /// Do all arithmetic in FP32, also where the profile has half arithmetic for FP16 values
     #[arg(long)]
     pub fp32_arithmetic: bool,
     /// Bundle to write, such as sd21.kiln
@@ -88,7 +88,7 @@ pub enum Precision {
     Fp32,
     /// 2 bytes a weight
     Fp16,
-    /// 1 byte a weight and its share of a scale; tensors that this would harm in FP16
+    /// 1 byte a weight, plus scales; tensors that INT8 would harm stay in FP16
     Int8,
 }
 

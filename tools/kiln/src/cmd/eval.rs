@@ -25,10 +25,10 @@ pub struct Args {
     /// (latent) or encoder (image)
     #[arg(long)]
     pub network: String,
-    /// An input of the network, once for each; the batch axis may be left out
+    /// An input of the network; repeat it for each. The batch axis may be left out
     #[arg(long = "input", value_name = "NAME=FILE.npy", required = true)]
     pub inputs: Vec<String>,
-    /// Where to write the network's output
+    /// File to write: the network's output
     #[arg(long, value_name = "FILE.npy")]
     pub output: PathBuf,
     /// OpenCL device: auto, an index, or part of a name

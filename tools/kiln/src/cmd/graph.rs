@@ -19,7 +19,7 @@ pub struct Args {
     /// Network: text_encoder, unet or decoder
     #[arg(long)]
     pub network: String,
-    /// As it was built, before the compiler changes it
+    /// Print it as it is built, before the compiler's passes
     #[arg(long)]
     pub plain: bool,
     /// Print DOT, for Graphviz

@@ -12,10 +12,10 @@ use std::path::PathBuf;
   kiln show out.png
   kiln show out.png --json | jq -r .text.prompt")]
 pub struct Args {
-    /// Picture, of this program or another
+    /// Picture, made by this program or another
     #[arg(value_name = "FILE.png")]
     pub picture: PathBuf,
-    /// For machines: {\"width\", \"height\", \"text\": {key: value}}
+    /// Print JSON, for programs: {"width", "height", "text": {key: value}}
     #[arg(long)]
     pub json: bool,
 }

@@ -11,7 +11,7 @@ use crate::model;
 #[command(after_help = "Example:
   echo '\"a red heart\"' | kiln tokenize")]
 pub struct Args {
-    /// Model whose tokenizer is used: emoji-256, sd21-base or sd21
+    /// Model with the tokenizer: emoji-256, sd21-base or sd21
     #[arg(long, default_value = "sd21-base")]
     pub model: String,
 }

@@ -27,25 +27,25 @@ const PAIRS: usize = 5;
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors --device mine.toml \\
       -o sd21.kiln
 
-Every candidate is compared with the op's reference or its naive kernel before it is timed. What
-the profile would take stays unless another is at least 3 % faster in five pairs of runs. Shapes
-that time did not allow for, or that the table does not have, are compiled by the profile's rules.")]
+Every candidate is compared with the op's reference or its naive kernel before it is timed. The
+profile's own choice stays unless another is at least 3 % faster in five pairs of runs. Shapes
+without an entry in the table are compiled by the profile's rules.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Only this network, once for each [default: text_encoder, unet and decoder]
+    /// Only this network; may be repeated [default: text_encoder, unet and decoder]
     #[arg(long)]
     network: Vec<String>,
-    /// Only ops whose line in kiln bench ops has this text
+    /// Only ops whose line in kiln bench ops contains this text
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     filter: String,
-    /// Seconds after which no further candidate is tried
+    /// Try no further candidate after this many seconds
     #[arg(long, default_value_t = 300)]
     seconds: u64,
-    /// Print the time of every candidate, those of what the profile would take first
+    /// Print the time of every candidate, the profile's own choice first
     #[arg(long)]
     each: bool,
-    /// Profile to write: the one that is tuned, with a table of winners
+    /// Profile to write: a copy of the tuned one, with a table of winners
     #[arg(short, long, value_name = "FILE.toml")]
     output: PathBuf,
 }

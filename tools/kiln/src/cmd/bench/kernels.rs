@@ -24,22 +24,20 @@ use super::timing::{Candidate, Timing, inputs};
   kiln bench kernels --precision fp16 --filter conv3x3
   kiln bench kernels --filter attention --all-variants --json
 
-A matmul is rows x columns x length of the sum, a convolution channels in->out@height x width, an
-attention heads x queries x channels of a head. There are no biases and no residuals. The variant is
-the one that the compiler takes where weights stay in memory. Inputs and weights are random.
+A matmul is named by M x N x K, a convolution by channels in->out@height x width, an attention by
+heads x queries x channels of a head. Ops have no bias and no residual. The variant is the one that
+the compiler takes for resident weights. Inputs and weights are random.
 
-A share of the peak is that of FP32 multiply-adds, which convolutions by Winograd and GPUs' tensor
-cores may exceed. GB/s count each input and the output once, in the type they are stored in, and
-% copy compares them with a copy of 256 MiB. % moved counts what the launches move, each of its
-arguments once: group norm in more than one launch has to read its input twice, for the statistics
-and to apply them, so that at the rate of a copy it has 100 % moved and 67 % copy. Near 100 % moved an
-op waits for memory and nothing else. What is smaller than the last cache (layer_norm 4096x320) comes
-from it when it is run over and over, and may exceed the copy. What would take longer than a second
-is measured by a part of its work-items, marked ~.
+% peak is the share of the FP32 multiply-add peak. Winograd and tensor cores may exceed 100.
+GB/s count each input and the output once, in their storage types; % copy compares that with a
+copy of 256 MiB. % moved counts what the launches move, each argument once. Near 100 % moved, an op
+waits for memory alone. A group norm of several launches reads its input twice, so that at a copy's
+rate it shows 100 % moved and 67 % copy. Tensors that fit the last cache may exceed a copy's rate.
+An op that would take over a second is timed by a part of its work-items, and marked ~.
 
-tools/compare/ops.py runs PyTorch in turn with --on-request.")]
+tools/compare/ops.py uses --on-request to run PyTorch in turn.")]
 pub struct Args {
-    /// How weights are stored: fp32 or fp16, which on GPUs is what is between ops, too
+    /// Storage of weights, and on GPUs of feature maps: fp32 or fp16
     #[arg(long, default_value = "fp32", value_parser = ["fp32", "fp16"])]
     precision: String,
     /// Only ops whose name has this text, such as matmul or 64x64
@@ -51,11 +49,11 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// Measure an op once for each line on standard input that names it, and answer each with a line
-    /// of JSON: for comparing programs in turn
+    /// Read names of ops from standard input, time each once and print a line of JSON: for
+    /// comparing programs in turn
     #[arg(long, conflicts_with_all = ["json", "all_variants"])]
     on_request: bool,
-    /// Profile whose kernels are meant: a name or a .toml file [default: that of the device]
+    /// Profile that chooses the kernels: a name or a .toml file [default: the device's]
     #[arg(long)]
     profile: Option<String>,
     /// OpenCL device: auto, an index, or part of a name

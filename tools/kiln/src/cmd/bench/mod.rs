@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Measure networks and ops of a model, bare kernels, or the thesis's table on this device.
+/// Measure networks, ops and bare kernels on this device.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln bench networks sd21.kiln
@@ -23,8 +23,8 @@ use indicatif::{ProgressBar, ProgressStyle};
   kiln bench kernels --precision fp16
   kiln bench table2 --model sd21-base --seconds 300
 
-Times are of the wall clock, from the first launch until the device is done; a share of the peak
-is that of FP32 multiply-adds measured in the same run.")]
+Times are of the wall clock, from the first launch until the device is done. A share of the peak is
+that of FP32 multiply-adds, which are measured in the same run.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,

@@ -23,24 +23,24 @@ use crate::cmd::inspect::Account;
 pub struct Args {
     /// Compiled model
     pub bundle: PathBuf,
-    /// Only this network, once for each: text_encoder, unet, decoder, ... [default: all]
+    /// Only this network: text_encoder, unet, decoder, ...; may be repeated [default: all]
     #[arg(long)]
     pub network: Vec<String>,
-    /// How often each is timed
+    /// Timed runs of each network
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub runs: u16,
-    /// Only the launches, not the reading of weights
+    /// Time the launches only, without reading weights
     #[arg(long)]
     pub no_io: bool,
-    /// Whether launches are recorded where the device has cl_khr_command_buffer, or enqueued one by
-    /// one [default: recorded, except on CPUs]
+    /// Record launches in command buffers if the device has cl_khr_command_buffer, or enqueue them
+    /// one by one [default: true, except on CPUs]
     #[arg(long, value_name = "true|false")]
     pub command_buffers: Option<bool>,
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
-    /// Time the launches of the one --network once for each line on standard input, and answer
-    /// each with a line of JSON: for comparing programs in turn
+    /// For each line on standard input, time the launches of the one --network once and print a line
+    /// of JSON: for comparing programs in turn
     #[arg(long, conflicts_with = "json")]
     pub on_request: bool,
     /// OpenCL device: auto, an index, or part of a name

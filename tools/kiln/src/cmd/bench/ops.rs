@@ -16,15 +16,15 @@ use super::timing::{Candidate, inputs};
   kiln bench ops sd21.kiln --filter conv2d --chosen
   kiln bench ops --model sd21-base --network unet --guidance-batch 1 --json
 
-Inputs and weights are random. What would take longer than a second is measured by a part of its
-work-items, marked ~.")]
+Inputs and weights are random. An op that would take over a second is timed by a part of its
+work-items, and marked ~.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Only this network, once for each [default: text_encoder, unet and decoder]
+    /// Only this network; may be repeated [default: text_encoder, unet and decoder]
     #[arg(long)]
     network: Vec<String>,
-    /// Only ops whose line has this text: an op, a variant, a shape such as 4096,320
+    /// Only ops whose line contains this text: an op, a variant, a shape such as 4096,320
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     filter: String,
     /// Only the variant that the compiler takes

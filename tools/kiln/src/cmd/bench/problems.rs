@@ -23,19 +23,19 @@ const NETWORKS: [&str; 3] = ["text_encoder", "unet", "decoder"];
 /// Whose ops, and on what.
 #[derive(clap::Args)]
 pub struct Subject {
-    /// Compiled model whose ops are meant; its weights are not read
+    /// Compiled model with the ops to measure; its weights are not read
     #[arg(required_unless_present = "model")]
     pub bundle: Option<PathBuf>,
     /// A model instead of a bundle: emoji-256, sd21-base or sd21
     #[arg(long, conflicts_with = "bundle")]
     pub model: Option<String>,
-    /// How weights are stored [default: as in the bundle, else fp32]
+    /// Storage of weights [default: the bundle's, else fp32]
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
-    /// Rows of the U-Net's batch [default: as in the bundle, else 2]
+    /// Batch of the U-Net [default: the bundle's, else 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
-    /// Profile whose kernels are meant: a name or a .toml file [default: that of the device]
+    /// Profile that chooses the kernels: a name or a .toml file [default: the device's]
     #[arg(long)]
     pub profile: Option<String>,
     /// OpenCL device: auto, an index, or part of a name

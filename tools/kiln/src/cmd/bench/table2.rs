@@ -1,4 +1,7 @@
-//! `kiln bench table2`: the thesis's ways to compute the networks, and Kiln's.
+//! `kiln bench table2`: the networks computed in the ways of table 2 of a thesis, and in Kiln's.
+//!
+//! The thesis ported Stable Diffusion v2.1 to OpenCL on a Samsung Galaxy S21; docs/benchmarks/mali.md
+//! has its figures.
 
 use anyhow::{Context, Result};
 use kiln_bundle::BundleFile;
@@ -13,20 +16,23 @@ use super::peak::Peak;
 use super::problems::{Item, Resolved, Subject, resolve};
 use super::timing::{Candidate, inputs};
 
-/// Measure the thesis's table on this device: naive, im2col, im2win, im2win with tiled matmul, Kiln
+/// Measure networks by naive kernels, im2col, im2win, im2win with tiled matmul, and as compiled
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln bench table2 --model sd21-base
   kiln bench table2 sd21.kiln --seconds 600 --json
 
-Each op is measured alone, once for each of its shapes, the largest of a network first; the next is
-always one of the network that has had the least time, until the time is up. The rest of a network is
-taken to run at the rate of what was measured of it; one of which nothing was measured has a -, and
-null in JSON. What would take longer than a second is measured by a part of its work-items.")]
+The ways are those of table 2 of a thesis that ported Stable Diffusion v2.1 to OpenCL on a phone;
+docs/benchmarks/mali.md has its figures.
+
+Each op is measured alone, once for each of its shapes, the largest of a network first. The next op
+is one of the network that has had the least time, until the time is up. What was not measured of a
+network is taken to run at the rate of what was. A network without any measurement has a -, and null
+in JSON. An op that would take over a second is timed by a part of its work-items.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Seconds after which no further op is begun
+    /// Begin no further op after this many seconds
     #[arg(long, default_value_t = 150)]
     seconds: u64,
     /// Print JSON, for programs

@@ -42,11 +42,11 @@ pub struct Args {
     /// Kernel variants and the kernels made of them
     #[arg(long, group = "form")]
     pub kernels: bool,
-    /// How each tensor is stored, and every block of weights: resident or streamed, when it is read,
-    /// how long it is waited for
+    /// Storage of each tensor, and every block of weights: resident or streamed, when it is read, and
+    /// how long a launch waits for it
     #[arg(long, group = "form")]
     pub weights: bool,
-    /// For machines; docs/reference/inspect-json.md describes it
+    /// Everything as JSON, for programs; docs/reference/inspect-json.md lists the fields
     #[arg(long, group = "form")]
     pub json: bool,
     /// The plan as a graph of launches and buffers, for Graphviz
@@ -55,13 +55,13 @@ pub struct Args {
     /// The OpenCL C of kernels: an index, an entry point, or part of an op's or a launch's name
     #[arg(long, value_name = "KERNEL", group = "form")]
     pub source: Option<String>,
-    /// A page to explore in a browser; needs nothing but the file
+    /// Write a page to explore in a browser, in one file
     #[arg(long, value_name = "FILE.html", group = "form")]
     pub html: Option<PathBuf>,
     /// What changes from this bundle to another one
     #[arg(long, value_name = "OTHER.kiln", group = "form")]
     pub compare: Option<PathBuf>,
-    /// Measured times of launches beside the predicted ones, from kiln run --profile
+    /// Show measured times beside predicted ones: a file of kiln run --profile
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
 }
