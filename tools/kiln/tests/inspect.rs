@@ -2,8 +2,9 @@
 
 mod harness;
 
-use harness::{arg, kiln, kiln_err, kiln_ok, scratch};
+use harness::{arg, kiln, kiln_err, kiln_ok, root, scratch};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -47,6 +48,29 @@ fn int(value: &Value, name: &str) -> u64 {
 
 fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", (bytes as f64 / 1048576.0 * 10.0).ceil() / 10.0)
+}
+
+/// The names of all fields, at any depth.
+fn fields(value: &Value, names: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| fields(item, names)),
+        Value::Object(object) => {
+            names.extend(object.keys().cloned());
+            object.values().for_each(|item| fields(item, names));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_of_the_json_is_documented() {
+    let page = std::fs::read_to_string(root().join("docs/reference/inspect-json.md"));
+    let page = page.expect("it is in the repository").replace("[]", "");
+    let documented: BTreeSet<&str> = page.split('`').skip(1).step_by(2).collect();
+    let mut names = BTreeSet::new();
+    fields(&json(tight()), &mut names);
+    let missing = names.iter().filter(|name| !documented.contains(name.as_str()));
+    assert_eq!(missing.collect::<Vec<_>>(), [] as [&String; 0]);
 }
 
 #[test]
