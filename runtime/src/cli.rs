@@ -48,11 +48,11 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, short = 'n', default_value = ""))]
     pub negative_prompt: OsString,
     /// A batch: one JSON object a line with "prompt" and, where it differs from the arguments,
-    /// "negative_prompt", "seed", "steps", "guidance", "sampler" and "output". Pictures that are
-    /// there already are skipped, so that a batch that was stopped can be started again
+    /// "negative_prompt", "seed", "steps", "guidance", "sampler" and "output". Pictures that exist
+    /// are skipped, so that a stopped batch can be started again
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
-    /// Pictures to make, with the seeds from --seed on: 4 with --seed 7 takes 7, 8, 9 and 10
+    /// Pictures to make, with seeds counted from --seed: 4 with --seed 7 takes 7, 8, 9 and 10
     #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)))]
     pub count: usize,
@@ -71,34 +71,34 @@ pub struct RunArgs {
     /// Noise each step of ddim adds, 0 to 1
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0))]
     pub eta: f32,
-    /// Initial latent instead of the seed's noise, float32 [1, C, H, W] of variance 1
+    /// Initial latent in place of the seed's noise: float32, [1, C, H, W], variance 1
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
     pub latent: Option<PathBuf>,
-    /// Begins with a picture instead of noise alone: it is scaled and cut to the model's size. The
-    /// bundle must have been compiled with --with-encoder
+    /// Begin with a picture instead of noise alone. It is scaled and cut to the model's size. The
+    /// bundle must be compiled with --with-encoder
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png"))]
     pub init_image: Option<PathBuf>,
-    /// How much of --init-image is made anew, over 0 to 1: of 20 steps, 0.75 runs the last 15
+    /// Share of the steps that change --init-image, over 0 to 1: 0.75 runs the last 15 of 20
     #[cfg_attr(
         feature = "clap",
         arg(long, value_name = "SHARE", default_value_t = 0.75, requires = "init_image")
     )]
     pub strength: f64,
-    /// Writes a small preview beside the picture (out.preview.png) every N steps, and shows it on
-    /// terminals with kitty's or iTerm2's pictures; for example 5
+    /// Write a small preview beside the picture (out.preview.png) every N steps, for example 5, and
+    /// show it on terminals that take kitty's or iTerm2's pictures; 0 for none
     #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 0))]
     pub preview_every: usize,
-    /// Writes tokens, embeddings, latents and the decoded tensor as .npy into a folder
+    /// Write tokens, embeddings, latents and the decoded tensor as .npy into a folder
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub dump: Option<PathBuf>,
-    /// Writes memory and times, planned and measured, as JSON
+    /// Write memory and times, planned and measured, as JSON
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.json"))]
     pub report: Option<PathBuf>,
-    /// Times every launch and writes the times as JSON, for kiln inspect --report
+    /// Time every launch and write the times as JSON, for kiln inspect --report
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.json"))]
     pub profile: Option<PathBuf>,
-    /// Lets the system's page cache keep weights in memory that is not the budget's, which serves
-    /// where there is some to spare; otherwise weights are read past it
+    /// Let the system's page cache keep weights, in memory beside the budget. Otherwise weights are
+    /// read past it
     #[cfg_attr(feature = "clap", arg(long))]
     pub page_cache: bool,
     /// OpenCL device: auto, an index, or part of a name
@@ -107,7 +107,7 @@ pub struct RunArgs {
         arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")
     )]
     pub device: String,
-    /// OpenCL library, instead of a search for it
+    /// OpenCL library, in place of a search for one
     #[cfg_attr(feature = "clap", arg(long, value_name = "LIBRARY"))]
     pub opencl: Option<PathBuf>,
     /// Compiled kernels

@@ -20,23 +20,23 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
   -n, --negative-prompt TEXT    what it does not show
       --prompts FILE.jsonl      a batch: a JSON object a line with \"prompt\" and, where it differs,
                                 \"negative_prompt\", \"seed\", \"steps\", \"guidance\", \"sampler\",
-                                \"output\"; pictures that are there already are skipped
-      --count N                 pictures to make, with the seeds from --seed on [1]
+                                \"output\"; pictures that exist are skipped
+      --count N                 pictures to make, with seeds counted from --seed [1]
       --seed N                  seed of the noise; the same seed gives the same picture [0]
       --steps N                 steps of the sampler [20]
       --guidance SCALE          of classifier-free guidance; 1 turns it off [7.5]
       --sampler NAME            ddim, euler, euler-a or dpm++2m [ddim]
       --eta SHARE               noise each step of ddim adds, 0 to 1 [0]
-      --latent FILE.npy         initial latent instead of the seed's noise
+      --latent FILE.npy         initial latent in place of the seed's noise
       --init-image FILE.png     begins with a picture; the bundle must have its encoder
-      --strength SHARE          how much of --init-image is made anew, over 0 to 1 [0.75]
+      --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75]
       --preview-every N         writes a preview beside the picture every N steps
-      --dump DIR                writes tokens, embeddings, latents and the tensor decoded as .npy
+      --dump DIR                writes tokens, embeddings, latents and the decoded tensor as .npy
       --report FILE.json        writes memory and times, planned and measured
       --profile FILE.json       times every launch
-      --page-cache              lets the system keep weights in memory beside the budget
+      --page-cache              lets the page cache keep weights, in memory beside the budget
       --device WHICH            OpenCL device: auto, an index, or part of a name [auto]
-      --opencl LIBRARY          OpenCL library, instead of a search for it
+      --opencl LIBRARY          OpenCL library, in place of a search for one
       --cache DIR               folder of compiled kernels [$KILN_CACHE, else the user's]
   -o, --output FILE.png         picture to write; of several, {seed} becomes the seed
   -h, --help
