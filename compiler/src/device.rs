@@ -20,13 +20,13 @@ const PROFILES: &[(&str, &str)] = &[
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceProfile {
-    /// What decides kernels.
+    /// Facts that decide which kernels are taken.
     pub target: Target,
-    /// What decides the plan.
+    /// Facts that decide the plan.
     pub memory: MemoryProfile,
-    /// What the device can do, for choosing residency and predicting time.
+    /// Sustained rates, which decide residency and predict time.
     pub rates: Rates,
-    /// What others measured on it; nothing is decided by it.
+    /// Times that others published for the device; nothing is decided by them.
     #[serde(default)]
     pub published: Vec<Published>,
 }
@@ -54,9 +54,9 @@ pub struct MemoryProfile {
     pub max_alloc_bytes: u64,
     /// Host and device share one memory: no staging, and device bytes count in the process.
     pub unified: bool,
-    /// The process with the driver loaded, before anything of ours.
+    /// Memory of the process with the driver loaded, before anything of Kiln is.
     pub process_baseline_bytes: u64,
-    /// What the driver's compiler takes while compiled kernels are loaded from the runtime's cache.
+    /// Memory of the driver's compiler while compiled kernels are loaded from the runtime's cache.
     pub compiler_bytes: u64,
     /// Host memory of one compiled kernel, loaded from the runtime's cache.
     pub kernel_bytes: u64,
@@ -79,10 +79,10 @@ pub struct Rates {
     pub memory_bytes_per_s: f64,
     /// Reading weights from storage.
     pub io_bytes_per_s: f64,
-    /// What every launch takes beside its work, in nanoseconds.
+    /// Fixed time of a launch, in nanoseconds.
     pub launch_ns: u64,
-    /// The longest that one launch may be predicted to take, in milliseconds: longer ones are cut.
-    /// 0 where the device minds no length.
+    /// Longest predicted time of a launch, in milliseconds; longer launches are split. 0 for no
+    /// limit.
     #[serde(default)]
     pub max_dispatch_ms: u64,
     /// Share of these rates that a kernel variant reaches, by its name; 1 where it is not named.
@@ -91,7 +91,7 @@ pub struct Rates {
 }
 
 impl MemoryProfile {
-    /// [`Self::max_alloc_bytes`], all there is where it is unknown.
+    /// [`Self::max_alloc_bytes`], no limit where it is unknown.
     pub fn max_alloc_bytes(&self) -> u64 {
         if self.max_alloc_bytes == 0 { u64::MAX } else { self.max_alloc_bytes }
     }

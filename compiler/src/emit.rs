@@ -3,15 +3,16 @@
 use anyhow::{Context, Result};
 use kiln_bundle::format::{BundleWriter, sealed_row};
 use kiln_bundle::plan::{Plan, Step};
-use kiln_ir::{DType, Graph, NodeKind, Tensor, TensorType, WeightExpr, reference};
+use kiln_ir::{DType, NodeKind, WeightExpr};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 
+use crate::constants::{check_tensors, evaluate};
 use crate::plan::Planned;
-use crate::plan::blocks::{BlockDraft, constant};
-use crate::plan::lower::{LoweredNetwork, Storage, Work};
-use crate::weights::{Requirement, TensorSource, check};
+use crate::plan::blocks::BlockDraft;
+use crate::plan::lower::{LoweredNetwork, Work};
+use crate::weights::TensorSource;
 
 /// Elements of a table that are read and written at a time.
 const TABLE_CHUNK_ELEMS: usize = 1 << 20;
@@ -31,7 +32,6 @@ pub fn weight_bytes(planned: &Planned) -> u64 {
 pub fn emit(
     planned: &Planned,
     source: &dyn TensorSource,
-    storage: Storage<'_>,
     tokenizer: &[u8],
     path: &Path,
     progress: &mut dyn FnMut(u64),
@@ -40,7 +40,6 @@ pub fn emit(
     let mut emitter = Emitter {
         planned,
         source,
-        storage,
         plan: planned.plan.clone(),
         writer: BundleWriter::create(path)?,
         written_bytes: 0,
@@ -55,44 +54,9 @@ pub fn emit(
     Ok((plan, file_bytes))
 }
 
-/// Every tensor that the networks read is there with its shape.
-///
-/// Errors: those that are not, all in one error.
-pub fn check_tensors<'a>(
-    graphs: impl Iterator<Item = &'a Graph>,
-    source: &dyn TensorSource,
-) -> Result<()> {
-    let mut required: Vec<Requirement> = Vec::new();
-    for graph in graphs {
-        for id in graph.ids() {
-            if let NodeKind::Weight(expr) = &graph.node(id).kind {
-                let tensors = expr.tensors().into_iter();
-                required.extend(tensors.map(|(key, shape)| Requirement {
-                    name: key.to_string(),
-                    shape: shape.to_vec(),
-                }));
-            }
-        }
-    }
-    required.sort_by(|a, b| a.name.cmp(&b.name));
-    required.dedup();
-    check(source, &required)
-}
-
-/// A constant's values.
-///
-/// Errors: a tensor that the checkpoint lacks; a failed read.
-pub fn evaluate(expr: &WeightExpr, ty: &TensorType, source: &dyn TensorSource) -> Result<Tensor> {
-    Ok(reference::weight(expr, ty, &|key| {
-        let info = source.info(key).with_context(|| format!("no tensor {key}"))?;
-        Ok(Tensor::new(&info.shape, source.read_f32(key)?))
-    })?)
-}
-
 struct Emitter<'a> {
     planned: &'a Planned,
     source: &'a dyn TensorSource,
-    storage: Storage<'a>,
     plan: Plan,
     writer: BundleWriter,
     written_bytes: u64,
@@ -165,10 +129,8 @@ impl Emitter<'_> {
         let graph = &network.source.graph;
         let node = graph.node(graph.operands(network.ops[op].id)[input]);
         let NodeKind::Weight(expr) = &node.kind else { unreachable!("pieces are constants") };
-        let (packing, shape) =
-            constant(network, op, input, self.storage).context("pieces are constants")?;
         let tensor = evaluate(expr, &node.ty, self.source)?;
-        Ok(packing.pack(&shape, &tensor.data))
+        Ok(network.ops[op].packing(input).pack(&node.ty.shape, &tensor.data))
     }
 
     /// Streams the table of a gather and enters its offset in the plan.
@@ -193,14 +155,16 @@ impl Emitter<'_> {
                 .collect())
         });
         let offset_bytes = self.writer.write_stream(chunks)?;
-        let name = &graph.node(id).name;
-        for step in &mut self.plan.networks[index].steps {
-            if let Step::Gather(gather) = step
-                && gather.name == *name
-            {
-                gather.table_offset_bytes = offset_bytes;
-            }
-        }
+        // The steps of a network follow its ops.
+        let is_gather = |work: &Work| matches!(work, Work::Gather);
+        let before = network.ops[..op].iter().filter(|op| is_gather(&op.work)).count();
+        let steps = self.plan.networks[index].steps.iter_mut();
+        let mut gathers = steps.filter_map(|step| match step {
+            Step::Gather(gather) => Some(gather),
+            _ => None,
+        });
+        let gather = gathers.nth(before).context("every gather has a step")?;
+        gather.table_offset_bytes = offset_bytes;
         Ok(())
     }
 }

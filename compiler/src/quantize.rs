@@ -1,9 +1,9 @@
-//! Decides how the weights of each contraction are stored when they are to be INT8.
+//! Decides how the weights of each contraction are stored under INT8.
 //!
 //! The measure is the relative L2 error of a tensor's weights. One scale an output channel costs a
-//! kernel nothing, so it is taken where the error stays under [`LIMIT`]; otherwise the largest
-//! block that every kernel can read and whose error does; otherwise the tensor stays in FP16. The
-//! decision precedes planning, which depends on sizes.
+//! kernel nothing, so it is taken if the error stays under [`LIMIT`]. Otherwise the tensor has the
+//! largest scale groups that every kernel can read and that keep the limit, and if none does it
+//! stays in FP16. The decision precedes planning, which depends on sizes.
 
 use anyhow::{Context, Result};
 use kiln_bundle::rationale::StoredWeight;
@@ -11,8 +11,9 @@ use kiln_ir::{DType, Graph, NodeKind, ValueId, WeightExpr};
 use kiln_kernels::{contraction::BLOCKS, quantize::relative_error};
 use std::collections::BTreeMap;
 
-use crate::emit::{check_tensors, evaluate};
-use crate::passes::contraction::ContractionNode;
+use crate::constants::{check_tensors, evaluate, name};
+use crate::model::{GUIDANCE_BRANCHES, Model, NetworkGraph, parts};
+use crate::passes::{self, contraction::ContractionNode};
 use crate::weights::TensorSource;
 
 /// Largest relative L2 error of a tensor's weights. Normally distributed weights with one scale for
@@ -24,7 +25,8 @@ pub const LIMIT: f64 = 1.0e-2;
 pub struct Stored {
     /// Element type.
     pub dtype: DType,
-    /// For INT8, the places of the sum that share a scale; `None` for all of an output channel.
+    /// For INT8, the size of a scale group along the reduction axis; `None` for one scale an output
+    /// channel.
     pub block: Option<usize>,
     /// Relative L2 error of the values, if it was measured.
     pub relative_error: Option<f64>,
@@ -60,15 +62,20 @@ impl Choices {
     }
 }
 
-/// A constant's name: its tensors in the checkpoint.
-pub fn name(expr: &WeightExpr) -> String {
-    expr.tensors().into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" + ")
-}
-
-/// Blocks that divide the channels of every source, largest first.
+/// Sizes of scale groups that divide the channels of every source, largest first.
 pub fn blocks(graph: &Graph, contraction: &ContractionNode) -> impl Iterator<Item = usize> {
     let channels: Vec<_> = contraction.sources.iter().map(|s| graph.ty(*s).channels()).collect();
     BLOCKS.into_iter().filter(move |block| channels.iter().all(|c| c.is_multiple_of(*block)))
+}
+
+/// The optimized graphs of a model's parts, which have the weights of every plan.
+pub fn weight_graphs(model: &dyn Model) -> Result<Vec<Graph>> {
+    let mut graphs = Vec::new();
+    for NetworkGraph { mut graph, .. } in parts(model, GUIDANCE_BRANCHES)? {
+        passes::optimize(&mut graph)?;
+        graphs.push(graph);
+    }
+    Ok(graphs)
 }
 
 /// The contractions of some graphs whose weights are constant, each weight once.

@@ -1,6 +1,6 @@
 //! The passes change what is computed where, never what is computed.
 
-use kiln_compiler::passes::{self, hoist::hoist, part_norm};
+use kiln_compiler::passes::{self, hoist::hoist, unfuse_norm};
 use kiln_graphs::config::{ModelConfig, model};
 use kiln_ir::{DType, Graph, NodeKind, Op, Tensor, reference, verify};
 use std::collections::HashMap;
@@ -161,7 +161,7 @@ fn passes_leave_nothing_behind_that_they_fuse() {
 }
 
 #[test]
-fn normalizations_parted_again_preserve_the_unet() {
+fn unfused_normalizations_preserve_the_unet() {
     let mut fused = kiln_graphs::unet(&tiny(), 2).expect("builds");
     let tensors = checkpoint(&[&fused]);
     let given = inputs(&fused);
@@ -171,11 +171,11 @@ fn normalizations_parted_again_preserve_the_unet() {
     let affines = |graph: &Graph| count(graph, |op| matches!(op, Op::GroupAffine(_)));
 
     let mut same = fused.clone();
-    assert_eq!(part_norm::run(&mut same, |_, _, _| false).expect("runs"), 0);
+    assert_eq!(unfuse_norm::unfuse(&mut same, |_, _, _| false).expect("runs"), 0);
     assert_eq!(affines(&same), affines(&fused));
 
     let mut parted = fused.clone();
-    let parts = part_norm::run(&mut parted, |_, _, _| true).expect("runs");
+    let parts = unfuse_norm::unfuse(&mut parted, |_, _, _| true).expect("runs");
     verify::verify(&parted).expect("the graph is well formed");
     assert!(parts > 0);
     assert_eq!(norms(&parted), norms(&fused) + parts);
@@ -189,10 +189,10 @@ fn normalizations_parted_again_preserve_the_unet() {
 }
 
 #[test]
-fn halved_networks_meet_in_the_same_types() {
+fn networks_in_fp16_meet_in_the_same_types() {
     let mut unet = kiln_graphs::unet(&tiny(), 2).expect("builds");
     passes::optimize(&mut unet).expect("passes hold");
-    passes::halve::run(&mut unet).expect("every value has a storage type");
+    passes::fp16_activations::run(&mut unet).expect("every value has a storage type");
     let parts = hoist(&unet, 3).expect("splits");
     let before = [parts.prompt, parts.timestep].map(|part| part.expect("something is hoisted"));
     for part in before.iter().chain([&parts.step]) {
@@ -222,7 +222,8 @@ fn halved_networks_meet_in_the_same_types() {
     }
 }
 
-/// The largest pictures of the decoder are between the ops of chains, which compute what the ops did.
+/// The largest pictures of the decoder are between the ops of chains, which compute what the ops
+/// did.
 #[test]
 fn chains_preserve_the_decoder_and_drop_its_largest_pictures() {
     let mut fused = kiln_graphs::vae_decoder(&tiny()).expect("builds");

@@ -7,7 +7,8 @@ use kiln_ir::{ContractionOperands, Graph, Op, ValueId};
 /// A node of a graph that is a contraction, taken apart.
 #[derive(Clone)]
 pub struct ContractionNode {
-    /// The node's op; its source count, prologue, epilogue and upsampling are replaced by the fields below.
+    /// The node's op; its source count, prologue, epilogue and upsampling are replaced by the
+    /// fields below.
     pub op: Op,
     /// Values read as one, concatenated along channels.
     pub sources: Vec<ValueId>,
@@ -23,7 +24,7 @@ pub struct ContractionNode {
     pub activation: Activation,
     /// Residual.
     pub residual: Option<ValueId>,
-    /// Reads the picture doubled (convolutions only).
+    /// Reads the feature map doubled (convolutions only).
     pub upsample: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Lets contractions and group normalizations read two pictures as one instead of storing the
-//! concatenation.
+//! Lets contractions and group normalizations read two feature maps as one, so that their
+//! concatenation is never in memory.
 
 use anyhow::Result;
 use kiln_ir::ops::group_norm::GroupNorm;

@@ -1,4 +1,5 @@
-//! Lets a convolution read a picture doubled by nearest neighbour instead of storing it doubled.
+//! Lets a convolution read a feature map doubled by nearest neighbour, so that the doubled one is
+//! never in memory.
 
 use anyhow::Result;
 use kiln_ir::{Graph, Op};

@@ -1,8 +1,8 @@
-//! Moves additions into the epilogue of a contraction: a constant row is a bias, a computed row
+//! Moves additions into the epilogue of a contraction. A constant row is a bias, a computed row
 //! is the timestep projection, and a value of the same shape is the residual.
 //!
-//! Runs twice: before the activations are fused (bias and row come first in the epilogue) and
-//! after (the residual comes last).
+//! Runs before activations are fused, as an epilogue adds bias and row first, and again after it,
+//! as the residual comes last.
 
 use anyhow::Result;
 use kiln_ir::ops::epilogue::Activation;
@@ -19,8 +19,8 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
         }
         let operands = graph.operands(add);
         let (mut a, mut b) = (operands[0], operands[1]);
-        // A residual block's shortcut: computed last, it adds to a sum that is there already, and what it
-        // reads is the only other picture then.
+        // The shortcut of a residual block absorbs the addition, so that it is computed last: its
+        // own source is then the only other feature map in memory.
         let ops = (graph.node(a).op(), graph.node(b).op());
         if let (Some(Op::Conv2d(_)), Some(Op::Matmul(_))) = ops
             && graph.ty(a) == graph.ty(b)

@@ -1,8 +1,8 @@
-//! Lets a convolution normalize what it reads instead of storing a picture normalized.
+//! Lets a convolution normalize its source, so that no normalized copy is in memory.
 //!
-//! A group normalization that only a convolution reads becomes one scale and one shift a channel. The
-//! picture is then in memory once. Where there is no window (1x1) it is left: there the copy is read
-//! once, and many rows at a time.
+//! A group normalization whose only reader is a convolution becomes one scale and one shift a
+//! channel, the convolution's prologue. 1x1 convolutions keep the normalization as an op: they read
+//! each element once, many rows at a time.
 
 use anyhow::Result;
 use kiln_ir::ops::group_affine::GroupAffine;

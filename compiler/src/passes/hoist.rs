@@ -1,13 +1,16 @@
-//! Takes out of the sampler's loop what does not change in it.
+//! Hoists loop-invariant ops out of the sampler's loop.
 //!
-//! A value that depends on the prompt alone (keys and values of cross-attention) moves to a
-//! network that runs once for each prompt, one that depends on the timestep alone (the projected
-//! timestep embedding) to a network that runs for many timesteps at once. What crosses the border
-//! is an output there and an input, of the same name, here.
+//! A value that depends on the prompt alone (keys and values of cross-attention) moves to a network
+//! that runs once for each prompt. A value that depends on the timestep alone (the projected
+//! timestep embedding) moves to a network that runs for many timesteps at once. A value that
+//! crosses between networks is an output of the one and an input, of the same name, of the other.
 
 use anyhow::Result;
+use kiln_bundle::plan::Phase;
 use kiln_ir::{Graph, NodeKind, ValueId};
 use std::collections::{BTreeSet, HashMap};
+
+use crate::model::{NetworkGraph, Part, TIMESTEP_ROWS};
 
 /// The U-Net in three parts; the first two are `None` if nothing could be hoisted into them.
 pub struct Hoisted {
@@ -17,6 +20,19 @@ pub struct Hoisted {
     pub timestep: Option<Graph>,
     /// The rest.
     pub step: Graph,
+}
+
+/// Splits the U-Net; leaves other networks as they are.
+pub fn run(network: &NetworkGraph) -> Result<Vec<NetworkGraph>> {
+    if network.part != Part::Unet {
+        return Ok(vec![network.clone()]);
+    }
+    let Hoisted { prompt, timestep, step } = hoist(&network.graph, TIMESTEP_ROWS)?;
+    let parts = [(Phase::Prompt, prompt), (Phase::Timesteps, timestep), (Phase::Step, Some(step))];
+    let network = |(phase, graph): (Phase, Option<Graph>)| {
+        graph.map(|graph| NetworkGraph { name: graph.name.clone(), part: Part::Unet, phase, graph })
+    };
+    Ok(parts.into_iter().filter_map(network).collect())
 }
 
 /// Splits a U-Net. The network of timesteps gets `timestep_rows` timesteps at a time.
@@ -58,9 +74,9 @@ fn dependencies(graph: &Graph) -> Result<HashMap<ValueId, BTreeSet<String>>> {
     Ok(depends)
 }
 
-/// The subgraph of `set`: constants are copied, other values from outside become inputs, values
-/// that are read outside (or are outputs) become outputs. `rows` replaces the extent of axis 0
-/// of the inputs.
+/// The subgraph of `set`. Constants are copied, other values from outside become inputs. Values
+/// that are read outside, and outputs of the graph, become outputs. `rows` replaces the extent of
+/// axis 0 of the inputs.
 fn extract(
     graph: &Graph,
     name: &str,

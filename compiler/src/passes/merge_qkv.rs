@@ -63,8 +63,8 @@ fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<Contr
     (!c.is_conv() && c.is_linear() && constant && alone).then_some(c)
 }
 
-/// One matmul whose columns are those of `matmuls` in order. They must read the same sources and
-/// have constant weights, and all or none a constant bias.
+/// One matmul with the columns of `matmuls` in order. All must read the same sources, have constant
+/// weights, and all or none must have a constant bias.
 pub fn merge_matmuls(graph: &mut Graph, matmuls: &[ValueId], name: &str) -> Result<ValueId> {
     let parts: Vec<ContractionNode> = matmuls
         .iter()

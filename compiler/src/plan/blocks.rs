@@ -4,10 +4,10 @@
 //! op whose weights were split over launches streams piece by piece. The small ones of a whole
 //! network (biases, norms) form one block that stays resident while the network runs.
 
-use kiln_kernels::{Argument, Packing};
+use kiln_kernels::Argument;
 use std::collections::HashMap;
 
-use super::lower::{LoweredNetwork, Storage, Work};
+use super::lower::{LoweredNetwork, Work};
 
 /// Regions smaller than this are not worth a read of their own.
 const SMALL_BYTES: u64 = 64 << 10;
@@ -56,23 +56,6 @@ pub struct Blocks {
     pub drafts: Vec<BlockDraft>,
     /// Where each constant argument is.
     pub places: Places,
-}
-
-/// Packing and shape of a constant input of a lowered op.
-pub fn constant(
-    network: &LoweredNetwork,
-    op: usize,
-    input: usize,
-    storage: Storage<'_>,
-) -> Option<(Packing, Vec<usize>)> {
-    let graph = &network.source.graph;
-    let lowered = &network.ops[op];
-    let value = graph.operands(lowered.id)[input];
-    if !graph.node(value).is_weight() {
-        return None;
-    }
-    let dtype = storage.of(graph, lowered.id, input).dtype;
-    Some((lowered.packing(input, dtype), graph.ty(value).shape.clone()))
 }
 
 impl Blocks {

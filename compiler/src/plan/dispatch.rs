@@ -1,27 +1,28 @@
-//! Cuts launches that would occupy the device for too long.
+//! Splits launches that would occupy the device for too long.
 //!
-//! A phone's driver stops kernels that run for long, and its screen waits for the others. A launch
-//! becomes parts along one axis of its work-items, which run one after another: each begins where
-//! the one before ended (`global_work_offset`), so that kernels, arguments and results are the same.
+//! A phone's driver stops kernels that run for long, and its screen waits for the others. A long
+//! launch becomes several parts along one axis of its global size, which run one after another.
+//! Each part begins where the one before ended (`global_work_offset`), so that kernels, arguments
+//! and results are the same.
 
 use anyhow::{Result, bail};
 use kiln_kernels::{Launch, Lowering};
 
 use super::time::LaunchCost;
 
-/// Work-items of a launch among those of its op's launch as it was lowered.
+/// Where a launch lies in the launch that it was split from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
-    /// The first.
+    /// First work-item.
     pub offset: [u64; 3],
-    /// All work-items, of which the launch runs [`Launch::global`].
+    /// Global size of the whole launch; [`Launch::global`] is that of this part.
     pub range: [u64; 3],
 }
 
-/// Cuts the launches of a lowering so that none is predicted to take more than `max_ns` (0: no
-/// limit), and its costs alike. Returns one part a launch.
+/// Splits the launches of a lowering, and their costs, so that none is predicted to take more than
+/// `max_ns` (0: no limit). Returns one part a launch.
 ///
-/// `launch_ns` is what every launch takes beside its work.
+/// `launch_ns` is the fixed time of a launch.
 /// Errors: a single work-group takes longer.
 pub fn cut(
     lowering: &mut Lowering,
@@ -59,7 +60,8 @@ pub fn cut(
     Ok(parts)
 }
 
-/// Along which axis a launch is cut, the outermost that is long enough, and work-items of a part.
+/// The axis along which a launch is split, the outermost that is long enough, and the work-items of
+/// a part.
 fn axis(launch: &Launch, cost: LaunchCost, max_ns: u64, launch_ns: u64) -> Result<(usize, u64)> {
     let work_ns = cost.ns.saturating_sub(launch_ns);
     let group = launch.local.unwrap_or([1; 3]);

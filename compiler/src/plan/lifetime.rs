@@ -190,11 +190,14 @@ fn find_output(networks: &[LoweredNetwork], name: &str) -> Option<(usize, ValueI
 mod tests {
     use super::*;
     use crate::device::DeviceProfile;
-    use crate::plan::lower::{Known, NetworkGraph, Preference, Selection, Storage, Weights, lower};
+    use crate::model::{NetworkGraph, Part};
+    use crate::plan::lower::{LoweringCache, lower};
+    use crate::storage::Storage;
+    use crate::strategy::{ReadPrice, Scratch, Selection};
     use kiln_ir::ops::matmul::Matmul;
     use kiln_ir::ops::silu::Silu;
     use kiln_ir::ops::{add::Add, epilogue::Epilogue};
-    use kiln_ir::{DType, Graph, WeightExpr};
+    use kiln_ir::{Graph, WeightExpr};
 
     /// `silu(x) W + residual`, and whether the sum is where the residual was.
     fn shares(build: impl Fn(&mut Graph, ValueId, ValueId) -> (ValueId, ValueId)) -> bool {
@@ -204,15 +207,16 @@ mod tests {
         let w = graph.weight("w", expr, TensorType::f32(&[64, 64]));
         let (residual, out) = build(&mut graph, x, w);
         graph.output("y", out);
-        let source = NetworkGraph { name: "test".into(), phase: Phase::Prompt, graph };
+        let (name, part, phase) = ("test".into(), Part::Decoder, Phase::Prompt);
+        let source = NetworkGraph { name, part, phase, graph };
         let (_, profile) = DeviceProfile::load("cpu-avx512").unwrap();
-        let storage = Storage { weights: Weights::Float(DType::F32), activations: DType::F32 };
         let selection = Selection {
-            preference: Preference::Fastest,
+            scratch: Scratch::Unlimited,
             max_weight_bytes: 1 << 20,
-            reading_percent: 100,
+            read_price: ReadPrice::FULL,
         };
-        let network = lower(&source, &profile, storage, selection, &mut Known::default()).unwrap();
+        let cache = &mut LoweringCache::default();
+        let network = lower(source, &profile, Storage::FP32, selection, cache).unwrap();
         let sum = network.source.graph.ids().find(|id| {
             let op = network.source.graph.node(*id).op();
             matches!(op, Some(kiln_ir::Op::Matmul(op)) if op.epilogue.residual)

@@ -1,329 +1,134 @@
-//! The memory plan: what lives where and when.
+//! The memory plan: where every buffer is, and when.
 //!
-//! networks -> [`lower`] (variants, schedule) -> [`blocks`] (constants) -> [`lifetime`] ->
-//! [`residency`] (addresses in the [`arena`], resident weights) -> [`assemble`] (the plan).
+//! For each strategy: [`lower`] (variants of kernels, in scheduled order) -> [`blocks`] (constants)
+//! -> [`lifetime`] -> [`residency`] (addresses in the [`arena`], resident weights) -> [`assemble`]
+//! (the plan). The fastest plan that fits the budget is taken.
 
 pub mod arena;
 pub mod assemble;
 pub mod blocks;
 pub mod dispatch;
-pub mod explain;
+pub mod draft;
 pub mod lifetime;
 pub mod lower;
+mod memory;
 pub mod rationale;
 pub mod residency;
 pub mod schedule;
+pub mod select;
+pub mod shortfall;
 pub mod time;
 
-use anyhow::{Result, bail};
-use kiln_bundle::plan::{Manifest, MemoryPlan, Phase, Plan};
-use kiln_ir::DType;
+use anyhow::{Context, Result};
+use kiln_bundle::plan::{Manifest, Plan};
+use kiln_bundle::rationale::Attempt;
+use std::fmt;
 
-use crate::device::DeviceProfile;
-use blocks::Blocks;
-use lifetime::Lifetimes;
-use lower::{Known, LoweredNetwork, NetworkGraph, Preference, Selection, Storage};
-use residency::{Infeasible, Placement};
+use crate::model::{Model, TIMESTEP_ROWS};
+use crate::request::PlanRequest;
+use crate::size::{MIB, mib};
+use crate::strategy::{Strategy, strategies};
+pub use draft::Planned;
+use draft::{Draft, Outcome};
+use lower::{LoweringCache, lower_model};
+use shortfall::Shortfall;
+use time::Prediction;
 
-/// What a plan is made for.
-pub struct PlanRequest<'a> {
-    /// The device.
-    pub profile: &'a DeviceProfile,
-    /// Storage types.
-    pub storage: Storage<'a>,
-    /// Most bytes of the whole process.
-    pub budget_bytes: u64,
-    /// Rows of the U-Net batch; `None` leaves them to the strategies.
-    pub guidance_batch: Option<usize>,
-}
+/// Limits of the repeated network's resident weights, in bytes, that are tried beside "as many as
+/// fit". Resident weights are read before the first pass, so that more of them may make a picture
+/// of [`time::SAMPLER_STEPS`] steps slower. Each limit costs a placement, so that there are few of
+/// them.
+const RESIDENT_LIMITS_BYTES: [u64; 6] = [0, 64 * MIB, 128 * MIB, 256 * MIB, 512 * MIB, 1024 * MIB];
 
-/// One way to spend the budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Strategy {
-    /// Rows of the U-Net batch: 2 runs both branches of guidance at once.
-    pub guidance_batch: usize,
-    /// How variants are chosen.
-    pub preference: Preference,
-    /// Largest run of weights that one launch reads.
-    pub max_block_bytes: u64,
-    /// Storage type of values between ops.
-    pub activations: DType,
-    /// What reading the repeated network's weights counts for when its variants are chosen; see
-    /// [`Selection::reading_percent`].
-    pub reading_percent: u64,
-    /// The largest pictures of the autoencoder are computed anew by stripes wherever they are read.
-    pub recompute: bool,
-}
-
-impl Strategy {
-    /// How variants of a network are chosen. The others read their weights for one pass, in full.
-    pub fn selection(&self, phase: Phase) -> Selection {
-        let counted = phase == Phase::Step || self.reading_percent == MUCH;
-        Selection {
-            preference: self.preference,
-            max_weight_bytes: self.max_block_bytes,
-            reading_percent: if counted { self.reading_percent } else { 100 },
-        }
-    }
-}
-
-impl std::fmt::Display for Strategy {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.guidance_batch {
-            1 => f.write_str("two U-Net passes a step")?,
-            n => write!(f, "one U-Net pass of batch {n} a step")?,
-        }
-        match self.preference {
-            Preference::Fastest => f.write_str(", the fastest variants")?,
-            Preference::ScratchUpTo(0) => {
-                f.write_str(", the variants with the least scratch memory")?
-            }
-            Preference::ScratchUpTo(bytes) => {
-                write!(f, ", variants with up to {} of scratch memory", explain::mib(bytes))?;
-            }
-        }
-        write!(f, ", weight blocks of up to {}", explain::mib(self.max_block_bytes))?;
-        match self.reading_percent {
-            0 => f.write_str(", weights as large as is fast")?,
-            MUCH => f.write_str(", weights as small as can be")?,
-            percent => write!(f, ", reading of weights at {percent} % of its time")?,
-        }
-        if self.recompute {
-            f.write_str(", the largest pictures recomputed by stripes")?;
-        }
-        match self.activations {
-            DType::F16 => f.write_str(", activations in FP16"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// So much that no variant is worth larger weights.
-const MUCH: u64 = 10_000;
-
-/// Ways to spend the budget, the most frugal last. The fastest that fits is taken.
+/// Plans a model under a budget, without reading any weights: of the strategies that fit the one
+/// with the least predicted time of a picture.
 ///
-/// FP16 activations come first where the device profits, elsewhere when nothing else fits.
-pub fn strategies(request: &PlanRequest) -> Vec<Strategy> {
-    let profile = request.profile;
-    let narrow = request.storage.activations;
-    let types = match (narrow, profile.target.half_activations) {
-        (DType::F16, true) => vec![DType::F16],
-        (DType::F16, false) => vec![DType::F32, DType::F16],
-        _ => vec![DType::F32],
-    };
-    let spending = [
-        (2, Preference::Fastest, 1, 0),
-        (2, Preference::Fastest, 1, 25),
-        (2, Preference::Fastest, 1, 100),
-        (2, Preference::Fastest, 1, MUCH),
-        (2, Preference::Fastest, 4, 100),
-        (2, Preference::ScratchUpTo(16 << 20), 4, 100),
-        (2, Preference::ScratchUpTo(16 << 20), 16, 100),
-        (1, Preference::ScratchUpTo(4 << 20), 4, 100),
-        (1, Preference::ScratchUpTo(4 << 20), 16, 100),
-        (1, Preference::ScratchUpTo(1 << 20), 16, 100),
-    ];
-    let recomputing = [
-        (2, Preference::ScratchUpTo(16 << 20), 4, 100),
-        (1, Preference::ScratchUpTo(16 << 20), 4, 100),
-        (1, Preference::ScratchUpTo(16 << 20), 16, MUCH),
-        (1, Preference::ScratchUpTo(8 << 20), 16, MUCH),
-        (1, Preference::ScratchUpTo(6 << 20), 32, MUCH),
-    ];
-    let all = spending.into_iter().map(|s| (s, false)).chain(recomputing.map(|s| (s, true)));
-    let list: Vec<_> = all.collect();
-    let strategy = |activations| {
-        let list = list.clone().into_iter();
-        list.map(move |((guidance_batch, preference, divisor, reading_percent), recompute)| {
-            Strategy {
-                guidance_batch: request.guidance_batch.unwrap_or(guidance_batch),
-                preference,
-                max_block_bytes: profile.memory.max_block_bytes / divisor,
-                activations,
-                reading_percent,
-                recompute,
-            }
-        })
-    };
-    types.into_iter().flat_map(strategy).collect()
-}
-
-/// A plan, and what is needed to write its weights.
-pub struct Planned {
-    /// The plan; weights have no offsets or checksums yet.
-    pub plan: Plan,
-    /// The networks as launches.
-    pub networks: Vec<LoweredNetwork>,
-    /// Their constants.
-    pub blocks: Blocks,
-}
-
-/// What came of one strategy.
-pub enum Outcome {
-    /// It fits.
-    Fits(Box<Plan>),
-    /// It needs more than the budget.
-    TooLarge(explain::Shortfall),
-}
-
-/// Networks lowered by one strategy, before anything has an address.
-pub struct Draft {
-    /// How the budget is spent.
-    pub strategy: Strategy,
-    networks: Vec<LoweredNetwork>,
-    blocks: Blocks,
-    lifetimes: Lifetimes,
-    beside: MemoryPlan,
-    manifest: Manifest,
-}
-
-impl Draft {
-    /// Lowers networks, in execution order, by one strategy.
-    pub fn new(
-        graphs: &[NetworkGraph],
-        manifest: Manifest,
-        strategy: Strategy,
-        request: &PlanRequest,
-        known: &mut Known,
-    ) -> Result<Self> {
-        let profile = request.profile;
-        let mut lower = |g: &NetworkGraph| {
-            let selection = strategy.selection(g.phase);
-            let parted = lower::part_norms(g, profile, selection)?;
-            lower::lower(&parted, profile, request.storage, selection, known)
-        };
-        let networks = graphs.iter().map(&mut lower).collect::<Result<Vec<_>>>()?;
-        let mut blocks = Blocks::default();
-        for (index, network) in networks.iter().enumerate() {
-            blocks.add(index, network, profile.memory.base_align_bytes);
+/// Errors: the budget is too small (with the smallest feasible one and what sets it); an op has
+/// no kernel for the device.
+pub fn plan_model(
+    model: &dyn Model,
+    profile_name: &str,
+    precision: &str,
+    request: &PlanRequest,
+) -> Result<Planned> {
+    let PlanRequest { profile, storage, guidance_batch, .. } = *request;
+    let mut cache = LoweringCache::default();
+    let mut fastest: Option<(u64, Draft, Plan)> = None;
+    let mut least: Option<Shortfall> = None;
+    let mut attempts = Vec::new();
+    for strategy in strategies(profile, storage.activations, guidance_batch) {
+        let networks = lower_model(model, strategy, request, &mut cache)?;
+        let manifest = manifest(model, profile_name, precision, strategy);
+        let draft = Draft::new(networks, manifest, strategy, request)?;
+        if fastest.as_ref().is_some_and(|(ns, ..)| draft.least_ns() >= *ns) {
+            continue;
         }
-        check_blocks(&blocks, profile.memory.max_alloc_bytes())?;
-        let lifetimes = Lifetimes::new(&networks, &blocks);
-        let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
-        Ok(Self { strategy, networks, blocks, lifetimes, beside, manifest })
-    }
-
-    /// Less than any plan's predicted time of a picture: what its launches take.
-    pub fn least_ns(&self) -> u64 {
-        let of_network = |network: &LoweredNetwork| {
-            let costs = network.ops.iter().flat_map(|op| match &op.work {
-                lower::Work::Kernels { costs, .. } => &costs[..],
-                lower::Work::Gather => &[],
-            });
-            let pass_ns: u64 = costs.map(|cost| cost.ns).sum();
-            pass_ns.saturating_mul(time::passes(&self.manifest, network.source.phase))
-        };
-        self.networks.iter().map(of_network).fold(0, u64::saturating_add)
-    }
-
-    /// Places everything, with at most so many bytes of the repeated network's weights resident. Of the
-    /// rationale the plan has the rates.
-    pub fn place(&self, request: &PlanRequest, most_kept_bytes: u64) -> Result<Outcome> {
-        let (profile, beside) = (request.profile, &self.beside);
-        let align_bytes = profile.memory.base_align_bytes;
-        let max_alloc_bytes = profile.memory.max_alloc_bytes();
-        let capacity_bytes =
-            request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
-        let room = residency::Room { capacity_bytes, most_kept_bytes, align_bytes };
-        let placement = match residency::place(&self.networks, &self.blocks, &self.lifetimes, room)
-        {
-            Ok(placement) => placement,
-            Err(error) => match error.downcast::<Infeasible>() {
-                Ok(Infeasible(buffers, height_bytes)) => {
-                    let needs_bytes = beside.peak_bytes() + height_bytes;
-                    let shortfall = explain::Shortfall {
-                        allocation: (height_bytes > max_alloc_bytes)
-                            .then_some((height_bytes, max_alloc_bytes)),
-                        ..explain::Shortfall::new(needs_bytes, &buffers, beside)
-                    };
-                    return Ok(Outcome::TooLarge(shortfall));
+        match draft.place(request, u64::MAX)? {
+            Outcome::Fits(plan) => {
+                let ns = Prediction::new(&plan).picture_ns(&plan);
+                if fastest.as_ref().is_none_or(|(least_ns, ..)| ns < *least_ns) {
+                    fastest = Some((ns, draft, *plan));
                 }
-                Err(error) => return Err(error),
-            },
-        };
-        let decisions = assemble::Decisions {
-            networks: &self.networks,
-            blocks: &self.blocks,
-            lifetimes: &self.lifetimes,
-            placement: &placement,
-            memory: with_arena(beside.clone(), &placement),
-            align_bytes,
-            max_dispatch_ns: profile.rates.max_dispatch_ns(),
-        };
-        let mut plan = assemble::assemble(&decisions, self.manifest.clone())?;
-        plan.rationale.rates = profile.rates.in_plan();
-        Ok(Outcome::Fits(Box::new(plan)))
-    }
-
-    /// One of its plans, with the reasons and what is needed to write its weights.
-    pub fn finish(self, mut plan: Plan, request: &PlanRequest) -> Result<Planned> {
-        plan.rationale = rationale::rationale(&self.networks, &plan, self.strategy, request)?;
-        Ok(Planned { plan, networks: self.networks, blocks: self.blocks })
-    }
-}
-
-/// Refuses weights that one launch reads together and no single allocation holds.
-fn check_blocks(blocks: &Blocks, max_alloc_bytes: u64) -> Result<()> {
-    match blocks.drafts.iter().find(|block| block.len_bytes > max_alloc_bytes) {
-        None => Ok(()),
-        Some(block) => bail!(
-            "the weights of {} take {}, and the device allocates at most {} at once",
-            block.name,
-            explain::mib(block.len_bytes),
-            explain::mib(max_alloc_bytes)
-        ),
-    }
-}
-
-fn with_arena(mut memory: MemoryPlan, placement: &Placement) -> MemoryPlan {
-    memory.arena_bytes = placement.height_bytes;
-    memory.arena_lower_bound_bytes = placement.lower_bound_bytes;
-    memory
-}
-
-/// Every part of the budget but the arena.
-///
-/// Slots are sized by the largest block that may be streamed. A block of the repeated network may
-/// turn out resident, so its slot may be larger than needed, never smaller.
-fn beside_arena(
-    networks: &[LoweredNetwork],
-    blocks: &Blocks,
-    manifest: &Manifest,
-    profile: &DeviceProfile,
-    budget_bytes: u64,
-) -> MemoryPlan {
-    let streamed: Vec<u64> =
-        blocks.drafts.iter().filter(|b| !b.small).map(|b| b.len_bytes).collect();
-    let slot_bytes = streamed.iter().copied().max().unwrap_or(0);
-    let slot_count = (profile.memory.slot_count as usize).min(streamed.len());
-    let pixels = u64::from(manifest.image_px).pow(2);
-    let launches: usize =
-        networks.iter().flat_map(|n| &n.ops).map(lower::LoweredOp::launch_count).sum();
-    MemoryPlan {
-        budget_bytes,
-        slot_bytes: vec![slot_bytes; slot_count],
-        staging_bytes: if profile.memory.unified { 0 } else { slot_bytes },
-        host_bytes: HOST_FIXED_BYTES + pixels * HOST_BYTES_PER_PIXEL + launches as u64 * 2048,
-        program_bytes: profile.memory.compiler_bytes
-            + profile.memory.kernel_bytes * kernel_count(networks),
-        baseline_bytes: profile.memory.process_baseline_bytes,
-        ..MemoryPlan::default()
-    }
-}
-
-/// Tokenizer (vocabulary and merge ranks as hash maps), the buffers of direct reads (2 MiB) and the
-/// program itself.
-const HOST_FIXED_BYTES: u64 = 16 << 20;
-/// The decoded picture in `f32`, twice while its layout changes, and as bytes, plain and compressed.
-const HOST_BYTES_PER_PIXEL: u64 = 3 * (4 + 4 + 1 + 1);
-
-fn kernel_count(networks: &[LoweredNetwork]) -> u64 {
-    let mut sources = std::collections::HashSet::new();
-    for op in networks.iter().flat_map(|n| &n.ops) {
-        if let lower::Work::Kernels { lowering, .. } = &op.work {
-            sources.extend(lowering.launches.iter().map(|l| (&*l.source, l.entry)));
+            }
+            Outcome::TooLarge(shortfall) => {
+                attempts.push(attempt(strategy, Some(shortfall.needs_bytes)));
+                if least.as_ref().is_none_or(|l| shortfall.needs_bytes < l.needs_bytes) {
+                    least = Some(shortfall);
+                }
+            }
         }
     }
-    sources.len() as u64
+    let Some((mut ns, draft, mut plan)) = fastest else {
+        let shortfall = least.context("no strategy was tried")?;
+        return Err(DoesNotFit { budget_bytes: request.budget_bytes, shortfall }.into());
+    };
+    for limit_bytes in RESIDENT_LIMITS_BYTES {
+        let Outcome::Fits(next) = draft.place(request, limit_bytes)? else { continue };
+        let next_ns = Prediction::new(&next).picture_ns(&next);
+        if next_ns < ns {
+            (ns, plan) = (next_ns, *next);
+        }
+    }
+    attempts.push(attempt(draft.strategy, None));
+    let mut planned = draft.finish(plan, request)?;
+    planned.plan.rationale.attempts = attempts;
+    Ok(planned)
 }
+
+fn manifest(model: &dyn Model, profile: &str, precision: &str, strategy: Strategy) -> Manifest {
+    Manifest {
+        precision: precision.to_string(),
+        profile: profile.to_string(),
+        compiler: env!("CARGO_PKG_VERSION").to_string(),
+        guidance_batch: strategy.guidance_batch as u32,
+        timestep_rows: TIMESTEP_ROWS as u32,
+        ..model.manifest()
+    }
+}
+
+fn attempt(strategy: Strategy, needs_bytes: Option<u64>) -> Attempt {
+    Attempt { strategy: strategy.to_string(), needs_bytes }
+}
+
+/// The budget is too small for any strategy.
+#[derive(Debug)]
+pub struct DoesNotFit {
+    /// The budget, in bytes.
+    pub budget_bytes: u64,
+    /// The need of the strategy with the smallest one.
+    pub shortfall: Shortfall,
+}
+
+impl fmt::Display for DoesNotFit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shortfall.allocation {
+            Some(_) => write!(f, "the device's allocations are too small: {}", self.shortfall),
+            None => {
+                let budget = mib(self.budget_bytes);
+                write!(f, "the budget of {budget} is too small: {}", self.shortfall)
+            }
+        }
+    }
+}
+
+impl std::error::Error for DoesNotFit {}

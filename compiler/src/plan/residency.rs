@@ -29,9 +29,9 @@ pub struct Placement {
     pub lower_bound_bytes: u64,
 }
 
-/// What there is to place things in.
+/// Limits of a placement.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct ArenaLimits {
     /// Bytes of the arena at most.
     pub capacity_bytes: u64,
     /// Bytes of the repeated network's weights that may stay.
@@ -47,7 +47,7 @@ pub fn place(
     networks: &[LoweredNetwork],
     blocks: &Blocks,
     lifetimes: &Lifetimes,
-    Room { capacity_bytes, most_kept_bytes, align_bytes }: Room,
+    ArenaLimits { capacity_bytes, most_kept_bytes, align_bytes }: ArenaLimits,
 ) -> Result<Placement> {
     let mut order = candidates(networks, blocks);
     let fixed = solve(lifetimes.buffers.clone(), align_bytes, capacity_bytes)?;

@@ -4,8 +4,8 @@ use anyhow::Result;
 use kiln_ir::{Graph, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
-/// Ops in execution order: the order in which the graph was built, or the greedy one if its
-/// largest sum of live values is smaller.
+/// Ops in execution order: the order in which the graph was built, or the greedy one if its peak is
+/// lower.
 pub fn schedule(graph: &Graph) -> Result<Vec<ValueId>> {
     let built: Vec<ValueId> = ops(graph, graph.topological()?);
     let greedy = greedy(graph);
@@ -21,7 +21,7 @@ fn operands(graph: &Graph, id: ValueId) -> BTreeSet<ValueId> {
     graph.operands(id).into_iter().filter(|v| !graph.node(*v).is_weight()).collect()
 }
 
-/// Largest sum of live values over an order. Inputs and outputs of the graph count throughout.
+/// Peak of an order: the largest sum of live values. Outputs of the graph stay live to the end.
 fn peak_bytes(graph: &Graph, order: &[ValueId]) -> u64 {
     let mut left = readers(graph);
     let mut live: u64 = 0;

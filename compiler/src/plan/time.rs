@@ -1,12 +1,12 @@
-//! The time model: what a plan should take on the device it was made for.
+//! The time model: the predicted time of a plan on the device that it was made for.
 //!
-//! A launch takes as long as its arithmetic or its memory traffic, whichever is more, at the share
-//! of the device's rates that its variant reaches, and what every launch takes beside. A load
-//! takes its bytes over the rate of the storage; loads follow one another in the plan's order, each
-//! as soon as its slot is free, and a launch waits for the loads before it; even one that nothing waits
-//! for takes its share of the memory's rate. Reading runs ahead from one pass of the repeated network
-//! into the next, but not from one network into another.
-//! Resident weights are read before their network begins.
+//! A launch takes the time of its arithmetic or of its memory traffic, whichever is longer, at the
+//! share of the device's rates that its variant reaches, and the fixed time of a launch. A load
+//! takes its bytes over the rate of the storage. Loads follow one another in the plan's order, each
+//! as soon as its slot is free, and a launch waits for the loads before it. A load takes its share
+//! of the memory's rate even if nothing waits for it. Reading runs ahead from one pass of the
+//! repeated network into the next, but not from one network into another. Resident weights are read
+//! before their network begins.
 
 use kiln_bundle::plan::{BufferId, Gather, Manifest, Phase, Plan, Residency, Step};
 use kiln_bundle::rationale::Rates;
@@ -18,12 +18,12 @@ use crate::device;
 /// Steps of the sampler that a predicted picture takes.
 pub const SAMPLER_STEPS: u64 = 20;
 
-/// What a launch moves, and how long it should take.
+/// Memory traffic and predicted time of a launch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LaunchCost {
-    /// What it reads and writes, every argument once.
+    /// Bytes that it reads and writes, every argument once.
     pub bytes: u64,
-    /// Its time.
+    /// Predicted time.
     pub ns: u64,
 }
 
@@ -89,7 +89,7 @@ pub fn passes_a_step(manifest: &Manifest) -> u64 {
     if manifest.guidance_batch == 1 { 2 } else { 1 }
 }
 
-/// What happens at an instant, as far as time is concerned.
+/// A step of the plan as the time model sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     /// A block is read into a slot.
@@ -98,7 +98,8 @@ pub enum Event {
         slot: usize,
         /// How long reading takes.
         ns: u64,
-        /// What it takes of the device's time, however far ahead it is.
+        /// Time that it takes from the device, however far ahead it runs: its share of the memory's
+        /// rate.
         taken_ns: u64,
     },
     /// The device computes.
@@ -129,7 +130,7 @@ impl NetworkTime {
         Walk::passes(events, repeats).1.with_resident(resident_ns)
     }
 
-    /// Of so many passes.
+    /// Time of so many passes.
     pub fn total_ns(&self, passes: u64) -> u64 {
         let rest_ns = self.pass_ns.saturating_mul(passes.saturating_sub(1));
         self.resident_ns.saturating_add(self.first_ns).saturating_add(rest_ns)
@@ -142,8 +143,8 @@ impl NetworkTime {
 
 /// Times of a whole plan.
 pub struct Prediction {
-    /// When each instant begins, on one line over all networks, the repeated one in a later pass;
-    /// one more than there are instants. A load's instant is as long as the wait for it.
+    /// Start of each instant on one time line over all networks, the repeated one in a later pass,
+    /// and the end of the last. A load's instant is as long as the wait for it.
     pub start_ns: Vec<u64>,
     /// The loads in order.
     pub loads: Vec<LoadTime>,
@@ -218,7 +219,8 @@ pub fn resident_bytes(plan: &Plan, index: usize) -> u64 {
         .sum()
 }
 
-/// Bytes of weights that are read through slots for a picture of [`SAMPLER_STEPS`] steps with guidance.
+/// Bytes of weights that are read through slots for a picture of [`SAMPLER_STEPS`] steps with
+/// guidance.
 pub fn streamed_bytes(plan: &Plan) -> u64 {
     let of_pass = |steps: &[Step]| -> u64 {
         let loads = steps.iter().filter_map(|step| match step {
@@ -278,7 +280,7 @@ impl Walk {
         (walk, NetworkTime { resident_ns: 0, first_ns, pass_ns, stall_ns })
     }
 
-    /// Walks once more; what is kept of the pass before is its effect on the next.
+    /// Walks one pass. The reader and the slots go on from the pass before.
     fn pass(&mut self, events: &[Event]) {
         self.starts.clear();
         self.loads.clear();

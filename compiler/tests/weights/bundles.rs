@@ -5,11 +5,11 @@ use std::path::Path;
 use kiln_bundle::format::BundleFile;
 use kiln_bundle::plan::Manifest;
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::PlanRequest;
-use kiln_compiler::plan::lower::{Storage, Weights};
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
 use kiln_compiler::{Model, emit, plan_model, weights};
 use kiln_graphs::config::ModelConfig;
-use kiln_ir::{DType, Graph};
+use kiln_ir::Graph;
 
 use crate::fixtures;
 
@@ -47,12 +47,12 @@ impl Model for Emoji {
 fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
     let model = Emoji(kiln_graphs::config::model("emoji-256").unwrap());
     let (name, profile) = DeviceProfile::load("cpu-avx512").unwrap();
-    let storage = Storage { weights: Weights::Float(DType::F16), activations: DType::F16 };
+    let storage = Storage::FP16;
     let request =
         PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30, guidance_batch: None };
     let planned = plan_model(&model, &name, "fp16", &request).unwrap();
     let source = weights::open(checkpoint).unwrap();
-    emit::emit(&planned, source.as_ref(), storage, b"merges", bundle, &mut |_| {}).unwrap();
+    emit::emit(&planned, source.as_ref(), b"merges", bundle, &mut |_| {}).unwrap();
     let bundle = BundleFile::open(bundle).unwrap();
     let mut bytes = vec![0; bundle.weights_len_bytes() as usize];
     bundle.read_weights(0, &mut bytes).unwrap();

@@ -12,8 +12,8 @@ mod model;
 
 use harness::{arg, emoji, kiln_ok, npy, psnr, relative_l2, scratch};
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::PlanRequest;
-use kiln_compiler::plan::lower::{Storage, Weights};
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::{self, StoredType, TensorInfo, TensorSource};
 use kiln_compiler::{Model, emit, plan_model};
 use kiln_graphs::config;
@@ -133,12 +133,12 @@ fn small_bundle() -> PathBuf {
     let path = scratch("aarch64").join("small.kiln");
     let model = small_model();
     let (name, profile) = DeviceProfile::load("cpu-128").expect("it ships");
-    let storage = Storage { weights: Weights::Float(DType::F32), activations: DType::F32 };
+    let storage = Storage::FP32;
     let request =
         PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30, guidance_batch: None };
     let planned = plan_model(&model, &name, "fp32", &request).expect("it fits");
     let weights = SmallWeights::new(&model);
-    emit::emit(&planned, &weights, storage, MERGES, &path, &mut |_| {}).expect("it is written");
+    emit::emit(&planned, &weights, MERGES, &path, &mut |_| {}).expect("it is written");
     path
 }
 

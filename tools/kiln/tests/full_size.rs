@@ -13,12 +13,11 @@ mod model;
 use anyhow::Context;
 use harness::{arg, kiln_ok, npy, relative_l2, scratch, sd21};
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::PlanRequest;
-use kiln_compiler::plan::lower::{Storage, Weights};
 use kiln_compiler::quantize::{self, Choices};
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::{StoredType, TensorInfo, TensorSource};
-use kiln_compiler::{emit, plan_model, weight_graphs};
-use kiln_ir::DType;
+use kiln_compiler::{emit, plan_model};
 use kiln_synth::values::Values;
 use std::collections::BTreeMap;
 use std::fs;
@@ -99,20 +98,19 @@ fn compile(weights: &Synthetic, precision: &str, budget_bytes: u64) -> PathBuf {
     let profile = devices[0]["profile"].as_str().expect("a device with a profile");
     let (name, profile) = DeviceProfile::load(profile).expect("it ships");
     let measure = || {
-        let graphs = weight_graphs(&model).expect("the sizes agree");
+        let graphs = quantize::weight_graphs(&model).expect("the sizes agree");
         quantize::measure(&graphs, weights, &mut |_| {}).expect("every tensor is there")
     };
     let choices = if precision == "int8" { measure() } else { Choices::default() };
-    let (stored, activations) = match precision {
-        "fp32" => (Weights::Float(DType::F32), DType::F32),
-        "fp16" => (Weights::Float(DType::F16), DType::F16),
-        _ => (Weights::Int8(&choices), DType::F16),
+    let storage = match precision {
+        "fp32" => Storage::FP32,
+        "fp16" => Storage::FP16,
+        _ => Storage::int8(&choices),
     };
-    let storage = Storage { weights: stored, activations };
     let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch: None };
     let planned = plan_model(&model, &name, precision, &request).expect("it fits");
     let path = scratch("full_size").join(format!("sd21-{precision}.kiln"));
-    emit::emit(&planned, weights, storage, model::MERGES, &path, &mut |_| {}).expect("written");
+    emit::emit(&planned, weights, model::MERGES, &path, &mut |_| {}).expect("written");
     path
 }
 

@@ -13,17 +13,14 @@ mod way;
 use harness::{arg, emoji, kiln, kiln_ok, npy, relative_l2, scratch};
 use kiln_bundle::plan::HALF_EXTENSION;
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::lower::{Storage, Weights};
-use kiln_compiler::plan::{PlanRequest, Planned};
+use kiln_compiler::plan::Planned;
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
 use kiln_compiler::{emit, plan_model, weights};
-use kiln_ir::DType;
 use kiln_runtime::device;
 use kiln_runtime::probe::{Argument, Launch, Probe};
 use std::path::{Path, PathBuf};
 use way::{TRIAL, Way};
-
-const STORAGE: Storage<'_> =
-    Storage { weights: Weights::Float(DType::F16), activations: DType::F16 };
 
 /// How this machine's device builds half arithmetic.
 fn way() -> Way {
@@ -46,7 +43,8 @@ fn way() -> Way {
 fn planned() -> Planned {
     let (name, profile) = DeviceProfile::load("mali-g78").expect("it ships");
     let (budget_bytes, guidance_batch) = (1 << 30, None);
-    let request = PlanRequest { profile: &profile, storage: STORAGE, budget_bytes, guidance_batch };
+    let storage = Storage::FP16;
+    let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch };
     let model = model::find("emoji-256").expect("it ships");
     plan_model(&model, &name, "fp16", &request).expect("it fits")
 }
@@ -55,8 +53,7 @@ fn write(planned: &Planned, name: &str) -> PathBuf {
     let path = scratch("half").join(name);
     let source = weights::open(&harness::root().join("models/emoji-256.safetensors.zst"));
     let source = source.expect("it ships");
-    emit::emit(planned, source.as_ref(), STORAGE, model::MERGES, &path, &mut |_| {})
-        .expect("it is written");
+    emit::emit(planned, source.as_ref(), model::MERGES, &path, &mut |_| {}).expect("it is written");
     path
 }
 

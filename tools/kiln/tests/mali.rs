@@ -15,14 +15,17 @@
 #[path = "../../../kernels-templates/tests/harness/half.rs"]
 mod half_arithmetic;
 
+#[allow(dead_code)]
+#[path = "../src/model.rs"]
+mod model;
+
 use half::f16;
 use half_arithmetic::{TRIAL, Way};
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::passes;
-use kiln_compiler::plan::lower::{
-    Known, NetworkGraph, Preference, Selection, Storage, Weights, Work, lower, operands,
-};
-use kiln_graphs::config;
+use kiln_compiler::plan::lower::{LoweringCache, Work, lower_model};
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
+use kiln_compiler::strategy::{ReadPrice, strategies};
 use kiln_ir::ops::attention::Attention;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
@@ -76,42 +79,34 @@ impl Problem {
 /// The distinct problems of sd21-base for Mali, in a fixed order, and how many products are added as
 /// halves.
 fn problems(half_arithmetic: bool) -> (Vec<Problem>, u32) {
-    let config = config::model("sd21-base").expect("it is known");
+    let model = model::find("sd21-base").expect("it is known");
     let (_, mut profile) = DeviceProfile::load("mali-g78").expect("it ships");
     // Whole launches, of which this test chooses its own parts.
     profile.rates.max_dispatch_ms = 0;
     if !half_arithmetic {
         profile.target.half_run = 0;
     }
-    let storage = Storage { weights: Weights::Float(DType::F16), activations: DType::F16 };
-    let graphs = [
-        kiln_graphs::text_encoder(config, 1),
-        kiln_graphs::unet(config, 1),
-        kiln_graphs::vae_decoder(config),
-    ];
+    let request = PlanRequest {
+        profile: &profile,
+        storage: Storage::FP16,
+        budget_bytes: u64::MAX,
+        guidance_batch: Some(1),
+    };
+    let strategies = strategies(&profile, DType::F16, request.guidance_batch);
+    let strategy = strategies.iter().find(|s| s.read_price == ReadPrice::FULL);
+    let cache = &mut LoweringCache::default();
+    let networks = lower_model(&model, *strategy.expect("it is tried"), &request, cache);
     let mut problems = BTreeMap::new();
-    for graph in graphs {
-        let mut graph = graph.expect("the sizes agree");
-        passes::optimize(&mut graph).expect("it can be optimized");
-        passes::halve::run(&mut graph).expect("it can be halved");
-        let phase = kiln_bundle::plan::Phase::Step;
-        let network = NetworkGraph { name: String::new(), phase, graph };
-        let selection = Selection {
-            preference: Preference::Fastest,
-            max_weight_bytes: profile.memory.max_block_bytes,
-            reading_percent: 100,
-        };
-        let lowered = lower(&network, &profile, storage, selection, &mut Known::default());
-        let lowered = lowered.expect("every op has a kernel");
-        let graph = &lowered.source.graph;
-        for op in &lowered.ops {
-            let Work::Kernels { variant, lowering, .. } = &op.work else { continue };
+    for network in networks.expect("every op has a kernel") {
+        for op in network.ops {
+            let Work::Kernels { variant, lowering, .. } = op.work else { continue };
+            let node = network.source.graph.node(op.id);
             let problem = Problem {
-                op: graph.node(op.id).op().expect("it was lowered").clone(),
-                inputs: operands(graph, op.id, storage),
-                output: graph.ty(op.id).clone(),
+                op: node.op().expect("it was lowered").clone(),
+                inputs: op.inputs,
+                output: node.ty.clone(),
                 variant,
-                lowering: lowering.clone(),
+                lowering,
             };
             problems.entry(problem.name()).or_insert(problem);
         }

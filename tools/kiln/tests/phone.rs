@@ -6,17 +6,16 @@ mod model;
 
 use kiln_bundle::plan::{Dispatch, Plan, Step};
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::PlanRequest;
-use kiln_compiler::plan::lower::{Storage, Weights};
 use kiln_compiler::plan_model;
-use kiln_ir::DType;
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
 
 fn mali() -> DeviceProfile {
     DeviceProfile::load("mali-g78").expect("it ships").1
 }
 
 fn plan(name: &str, profile: &DeviceProfile, budget_bytes: u64) -> anyhow::Result<Plan> {
-    let storage = Storage { weights: Weights::Float(DType::F16), activations: DType::F16 };
+    let storage = Storage::FP16;
     let request = PlanRequest { profile, storage, budget_bytes, guidance_batch: None };
     Ok(plan_model(&model::find(name)?, "mali-g78", "fp16", &request)?.plan)
 }

@@ -5,15 +5,15 @@ mod sweep;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::explain::mib;
-use kiln_compiler::plan::lower::{Storage, Weights};
-use kiln_compiler::plan::{PlanRequest, Planned};
+use kiln_compiler::plan::Planned;
 use kiln_compiler::quantize::{self, Choices};
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::size::mib;
+use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::joined::Joined;
 use kiln_compiler::weights::{self, TensorSource};
-use kiln_compiler::{Model, emit, plan_model, weight_graphs};
+use kiln_compiler::{Model, emit, plan_model};
 use kiln_graphs::ModelConfig;
-use kiln_ir::DType;
 use kiln_runtime::report::process_peak_bytes;
 use std::path::{Path, PathBuf};
 
@@ -103,12 +103,11 @@ impl Precision {
 
     /// Storage types.
     pub fn storage(self, choices: &Choices) -> Storage<'_> {
-        let (weights, activations) = match self {
-            Precision::Fp32 => (Weights::Float(DType::F32), DType::F32),
-            Precision::Fp16 => (Weights::Float(DType::F16), DType::F16),
-            Precision::Int8 => (Weights::Int8(choices), DType::F16),
-        };
-        Storage { weights, activations }
+        match self {
+            Precision::Fp32 => Storage::FP32,
+            Precision::Fp16 => Storage::FP16,
+            Precision::Int8 => Storage::int8(choices),
+        }
     }
 }
 
@@ -134,17 +133,16 @@ pub fn run(args: Args) -> Result<()> {
         Precision::Int8 => measure(model.as_ref(), source.as_ref())?,
         _ => Choices::default(),
     };
-    let storage = args.precision.storage(&choices);
     let request = PlanRequest {
         profile: &profile,
-        storage,
+        storage: args.precision.storage(&choices),
         budget_bytes: args.budget,
         guidance_batch: args.guidance_batch.map(usize::from),
     };
     let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
     let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
     let (_, file_bytes) =
-        emit::emit(&planned, source.as_ref(), storage, model::MERGES, output, &mut |bytes| {
+        emit::emit(&planned, source.as_ref(), model::MERGES, output, &mut |bytes| {
             bar.set_position(bytes)
         })
         .with_context(|| format!("compiling {} to {}", args.model, output.display()))?;
@@ -155,7 +153,7 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Decides how each tensor is stored, by its own values.
 fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
-    let graphs = weight_graphs(model)?;
+    let graphs = quantize::weight_graphs(model)?;
     let bar = super::byte_bar(quantize::measured_bytes(&graphs), "measuring weights")?;
     let choices = quantize::measure(&graphs, source, &mut |bytes| bar.set_position(bytes))?;
     bar.finish_and_clear();

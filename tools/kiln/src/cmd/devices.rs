@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::explain::mib;
+use kiln_compiler::size::mib;
 use kiln_runtime::device::{self, DeviceFacts, DeviceType};
 use serde_json::json;
 

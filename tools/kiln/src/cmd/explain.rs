@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{Phase, Plan};
 use kiln_bundle::rationale::{Choice, Cost, Verdict};
-use kiln_compiler::plan::explain::mib;
+use kiln_compiler::size::mib;
 use std::io::{self, Write};
 use std::path::PathBuf;
 

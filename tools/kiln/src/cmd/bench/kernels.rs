@@ -2,9 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan::lower::{Storage, Weights};
 use kiln_compiler::plan::time::launch_costs;
-use kiln_compiler::plan::{PlanRequest, Strategy, strategies};
+use kiln_compiler::strategy::{Strategy, strategies};
 use kiln_ir::DType;
 use kiln_kernels::{Lowering, Variant};
 use kiln_runtime::device;
@@ -172,9 +171,7 @@ pub fn run(args: Args) -> Result<()> {
 /// Errors: no op has the filter's text; an op has no variant for the profile.
 fn kernels(args: &Args, profile: &DeviceProfile) -> Result<Vec<Kernel>> {
     let dtype = if args.precision == "fp16" { DType::F16 } else { DType::F32 };
-    let storage = Storage { weights: Weights::Float(dtype), activations: dtype };
-    let request = PlanRequest { profile, storage, budget_bytes: u64::MAX, guidance_batch: None };
-    let strategy = *strategies(&request).first().context("there is no strategy")?;
+    let strategy = *strategies(profile, dtype, None).first().context("there is no strategy")?;
     let all = shapes();
     let wanted: Vec<&Shape> = all.iter().filter(|s| s.name.contains(&args.filter)).collect();
     if wanted.is_empty() {

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::networks;
-use kiln_compiler::plan::lower::{Preference, Selection, choose, operands, part_norms};
-use kiln_compiler::plan::schedule::schedule;
-use kiln_compiler::plan::{PlanRequest, Strategy, strategies};
+use kiln_compiler::plan::lower::{LoweredNetwork, LoweringCache, Work, lower_model};
+use kiln_compiler::plan::select::choose;
 use kiln_compiler::quantize::Choices;
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::strategy::{ReadPrice, Scratch, Selection, Strategy, strategies};
 use kiln_ir::{Op, TensorType};
 use kiln_kernels::{Operand, Problem, Variant, candidates};
 use kiln_runtime::device::{self, DeviceFacts};
@@ -56,7 +56,7 @@ impl Single {
     /// An op of a network that is compiled by a strategy.
     pub fn new(op: Op, inputs: Vec<Operand>, output: TensorType, strategy: &Strategy) -> Self {
         let max_weight_bytes = strategy.max_block_bytes;
-        let max_scratch_bytes = strategy.preference.scratch_bytes();
+        let max_scratch_bytes = strategy.scratch.limit_bytes();
         Self { op, inputs, output, max_weight_bytes, max_scratch_bytes }
     }
 
@@ -143,9 +143,9 @@ impl Resolved {
 /// weights stay in memory.
 pub fn variants(problem: &Problem, profile: &DeviceProfile) -> Result<Vec<&'static Variant>> {
     let selection = Selection {
-        preference: Preference::Fastest,
+        scratch: Scratch::Unlimited,
         max_weight_bytes: problem.max_weight_bytes,
-        reading_percent: 0,
+        read_price: ReadPrice::FREE,
     };
     let chosen = choose(problem, profile, selection)?.map(|c| c.variant);
     let mut list = candidates(problem, &profile.target.tuned(problem));
@@ -179,17 +179,16 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         }
     };
     let batch = subject.guidance_batch.map(usize::from);
-    let storage = precision.storage(&choices);
     let request = PlanRequest {
         profile: &profile,
-        storage,
+        storage: precision.storage(&choices),
         budget_bytes: u64::MAX,
         guidance_batch: batch.or(manifest.map(|m| m.guidance_batch as usize)),
     };
-    let strategy = *strategies(&request).first().context("there is no strategy")?;
-    let parted = |g| part_norms(&g, &profile, strategy.selection(g.phase));
-    let graphs = networks(&model, strategy)?.into_iter().map(parted).collect::<Result<Vec<_>>>()?;
-    let names: Vec<&str> = graphs.iter().map(|g| g.name.as_str()).collect();
+    let list = strategies(&profile, request.storage.activations, request.guidance_batch);
+    let strategy = *list.first().context("there is no strategy")?;
+    let networks = lower_model(&model, strategy, &request, &mut LoweringCache::default())?;
+    let names: Vec<&str> = networks.iter().map(|n| n.source.name.as_str()).collect();
     if let Some(unknown) = wanted.iter().find(|w| !names.contains(&w.as_str())) {
         bail!("no network '{unknown}'; there are: {}", names.join(", "));
     }
@@ -199,30 +198,34 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
     };
     let mut items: Vec<Item> = Vec::new();
     let mut batches = HashMap::new();
-    for network in graphs.iter().filter(|g| is_wanted(&g.name)) {
-        let graph = &network.graph;
+    for network in networks.iter().filter(|n| is_wanted(&n.source.name)) {
+        let graph = &network.source.graph;
         let rows = graph.outputs().first().map_or(1, |(_, id)| graph.ty(*id).shape[0]);
-        batches.insert(network.name.clone(), rows);
-        for id in schedule(graph)? {
-            let Some(op) = graph.node(id).op().filter(|op| !matches!(op, Op::Embedding(_))) else {
-                continue;
-            };
-            let (inputs, output) = (operands(graph, id, storage), graph.ty(id).clone());
-            let item = Item {
-                network: network.name.clone(),
-                count: 1,
-                first: graph.node(id).name.clone(),
-                single: Single::new(op.clone(), inputs, output, &strategy),
-            };
-            let same = items
-                .iter_mut()
-                .find(|other| other.network == item.network && other.problem() == item.problem());
-            match same {
-                Some(other) => other.count += 1,
-                None => items.push(item),
-            }
-        }
+        batches.insert(network.source.name.clone(), rows);
+        add_items(&mut items, network, &strategy);
     }
     let model = model.0.name.into();
     Ok(Resolved { model, profile_name, profile, profile_text, device, items, batches })
+}
+
+/// Adds the ops of a network that kernels compute, equal ones as one item.
+fn add_items(items: &mut Vec<Item>, network: &LoweredNetwork, strategy: &Strategy) {
+    let graph = &network.source.graph;
+    for lowered in network.ops.iter().filter(|op| matches!(op.work, Work::Kernels { .. })) {
+        let node = graph.node(lowered.id);
+        let op = node.op().expect("only ops are lowered").clone();
+        let item = Item {
+            network: network.source.name.clone(),
+            count: 1,
+            first: node.name.clone(),
+            single: Single::new(op, lowered.inputs.clone(), node.ty.clone(), strategy),
+        };
+        let same = items
+            .iter_mut()
+            .find(|other| other.network == item.network && other.problem() == item.problem());
+        match same {
+            Some(other) => other.count += 1,
+            None => items.push(item),
+        }
+    }
 }

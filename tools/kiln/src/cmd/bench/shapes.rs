@@ -2,7 +2,7 @@
 //! large square beside it.
 
 use anyhow::Result;
-use kiln_compiler::plan::Strategy;
+use kiln_compiler::strategy::Strategy;
 use kiln_ir::ops::{
     add::Add, attention::Attention, conv2d::Conv2d, epilogue::Activation, geglu::Geglu,
     group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, upsample::Upsample,
@@ -143,19 +143,14 @@ fn add(rows: usize, c: usize) -> Shape {
 mod tests {
     use super::*;
     use kiln_compiler::device::DeviceProfile;
-    use kiln_compiler::plan::lower::{Storage, Weights};
-    use kiln_compiler::plan::{PlanRequest, strategies};
+    use kiln_compiler::strategy::strategies;
     use std::collections::BTreeSet;
 
     fn problem(profile: &str, dtype: DType, name: &str) -> String {
         let (_, profile) = DeviceProfile::load(profile).unwrap();
-        let storage = Storage { weights: Weights::Float(dtype), activations: dtype };
-        let budget_bytes = u64::MAX;
-        let request =
-            PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch: None };
         let shapes = shapes();
         let shape = shapes.iter().find(|s| s.name == name).unwrap();
-        let single = shape.single(&strategies(&request)[0], dtype).unwrap();
+        let single = shape.single(&strategies(&profile, dtype, None)[0], dtype).unwrap();
         single.problem().to_string()
     }
 

@@ -1,10 +1,11 @@
 //! `kiln compile --budget-sweep`: what more memory would buy.
 
 use anyhow::{Context, Result};
-use kiln_compiler::plan::explain::mib;
+use kiln_compiler::plan::Planned;
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, streamed_bytes};
-use kiln_compiler::plan::{PlanRequest, Planned};
 use kiln_compiler::quantize::Choices;
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::size::mib;
 use kiln_compiler::weights;
 use kiln_compiler::{DoesNotFit, Model, plan_model};
 use std::io::Write as _;

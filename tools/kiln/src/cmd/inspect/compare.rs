@@ -1,6 +1,6 @@
 //! What changes from one bundle to another.
 
-use kiln_compiler::plan::explain::mib;
+use kiln_compiler::size::mib;
 use std::collections::BTreeMap;
 use std::io::{Result, Write};
 

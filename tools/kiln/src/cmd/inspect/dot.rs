@@ -1,7 +1,7 @@
 //! The plan as a graph: launches, the buffers between them, and the weights that they read.
 
 use kiln_bundle::plan::{Access, Arg, Plan, Step};
-use kiln_compiler::plan::explain::mib;
+use kiln_compiler::size::mib;
 use std::collections::BTreeSet;
 use std::io::{Result, Write};
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use kiln_bundle::plan::Plan;
-use kiln_compiler::plan::explain::mib;
+use kiln_compiler::size::mib;
 use std::collections::HashMap;
 use std::io::{BufWriter, Result, Write};
 

@@ -1,9 +1,10 @@
-//! Computes equal things once: ops with equal attributes and operands, and equal constants.
+//! Common subexpression elimination: of ops with equal attributes and operands, and of equal
+//! constants, one is left.
 
 use anyhow::Result;
 use kiln_ir::{Graph, NodeKind, ValueId};
 
-/// Merges equal nodes in topological order, so that whole equal subgraphs collapse.
+/// Merges equal nodes in topological order, so that equal subgraphs collapse.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut kept: Vec<ValueId> = Vec::new();
     let mut changes = 0;

@@ -1,10 +1,11 @@
-//! Why a budget is too small: what would have to be live at once.
+//! Why a budget is too small: the buffers that would have to be live at once.
 
 use kiln_bundle::plan::MemoryPlan;
 use std::fmt;
 
 use super::arena::{Buffer, Problem, conflict};
 use super::lifetime::BufferDraft;
+use crate::size::mib;
 
 /// Buffers named in the message.
 const NAMED: usize = 4;
@@ -14,7 +15,8 @@ const NAMED: usize = 4;
 pub struct Shortfall {
     /// Smallest budget for which the plan exists.
     pub needs_bytes: u64,
-    /// The arena's bytes and those of the largest allocation, where it is these that do not fit.
+    /// Bytes of the arena and of the device's largest allocation, if the arena exceeds the
+    /// allocation.
     pub allocation: Option<(u64, u64)>,
     /// The largest buffers live at the peak.
     pub live: Vec<(String, u64)>,
@@ -68,10 +70,4 @@ impl fmt::Display for Shortfall {
             .collect();
         f.write_str(&beside.join(", "))
     }
-}
-
-/// Bytes for people, rounded up to a tenth of a MiB.
-pub fn mib(bytes: u64) -> String {
-    let tenths = (bytes as f64 / (1u64 << 20) as f64 * 10.0).ceil() / 10.0;
-    format!("{tenths:.1} MiB")
 }

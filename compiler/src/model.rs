@@ -1,0 +1,73 @@
+//! A model as the compiler is given it: graphs, one a part, and numbers.
+
+use anyhow::Result;
+use kiln_bundle::plan::{Manifest, Phase};
+use kiln_ir::Graph;
+
+/// Branches of classifier-free guidance: the negative and the positive prompt.
+pub const GUIDANCE_BRANCHES: usize = 2;
+
+/// Timesteps that one pass of the network of timesteps projects. Runs of up to 64 steps need one
+/// pass, so that its weights are read once a picture. A row of sd21-base takes 79 KiB.
+pub const TIMESTEP_ROWS: usize = 64;
+
+/// A diffusion model as graphs.
+pub trait Model {
+    /// The text encoder for `batch` prompts: `tokens` -> `embedding`.
+    fn text_encoder(&self, batch: usize) -> Result<Graph>;
+    /// The U-Net for `batch` latents: `latent`, `timestep`, `context` -> `eps`.
+    fn unet(&self, batch: usize) -> Result<Graph>;
+    /// The decoder for one latent: `latent` -> `image`.
+    fn decoder(&self) -> Result<Graph>;
+    /// The encoder for one picture, where the bundle is to have it: `image` -> `mean`.
+    fn encoder(&self) -> Result<Option<Graph>> {
+        Ok(None)
+    }
+    /// Its numbers; precision, profile and guidance batch are filled in by the compiler.
+    fn manifest(&self) -> Manifest;
+}
+
+/// A part of a model. The U-Net becomes several networks, every other part one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Image to latent.
+    Encoder,
+    /// Tokens to embedding.
+    TextEncoder,
+    /// Latent, timestep and embedding to noise.
+    Unet,
+    /// Latent to image.
+    Decoder,
+}
+
+/// A network before anything is lowered.
+#[derive(Clone)]
+pub struct NetworkGraph {
+    /// Name in the plan.
+    pub name: String,
+    /// The part of the model that it computes, or computes a share of.
+    pub part: Part,
+    /// When it runs.
+    pub phase: Phase,
+    /// What it computes.
+    pub graph: Graph,
+}
+
+/// The parts of a model as networks, in execution order. `batch` is the number of rows of the
+/// U-Net.
+pub fn parts(model: &dyn Model, batch: usize) -> Result<Vec<NetworkGraph>> {
+    let network = |name: &str, part, phase, graph| {
+        let name = name.to_string();
+        NetworkGraph { name, part, phase, graph }
+    };
+    let encoder = model.encoder()?;
+    let encoder = encoder.map(|graph| network("encoder", Part::Encoder, Phase::Prompt, graph));
+    let text_encoder = model.text_encoder(GUIDANCE_BRANCHES)?;
+    let mut parts: Vec<NetworkGraph> = encoder.into_iter().collect();
+    parts.extend([
+        network("text_encoder", Part::TextEncoder, Phase::Prompt, text_encoder),
+        network("unet", Part::Unet, Phase::Step, model.unet(batch)?),
+        network("decoder", Part::Decoder, Phase::Picture, model.decoder()?),
+    ]);
+    Ok(parts)
+}

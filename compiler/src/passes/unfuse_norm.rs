@@ -1,0 +1,59 @@
+//! Makes normalizations ops of their own again, where a device normalizes a feature map in one
+//! launch.
+//!
+//! The opposite of `fuse_norm`. A fused normalization needs less memory, but a launch before the
+//! convolution finds its scales and shifts. For a small feature map that launch takes longer than
+//! writing and reading a normalized copy.
+
+use anyhow::Result;
+use kiln_ir::ops::group_norm::GroupNorm;
+use kiln_ir::{Graph, Op, ValueId};
+use kiln_kernels::{Operand, Problem, candidates};
+
+use super::Setting;
+use super::contraction::ContractionNode;
+
+/// Unfuses the normalizations that the target computes in one launch, if the strategy's limit of
+/// scratch memory has room for the copy.
+pub fn run(graph: &mut Graph, setting: &Setting) -> Result<usize> {
+    let Setting { strategy, profile, .. } = setting;
+    let max_scratch_bytes = strategy.scratch.limit_bytes();
+    unfuse(graph, |graph, op, values| {
+        let types: Vec<_> = values.iter().map(|v| graph.ty(*v)).collect();
+        let Ok(output) = op.infer(&types) else { return false };
+        let inputs: Vec<_> = types.into_iter().cloned().map(Operand::new).collect();
+        let problem = Problem {
+            op,
+            inputs: &inputs,
+            output: &output,
+            max_weight_bytes: strategy.max_block_bytes,
+            max_scratch_bytes,
+        };
+        let target = profile.target.tuned(&problem);
+        output.size_bytes() <= max_scratch_bytes
+            && candidates(&problem, &target).first().is_some_and(|v| v.name == "grouped")
+    })
+}
+
+/// Unfuses every normalization for which `worth` says so, given the op and its operands.
+pub fn unfuse(graph: &mut Graph, worth: impl Fn(&Graph, &Op, &[ValueId]) -> bool) -> Result<usize> {
+    let mut changes = 0;
+    for id in super::ops_in_order(graph)? {
+        let Some(mut conv) = ContractionNode::of(graph, id) else { continue };
+        let Some((affine, activation)) = conv.prologue else { continue };
+        let Some(Op::GroupAffine(op)) = graph.node(affine).op().cloned() else { continue };
+        let norm = GroupNorm { sources: op.sources, groups: op.groups, eps: op.eps, activation };
+        let norm = Op::GroupNorm(norm);
+        let operands = graph.operands(affine);
+        if super::sole_user(graph, affine) != Some(id) || !worth(graph, &norm, &operands) {
+            continue;
+        }
+        let name = graph.node(affine).name.trim_end_matches(".affine").to_string();
+        conv.sources = vec![graph.push(&name, norm, &operands)?];
+        conv.prologue = None;
+        conv.rewrite(graph, id)?;
+        changes += 1;
+    }
+    graph.remove_dead();
+    Ok(changes)
+}

@@ -1,0 +1,140 @@
+//! A draft: lowered networks with blocks and live ranges, of which plans are made by placing it.
+
+use anyhow::{Result, bail};
+use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
+
+use super::assemble::{Decisions, assemble};
+use super::blocks::Blocks;
+use super::lifetime::Lifetimes;
+use super::lower::{LoweredNetwork, Work};
+use super::memory::beside_arena;
+use super::rationale::rationale;
+use super::residency::{self, ArenaLimits, Infeasible};
+use super::shortfall::Shortfall;
+use super::time::passes;
+use crate::request::PlanRequest;
+use crate::size::mib;
+use crate::strategy::Strategy;
+
+/// Networks lowered by one strategy, before anything has an address.
+pub struct Draft {
+    /// How the budget is spent.
+    pub strategy: Strategy,
+    networks: Vec<LoweredNetwork>,
+    blocks: Blocks,
+    lifetimes: Lifetimes,
+    beside: MemoryPlan,
+    manifest: Manifest,
+}
+
+/// The result of placing a draft.
+pub enum Outcome {
+    /// It fits.
+    Fits(Box<Plan>),
+    /// It needs more than the budget.
+    TooLarge(Shortfall),
+}
+
+impl Draft {
+    /// Groups the weights of networks into blocks and finds the live ranges of their buffers.
+    ///
+    /// Errors: a launch reads more weights together than the device allocates at once.
+    pub fn new(
+        networks: Vec<LoweredNetwork>,
+        manifest: Manifest,
+        strategy: Strategy,
+        request: &PlanRequest,
+    ) -> Result<Self> {
+        let profile = request.profile;
+        let mut blocks = Blocks::default();
+        for (index, network) in networks.iter().enumerate() {
+            blocks.add(index, network, profile.memory.base_align_bytes);
+        }
+        check_blocks(&blocks, profile.memory.max_alloc_bytes())?;
+        let lifetimes = Lifetimes::new(&networks, &blocks);
+        let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
+        Ok(Self { strategy, networks, blocks, lifetimes, beside, manifest })
+    }
+
+    /// Lower bound of the predicted time of a picture, in nanoseconds: the time of all launches.
+    pub fn least_ns(&self) -> u64 {
+        let of_network = |network: &LoweredNetwork| {
+            let costs = network.ops.iter().flat_map(|op| match &op.work {
+                Work::Kernels { costs, .. } => &costs[..],
+                Work::Gather => &[],
+            });
+            let pass_ns: u64 = costs.map(|cost| cost.ns).sum();
+            pass_ns.saturating_mul(passes(&self.manifest, network.source.phase))
+        };
+        self.networks.iter().map(of_network).fold(0, u64::saturating_add)
+    }
+
+    /// Places everything, with at most `most_kept_bytes` of the repeated network's weights
+    /// resident. The plan has no rationale but the rates.
+    pub fn place(&self, request: &PlanRequest, most_kept_bytes: u64) -> Result<Outcome> {
+        let (profile, beside) = (request.profile, &self.beside);
+        let align_bytes = profile.memory.base_align_bytes;
+        let max_alloc_bytes = profile.memory.max_alloc_bytes();
+        let capacity_bytes =
+            request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
+        let limits = ArenaLimits { capacity_bytes, most_kept_bytes, align_bytes };
+        let placed = residency::place(&self.networks, &self.blocks, &self.lifetimes, limits);
+        let placement = match placed.map_err(anyhow::Error::downcast::<Infeasible>) {
+            Ok(placement) => placement,
+            Err(Ok(Infeasible(buffers, height_bytes))) => {
+                let needs_bytes = beside.peak_bytes() + height_bytes;
+                let allocation =
+                    (height_bytes > max_alloc_bytes).then_some((height_bytes, max_alloc_bytes));
+                let shortfall = Shortfall::new(needs_bytes, &buffers, beside);
+                return Ok(Outcome::TooLarge(Shortfall { allocation, ..shortfall }));
+            }
+            Err(Err(error)) => return Err(error),
+        };
+        let memory = MemoryPlan {
+            arena_bytes: placement.height_bytes,
+            arena_lower_bound_bytes: placement.lower_bound_bytes,
+            ..beside.clone()
+        };
+        let decisions = Decisions {
+            networks: &self.networks,
+            blocks: &self.blocks,
+            lifetimes: &self.lifetimes,
+            placement: &placement,
+            memory,
+            align_bytes,
+            max_dispatch_ns: profile.rates.max_dispatch_ns(),
+        };
+        let mut plan = assemble(&decisions, self.manifest.clone())?;
+        plan.rationale.rates = profile.rates.in_plan();
+        Ok(Outcome::Fits(Box::new(plan)))
+    }
+
+    /// One of its plans with the reasons for it, and what is needed to write its weights.
+    pub fn finish(self, mut plan: Plan, request: &PlanRequest) -> Result<Planned> {
+        plan.rationale = rationale(&self.networks, &plan, self.strategy, request)?;
+        Ok(Planned { plan, networks: self.networks, blocks: self.blocks })
+    }
+}
+
+/// A plan, and what is needed to write its weights.
+pub struct Planned {
+    /// The plan; weights have no offsets or checksums yet.
+    pub plan: Plan,
+    /// The networks as launches, with the storage type and order of every constant.
+    pub networks: Vec<LoweredNetwork>,
+    /// Their constants.
+    pub blocks: Blocks,
+}
+
+/// Refuses weights that one launch reads together and no single allocation holds.
+fn check_blocks(blocks: &Blocks, max_alloc_bytes: u64) -> Result<()> {
+    match blocks.drafts.iter().find(|block| block.len_bytes > max_alloc_bytes) {
+        None => Ok(()),
+        Some(block) => bail!(
+            "the weights of {} take {}, and the device allocates at most {} at once",
+            block.name,
+            mib(block.len_bytes),
+            mib(max_alloc_bytes)
+        ),
+    }
+}

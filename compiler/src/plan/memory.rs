@@ -1,0 +1,61 @@
+//! Every part of the budget but the arena.
+
+use kiln_bundle::plan::{Manifest, MemoryPlan};
+use std::collections::HashSet;
+
+use super::blocks::Blocks;
+use super::lower::{LoweredNetwork, LoweredOp, Work};
+use crate::device::DeviceProfile;
+use crate::size::MIB;
+
+/// Host memory of the tokenizer (vocabulary and merge ranks as hash maps), of the buffers of direct
+/// reads (2 MiB) and of the program itself.
+const HOST_FIXED_BYTES: u64 = 16 * MIB;
+
+/// Host memory of the decoded image, three channels a pixel: in `f32`, twice while its layout
+/// changes, and as bytes, plain and compressed.
+const HOST_BYTES_PER_PIXEL: u64 = 3 * (4 + 4 + 1 + 1);
+
+/// Host memory of a launch, an estimate: its step in the plan, its kernel object and arguments.
+const HOST_BYTES_PER_LAUNCH: u64 = 2048;
+
+/// The memory plan without an arena.
+///
+/// Slots are sized by the largest block that may be streamed. A block of the repeated network may
+/// turn out resident, so its slot may be larger than needed, never smaller.
+pub fn beside_arena(
+    networks: &[LoweredNetwork],
+    blocks: &Blocks,
+    manifest: &Manifest,
+    profile: &DeviceProfile,
+    budget_bytes: u64,
+) -> MemoryPlan {
+    let streamed: Vec<u64> =
+        blocks.drafts.iter().filter(|b| !b.small).map(|b| b.len_bytes).collect();
+    let slot_bytes = streamed.iter().copied().max().unwrap_or(0);
+    let slot_count = (profile.memory.slot_count as usize).min(streamed.len());
+    let pixels = u64::from(manifest.image_px).pow(2);
+    let launches: usize = networks.iter().flat_map(|n| &n.ops).map(LoweredOp::launch_count).sum();
+    MemoryPlan {
+        budget_bytes,
+        slot_bytes: vec![slot_bytes; slot_count],
+        staging_bytes: if profile.memory.unified { 0 } else { slot_bytes },
+        host_bytes: HOST_FIXED_BYTES
+            + pixels * HOST_BYTES_PER_PIXEL
+            + launches as u64 * HOST_BYTES_PER_LAUNCH,
+        program_bytes: profile.memory.compiler_bytes
+            + profile.memory.kernel_bytes * kernel_count(networks),
+        baseline_bytes: profile.memory.process_baseline_bytes,
+        ..MemoryPlan::default()
+    }
+}
+
+fn kernel_count(networks: &[LoweredNetwork]) -> u64 {
+    let mut kernels = HashSet::new();
+    for op in networks.iter().flat_map(|n| &n.ops) {
+        if let Work::Kernels { lowering, .. } = &op.work {
+            kernels.extend(lowering.launches.iter().map(|l| (&*l.source, l.entry)));
+        }
+    }
+    kernels.len() as u64
+}

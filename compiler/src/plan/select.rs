@@ -1,0 +1,260 @@
+//! Chooses the kernel variant of an op, and keeps why it took none of the others.
+//!
+//! [`Options`] lowers the candidates of a problem as far as a choice may have to look, whatever
+//! weight traffic costs. [`Options::best`] compares them at a price. [`Options::verdicts`] tells
+//! how each variant of the family fared.
+
+use anyhow::{Context, Result};
+use kiln_bundle::rationale::{Alternative, Cost, Verdict};
+use kiln_kernels::{Lowering, Problem, Target, Variant, candidates, family};
+
+use super::time::{LaunchCost, launch_costs};
+use crate::device::DeviceProfile;
+use crate::strategy::{ReadPrice, Selection};
+
+/// A variant, lowered for a problem.
+#[derive(Clone)]
+pub struct Lowered {
+    /// Name of the variant.
+    pub variant: &'static str,
+    /// Its launches.
+    pub lowering: Lowering,
+    /// Cost of each launch.
+    pub costs: Vec<LaunchCost>,
+    /// Bytes of its packed weights.
+    weight_bytes: u64,
+}
+
+impl Lowered {
+    fn new(
+        variant: &Variant,
+        problem: &Problem,
+        target: &Target,
+        profile: &DeviceProfile,
+    ) -> Result<Self> {
+        let lowering = (variant.lower)(problem, target)
+            .with_context(|| format!("variant {}", variant.name))?;
+        let costs = launch_costs(problem, variant.name, &lowering, &profile.rates);
+        let packed = lowering.packings.iter();
+        let weight_bytes = packed.map(|(i, p)| p.size_bytes(&problem.inputs[*i].ty.shape)).sum();
+        Ok(Self { variant: variant.name, lowering, costs, weight_bytes })
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.lowering.scratch_bytes.iter().sum()
+    }
+
+    /// Whether its packing makes the weights larger than they are in the checkpoint's layout.
+    fn enlarges_weights(&self) -> bool {
+        self.lowering.packings.iter().any(|(_, packing)| packing.enlarges())
+    }
+
+    /// Predicted time of its launches, and the price of reading its weights.
+    fn priced_ns(&self, profile: &DeviceProfile, price: ReadPrice) -> u64 {
+        let read_ns = profile.rates.in_plan().load_ns(self.weight_bytes);
+        let price_ns = (read_ns / 100).saturating_mul(price.0);
+        self.costs.iter().map(|c| c.ns).sum::<u64>().saturating_add(price_ns)
+    }
+}
+
+/// The candidates for a problem under a limit of scratch memory, as far as a choice looks.
+pub struct Options {
+    /// The first candidates, in the target's order.
+    lowered: Vec<Lowered>,
+    /// Indices of the candidates to choose between.
+    eligible: Vec<usize>,
+}
+
+impl Options {
+    /// Lowers candidates, the target's favourite first, until one stays within the scratch limit.
+    ///
+    /// If that one enlarges the weights, the list goes on to the first that does not, so that a
+    /// price of weight traffic can decide. If none stays within the limit, the one with the least
+    /// scratch memory is the only option.
+    ///
+    /// Errors: a template that cannot be rendered.
+    pub fn new(problem: &Problem, profile: &DeviceProfile) -> Result<Self> {
+        let target = profile.target.tuned(problem);
+        let mut this = Self { lowered: vec![], eligible: vec![] };
+        for variant in candidates(problem, &target) {
+            // The oracle needs no scratch memory, but is too slow to be taken for that.
+            if variant.name == "naive" && !this.lowered.is_empty() {
+                break;
+            }
+            let next = Lowered::new(variant, problem, &target, profile)?;
+            let fits = next.scratch_bytes() <= problem.max_scratch_bytes;
+            let is_last = fits && !next.enlarges_weights();
+            if fits {
+                this.eligible.push(this.lowered.len());
+            }
+            this.lowered.push(next);
+            if is_last {
+                break;
+            }
+        }
+        if this.eligible.is_empty() {
+            let indices = 0..this.lowered.len();
+            this.eligible.extend(indices.min_by_key(|i| this.lowered[*i].scratch_bytes()));
+        }
+        Ok(this)
+    }
+
+    /// Index of the option to take: the first, unless a later one with smaller weights is as fast
+    /// at the price. `None` if no variant applies.
+    pub fn best(&self, profile: &DeviceProfile, selection: Selection) -> Option<usize> {
+        let ns = |index: usize| self.lowered[index].priced_ns(profile, selection.read_price);
+        self.eligible.iter().copied().reduce(|best, next| {
+            let smaller = self.lowered[next].weight_bytes < self.lowered[best].weight_bytes;
+            if smaller && ns(next) <= ns(best) { next } else { best }
+        })
+    }
+
+    /// The option of that index.
+    pub fn get(&self, index: usize) -> &Lowered {
+        &self.lowered[index]
+    }
+
+    /// Every variant of the op's family with what spoke for or against it, in the order of the
+    /// target; the variants that do not apply come last.
+    ///
+    /// `chosen` is the index of the option that was taken, `cost` what it takes in the plan. Candidates
+    /// behind the last option are lowered here for their cost.
+    pub fn verdicts(
+        &self,
+        chosen: usize,
+        cost: Cost,
+        problem: &Problem,
+        profile: &DeviceProfile,
+    ) -> Result<Vec<Alternative>> {
+        let target = profile.target.tuned(problem);
+        let considered = candidates(problem, &target);
+        let verdict = |index: usize| -> Result<Verdict> {
+            if index == chosen {
+                return Ok(Verdict::Chosen(cost));
+            }
+            let unseen;
+            let lowered = match self.lowered.get(index) {
+                Some(lowered) => lowered,
+                None => {
+                    unseen = Lowered::new(considered[index], problem, &target, profile)?;
+                    &unseen
+                }
+            };
+            let cost = cost_of(&lowered.lowering, &lowered.costs);
+            Ok(match cost.scratch_bytes > problem.max_scratch_bytes {
+                true => Verdict::Scratch(cost),
+                false if index < chosen => Verdict::Weights(cost),
+                false => Verdict::Later(cost),
+            })
+        };
+        let mut list = Vec::new();
+        for (index, variant) in considered.iter().enumerate() {
+            let verdict = verdict(index)?;
+            list.push(Alternative { variant: variant.name.to_string(), verdict });
+        }
+        let family = family(problem.op.name()).map_or(&[][..], |f| f.variants);
+        let others = family.iter().filter(|v| considered.iter().all(|c| c.name != v.name));
+        list.extend(others.map(|variant| Alternative {
+            variant: variant.name.to_string(),
+            verdict: Verdict::DoesNotApply,
+        }));
+        Ok(list)
+    }
+}
+
+/// The cost of launches as the plan records it.
+pub fn cost_of(lowering: &Lowering, costs: &[LaunchCost]) -> Cost {
+    Cost {
+        launches: lowering.launches.len() as u32,
+        scratch_bytes: lowering.scratch_bytes.iter().sum(),
+        flops: lowering.launches.iter().map(|l| l.flops).sum(),
+        bytes: costs.iter().map(|c| c.bytes).sum(),
+        predicted_ns: costs.iter().map(|c| c.ns).sum(),
+    }
+}
+
+/// The variant for a problem; `None` if none applies.
+pub fn choose(
+    problem: &Problem,
+    profile: &DeviceProfile,
+    selection: Selection,
+) -> Result<Option<Lowered>> {
+    let options = Options::new(problem, profile)?;
+    Ok(options.best(profile, selection).map(|index| options.get(index).clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategy::Scratch;
+    use kiln_ir::ops::conv2d::Conv2d;
+    use kiln_ir::{Op, TensorType};
+    use kiln_kernels::Operand;
+
+    /// The verdicts for a 3x3 convolution of a square feature map.
+    fn verdicts(
+        channels: usize,
+        extent: usize,
+        price: ReadPrice,
+        scratch: u64,
+    ) -> Vec<Alternative> {
+        let (_, profile) = DeviceProfile::load("cpu-avx512").unwrap();
+        let op: Op = Conv2d::new(3, 1).into();
+        let map = TensorType::f32(&[2, extent, extent, channels]);
+        let weights = TensorType::f32(&[channels, channels, 3, 3]);
+        let inputs = [Operand::new(map.clone()), Operand::constant(weights)];
+        let max_weight_bytes = profile.memory.max_block_bytes;
+        let problem = Problem {
+            op: &op,
+            inputs: &inputs,
+            output: &map,
+            max_weight_bytes,
+            max_scratch_bytes: scratch,
+        };
+        let scratch = Scratch::AtMost(scratch);
+        let selection = Selection { scratch, max_weight_bytes, read_price: price };
+        let options = Options::new(&problem, &profile).unwrap();
+        let best = options.best(&profile, selection).unwrap();
+        let lowered = options.get(best);
+        let cost = cost_of(&lowered.lowering, &lowered.costs);
+        options.verdicts(best, cost, &problem, &profile).unwrap()
+    }
+
+    fn of<'a>(list: &'a [Alternative], variant: &str) -> &'a Verdict {
+        &list.iter().find(|a| a.variant == variant).unwrap().verdict
+    }
+
+    fn chosen(channels: usize, extent: usize, price: ReadPrice, scratch: u64) -> String {
+        let list = verdicts(channels, extent, price, scratch);
+        let mut chosen = list.iter().filter(|a| matches!(a.verdict, Verdict::Chosen(_)));
+        let name = chosen.next().unwrap().variant.clone();
+        assert!(chosen.next().is_none());
+        name
+    }
+
+    /// Directly, 1280 channels at 16x16 take 66 ms of arithmetic and 59 MB of weights; with 2x2
+    /// tiles 37 ms and 105 MB, with 4x4 tiles 21 ms and 236 MB, a millisecond of reading each.
+    #[test]
+    fn larger_weights_must_pay_for_their_reading() {
+        let most = u64::MAX;
+        assert_eq!(chosen(1280, 16, ReadPrice::FREE, most), "winograd4");
+        assert_eq!(chosen(1280, 16, ReadPrice::MOSTLY_HIDDEN, most), "winograd2");
+        assert_eq!(chosen(1280, 16, ReadPrice::FULL, most), "tiled_cpu");
+        assert_eq!(chosen(320, 64, ReadPrice::FULL, most), "winograd4");
+        assert_eq!(chosen(320, 64, ReadPrice::FULL, 1 << 10), "tiled_cpu");
+    }
+
+    #[test]
+    fn every_variant_has_its_verdict() {
+        let list = verdicts(1280, 16, ReadPrice::MOSTLY_HIDDEN, u64::MAX);
+        assert!(matches!(of(&list, "winograd4"), Verdict::Weights(cost) if cost.predicted_ns > 0));
+        assert!(matches!(of(&list, "winograd2"), Verdict::Chosen(_)));
+        assert!(matches!(of(&list, "tiled_cpu"), Verdict::Later(_)));
+        assert!(matches!(of(&list, "naive"), Verdict::Later(cost) if cost.flops > 0));
+        let list = verdicts(320, 64, ReadPrice::FULL, 1 << 10);
+        assert!(matches!(of(&list, "winograd4"), Verdict::Scratch(cost) if cost.launches > 0));
+        let family = family("conv2d").unwrap().variants;
+        assert_eq!(list.len(), family.len());
+        assert!(list.iter().any(|a| a.verdict == Verdict::DoesNotApply));
+    }
+}

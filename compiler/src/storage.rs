@@ -1,0 +1,83 @@
+//! How each tensor is stored: element types, and scales of INT8 weights.
+
+use kiln_ir::{DType, Graph, NodeKind, Op, ValueId};
+use kiln_kernels::Operand;
+
+use crate::quantize::{Choices, Stored};
+
+/// Storage types of a compilation.
+#[derive(Clone, Copy, Debug)]
+pub struct Storage<'a> {
+    /// Weights of contractions. Norms and biases stay in FP32.
+    pub weights: Weights<'a>,
+    /// The narrowest type that values between ops may have.
+    pub activations: DType,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a> {
+    /// All in one floating-point type.
+    Float(DType),
+    /// Weights of contractions as chosen one by one, other matrices in FP16.
+    Int8(&'a Choices),
+}
+
+impl<'a> Storage<'a> {
+    /// Weights and activations in FP32.
+    pub const FP32: Self = Self::float(DType::F32);
+    /// Weights in FP16, and activations where a strategy asks for it.
+    pub const FP16: Self = Self::float(DType::F16);
+
+    /// Weights in a floating-point type, which is also the narrowest of activations.
+    pub const fn float(dtype: DType) -> Self {
+        Self { weights: Weights::Float(dtype), activations: dtype }
+    }
+
+    /// Weights in INT8, as chosen; activations in FP16 where a strategy asks for it.
+    pub const fn int8(choices: &'a Choices) -> Self {
+        Self { weights: Weights::Int8(choices), activations: DType::F16 }
+    }
+
+    /// How a constant operand of an op is stored. Vectors stay in FP32: only matrices and filters
+    /// are worth shrinking.
+    pub fn of(self, graph: &Graph, op: ValueId, operand: usize) -> Stored {
+        let node = graph.node(graph.operands(op)[operand]);
+        let plain = |dtype| Stored { dtype, block: None, relative_error: None };
+        let choices = match self.weights {
+            _ if node.ty.dtype != DType::F32 => return plain(node.ty.dtype),
+            _ if node.ty.shape.len() < 2 => return plain(DType::F32),
+            Weights::Float(dtype) => return plain(dtype),
+            Weights::Int8(choices) => choices,
+        };
+        match &node.kind {
+            NodeKind::Weight(expr) if weight_indices(graph, op).contains(&operand) => {
+                choices.of(expr)
+            }
+            _ => plain(DType::F16),
+        }
+    }
+
+    /// The operands of an op as its kernels see them.
+    pub fn operands(self, graph: &Graph, op: ValueId) -> Vec<Operand> {
+        let operand = |(index, value): (usize, ValueId)| {
+            let mut ty = graph.ty(value).clone();
+            if !graph.node(value).is_weight() {
+                return Operand::new(ty);
+            }
+            let stored = self.of(graph, op, index);
+            let block = match stored.dtype {
+                DType::I8 => stored.block.unwrap_or_else(|| ty.elem_count() / ty.shape[0]),
+                _ => 0,
+            };
+            ty.dtype = stored.dtype;
+            Operand { block, ..Operand::constant(ty) }
+        };
+        graph.operands(op).into_iter().enumerate().map(operand).collect()
+    }
+}
+
+/// Which operands of an op are the weights of a contraction.
+pub fn weight_indices(graph: &Graph, op: ValueId) -> Vec<usize> {
+    graph.node(op).op().map(Op::weights).unwrap_or_default()
+}
