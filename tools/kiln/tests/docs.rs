@@ -166,6 +166,14 @@ fn the_page_of_the_command_line_is_what_help_prints() {
 }
 
 #[test]
+fn every_pass_is_documented() {
+    let page = read(&root().join("docs/how-it-works/planner.md"));
+    for pass in kiln_compiler::passes::PASSES {
+        assert!(page.contains(&format!("`{}`", pass.name)), "{} is not documented", pass.name);
+    }
+}
+
+#[test]
 fn every_field_of_a_profile_is_documented() {
     let page = read(&root().join("docs/reference/profile.md"));
     let (_, text) = DeviceProfile::text("mali-g78").expect("it ships");
