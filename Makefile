@@ -3,7 +3,7 @@
 # make test                                                      runs every test; at full size, a sample
 # make test-full                                                 adds every precision and every kernel for Mali
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
-# make check                                                     formatting and lints
+# make check                                                     formatting, lints, the size of kiln-run
 
 PROMPT ?= a red heart
 SEED ?= 0
@@ -37,6 +37,11 @@ FILTER ?= small
 test-aarch64:
 	tools/aarch64.sh $(FILTER)
 
+# Most bytes that kiln-run may take on a device.
+KILN_RUN_BYTES := 2097152
 check:
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo build --locked --profile device -p kiln-runtime --bin kiln-run --no-default-features --features cli
+	@bytes=$$(stat -c %s target/device/kiln-run); echo "kiln-run takes $$bytes bytes"; \
+		[ $$bytes -le $(KILN_RUN_BYTES) ] || { echo "at most $(KILN_RUN_BYTES) are allowed" >&2; exit 1; }
