@@ -12,6 +12,8 @@ mod variants;
 
 use std::borrow::Cow;
 
+use unicode_normalization::UnicodeNormalization;
+
 use super::{entities, unicode};
 use badness::is_bad;
 use codepage::{CANDIDATES, LATIN_1, WINDOWS_1252};
@@ -48,7 +50,7 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
         let mut next = remove_terminal_escapes(&plain);
         next.retain(|c| !is_unwanted_control(c));
         if !next.is_ascii() {
-            next = unicode::nfc(&next);
+            next = next.nfc().collect();
         }
         if next == text {
             return text;
@@ -167,9 +169,10 @@ fn fix_c1_control(c: char) -> char {
 fn plain_characters(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars().map(fix_c1_control) {
-        match latin_ligature(c).or_else(|| unicode::ordinary_width(c)) {
-            Some(characters) => plain.push_str(characters),
+        match latin_ligature(c) {
+            Some(letters) => plain.push_str(letters),
             None if c == '\u{3000}' => plain.push(' '),
+            None if ('\u{ff01}'..='\u{ffef}').contains(&c) => plain.extend(c.nfkc()),
             None => plain.push(c),
         }
     }
