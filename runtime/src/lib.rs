@@ -18,7 +18,6 @@ pub mod device;
 pub mod error;
 pub mod executor;
 pub mod ffi;
-mod half;
 #[cfg(feature = "cli")]
 pub mod json;
 mod launch;

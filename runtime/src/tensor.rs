@@ -2,10 +2,10 @@
 //!
 //! Callers see NCHW and 32 bits; ports are channels last, in the element type of the plan.
 
+use half::f16;
 use kiln_bundle::plan::{DType, Port};
 
 use crate::error::RuntimeError;
-use crate::half;
 
 /// A tensor on the host, row-major; pictures and latents are `[N, C, H, W]`.
 #[derive(Clone, PartialEq, Debug)]
@@ -74,7 +74,7 @@ pub(crate) fn encode(
     out.clear();
     match port.dtype {
         DType::F32 => values.for_each(|value| out.extend(value.to_le_bytes())),
-        DType::F16 => values.for_each(|value| out.extend(half::from_f32(value).to_le_bytes())),
+        DType::F16 => values.for_each(|value| out.extend(f16::from_f32(value).to_le_bytes())),
         DType::I8 | DType::I32 => return Err(wrong_type(port, "numbers")),
     }
     Ok(())
@@ -106,9 +106,7 @@ pub(crate) fn decode(port: &Port, bytes: &[u8], out: &mut Vec<f32>) -> Result<()
             out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         }
         DType::F16 => {
-            out.extend(
-                bytes.chunks_exact(2).map(|b| half::to_f32(u16::from_le_bytes([b[0], b[1]]))),
-            );
+            out.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
         }
         DType::I8 | DType::I32 => return Err(wrong_type(port, "numbers")),
     }
