@@ -1,11 +1,9 @@
 //! Seeded Gaussian noise: the initial latents, and what stochastic samplers add.
 //!
-//! Owns the generator. The same seed gives the same noise on every device, and the noise that
-//! `torch.randn` gives on a CPU, so that pictures can be compared with the reference's.
+//! Owns the order of draws. One seed gives the same noise on every device: the noise that PyTorch's
+//! `torch.randn` gives on a CPU, so that images can be compared with the reference's.
 
-mod twister;
-
-use twister::Twister;
+use rand_mt::Mt;
 
 /// PyTorch fills tensors of at least this many elements in chunks of as many.
 const CHUNK_ELEMS: usize = 16;
@@ -19,7 +17,7 @@ const CHUNK_ELEMS: usize = 16;
 /// `ATen/core/DistributionsHelper.h`; Box & Muller 1958; Matsumoto & Nishimura 1998 (MT19937).
 #[derive(Debug, Clone)]
 pub struct NormalRng {
-    twister: Twister,
+    twister: Mt,
     /// Second half of the last pair drawn one by one.
     spare: Option<f64>,
 }
@@ -28,7 +26,7 @@ impl NormalRng {
     /// Starts from a seed. As in PyTorch, only its low 32 bits count.
     pub fn from_seed(seed: u64) -> Self {
         let [a, b, c, d, ..] = seed.to_le_bytes();
-        Self { twister: Twister::from_seed(u32::from_le_bytes([a, b, c, d])), spare: None }
+        Self { twister: Mt::new(u32::from_le_bytes([a, b, c, d])), spare: None }
     }
 
     /// Fills a tensor with standard normal numbers, as one call of `torch.randn` does.
