@@ -7,13 +7,11 @@
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use ::png::{BitDepth, ColorType, Encoder, EncodingError};
 use kiln_bundle::whole;
 
-#[cfg(feature = "read-png")]
 mod read;
-mod write;
 
-#[cfg(feature = "read-png")]
 pub use read::{Described, read_described, read_rgb};
 
 const CHANNELS: usize = 3;
@@ -181,6 +179,7 @@ fn quoted(value: &str) -> String {
 
 /// Writes a picture as PNG and flushes the writer.
 ///
+/// ASCII texts are `tEXt` chunks, which every reader knows; other texts are `iTXt` (UTF-8).
 /// Errors: [`PngError::Write`] if the writer fails.
 pub fn write_png(
     writer: impl Write,
@@ -188,21 +187,33 @@ pub fn write_png(
     parameters: Option<&GenerationParameters>,
 ) -> Result<(), PngError> {
     let mut writer = BufWriter::new(writer);
-    let texts = parameters.map(|parameters| parameters.chunks(image.width, image.height));
-    let mut texts = texts.unwrap_or_default();
-    // U+0000 ends a text chunk.
-    texts.iter_mut().for_each(|(_, value)| value.retain(|c| c != '\0'));
-    write::encode(&mut writer, image, &texts)?;
+    encode(&mut writer, image, parameters).map_err(|error| match error {
+        EncodingError::IoError(error) => error,
+        other => io::Error::other(other),
+    })?;
     Ok(writer.flush()?)
 }
 
-/// Stands for the reader where it was left out.
-///
-/// Errors: always [`PngError::Read`].
-#[cfg(not(feature = "read-png"))]
-pub fn read_rgb(path: &Path) -> Result<RgbImage, PngError> {
-    let message = "this program was built without the reader of PNG files (read-png)".into();
-    Err(PngError::Read { path: path.to_owned(), message })
+fn encode(
+    writer: &mut impl Write,
+    image: &RgbImage,
+    parameters: Option<&GenerationParameters>,
+) -> Result<(), EncodingError> {
+    let mut encoder = Encoder::new(writer, image.width, image.height);
+    encoder.set_color(ColorType::Rgb);
+    encoder.set_depth(BitDepth::Eight);
+    let texts = parameters.map(|parameters| parameters.chunks(image.width, image.height));
+    for (key, mut value) in texts.into_iter().flatten() {
+        // U+0000 ends a text chunk.
+        value.retain(|c| c != '\0');
+        match value.is_ascii() {
+            true => encoder.add_text_chunk(key.to_owned(), value)?,
+            false => encoder.add_itxt_chunk(key.to_owned(), value)?,
+        }
+    }
+    let mut body = encoder.write_header()?;
+    body.write_image_data(&image.pixels)?;
+    body.finish()
 }
 
 /// Writes a picture to a file, which has its name only once it is whole.
