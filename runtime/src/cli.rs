@@ -12,7 +12,6 @@ use kiln_bundle::BundleFile;
 
 use crate::error::RuntimeError;
 use crate::ffi::library;
-use crate::json::ToJson;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
@@ -241,10 +240,8 @@ fn make(
     write(args, job, &picture, &request.parameters(&model))?;
     if let Some(path) = &args.profile {
         let times = session.take_launch_times()?;
-        files::write_report(
-            path,
-            &Profile::new(session.plan(), session.weight_reads(), &times).to_json(),
-        )?;
+        let profile = Profile::new(session.plan(), session.weight_reads(), &times);
+        files::write_report(path, &profile)?;
     }
     say(&picture, &job.output);
     Ok(picture.report)
@@ -259,7 +256,7 @@ fn write(
     let _whole = interrupt::write();
     png::save_png(&job.output, &picture.rgb, Some(parameters))?;
     match &args.report {
-        Some(path) => files::write_report(path, &picture.report.to_json()),
+        Some(path) => files::write_report(path, &picture.report),
         None => Ok(()),
     }
 }

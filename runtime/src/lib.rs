@@ -18,8 +18,6 @@ pub mod device;
 pub mod error;
 pub mod executor;
 pub mod ffi;
-#[cfg(feature = "cli")]
-pub mod json;
 mod launch;
 pub mod memory;
 pub mod npy;

@@ -14,6 +14,7 @@ use opencl3::error_codes::ClError;
 use opencl3::kernel::Kernel;
 use opencl3::memory::ClMem;
 use opencl3::program::Program;
+use serde::Serialize;
 
 use crate::binding::Binding;
 use crate::device::DeviceFacts;
@@ -37,13 +38,15 @@ pub struct ProgramOptions {
 }
 
 /// Where the programs of a session came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ProgramOrigin {
     /// All were in the cache.
     Cached,
     /// Another process compiled what was not.
     Prepared,
     /// Some were built here: the compiler's memory counts in this process.
+    #[serde(rename = "built in process")]
     Built,
 }
 

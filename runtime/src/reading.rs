@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use kiln_bundle::{BundleError, BundleFile};
+use serde::Serialize;
 
 /// Alignment of direct reads in the file and in memory: no disk in use asks for more.
 const PAGE_BYTES: usize = 4096;
@@ -33,7 +34,8 @@ const PAGE_BYTES: usize = 4096;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// The way from the disk to the slots.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum WeightReads {
     /// Past the page cache (`O_DIRECT`).
     Direct,

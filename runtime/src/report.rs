@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kiln_bundle::plan::{Block, Network, Plan, Residency, Step};
+use serde::Serialize;
 
 use crate::executor::LaunchTime;
 use crate::memory::Allocations;
@@ -11,7 +12,7 @@ use crate::reading::WeightReads;
 use crate::weights::StreamStats;
 
 /// The plan's memory, part by part.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct PlannedMemory {
     /// What the user allowed.
     pub budget_bytes: u64,
@@ -34,7 +35,7 @@ pub struct PlannedMemory {
 }
 
 /// What the runtime and the operating system counted.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct MeasuredMemory {
     /// Allocated for the arena.
     pub arena_bytes: u64,
@@ -51,7 +52,7 @@ pub struct MeasuredMemory {
 }
 
 /// Where the time went.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Times {
     /// Opening the bundle, building kernels, allocating.
     pub load_seconds: f64,
@@ -68,7 +69,7 @@ pub struct Times {
 }
 
 /// One picture's account.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     /// Name of the device.
     pub device: String,
@@ -89,7 +90,7 @@ pub struct Report {
 }
 
 /// How long one launch took, over all the runs of its network.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct LaunchProfile {
     /// Name of the network.
     pub network: String,
@@ -106,7 +107,7 @@ pub struct LaunchProfile {
 }
 
 /// The measured time of every launch of a picture.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Profile {
     /// Name of the model.
     pub model: String,
@@ -184,110 +185,6 @@ fn process_figure(name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
-}
-
-#[cfg(feature = "cli")]
-mod as_json {
-    use super::*;
-    use crate::json::{Json, ToJson, fields};
-
-    impl ToJson for Report {
-        fn to_json(&self) -> Json {
-            fields!(self, device, programs, model, planned, measured, stream, weight_reads, times,)
-        }
-    }
-
-    impl ToJson for Profile {
-        fn to_json(&self) -> Json {
-            fields!(self, model, weight_reads, launches)
-        }
-    }
-
-    impl ToJson for ProgramOrigin {
-        fn to_json(&self) -> Json {
-            let text = match self {
-                ProgramOrigin::Cached => "cached",
-                ProgramOrigin::Prepared => "prepared",
-                ProgramOrigin::Built => "built in process",
-            };
-            Json::Text(text.into())
-        }
-    }
-
-    impl ToJson for WeightReads {
-        fn to_json(&self) -> Json {
-            let text = match self {
-                WeightReads::Direct => "direct",
-                WeightReads::Uncached => "uncached",
-                WeightReads::Cached => "cached",
-            };
-            Json::Text(text.into())
-        }
-    }
-
-    impl ToJson for PlannedMemory {
-        fn to_json(&self) -> Json {
-            fields!(
-                self,
-                budget_bytes,
-                peak_bytes,
-                arena_bytes,
-                resident_bytes,
-                slot_bytes,
-                staging_bytes,
-                host_bytes,
-                program_bytes,
-                baseline_bytes,
-            )
-        }
-    }
-
-    impl ToJson for MeasuredMemory {
-        fn to_json(&self) -> Json {
-            fields!(
-                self,
-                arena_bytes,
-                slot_bytes,
-                staging_bytes,
-                device_high_water_bytes,
-                process_peak_bytes,
-                process_bytes,
-            )
-        }
-    }
-
-    impl ToJson for StreamStats {
-        fn to_json(&self) -> Json {
-            fields!(
-                self,
-                streamed_bytes,
-                resident_bytes,
-                read_seconds,
-                stall_seconds,
-                resident_seconds,
-            )
-        }
-    }
-
-    impl ToJson for Times {
-        fn to_json(&self) -> Json {
-            fields!(
-                self,
-                load_seconds,
-                prompt_seconds,
-                sample_seconds,
-                decode_seconds,
-                first_step_seconds,
-                step_seconds,
-            )
-        }
-    }
-
-    impl ToJson for LaunchProfile {
-        fn to_json(&self) -> Json {
-            fields!(self, network, step, name, runs, mean_ns, min_ns)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ use kiln_bundle::plan::{BlockId, Residency, SlotId, Step};
 use kiln_bundle::{BundleError, BundleFile};
 use opencl3::command_queue::CommandQueue;
 use opencl3::event::Event;
+use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::binding::{Parent, Region};
@@ -63,7 +64,7 @@ pub struct Run {
 }
 
 /// What a stream of weights cost.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct StreamStats {
     /// Bytes read into slots.
     pub streamed_bytes: u64,

@@ -1,4 +1,4 @@
-//! The files of a command but for the pictures: latents, tensors on their way, reports.
+//! The files of a command other than its pictures: latents, dumped tensors, reports.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -6,9 +6,9 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use kiln_bundle::whole;
+use serde::Serialize;
 
 use crate::error::RuntimeError;
-use crate::json::Json;
 use crate::npy::{self, NpyArray};
 use crate::tensor::{Tensor, Values};
 
@@ -49,6 +49,10 @@ pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeEr
 }
 
 /// The file is whole or not there.
-pub(super) fn write_report(path: &Path, report: &Json) -> Result<(), RuntimeError> {
-    whole::write(path, |file| writeln!(file, "{report}")).map_err(file_error("write", path))
+pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
+    let written = whole::write(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, report)?;
+        writeln!(file)
+    });
+    written.map_err(file_error("write", path))
 }

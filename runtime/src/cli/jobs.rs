@@ -7,11 +7,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+
+use serde::Deserialize;
 
 use super::{RunArgs, file_error};
 use crate::error::RuntimeError;
-use crate::json::{self, Scalar};
 use crate::pipeline::sampler::{self, SamplerOptions};
 
 /// What is replaced in an output's name.
@@ -29,8 +29,9 @@ pub(super) struct Job {
     pub output: PathBuf,
 }
 
-/// A line of a file of prompts; what it leaves out is as the arguments say.
-#[derive(Default)]
+/// A line of a file of prompts. The arguments stand for the fields it leaves out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Line {
     prompt: String,
     negative_prompt: Option<String>,
@@ -42,40 +43,17 @@ struct Line {
 }
 
 impl Line {
+    /// Errors: what is wrong, and in which column.
     fn read(text: &str) -> Result<Line, String> {
-        let mut line = Line::default();
-        let mut prompt = None;
-        for (name, value) in json::read_flat(text)? {
-            let Some(value) = value else { continue };
-            match name.as_str() {
-                "prompt" => prompt = Some(as_text(&name, value)?),
-                "negative_prompt" => line.negative_prompt = Some(as_text(&name, value)?),
-                "sampler" => line.sampler = Some(as_text(&name, value)?),
-                "output" => line.output = Some(as_text(&name, value)?.into()),
-                "seed" => line.seed = Some(as_number(&name, value)?),
-                "steps" => line.steps = Some(as_number(&name, value)?),
-                "guidance" => line.guidance = Some(as_number(&name, value)?),
-                _ => return Err(format!("unknown field {name:?}")),
+        serde_json::from_str(text).map_err(|error| {
+            let message = error.to_string();
+            // A line of a batch is one line of JSON: its column says where.
+            match message.rsplit_once(" at line ") {
+                Some((what, _)) => format!("{what} at column {}", error.column()),
+                None => message,
             }
-        }
-        line.prompt = prompt.ok_or("it has no \"prompt\"")?;
-        Ok(line)
+        })
     }
-}
-
-fn as_text(name: &str, value: Scalar) -> Result<String, String> {
-    match value {
-        Scalar::Text(text) => Ok(text),
-        Scalar::Word(word) => Err(format!("{name:?} is {word}, not text")),
-    }
-}
-
-fn as_number<T: FromStr>(name: &str, value: Scalar) -> Result<T, String> {
-    match &value {
-        Scalar::Word(word) => word.parse().ok(),
-        Scalar::Text(_) => None,
-    }
-    .ok_or_else(|| format!("{name:?} is no such number"))
 }
 
 /// The pictures asked for, and how many of a batch are there already.
