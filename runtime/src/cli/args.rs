@@ -1,10 +1,14 @@
-//! The arguments of `kiln-run`, without a library for them: what runs on a device is small.
+//! The arguments of `kiln-run`, read by lexopt.
 //!
-//! `kiln run` has the same ones through clap; a test of the `kiln` command compares both.
+//! `kiln run` reads the same arguments by clap, which does not fit on a device; a test of the `kiln`
+//! command compares both.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use lexopt::Arg::{Long, Short, Value};
+use lexopt::Parser;
 
 use super::{CacheArgs, PrepareArgs, RunArgs};
 
@@ -61,26 +65,22 @@ impl Command {
     ///
     /// Errors: one line that names the argument.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-        let mut given = Arguments { rest: arguments.into_iter().collect::<Vec<_>>().into_iter() };
+        let mut parser = Parser::from_args(arguments);
         let mut run = RunArgs::of(PathBuf::new());
-        let (mut bundle, mut prepare, mut options, mut strength) = (None, false, true, None);
-        let mut worker = false;
+        let (mut bundle, mut prepare, mut worker, mut strength) = (None, false, false, None);
         let mut unfit = None;
-        while let Some(argument) = given.rest.next() {
-            let text = argument.to_str().filter(|text| options && text.len() > 1);
-            let Some(option) = text.filter(|text| text.starts_with('-')) else {
-                if bundle.replace(PathBuf::from(&argument)).is_some() {
-                    return Err(format!("unexpected argument {argument:?}"));
+        while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
+            let name = match argument {
+                Short(letter) => format!("-{letter}"),
+                Long(word) => format!("--{word}"),
+                Value(file) if bundle.is_none() => {
+                    bundle = Some(PathBuf::from(file));
+                    continue;
                 }
-                continue;
+                Value(other) => return Err(format!("unexpected argument {other:?}")),
             };
-            let (name, value) = match option.split_once('=') {
-                Some((name, value)) if name.starts_with("--") => (name, Some(value.to_owned())),
-                _ => (option, None),
-            };
-            let mut value = Value { name, own: value, given: &mut given };
-            match name {
-                "--" => options = false,
+            let mut value = Given { name: &name, parser: &mut parser };
+            match &*name {
                 "-h" | "--help" => return Ok(Command::Help),
                 "-V" | "--version" => return Ok(Command::Version),
                 "--prepare" => prepare = true,
@@ -92,7 +92,7 @@ impl Command {
                 "--seed" => run.seed = value.parsed()?,
                 "--steps" => run.steps = value.parsed()?,
                 "--guidance" => run.guidance = value.parsed()?,
-                "--sampler" => run.sampler = value.text()?,
+                "--sampler" => run.sampler = value.parsed()?,
                 "--eta" => run.eta = value.parsed()?,
                 "--latent" => run.latent = Some(value.path()?),
                 "--init-image" => run.init_image = Some(value.path()?),
@@ -102,14 +102,14 @@ impl Command {
                 "--report" => run.report = Some(value.path()?),
                 "--profile" => run.profile = Some(value.path()?),
                 "--page-cache" => run.page_cache = true,
-                "--device" => run.device = value.text()?,
+                "--device" => run.device = value.parsed()?,
                 "--opencl" => run.opencl = Some(value.path()?),
                 "--cache" => run.cache.cache = Some(value.path()?),
                 "-o" | "--output" => run.output = Some(value.path()?),
-                _ => return Err(format!("unexpected argument {option:?}; see --help")),
+                _ => return Err(format!("unexpected argument {name:?}; see --help")),
             }
-            if !matches!(name, "--" | "--prepare" | "--worker" | "--device" | "--cache") {
-                unfit = Some(name.to_owned());
+            if !matches!(&*name, "--prepare" | "--worker" | "--device" | "--cache") {
+                unfit = Some(name);
             }
         }
         let bundle = bundle.ok_or("no FILE.kiln is given; see --help")?;
@@ -183,35 +183,25 @@ fn check(run: &RunArgs, strength: Option<f64>) -> Result<(), String> {
     Ok(())
 }
 
-struct Arguments {
-    rest: std::vec::IntoIter<OsString>,
-}
-
-/// The value of an option: behind its `=`, or the next argument.
-struct Value<'a> {
+/// The value of an option: after its `=`, or the next argument.
+struct Given<'a> {
     name: &'a str,
-    own: Option<String>,
-    given: &'a mut Arguments,
+    parser: &'a mut Parser,
 }
 
-impl Value<'_> {
+impl Given<'_> {
     fn raw(&mut self) -> Result<OsString, String> {
-        let next = self.own.take().map(OsString::from).or_else(|| self.given.rest.next());
-        next.ok_or_else(|| format!("{} needs a value", self.name))
+        self.parser.value().map_err(|_| format!("{} needs a value", self.name))
     }
 
     fn path(&mut self) -> Result<PathBuf, String> {
         self.raw().map(PathBuf::from)
     }
 
-    fn text(&mut self) -> Result<String, String> {
-        let text = self.raw()?.into_string();
-        text.map_err(|raw| format!("{} cannot be {raw:?}", self.name))
-    }
-
     fn parsed<T: FromStr>(&mut self) -> Result<T, String> {
-        let text = self.text()?;
-        text.parse().map_err(|_| format!("{} cannot be {text:?}", self.name))
+        let raw = self.raw()?;
+        let parsed = raw.to_str().and_then(|text| text.parse().ok());
+        parsed.ok_or_else(|| format!("{} cannot be {raw:?}", self.name))
     }
 }
 
