@@ -3,25 +3,17 @@
 //! Source: Python's `html.unescape` (the HTML 5 rules), and `ftfy.fixes.unescape_html`.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::LazyLock;
 
 /// Longest run of characters that can name an entity without a semicolon, in characters.
 const MAX_NAME_CHARS: usize = 32;
 /// Longest reference the strict form looks at, in characters after `&` or `&#` and before `;`.
 const MAX_STRICT_CHARS: usize = 24;
 
-/// A name and its text a line, with a tab between them: the list of HTML 5, which is closed.
-///
-/// Written by `KILN_WRITE_TABLES=1 cargo test -p kiln-runtime --lib entities`.
-const NAMES: &str = include_str!("entities.txt");
-
-/// Replacement text by name, the name without `&` but with the semicolon, if it has one.
-static NAMED: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
-    let listed = NAMES.lines().filter_map(|line| line.split_once('\t'));
-    // The one text that is no part of a line.
-    listed.chain([("NewLine;", "\n")]).collect()
-});
+/// The text that a name stands for. The name is without `&`, but with the semicolon if it has one.
+fn named(name: &str) -> Option<&'static str> {
+    let text = htmlize::ENTITIES.get(format!("&{name}").as_bytes())?;
+    std::str::from_utf8(text).ok()
+}
 
 /// Decodes every reference as HTML 5 does: the semicolon may be missing, and the longest known
 /// prefix of an unknown name counts. Equals Python's `html.unescape`.
@@ -50,7 +42,7 @@ pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
             // A reference that ends early, or decodes to a semicolon, is left alone.
             (used == reference.len() && value != ";").then_some(value)
         } else {
-            NAMED.get(reference).map(|value| (*value).to_owned()).or_else(|| capitals(reference))
+            named(reference).map(str::to_owned).or_else(|| capitals(reference))
         };
         value.map(|value| (value, reference.len()))
     })
@@ -133,9 +125,7 @@ fn name_prefix(reference: &str) -> Option<&str> {
 fn longest_entity(name: &str) -> Option<(&str, &'static str)> {
     let ends = name.char_indices().map(|(at, _)| at).skip(2).chain([name.len()]);
     let ends: Vec<usize> = ends.collect();
-    ends.into_iter()
-        .rev()
-        .find_map(|end| NAMED.get(&name[..end]).map(|&value| (&name[..end], value)))
+    ends.into_iter().rev().find_map(|end| named(&name[..end]).map(|value| (&name[..end], value)))
 }
 
 /// Decodes `EACUTE;` as É: the entity in small letters, raised, unless HTML knows the capitals.
@@ -145,30 +135,12 @@ fn capitals(reference: &str) -> Option<String> {
     {
         return None;
     }
-    NAMED.get(&*reference.to_ascii_lowercase()).map(|value| value.to_uppercase())
+    named(&reference.to_ascii_lowercase()).map(str::to_uppercase)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{NAMED, NAMES, unescape, unescape_strict};
-    use std::collections::HashMap;
-    use std::path::Path;
-
-    #[test]
-    fn the_entities_are_those_of_the_crate() {
-        let all = entities::ENTITIES.iter();
-        let all: HashMap<&str, &str> =
-            all.map(|e| (e.entity.trim_start_matches('&'), e.characters)).collect();
-        if std::env::var_os("KILN_WRITE_TABLES").is_some() {
-            let kept = all.iter().filter(|(_, text)| **text != "\n");
-            let mut lines: Vec<_> = kept.map(|(name, text)| format!("{name}\t{text}\n")).collect();
-            lines.sort_unstable();
-            let path = Path::new(env!("CARGO_MANIFEST_DIR"));
-            let path = path.join("src/pipeline/tokenizer/entities.txt");
-            std::fs::write(path, lines.concat()).unwrap();
-        }
-        assert!(*NAMED == all && NAMES.lines().count() + 1 == all.len(), "set KILN_WRITE_TABLES=1");
-    }
+    use super::{unescape, unescape_strict};
 
     #[test]
     fn semicolons_are_optional_as_in_html() {
