@@ -2,8 +2,9 @@
 
 use crate::launch::{Call, cpu};
 use crate::template::Parameters;
-use crate::{Lowering, Problem, Target};
+use crate::{Argument, Launch, Lowering, Problem, Target};
 use anyhow::Result;
+use std::sync::Arc;
 
 /// Vector types and arithmetic, in front of every vectorised template.
 pub(crate) const VECTOR: &str =
@@ -68,6 +69,12 @@ impl Shares {
         call.with(|parameters| self.parameters(parameters, strides))
     }
 
+    /// A launch over all shares.
+    pub fn launch(&self, source: Arc<str>, entry: &'static str, args: Vec<Argument>) -> Launch {
+        let [global, local] = [self.global, self.local].map(|size| size.map(|v| v as u64));
+        Launch::new(source, entry, args, global, Some(local))
+    }
+
     /// [`Shares::set`] for a launch that is put together by other means.
     pub fn parameters(&self, parameters: Parameters, strides: &[usize]) -> Parameters {
         let aligned = self.v == 4 && strides.iter().all(|s| s.is_multiple_of(4));
@@ -122,5 +129,5 @@ pub(crate) fn lower(
         .set("factor", factor);
     let template = [VECTOR, FETCH, definition, LOOP].concat();
     let launch = call.launch(entry, &template, shares.global, Some(shares.local))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

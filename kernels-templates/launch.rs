@@ -94,17 +94,10 @@ impl<'a> Call<'a> {
         local: Option<[usize; 3]>,
     ) -> Result<Launch> {
         let source = render(template, &self.tensors, &self.parameters)?;
-        Ok(Launch {
-            source,
-            entry,
-            args: self.args,
-            global: global.map(|v| v as u64),
-            local: local.map(|l| l.map(|v| v as u64)),
-            local_mem_bytes: self.local_mem_bytes,
-            flops: self.flops,
-            half_arithmetic: false,
-            bytes: None,
-        })
+        let local = local.map(|l| l.map(|v| v as u64));
+        let launch = Launch::new(source, entry, self.args, global.map(|v| v as u64), local);
+        let (local_mem_bytes, flops) = (self.local_mem_bytes, self.flops);
+        Ok(Launch { local_mem_bytes, flops, ..launch })
     }
 }
 

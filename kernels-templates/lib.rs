@@ -6,7 +6,6 @@
 //! This crate renders text and computes sizes; it never talks to OpenCL.
 #![forbid(unsafe_code)]
 
-pub mod add;
 pub mod attention;
 pub mod chain;
 pub mod concat;
@@ -14,32 +13,31 @@ pub mod contraction;
 pub mod conv2d;
 pub mod elementwise;
 pub mod geglu;
-pub mod gelu;
 pub mod group_affine;
 pub mod group_norm;
 pub mod launch;
 pub mod layer_norm;
+pub mod lowering;
 pub mod matmul;
-pub mod mean;
-pub mod mul;
 pub mod packing;
 pub mod permute;
+pub mod pointwise;
 pub mod quantize;
+pub mod reductions;
 pub(crate) mod rows;
 pub mod scale;
-pub mod silu;
 pub mod slice;
-pub mod softmax;
 pub mod target;
 pub mod template;
 pub mod timestep_embedding;
 pub mod upsample;
-pub mod variance;
+pub mod variant;
 
 use kiln_ir::{Op, TensorType};
+pub use lowering::{Argument, Launch, Lowering, Slot, in_place};
 pub use packing::Packing;
-use std::sync::Arc;
-pub use target::{DeviceClass, Target, Tuning};
+pub use target::{DeviceClass, Target, Tiling, Tuning};
+pub use variant::{Family, Needs, Rounding, Variant, candidates, family};
 
 /// One input of an op.
 #[derive(Clone, PartialEq, Debug)]
@@ -48,21 +46,21 @@ pub struct Operand {
     pub ty: TensorType,
     /// Known at compile time, so that it may be packed into any order.
     pub constant: bool,
-    /// Weights stored as `i8`: how many places of the sum share a scale, in the order
-    /// `[ky][kx][c]`. A divisor of the channels of every source, or the length of the whole sum
-    /// for one scale an output channel. 0 for other storage types.
-    pub block: usize,
+    /// Of weights stored as `i8`, the scale group: how many K indices share a scale, in the order
+    /// `[ky][kx][c]`. A divisor of the channels of every source, or all of K for one scale an output
+    /// channel. 0 for other storage types.
+    pub scale_group: usize,
 }
 
 impl Operand {
     /// A value that is only known when the program runs.
     pub fn new(ty: TensorType) -> Self {
-        Self { ty, constant: false, block: 0 }
+        Self { ty, constant: false, scale_group: 0 }
     }
 
     /// A value that is known at compile time, stored as floating point.
     pub fn constant(ty: TensorType) -> Self {
-        Self { ty, constant: true, block: 0 }
+        Self { ty, constant: true, scale_group: 0 }
     }
 }
 
@@ -95,142 +93,27 @@ impl std::fmt::Display for Problem<'_> {
     }
 }
 
-/// A kernel argument before anything has an address.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Argument {
-    /// A region of an input. For a constant, of its packed form.
-    Input {
-        /// Which input.
-        index: usize,
-        /// Start of the region.
-        offset_bytes: u64,
-        /// Its length.
-        len_bytes: u64,
-    },
-    /// The whole output.
-    Output,
-    /// Scratch memory, by index into [`Lowering::scratch_bytes`].
-    Scratch {
-        /// Which.
-        index: usize,
-        /// The launch writes it (all of it, over the launches up to the first that reads it).
-        written: bool,
-    },
-    /// A 32-bit unsigned scalar.
-    U32(u32),
-    /// A 32-bit floating-point scalar.
-    F32(f32),
-}
-
-/// The OpenCL extension that kernels with half arithmetic need.
-pub const HALF_EXTENSION: &str = "cl_khr_fp16";
-
-/// One kernel launch.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Launch {
-    /// OpenCL C, complete.
-    pub source: Arc<str>,
-    /// Name of the kernel function.
-    pub entry: &'static str,
-    /// Arguments in order.
-    pub args: Vec<Argument>,
-    /// Global work size.
-    pub global: [u64; 3],
-    /// Local work size; `None` leaves it to the driver.
-    pub local: Option<[u64; 3]>,
-    /// Local memory that the kernel declares.
-    pub local_mem_bytes: u64,
-    /// Arithmetic of this launch.
-    pub flops: u64,
-    /// Most of it is in FP16: at another rate, and only where there is [`HALF_EXTENSION`].
-    pub half_arithmetic: bool,
-    /// What it reads and writes, if that is not all of its arguments.
-    pub bytes: Option<u64>,
-}
-
-/// An op as launches.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Lowering {
-    /// In order.
-    pub launches: Vec<Launch>,
-    /// Temporary buffers, live over the launches of this op.
-    pub scratch_bytes: Vec<u64>,
-    /// How each constant input is packed, by input index. Constants without an entry are
-    /// [`Packing::RowMajor`].
-    pub packings: Vec<(usize, Packing)>,
-    /// Inputs whose memory the output may take, beside the residual: each byte of them is written after
-    /// the last launch or work-item that reads it.
-    pub in_place: Vec<usize>,
-}
-
-/// The inputs whose memory the output of a lowering may take: those it names, and the residual of a
-/// contraction, each element of which is read where it is added and stored.
-pub fn in_place(problem: &Problem, lowering: &Lowering) -> Vec<usize> {
-    let same = |index: &usize| problem.inputs[*index].ty == *problem.output;
-    lowering.in_place.iter().copied().chain(problem.op.residual()).filter(same).collect()
-}
-
-/// One way to compute an op.
-pub struct Variant {
-    /// Name, also that of its template.
-    pub name: &'static str,
-    /// Whether it can compute this problem on this target (correctness and limits, not speed).
-    pub applies: fn(&Problem, &Target) -> bool,
-    /// The launches. Called only if `applies`.
-    pub lower: fn(&Problem, &Target) -> anyhow::Result<Lowering>,
-}
-
-/// The variants of an op.
-pub struct Family {
-    /// [`Op::name`].
-    pub op: &'static str,
-    /// Best first; `naive` last.
-    pub variants: &'static [Variant],
-}
-
 /// All families. To add one: its folder and its line here.
 pub const REGISTRY: &[&Family] = &[
-    &add::FAMILY,
     &attention::FAMILY,
     &chain::FAMILY,
     &concat::FAMILY,
     &conv2d::FAMILY,
     &geglu::FAMILY,
-    &gelu::FAMILY,
     &group_affine::FAMILY,
     &group_norm::FAMILY,
     &layer_norm::FAMILY,
     &matmul::FAMILY,
-    &mean::FAMILY,
-    &mul::FAMILY,
     &permute::FAMILY,
+    &pointwise::ADD,
+    &pointwise::GELU,
+    &pointwise::MUL,
+    &pointwise::SILU,
+    &reductions::MEAN,
+    &reductions::SOFTMAX,
+    &reductions::VARIANCE,
     &scale::FAMILY,
-    &silu::FAMILY,
     &slice::FAMILY,
-    &softmax::FAMILY,
     &timestep_embedding::FAMILY,
     &upsample::FAMILY,
-    &variance::FAMILY,
 ];
-
-/// The family of an op.
-pub fn family(op: &str) -> Option<&'static Family> {
-    REGISTRY.iter().copied().find(|f| f.op == op)
-}
-
-/// The variants that can compute a problem, best first: those the target prefers by name, then
-/// the family's own order.
-pub fn candidates(problem: &Problem, target: &Target) -> Vec<&'static Variant> {
-    let op = problem.op.name();
-    let Some(family) = family(op) else {
-        return vec![];
-    };
-    let mut list: Vec<_> =
-        family.variants.iter().filter(|v| (v.applies)(problem, target)).collect();
-    if let Some(preferred) = target.prefer.get(op) {
-        let rank =
-            |v: &Variant| preferred.iter().position(|p| p == v.name).unwrap_or(preferred.len());
-        list.sort_by_key(|v| rank(v));
-    }
-    list
-}

@@ -40,13 +40,13 @@ pub enum Packing {
         /// Storage type.
         dtype: DType,
     },
-    /// [`Packing::Panels`] in `i8`, each panel behind its scales: `[K / block][width]` scales in
+    /// [`Packing::Panels`] in `i8`, each panel behind its scales: `[K / scale_group][width]` scales in
     /// `f32`, then `[K][width]` weights, then zeros up to a multiple of 16 bytes.
     QuantizedPanels {
         /// Output columns of a panel.
         width: usize,
-        /// Places of the sum that share a scale.
-        block: usize,
+        /// K indices that share a scale.
+        scale_group: usize,
         /// As for [`Packing::Panels`].
         gated: bool,
     },
@@ -64,9 +64,9 @@ pub struct QuantizedPanel {
 }
 
 impl QuantizedPanel {
-    /// A panel of `width` columns for sums over `k` places.
-    pub fn new(k: usize, width: usize, block: usize) -> Self {
-        let weights_at = k.div_ceil(block) * width * 4;
+    /// A panel of `width` columns for a reduction axis of `k`.
+    pub fn new(k: usize, width: usize, scale_group: usize) -> Self {
+        let weights_at = k.div_ceil(scale_group) * width * 4;
         Self { weights_at, len: (weights_at + k * width).next_multiple_of(16) }
     }
 }
@@ -84,9 +84,10 @@ impl Packing {
                 let shape = transformed(shape, outputs);
                 Packing::Panels { width, dtype, gated: false }.size_bytes(&shape)
             }
-            Packing::QuantizedPanels { width, block, gated } => {
+            Packing::QuantizedPanels { width, scale_group, gated } => {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
-                (panel_count(n, width, gated) * QuantizedPanel::new(k, width, block).len) as u64
+                (panel_count(n, width, gated) * QuantizedPanel::new(k, width, scale_group).len)
+                    as u64
             }
             Packing::Fragments(fragments) => fragments.size_bytes(shape),
         }
@@ -116,8 +117,8 @@ impl Packing {
                     windows(row).flat_map(|g| transform.window(g))
                 })
             }
-            Packing::QuantizedPanels { width, block, gated } => {
-                quantized_panels(shape, values, width, block, gated)
+            Packing::QuantizedPanels { width, scale_group, gated } => {
+                quantized_panels(shape, values, width, scale_group, gated)
             }
             Packing::Fragments(fragments) => fragments.pack(shape, values),
         }
@@ -198,22 +199,22 @@ fn quantized_panels(
     shape: &[usize],
     values: &[f32],
     width: usize,
-    block: usize,
+    scale_group: usize,
     gated: bool,
 ) -> Vec<u8> {
     let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
-    let panel = QuantizedPanel::new(k, width, block);
+    let panel = QuantizedPanel::new(k, width, scale_group);
     let mut out = vec![0u8; panel_count(n, width, gated) * panel.len];
-    let mut quantized = vec![0i8; block];
+    let mut quantized = vec![0i8; scale_group];
     quantize::sums(shape, values, |row, sum| {
         let (index, lane) = place(row, n, width, gated);
         let panel_bytes = &mut out[index * panel.len..][..panel.len];
         let (scales, weights) = panel_bytes.split_at_mut(panel.weights_at);
-        for (i, part) in sum.chunks(block).enumerate() {
+        for (i, part) in sum.chunks(scale_group).enumerate() {
             let scale = quantize::quantize(part, &mut quantized);
             scales[(i * width + lane) * 4..][..4].copy_from_slice(&scale.to_le_bytes());
             for (j, q) in quantized[..part.len()].iter().enumerate() {
-                weights[(i * block + j) * width + lane] = *q as u8;
+                weights[(i * scale_group + j) * width + lane] = *q as u8;
             }
         }
     });

@@ -1,6 +1,6 @@
-//! INT8 weights: symmetric, one scale for each block of an output channel's sum.
+//! INT8 weights: symmetric, one scale for each scale group of an output channel.
 //!
-//! `w = scale * q`, `q` in `[-127, 127]`, `scale` in `f32`. A block is a run of the sum in the order
+//! `w = scale * q`, `q` in `[-127, 127]`, `scale` in `f32`. A scale group is a run of K indices in the order
 //! in which kernels walk it, `[ky][kx][c]`, so that a scale serves neighbouring steps of the loop.
 
 /// Largest magnitude of a quantized weight; -128 is not used, for symmetry.
@@ -9,7 +9,7 @@ const LIMIT: f32 = 127.0;
 /// 1.5 * 2^23: floats of this size are integers, as far apart as 1.
 const INTEGERS: f32 = 12_582_912.0;
 
-/// Quantizes a block into `out`; the scale, 0 for a block of zeros.
+/// Quantizes a scale group into `out`; the scale, 0 for a group of zeros.
 ///
 /// The largest magnitude becomes 127, so nothing is clipped and no weight is off by more than half
 /// a scale. Values must be finite.
@@ -42,13 +42,13 @@ pub fn sums(shape: &[usize], values: &[f32], mut visit: impl FnMut(usize, &[f32]
     }
 }
 
-/// Relative L2 error of a constant's weights, stored with one scale for every `block` places of a
+/// Relative L2 error of a constant's weights, stored with one scale for every `scale_group` K indices of a
 /// sum; 0 for a constant of zeros, NaN if a value is not finite.
-pub fn relative_error(shape: &[usize], values: &[f32], block: usize) -> f64 {
-    let mut quantized = vec![0i8; block];
+pub fn relative_error(shape: &[usize], values: &[f32], scale_group: usize) -> f64 {
+    let mut quantized = vec![0i8; scale_group];
     let (mut squares, mut errors) = (0.0f64, 0.0f64);
     sums(shape, values, |_, sum| {
-        for part in sum.chunks(block) {
+        for part in sum.chunks(scale_group) {
             let scale = quantize(part, &mut quantized);
             let (mut s, mut e) = (0.0f32, 0.0f32);
             for (v, q) in part.iter().zip(&quantized) {

@@ -1,8 +1,8 @@
 //! The shared part of the ops on rows: reductions by one work-item or by a work-group.
 
 use crate::elementwise::VECTOR;
-use crate::launch::{Call, cpu, floating};
-use crate::{Lowering, Problem, Target};
+use crate::launch::{Call, floating};
+use crate::{DeviceClass, Lowering, Needs, Problem, Target};
 use anyhow::Result;
 
 const ROWS: &str = include_str!("rows.cl.tera");
@@ -12,12 +12,10 @@ pub(crate) const TREE: &str = include_str!("tree.cl.tera");
 const ELEMENTS_PER_ITEM: usize = 4096;
 
 /// A row is owned by one work-item: CPUs only.
-pub(crate) fn vector_applies(problem: &Problem, target: &Target) -> bool {
-    floating(problem, target) && cpu(target)
-}
+pub(crate) const VECTOR_NEEDS: Needs = Needs::class(DeviceClass::Cpu);
 
-/// A row is owned by a work-group.
-pub(crate) fn tree_applies(problem: &Problem, target: &Target) -> bool {
+/// Whether a work-group of the target can own a row.
+pub(crate) fn tree_computes(problem: &Problem, target: &Target) -> bool {
     let group = group(problem, target) as u64;
     floating(problem, target) && 4 * group <= target.local_mem_bytes
 }
@@ -51,7 +49,7 @@ pub(crate) fn lower_vector(
     let global = [x.rows().div_ceil(row_block), 1, 1];
     let template = [VECTOR, ROWS, template].concat();
     let launch = call.launch(entry, &template, global, Some([1, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 /// A work-group a row. `call` has the arguments and the op's own parameters.
@@ -69,7 +67,7 @@ pub(crate) fn lower_tree(
     let global = [problem.inputs[0].ty.rows() * group, 1, 1];
     let template = [TREE, template].concat();
     let launch = call.launch(entry, &template, global, Some([group, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 /// One work-item a row, the obvious loop.
@@ -81,5 +79,5 @@ pub(crate) fn lower_naive(
 ) -> Result<Lowering> {
     let global = [problem.inputs[0].ty.rows(), 1, 1];
     let launch = with_shape(problem, call).launch(entry, template, global, None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

@@ -29,7 +29,8 @@ pub struct Target {
     pub tile_rows: u32,
     /// Columns of a register tile of the contractions; a multiple of `vector_width`.
     pub tile_columns: u32,
-    /// Parts of a sum that contractions compute side by side, where they can; 0: as many as seem best.
+    /// Split-K: parts of the reduction axis that contractions compute side by side, where they can. 0:
+    /// the kernel decides.
     #[serde(default)]
     pub sum_parts: u32,
     /// Largest work-group.
@@ -42,8 +43,8 @@ pub struct Target {
     #[serde(default)]
     pub half_activations: bool,
     /// How many products of values stored in FP16 are summed in FP16 before FP32 takes over: a
-    /// multiple of 4, see [`mobile`](crate::contraction::mobile). Kernels that do so need
-    /// [`HALF_EXTENSION`](crate::HALF_EXTENSION). 0: all arithmetic is in FP32.
+    /// multiple of 4, see [`mobile`](crate::contraction::mobile). Kernels that do so need the extension
+    /// `cl_khr_fp16`. 0: all arithmetic is in FP32.
     #[serde(default)]
     pub half_run: u32,
     /// The driver takes the inline PTX of NVIDIA GPUs with tensor cores (compute capability 8.0 on).
@@ -55,6 +56,17 @@ pub struct Target {
     /// What was measured to be best for single problems; the last entry for a problem counts.
     #[serde(default)]
     pub tuning: Vec<Tuning>,
+}
+
+/// How a variant cuts its result, as far as targets decide it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tiling {
+    /// [`Target::tile_rows`].
+    pub rows: u32,
+    /// [`Target::tile_columns`].
+    pub columns: u32,
+    /// [`Target::sum_parts`].
+    pub sum_parts: u32,
 }
 
 /// The fastest way to compute one problem on one device.
@@ -89,14 +101,31 @@ impl Target {
 
     /// This target with what `tuning` says for all problems of its op.
     pub fn with(&self, tuning: &Tuning) -> Target {
-        let mut target = Target { tuning: vec![], ..self.clone() };
-        (target.tile_rows, target.tile_columns) = (tuning.tile_rows, tuning.tile_columns);
-        target.sum_parts = tuning.sum_parts;
+        let Tuning { tile_rows: rows, tile_columns: columns, sum_parts, .. } = *tuning;
+        let mut target = self.with_tiling(Tiling { rows, columns, sum_parts });
         target.prefer.insert(tuning.op.clone(), vec![tuning.variant.clone()]);
         target
     }
 
-    /// A CPU with 512-bit vectors; what the kernel tests use beside [`Target::gpu`].
+    /// Its own tiling.
+    pub fn tiling(&self) -> Tiling {
+        let (rows, columns) = (self.tile_rows, self.tile_columns);
+        Tiling { rows, columns, sum_parts: self.sum_parts }
+    }
+
+    /// This target with another tiling, for all problems.
+    pub fn with_tiling(&self, tiling: Tiling) -> Target {
+        Target {
+            tile_rows: tiling.rows,
+            tile_columns: tiling.columns,
+            sum_parts: tiling.sum_parts,
+            tuning: vec![],
+            ..self.clone()
+        }
+    }
+
+    /// A CPU with 512-bit vectors. The kernel tests use it, and the other targets differ from it in
+    /// what they name: a new field has its value for tests here.
     pub fn cpu() -> Self {
         Self {
             class: DeviceClass::Cpu,
@@ -122,15 +151,10 @@ impl Target {
             vector_width: 4,
             tile_rows: 8,
             tile_columns: 8,
-            sum_parts: 0,
             max_work_group: 256,
             local_mem_bytes: 48 << 10,
             compute_units: 64,
-            half_activations: false,
-            half_run: 0,
-            ptx_mma: false,
-            prefer: BTreeMap::new(),
-            tuning: vec![],
+            ..Self::cpu()
         }
     }
 
@@ -139,28 +163,21 @@ impl Target {
         Self { ptx_mma: true, compute_units: 132, max_work_group: 1024, ..Self::gpu() }
     }
 
-    /// A mobile GPU with half arithmetic.
-    pub fn mobile_half() -> Self {
-        Self { half_run: 16, ..Self::mobile() }
-    }
-
     /// A mobile GPU.
     pub fn mobile() -> Self {
         Self {
             class: DeviceClass::MobileGpu,
-            vector_width: 4,
             tile_rows: 4,
             tile_columns: 4,
-            sum_parts: 0,
-            max_work_group: 256,
             local_mem_bytes: 32 << 10,
             compute_units: 8,
-            half_activations: false,
-            half_run: 0,
-            ptx_mma: false,
-            prefer: BTreeMap::new(),
-            tuning: vec![],
+            ..Self::gpu()
         }
+    }
+
+    /// A mobile GPU with half arithmetic.
+    pub fn mobile_half() -> Self {
+        Self { half_run: 16, ..Self::mobile() }
     }
 }
 

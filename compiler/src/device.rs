@@ -85,7 +85,8 @@ pub struct Rates {
     /// limit.
     #[serde(default)]
     pub max_dispatch_ms: u64,
-    /// Share of these rates that a kernel variant reaches, by its name; 1 where it is not named.
+    /// Share of these rates that a kernel variant reaches on this device, by its name; that of
+    /// [`Variant::share`](kiln_kernels::Variant::share) where it is not named.
     #[serde(default)]
     pub variant_share: BTreeMap<String, f64>,
 }

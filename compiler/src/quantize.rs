@@ -8,7 +8,7 @@
 use anyhow::{Context, Result};
 use kiln_bundle::rationale::StoredWeight;
 use kiln_ir::{DType, Graph, NodeKind, ValueId, WeightExpr};
-use kiln_kernels::{contraction::BLOCKS, quantize::relative_error};
+use kiln_kernels::{contraction::SCALE_GROUPS, quantize::relative_error};
 use std::collections::BTreeMap;
 
 use crate::constants::{check_tensors, evaluate, name};
@@ -65,7 +65,7 @@ impl Choices {
 /// Sizes of scale groups that divide the channels of every source, largest first.
 pub fn blocks(graph: &Graph, contraction: &ContractionNode) -> impl Iterator<Item = usize> {
     let channels: Vec<_> = contraction.sources.iter().map(|s| graph.ty(*s).channels()).collect();
-    BLOCKS.into_iter().filter(move |block| channels.iter().all(|c| c.is_multiple_of(*block)))
+    SCALE_GROUPS.into_iter().filter(move |block| channels.iter().all(|c| c.is_multiple_of(*block)))
 }
 
 /// The optimized graphs of a model's parts, which have the weights of every plan.

@@ -71,7 +71,7 @@ impl<'a> Storage<'a> {
                 _ => 0,
             };
             ty.dtype = stored.dtype;
-            Operand { block, ..Operand::constant(ty) }
+            Operand { scale_group: block, ..Operand::constant(ty) }
         };
         graph.operands(op).into_iter().enumerate().map(operand).collect()
     }

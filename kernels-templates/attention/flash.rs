@@ -43,7 +43,7 @@ impl Tiling {
     }
 }
 
-pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
+pub(super) fn computes(problem: &Problem, target: &Target) -> bool {
     let Ok(e) = Extents::new(problem) else {
         return false;
     };
@@ -66,5 +66,5 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let global = [e.lq.div_ceil(tiling.queries) * GROUP, e.heads, e.n];
     let template = include_str!("flash.cl.tera");
     let launch = call.launch("attention_flash", template, global, Some([GROUP, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

@@ -2,8 +2,8 @@
 
 use super::Extents;
 use crate::elementwise::VECTOR;
-use crate::launch::{cpu, floating};
-use crate::{Lowering, Problem, Target};
+use crate::launch::floating;
+use crate::{DeviceClass, Lowering, Needs, Problem, Target, Variant};
 use anyhow::Result;
 
 /// The register tiles and what the caches hold of their operands.
@@ -52,9 +52,9 @@ const FEWEST_KEYS: usize = 16;
 /// cache.
 const PAD: usize = 16;
 
-pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
-    floating(problem, target) && cpu(target)
-}
+/// `flash_cpu`.
+pub(super) const VARIANT: Variant =
+    Variant { needs: Needs::class(DeviceClass::Cpu), ..Variant::new("flash_cpu", floating, lower) };
 
 /// Queries of a work-item: what fits its cache, but enough work-items for all units.
 fn tile(e: &Extents, dp: usize, lanes: usize, tile_bytes: usize, units: usize) -> usize {
@@ -64,7 +64,7 @@ fn tile(e: &Extents, dp: usize, lanes: usize, tile_bytes: usize, units: usize) -
     e.lq.div_ceil(e.lq.div_ceil(most)).next_multiple_of(lanes)
 }
 
-pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
+fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let v = target.vector_width as usize;
     let Tiling { vectors, rows, channels, block_bytes, most_keys, tile_bytes } = Tiling::of(v);
@@ -91,5 +91,5 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let template = [VECTOR, include_str!("flash_cpu.cl.tera")].concat();
     let global = [e.lq.div_ceil(tile), e.heads, e.n];
     let launch = call.launch("attention_flash_cpu", &template, global, Some([1, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

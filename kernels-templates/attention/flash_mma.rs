@@ -2,7 +2,7 @@
 
 use super::Extents;
 use crate::launch::floating;
-use crate::{DeviceClass, Lowering, Problem, Target};
+use crate::{DeviceClass, Lowering, Needs, Problem, Rounding, Target, Variant};
 use anyhow::Result;
 use kiln_ir::DType;
 
@@ -15,8 +15,20 @@ const TILE_BYTES: usize = 8 << 10;
 /// Tiles of FP16 keys, and of values, on their way or in use.
 const HALF_STAGES: usize = 3;
 
-/// The extents of a problem for tensor cores: an NVIDIA GPU, one storage type, rows of whole 16-byte
-/// parts.
+/// `flash_mma`.
+pub(super) const VARIANT: Variant = Variant {
+    needs: Needs { ptx_mma: true, ..Needs::class(DeviceClass::Gpu) },
+    rounding,
+    ..Variant::new("flash_mma", computes, lower)
+};
+
+/// The weights of attention are rounded to FP16, to 2^-11 of themselves at most; they add up to 1.
+fn rounding(problem: &Problem, _: &Target, largest: f32) -> Rounding {
+    let half = problem.output.dtype == DType::F16;
+    Rounding { abs: if half { largest / 2048.0 } else { 0.0 }, ..Rounding::FP32 }
+}
+
+/// The extents of a problem for tensor cores: one storage type, rows of whole 16-byte parts.
 pub(super) fn extents(problem: &Problem, target: &Target) -> Option<Extents> {
     let e = Extents::new(problem).ok()?;
     let dtype = problem.inputs[e.q.0].ty.dtype;
@@ -26,19 +38,16 @@ pub(super) fn extents(problem: &Problem, target: &Target) -> Option<Extents> {
             && stride.is_multiple_of(part)
             && start.is_multiple_of(part)
     };
-    let all = floating(problem, target)
-        && target.class == DeviceClass::Gpu
-        && target.ptx_mma
-        && [e.q, e.k, e.v].into_iter().all(whole);
+    let all = floating(problem, target) && [e.q, e.k, e.v].into_iter().all(whole);
     all.then_some(e)
 }
 
 /// Whether `flash_mma` can compute a problem: heads of 64 columns.
-pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
+fn computes(problem: &Problem, target: &Target) -> bool {
     extents(problem, target).is_some_and(|e| e.d == HEAD)
 }
 
-pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
+fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let half = problem.inputs[e.q.0].ty.dtype == DType::F16;
     let warps = if half { warps(&e, target) } else { 4 };
@@ -55,11 +64,11 @@ pub(super) fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     };
     let local = [32 * warps, 1, 1];
     let launch = call.launch("attention_flash_mma", template, global, Some(local))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
-/// Warps of a work-group, each with 16 queries: so many that the compute unit with most queries has as few as
-/// possible, and of these as many as possible, as every work-group reads all keys.
+/// Warps a work-group (16 queries each). Minimizes the number of queries on the busiest compute unit.
+/// Ties go to more warps, since each work-group reads all keys once.
 fn warps(e: &Extents, target: &Target) -> usize {
     let busiest = |warps: usize| {
         let groups = e.lq.div_ceil(16 * warps) * e.heads * e.n;

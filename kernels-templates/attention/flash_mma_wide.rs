@@ -1,8 +1,8 @@
 //! Online softmax on the tensor cores of NVIDIA GPUs for wide heads, whose columns warps share.
 
 use super::Extents;
-use super::flash_mma::extents;
-use crate::{Lowering, Problem, Target};
+use super::flash_mma::{self, extents};
+use crate::{Lowering, Problem, Target, Variant};
 use anyhow::Result;
 use kiln_ir::DType;
 
@@ -13,14 +13,18 @@ const QUERIES: usize = 32;
 /// Most columns of a head: a quarter of them are sums in the registers of a warp.
 const MOST_COLUMNS: usize = 512;
 
+/// `flash_mma_wide`.
+pub(super) const VARIANT: Variant =
+    Variant { name: "flash_mma_wide", computes, launches: lower, ..flash_mma::VARIANT };
+
 /// Whether `flash_mma_wide` can compute a problem: wide heads of whole parts of 256 columns, every
 /// key seen.
-pub(super) fn applies(problem: &Problem, target: &Target) -> bool {
+fn computes(problem: &Problem, target: &Target) -> bool {
     let wide = |e: Extents| !e.causal && e.d.is_multiple_of(256) && e.d <= MOST_COLUMNS;
     extents(problem, target).is_some_and(wide)
 }
 
-pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
+fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let half = problem.inputs[e.q.0].ty.dtype == DType::F16;
     let key_tiles = if half { 4 } else { 2 };
@@ -33,5 +37,5 @@ pub(super) fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
     let global = [e.lq.div_ceil(QUERIES) * GROUP, e.heads, e.n];
     let template = concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma_wide.cl.tera"));
     let launch = call.launch("attention_flash_mma_wide", template, global, Some([GROUP, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

@@ -12,15 +12,11 @@ use kiln_ir::Op;
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "flash_cpu", applies: flash_cpu::applies, lower: flash_cpu::lower },
-    Variant { name: "flash_mma", applies: flash_mma::applies, lower: flash_mma::lower },
-    Variant {
-        name: "flash_mma_wide",
-        applies: flash_mma_wide::applies,
-        lower: flash_mma_wide::lower,
-    },
-    Variant { name: "flash", applies: flash::applies, lower: flash::lower },
-    Variant { name: "naive", applies: floating, lower: naive },
+    flash_cpu::VARIANT,
+    flash_mma::VARIANT,
+    flash_mma_wide::VARIANT,
+    Variant::new("flash", flash::computes, flash::lower),
+    Variant::naive(floating, naive),
 ];
 
 /// This folder's line of the registry.

@@ -1,34 +1,34 @@
 //! Kernels of [`kiln_ir::ops::chain`]: those of its two ops.
 
-use crate::contraction::chain::{Links, applies, lower};
+use crate::contraction;
+use crate::contraction::stripes::chain::{Links, computes, lower};
 use crate::{Family, Lowering, Problem, Target, Variant, family};
 use anyhow::{Context as _, Result};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "striped", applies, lower },
-    Variant { name: "naive", applies: naive_applies, lower: naive },
+    Variant { tuning: contraction::tuning, ..Variant::new("striped", computes, lower) },
+    Variant::naive(naive_computes, naive),
 ];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "chain", variants: VARIANTS };
 
-/// `naive` of an op.
 fn oracle(problem: &Problem) -> Option<&'static Variant> {
-    family(problem.op.name())?.variants.iter().find(|v| v.name == "naive")
+    family(problem.op.name())?.oracle()
 }
 
-fn naive_applies(problem: &Problem, target: &Target) -> bool {
-    let applies = |problem: &Problem| oracle(problem).is_some_and(|v| (v.applies)(problem, target));
+fn naive_computes(problem: &Problem, target: &Target) -> bool {
+    let applies = |problem: &Problem| oracle(problem).is_some_and(|v| v.applies(problem, target));
     Links::new(problem).is_some_and(|links| applies(&links.first()) && applies(&links.second()))
 }
 
-/// One op after the other, by their own, with the whole picture between them in scratch memory.
+/// One op after the other, by their own, with the whole feature map between them in scratch memory.
 fn naive(problem: &Problem, target: &Target) -> Result<Lowering> {
     let links = Links::new(problem).context("a chain over another op")?;
     let of = |problem: &Problem| {
         let variant = oracle(problem).context("an op without kernels")?;
-        (variant.lower)(problem, target)
+        variant.lower(problem, target)
     };
     let mut first = links.of_first(of(&links.first())?, 0);
     let second = links.of_second(of(&links.second())?, 0);

@@ -10,10 +10,8 @@ use serde::Serialize;
 const NAMES: [&str; 8] = ["X0", "X1", "X2", "X3", "X4", "X5", "X6", "X7"];
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies, lower: vector },
-    Variant { name: "naive", applies, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[Variant::new("vector", computes, vector), Variant::naive(computes, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "concat", variants: VARIANTS };
@@ -27,7 +25,7 @@ struct Source {
     end: usize,
 }
 
-fn applies(problem: &Problem, target: &Target) -> bool {
+fn computes(problem: &Problem, target: &Target) -> bool {
     floating(problem, target) && problem.inputs.len() <= NAMES.len()
 }
 
@@ -53,12 +51,12 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let call = shares.set(call, &strides).set("rows", &rows);
     let template = [VECTOR, include_str!("vector.cl.tera")].concat();
     let launch = call.launch("concat_vector", &template, shares.global, Some(shares.local))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let global = [problem.output.channels(), problem.output.rows(), 1];
     let template = include_str!("naive.cl.tera");
     let launch = call(problem).0.launch("concat_naive", template, global, None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

@@ -1,7 +1,8 @@
 //! Kernels of [`kiln_ir::ops::conv2d`].
 
 use crate::contraction::{
-    self, Contraction, EPILOGUE, Geometry, Source, cpu, gpu, mma, mobile, stripe, winograd,
+    self, Contraction, EPILOGUE, Geometry, Source, cpu, gpu, mobile, rounding, tensor_cores,
+    winograd,
 };
 use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
@@ -9,42 +10,31 @@ use kiln_ir::DType;
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "winograd4", applies: winograd::applies, lower: winograd::lower_four },
-    Variant { name: "winograd2", applies: winograd::applies, lower: winograd::lower_two },
-    Variant { name: "tiled_cpu", applies: cpu::applies, lower: tiled },
-    Variant { name: "mma", applies: mma::applies, lower: mma::lower },
-    Variant { name: "tiled_gpu", applies: gpu::applies, lower: tiled },
-    Variant { name: "tiled_mobile_half", applies: mobile::half_applies, lower: mobile::lower_half },
-    Variant { name: "tiled_mobile", applies: mobile::applies, lower: tiled },
-    Variant { name: "im2win", applies: unrolled_applies, lower: im2win },
-    Variant { name: "im2col", applies: unrolled_applies, lower: im2col },
-    Variant { name: "naive", applies: naive_applies, lower: naive },
+    winograd::FOUR_VARIANT,
+    winograd::TWO_VARIANT,
+    cpu::VARIANT,
+    tensor_cores::VARIANT,
+    gpu::VARIANT,
+    mobile::HALF_VARIANT,
+    mobile::VARIANT,
+    Variant { launches: im2win, name: "im2win", ..IM2COL },
+    IM2COL,
+    Variant::naive(contraction::naive_computes, naive),
 ];
+
+const IM2COL: Variant = Variant {
+    share: 0.5,
+    rounding: rounding::of_copies,
+    tuning: contraction::tuning,
+    ..Variant::new("im2col", contraction::tiled_applies, im2col)
+};
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "conv2d", variants: VARIANTS };
 
-/// The device class' own kernel, over stripes where the input is normalized.
-fn tiled(problem: &Problem, target: &Target) -> Result<Lowering> {
-    let contraction = Contraction::new(problem).context("conv2d over another op")?;
-    match contraction.prologue {
-        Some(_) => stripe::lower(&contraction, target, contraction::lower_tiled),
-        None => contraction::lower_tiled(&contraction, target),
-    }
-}
-
-fn naive_applies(problem: &Problem, _: &Target) -> bool {
-    Contraction::new(problem)
-        .is_some_and(|c| (c.floating() || c.quantized()) && c.column_splits().is_some())
-}
-
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let contraction = Contraction::new(problem).context("conv2d over another op")?;
     contraction.lower_naive(include_str!("naive.cl.tera"), "conv2d_naive")
-}
-
-fn unrolled_applies(problem: &Problem, target: &Target) -> bool {
-    contraction::tiled_applies(problem, target)
 }
 
 fn im2col(problem: &Problem, target: &Target) -> Result<Lowering> {
@@ -104,16 +94,7 @@ impl Scratch {
         let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
         args.extend(contraction.affine());
         args.push(Argument::Scratch { index: 0, written: true });
-        Ok(Launch {
-            source,
-            entry: self.entry,
-            args,
-            global: self.global.map(|v| v as u64),
-            local: None,
-            local_mem_bytes: 0,
-            flops: 0,
-            half_arithmetic: false,
-            bytes: None,
-        })
+        let global = self.global.map(|v| v as u64);
+        Ok(Launch::new(source, self.entry, args, global, None))
     }
 }

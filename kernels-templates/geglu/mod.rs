@@ -6,10 +6,8 @@ use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::Result;
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies: floating, lower: vector },
-    Variant { name: "naive", applies: floating, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "geglu", variants: VARIANTS };
@@ -24,5 +22,5 @@ fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let call = Call::new(problem).input("X", 0).output("OUT").set("channels", &channels);
     let template = include_str!("naive.cl.tera");
     let launch = call.launch("geglu_naive", template, [channels, rows, 1], None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

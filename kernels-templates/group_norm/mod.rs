@@ -5,17 +5,16 @@ use crate::elementwise::{FETCH, Shares, VECTOR};
 use crate::launch::{Call, cpu, floating, literal};
 use crate::rows::TREE;
 use crate::template::{Parameters, render};
-use crate::{Argument, DeviceClass, Family, Launch, Lowering, Problem, Target, Variant};
+use crate::{
+    Argument, DeviceClass, Family, Launch, Lowering, Needs, Problem, Slot, Target, Variant,
+};
 use anyhow::{Result, bail};
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{DType, NormOperands, Op};
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "grouped", applies: grouped_applies, lower: grouped },
-    Variant { name: "chunked", applies, lower: chunked },
-    Variant { name: "naive", applies, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[GROUPED, Variant::new("chunked", computes, chunked), Variant::naive(computes, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "group_norm", variants: VARIANTS };
@@ -119,45 +118,64 @@ impl Extents {
         } else {
             let vectors = self.n * self.rows * self.channels.div_ceil(4);
             let least = if target.class == DeviceClass::Gpu { FEWEST_ROWS } else { 0 };
-            (vectors / (1024 * units)).clamp(least, 256)
+            (vectors / (VECTORS_PER_UNIT * units)).clamp(least, MOST_CHUNK_ROWS)
         };
         rows.next_multiple_of(TILE_ROWS).max(TILE_ROWS)
     }
 }
 
-fn applies(problem: &Problem, target: &Target) -> bool {
+fn computes(problem: &Problem, target: &Target) -> bool {
     let few = matches!(problem.op, Op::GroupNorm(op) if op.sources <= 2);
     few && floating(problem, target)
 }
 
-/// With fewer rows a chunk, joining the chunks takes an H200 longer than finding their moments.
+/// Rows of a chunk at least, on a discrete GPU: with fewer, joining the chunks takes an H200 longer than
+/// finding their moments.
 const FEWEST_ROWS: usize = 32;
+/// Rows of a chunk at most, on GPUs.
+const MOST_CHUNK_ROWS: usize = 256;
+/// Vectors of four elements for each compute unit of a GPU: enough work-items to hide its memory's
+/// latency, several vectors each.
+const VECTORS_PER_UNIT: usize = 1024;
 /// Elements that a work-item keeps in registers: more take longer to read than a launch more.
-const EACH: usize = 48;
-/// With fewer there are more work-items than wait for memory together.
-const FEW: usize = 8;
+const MOST_ELEMENTS: usize = 48;
+/// Elements of a work-item at least. With fewer elements the GPU has more work-items than it needs to
+/// hide memory latency.
+const FEWEST_ELEMENTS: usize = 8;
+/// Work-items of a work-group at most: what every discrete GPU allows.
+const MOST_WORK_ITEMS: u32 = 1024;
 
-/// Whether `grouped` can compute a normalization or its scales and shifts: on GPUs, if a work-group
-/// holds a group of channels.
-pub(crate) fn grouped_applies(problem: &Problem, target: &Target) -> bool {
-    let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
+/// The largest power of two that is a work-group.
+fn most_work_items(target: &Target) -> usize {
+    1 << target.max_work_group.clamp(1, MOST_WORK_ITEMS).ilog2()
+}
+
+/// `grouped` of a normalization or of its scales and shifts.
+pub(crate) const GROUPED: Variant = Variant {
+    needs: Needs::class(DeviceClass::Gpu),
+    one_launch: true,
+    ..Variant::new("grouped", grouped_computes, grouped)
+};
+
+/// Whether a work-group holds a group of channels.
+fn grouped_computes(problem: &Problem, target: &Target) -> bool {
+    let most = most_work_items(target);
     let few = |e: Extents| {
         e.sources.len() <= 2
-            && e.rows * (e.channels / e.groups) <= EACH * most
+            && e.rows * (e.channels / e.groups) <= MOST_ELEMENTS * most
             && 4 * most as u64 <= target.local_mem_bytes
     };
-    target.class == DeviceClass::Gpu
-        && floating(problem, target)
-        && Extents::new(problem).is_ok_and(few)
+    floating(problem, target) && Extents::new(problem).is_ok_and(few)
 }
 
 /// One launch, a work-group a group of channels or a share of it.
-pub(crate) fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
+fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let width = e.channels / e.groups;
     let v = if width.is_multiple_of(2) && e.sources[0].is_multiple_of(2) { 2 } else { 1 };
-    let most = 1usize << target.max_work_group.clamp(1, 1024).ilog2();
-    let group = (e.rows * width).div_ceil(FEW).next_power_of_two().clamp(32.min(most), most);
+    let most = most_work_items(target);
+    let group =
+        (e.rows * width).div_ceil(FEWEST_ELEMENTS).next_power_of_two().clamp(32.min(most), most);
     let each = (e.rows * width / v).div_ceil(group);
     let affine = matches!(problem.op, Op::GroupAffine(_));
     // As many as fill the device: the more, the fewer elements are left to each to normalize.
@@ -176,7 +194,7 @@ pub(crate) fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
     let template = [TREE, include_str!("grouped.cl.tera")].concat();
     let global = [e.groups * group, e.n, each.div_ceil(of_share)];
     let launch = call.launch("group_norm_grouped", &template, global, Some([group, 1, 1]))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
@@ -216,12 +234,13 @@ fn moments(
 ) -> Result<Launch> {
     let ty = &problem.inputs[source].ty;
     let argument = Argument::Input { index: source, offset_bytes: 0, len_bytes: ty.size_bytes() };
-    let of_source = Moments { argument, dtype: ty.dtype, source, chunk_rows, chunks };
+    let first_chunk = Argument::U32(0);
+    let of_source = Moments { argument, dtype: ty.dtype, source, chunk_rows, chunks, first_chunk };
     of_source.launch(target, e, MEANS)
 }
 
-/// The moments of `chunks` chunks of `chunk_rows` rows each of the only source, found elsewhere; the last
-/// argument is the first chunk's place among all of the two scratch buffers from `scratch` on.
+/// The moments of `chunks` chunks of `chunk_rows` rows each of the only source, found elsewhere, into the
+/// two scratch buffers from `scratch` on. The launch waits for [`Slot::FirstChunk`].
 pub(crate) fn moments_of_chunks(
     source: &Source,
     target: &Target,
@@ -230,7 +249,8 @@ pub(crate) fn moments_of_chunks(
     scratch: usize,
 ) -> Result<Launch> {
     let (argument, dtype) = (source.argument.clone(), source.dtype);
-    let of_source = Moments { argument, dtype, source: 0, chunk_rows, chunks };
+    let first_chunk = Argument::Late(Slot::FirstChunk);
+    let of_source = Moments { argument, dtype, source: 0, chunk_rows, chunks, first_chunk };
     let mut launch = of_source.launch(target, e, scratch)?;
     launch.bytes = Some((e.rows * e.channels) as u64 * dtype.size_bytes());
     Ok(launch)
@@ -243,6 +263,7 @@ struct Moments {
     source: usize,
     chunk_rows: usize,
     chunks: usize,
+    first_chunk: Argument,
 }
 
 impl Moments {
@@ -263,19 +284,12 @@ impl Moments {
         let tensors = [("X", self.dtype), ("MEANS", DType::F32), ("SQUARES", DType::F32)];
         let partial = |index| Argument::Scratch { index: scratch + index, written: true };
         let mut args = vec![self.argument, partial(MEANS), partial(SQUARES)];
-        let extents = [e.rows, self.chunk_rows, self.chunks, e.channels, base, 0];
+        let extents = [e.rows, self.chunk_rows, self.chunks, e.channels, base];
         args.extend(extents.map(|extent| Argument::U32(extent as u32)));
-        Ok(Launch {
-            source: render(&template, &tensors, &parameters)?,
-            entry: "group_norm_moments",
-            args,
-            global: shares.global.map(|v| v as u64),
-            local: Some(shares.local.map(|v| v as u64)),
-            local_mem_bytes: 0,
-            flops: 5 * (e.n * e.rows * x_channels) as u64,
-            half_arithmetic: false,
-            bytes: None,
-        })
+        args.push(self.first_chunk);
+        let text = render(&template, &tensors, &parameters)?;
+        let launch = shares.launch(text, "group_norm_moments", args);
+        Ok(Launch { flops: 5 * (e.n * e.rows * x_channels) as u64, ..launch })
     }
 }
 
@@ -335,5 +349,5 @@ fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let call = e.in_one_launch(problem, "OUT");
     let template = include_str!("naive.cl.tera");
     let launch = call.launch("group_norm_naive", template, [e.groups, e.n, 1], None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

@@ -7,9 +7,9 @@ use kiln_ir::Op;
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies: rows::vector_applies, lower: vector },
-    Variant { name: "tree", applies: rows::tree_applies, lower: tree },
-    Variant { name: "naive", applies: floating, lower: naive },
+    Variant { needs: rows::VECTOR_NEEDS, ..Variant::new("vector", floating, vector) },
+    Variant::new("tree", rows::tree_computes, tree),
+    Variant::naive(floating, naive),
 ];
 
 /// This folder's line of the registry.

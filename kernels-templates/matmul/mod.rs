@@ -1,27 +1,22 @@
 //! Kernels of [`kiln_ir::ops::matmul`].
 
-use crate::contraction::{Contraction, cpu, gpu, mma, mobile};
+use crate::contraction::{self, Contraction, cpu, gpu, mobile, tensor_cores};
 use crate::{Argument, Family, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: "tiled_cpu", applies: cpu::applies, lower: cpu::lower },
-    Variant { name: "mma", applies: mma::applies, lower: mma::lower },
-    Variant { name: "tiled_gpu", applies: gpu::applies, lower: gpu::lower },
-    Variant { name: "tiled_mobile_half", applies: mobile::half_applies, lower: mobile::lower_half },
-    Variant { name: "tiled_mobile", applies: mobile::applies, lower: mobile::lower },
-    Variant { name: "tiled", applies: tiled_applies, lower: tiled },
-    Variant { name: "naive", applies: naive_applies, lower: naive },
+    cpu::VARIANT,
+    tensor_cores::VARIANT,
+    gpu::VARIANT,
+    mobile::HALF_VARIANT,
+    mobile::VARIANT,
+    Variant::new("tiled", tiled_computes, tiled),
+    Variant::naive(contraction::naive_computes, naive),
 ];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "matmul", variants: VARIANTS };
-
-fn naive_applies(problem: &Problem, _: &Target) -> bool {
-    Contraction::new(problem)
-        .is_some_and(|c| (c.floating() || c.quantized()) && c.column_splits().is_some())
-}
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let contraction = Contraction::new(problem).context("matmul over another op")?;
@@ -38,9 +33,9 @@ fn square_tile(gated: bool, target: &Target) -> Option<(usize, u64)> {
     })
 }
 
-fn tiled_applies(problem: &Problem, target: &Target) -> bool {
+fn tiled_computes(problem: &Problem, target: &Target) -> bool {
     let fits = |c: Contraction| square_tile(c.gated(), target).is_some();
-    naive_applies(problem, target) && Contraction::new(problem).is_some_and(fits)
+    contraction::naive_computes(problem, target) && Contraction::new(problem).is_some_and(fits)
 }
 
 fn tiled(problem: &Problem, target: &Target) -> Result<Lowering> {

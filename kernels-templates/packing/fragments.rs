@@ -15,7 +15,7 @@ use crate::quantize;
 /// ```
 ///
 /// Lane `4 g + t` multiplies columns `4 (g / 2) + g % 2` and 2 more of the 16 of its pair, so that it
-/// gets the sums of columns `4 t` to `4 t + 3`. INT8 lies behind its scales, `[K / block][width]` in
+/// gets the sums of columns `4 t` to `4 t + 3`. INT8 lies behind its scales, `[K / scale_group][width]` in
 /// `f32`, columns in order.
 ///
 /// FP32 is stored as the sum of two FP16 numbers, the high parts of all lanes before the low parts, of
@@ -39,7 +39,7 @@ pub struct Fragments {
     /// For sources stored in FP16, otherwise in FP32.
     pub half: bool,
     /// INT8: places of the sum that share a scale. Otherwise 0.
-    pub block: usize,
+    pub scale_group: usize,
     /// For windows of 3x3 over doubled pixels; not with INT8.
     pub folded: bool,
 }
@@ -60,12 +60,12 @@ pub struct FragmentPanel {
 impl FragmentPanel {
     /// A panel for sums over `taps` times `channels` places, before they are folded.
     pub fn new(fragments: &Fragments, channels: usize, taps: usize) -> Self {
-        let Fragments { width, dtype, block, folded, .. } = *fragments;
+        let Fragments { width, dtype, scale_group, folded, .. } = *fragments;
         let (windows, taps) = if folded { (4, 4) } else { (1, taps) };
-        let scales = match (dtype, block) {
+        let scales = match (dtype, scale_group) {
             (DType::F32, _) => 1,
             (_, 0) => 0,
-            (_, block) => (channels * taps).div_ceil(block),
+            (_, group) => (channels * taps).div_ceil(group),
         };
         let weights_at = scales * width * 4;
         let step_bytes = fragments.step() * width * dtype.size_bytes() as usize;
@@ -96,7 +96,7 @@ impl Fragments {
         let taps = if self.folded { 4 } else { taps };
         let mut out = vec![0u8; self.size_bytes(shape) as usize];
         let bytes = self.dtype.size_bytes() as usize;
-        let mut quantized = vec![0i8; self.block];
+        let mut quantized = vec![0i8; self.scale_group];
         quantize::sums(shape, values, |row, sum| {
             let folded = self.folded.then(|| fold(sum, channels));
             let sum = folded.as_deref().unwrap_or(sum);
@@ -121,18 +121,18 @@ impl Fragments {
                 }
                 return;
             }
-            if self.block == 0 {
+            if self.scale_group == 0 {
                 let encoded = encode(self.dtype, sum.iter().copied());
                 let values = encoded.chunks_exact(bytes).enumerate();
                 values.for_each(|(k, value)| put(k, false, value));
                 return;
             }
-            for (i, part) in sum.chunks(self.block).enumerate() {
+            for (i, part) in sum.chunks(self.scale_group).enumerate() {
                 let scale = quantize::quantize(part, &mut quantized);
                 let at = (i * self.width + column) * 4;
                 scales[at..at + 4].copy_from_slice(&scale.to_le_bytes());
                 for (j, q) in quantized[..part.len()].iter().enumerate() {
-                    put(i * self.block + j, false, &[*q as u8]);
+                    put(i * self.scale_group + j, false, &[*q as u8]);
                 }
             }
         });
@@ -212,7 +212,8 @@ mod tests {
         for (half, dtype, gated) in
             [(true, DType::F16, false), (false, DType::F32, false), (false, DType::F32, true)]
         {
-            let fragments = Fragments { width: 64, dtype, gated, half, block: 0, folded: false };
+            let fragments =
+                Fragments { width: 64, dtype, gated, half, scale_group: 0, folded: false };
             let (n, channels, steps) = (70, 40, if half { 2 } else { 1 });
             let shape = [if gated { 2 * n } else { n }, channels, 3, 3];
             let count = shape.iter().product::<usize>();
@@ -260,7 +261,7 @@ mod tests {
             dtype: DType::I8,
             gated: false,
             half: true,
-            block: 32,
+            scale_group: 32,
             folded: false,
         };
         let shape = [3, 64];

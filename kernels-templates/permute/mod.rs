@@ -8,10 +8,8 @@ use kiln_ir::Op;
 use serde::Serialize;
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies: keeps_channels, lower: vector },
-    Variant { name: "naive", applies: floating, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[Variant::new("vector", keeps_channels, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "permute", variants: VARIANTS };
@@ -54,12 +52,12 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let call = shares.set(call, &[channels]);
     let template = [VECTOR, include_str!("vector.cl.tera")].concat();
     let launch = call.launch("permute_vector", &template, shares.global, Some(shares.local))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let call = Call::new(problem).input("X", 0).output("OUT").set("axes", &axes(problem)?);
     let global = [problem.output.elem_count(), 1, 1];
     let launch = call.launch("permute_naive", include_str!("naive.cl.tera"), global, None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

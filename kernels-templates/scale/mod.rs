@@ -7,10 +7,8 @@ use anyhow::{Result, bail};
 use kiln_ir::Op;
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies: floating, lower: vector },
-    Variant { name: "naive", applies: floating, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "scale", variants: VARIANTS };
@@ -31,5 +29,5 @@ fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let call = Call::new(problem).input("X", 0).output("OUT").set("factor", &factor(problem)?);
     let global = [problem.output.elem_count(), 1, 1];
     let launch = call.launch("scale_naive", include_str!("naive.cl.tera"), global, None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

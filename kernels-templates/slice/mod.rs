@@ -7,10 +7,8 @@ use anyhow::{Result, bail};
 use kiln_ir::Op;
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies: floating, lower: vector },
-    Variant { name: "naive", applies: floating, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "slice", variants: VARIANTS };
@@ -36,12 +34,12 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let call = shares.set(call, &strides).set("rows", &rows);
     let template = [VECTOR, include_str!("vector.cl.tera")].concat();
     let launch = call.launch("slice_vector", &template, shares.global, Some(shares.local))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let global = [problem.output.channels(), problem.output.rows(), 1];
     let template = include_str!("naive.cl.tera");
     let launch = call(problem)?.0.launch("slice_naive", template, global, None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

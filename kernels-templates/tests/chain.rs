@@ -47,7 +47,7 @@ impl Case {
             let k = c * kernel * kernel;
             let block = if self.weights == DType::I8 { k } else { 0 };
             let ty = TensorType::new(self.weights, &[o, c, kernel, kernel]);
-            (Operand { block, ..Operand::constant(ty) }, 2.0 / (k as f32).sqrt())
+            (Operand { scale_group: block, ..Operand::constant(ty) }, 2.0 / (k as f32).sqrt())
         };
         let mut inputs = vec![value(&[n, h, w, c])];
         inputs.extend(self.first.prologue.map(|_| affine(c)));
@@ -125,7 +125,7 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
             let variants = candidates(&problem, target);
             assert_eq!(variants.iter().map(|v| v.name).collect::<Vec<_>>(), ["striped", "naive"]);
             for variant in variants {
-                let lowering = (variant.lower)(&problem, target).unwrap();
+                let lowering = variant.lower(&problem, target).unwrap();
                 if seen.contains(&lowering) {
                     continue;
                 }
@@ -208,7 +208,7 @@ fn stripes_take_the_scratch_memory_they_are_given() {
     let (inputs, max_weight_bytes) = (&inputs[..], 1 << 20);
     let problem = Problem { op: &op, inputs, output: &output, max_weight_bytes, max_scratch_bytes };
     let target = Target::cpu();
-    let lowering = (candidates(&problem, &target)[0].lower)(&problem, &target).unwrap();
+    let lowering = candidates(&problem, &target)[0].lower(&problem, &target).unwrap();
     assert!(lowering.scratch_bytes.iter().sum::<u64>() <= max_scratch_bytes);
     // 258 pixels of 128 channels are 132,096 bytes: (l + 4) + (l + 2) lines and l + 2 of 256 pixels.
     let lines = 16;

@@ -4,8 +4,9 @@ mod harness;
 
 use harness::{Tolerance, check};
 use kiln_ir::ops::{
-    add::Add, concat::Concat, geglu::Geglu, gelu::Gelu, mul::Mul, permute::Permute, scale::Scale,
-    silu::Silu, slice::Slice, timestep_embedding::TimestepEmbedding, upsample::Upsample,
+    concat::Concat, geglu::Geglu, permute::Permute, pointwise::Add, pointwise::Gelu,
+    pointwise::Mul, pointwise::Silu, scale::Scale, slice::Slice,
+    timestep_embedding::TimestepEmbedding, upsample::Upsample,
 };
 
 const EXACT: Tolerance = Tolerance { abs: 0.0, rel: 0.0 };

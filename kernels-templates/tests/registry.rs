@@ -1,8 +1,8 @@
-//! The folders are the registry, and the templates of a folder are its variants.
+//! The folders' families are the registry, and the templates of a folder are their variants.
 
 use kiln_kernels::REGISTRY;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const SUFFIX: &str = ".cl.tera";
 
@@ -11,51 +11,66 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Folders that hold kernels of an op: those with a family.
-fn folders() -> BTreeSet<String> {
+/// The ops of each folder with families, by its text: `Family { op: "name", .. }`.
+fn families() -> Vec<(String, Vec<String>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let is_op = |name: &String| {
-        let module = std::fs::read_to_string(root.join(name).join("mod.rs"));
-        module.is_ok_and(|text| text.contains("pub const FAMILY"))
+    let ops = |folder: &String| {
+        let text = std::fs::read_to_string(root.join(folder).join("mod.rs")).ok()?;
+        let rest = text.split("Family { op: \"").skip(1);
+        Some(rest.filter_map(|rest| Some(rest.split_once('"')?.0.to_string())).collect::<Vec<_>>())
     };
-    names(root).into_iter().filter(is_op).collect()
+    let folders = names(root).into_iter().map(|folder| (ops(&folder).unwrap_or_default(), folder));
+    folders.filter(|(ops, _)| !ops.is_empty()).map(|(ops, folder)| (folder, ops)).collect()
 }
 
 #[test]
-fn every_folder_is_registered_once() {
+fn every_family_is_registered_once_and_named_as_its_folder_or_in_one_of_several() {
     let registered: Vec<String> = REGISTRY.iter().map(|f| f.op.to_string()).collect();
     let unique: BTreeSet<String> = registered.iter().cloned().collect();
     assert_eq!(registered.len(), unique.len(), "{registered:?}");
-    assert_eq!(folders(), unique);
+    let families = families();
+    let found: Vec<&String> = families.iter().flat_map(|(_, ops)| ops).collect();
+    assert_eq!(found.len(), registered.len(), "{found:?}");
+    assert_eq!(found.into_iter().cloned().collect::<BTreeSet<_>>(), unique);
+    for (folder, ops) in families {
+        assert!(ops.len() > 1 || ops[0] == folder, "{folder} has {ops:?}");
+    }
 }
 
 #[test]
-fn every_folder_names_an_op_of_the_ir() {
+fn every_family_names_an_op_of_the_ir() {
     for family in REGISTRY {
         assert!(kiln_ir::Op::NAMES.contains(&family.op), "{}", family.op);
     }
 }
 
 #[test]
-fn naive_is_the_last_variant_and_names_are_unique() {
+fn the_oracle_is_the_last_variant_and_names_are_unique() {
     for family in REGISTRY {
         let variants: Vec<&str> = family.variants.iter().map(|v| v.name).collect();
         let unique: BTreeSet<&str> = variants.iter().copied().collect();
         assert_eq!(variants.len(), unique.len(), "{}: {variants:?}", family.op);
+        let oracles = family.variants.iter().filter(|v| v.oracle).map(|v| v.name);
+        assert_eq!(oracles.collect::<Vec<_>>(), ["naive"], "{}", family.op);
         assert_eq!(variants.last(), Some(&"naive"), "{}", family.op);
     }
 }
 
+/// A template is named `variant` or `variant_part`, behind `op_` where the folder has several ops.
 #[test]
 fn every_template_of_a_folder_belongs_to_a_variant() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for family in REGISTRY {
-        let variants: BTreeSet<&str> = family.variants.iter().map(|v| v.name).collect();
-        for file in names(&root.join(family.op)) {
+    for (folder, ops) in families() {
+        let variants = |op: &String| {
+            let prefix = if ops.len() > 1 { format!("{op}_") } else { String::new() };
+            let family = kiln_kernels::family(op).expect("it is registered");
+            family.variants.iter().map(move |v| format!("{prefix}{}", v.name)).collect::<Vec<_>>()
+        };
+        let known: Vec<String> = ops.iter().flat_map(variants).collect();
+        for file in names(&root.join(&folder)) {
             let Some(template) = file.strip_suffix(SUFFIX) else { continue };
-            let known =
-                variants.iter().any(|v| template == *v || template.starts_with(&format!("{v}_")));
-            assert!(known, "{}/{file} belongs to none of {variants:?}", family.op);
+            let of = |v: &String| template == v || template.starts_with(&format!("{v}_"));
+            assert!(known.iter().any(of), "{folder}/{file} belongs to none of {known:?}");
         }
     }
 }
@@ -76,23 +91,26 @@ fn every_op_with_kernels_has_a_family() {
 #[test]
 fn templates_use_nothing_that_devices_lack() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = names(root).into_iter().map(|name| root.join(name)).filter(|path| path.is_dir());
-    let mut count = 0;
-    for folder in folders.chain([root.to_owned()]) {
-        for file in names(&folder).into_iter().filter(|file| file.ends_with(SUFFIX)) {
-            let text = std::fs::read_to_string(folder.join(&file)).unwrap();
-            for word in ["image1d", "image2d", "image3d", "sub_group", "get_num_groups"] {
-                assert!(!text.contains(word), "{file} uses {word}");
-            }
-            // GROUP counts what these do not: the work-groups before a part.
-            let own = file == format!("common{SUFFIX}");
-            for word in ["get_group_id", "get_global_size"] {
-                assert!(own || !text.contains(word), "{file} uses {word}");
-            }
-            let half = file == format!("half{SUFFIX}");
-            assert!(half || !text.contains("EXTENSION"), "{file} uses an extension");
-            count += 1;
+    let templates = templates(root);
+    for path in &templates {
+        let (file, text) = (path.display(), std::fs::read_to_string(path).unwrap());
+        for word in ["image1d", "image2d", "image3d", "sub_group", "get_num_groups"] {
+            assert!(!text.contains(word), "{file} uses {word}");
         }
+        // GROUP counts what these do not: the work-groups before a slice of a launch.
+        let named = |name: &str| path == &root.join(format!("{name}{SUFFIX}"));
+        for word in ["get_group_id", "get_global_size"] {
+            assert!(named("common") || !text.contains(word), "{file} uses {word}");
+        }
+        assert!(named("half") || !text.contains("EXTENSION"), "{file} uses an extension");
     }
-    assert!(count > 50, "{count} templates");
+    assert!(templates.len() > 50, "{} templates", templates.len());
+}
+
+/// All templates under a folder.
+fn templates(folder: &Path) -> Vec<PathBuf> {
+    let paths = names(folder).into_iter().map(|name| folder.join(name));
+    let (folders, files): (Vec<_>, Vec<_>) = paths.partition(|path| path.is_dir());
+    let own = files.into_iter().filter(|path| path.to_string_lossy().ends_with(SUFFIX));
+    own.chain(folders.iter().flat_map(|folder| templates(folder))).collect()
 }

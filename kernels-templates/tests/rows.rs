@@ -4,7 +4,9 @@ mod harness;
 
 use harness::{Tolerance, check, check_values, random};
 use kiln_ir::DType;
-use kiln_ir::ops::{layer_norm::LayerNorm, mean::Mean, softmax::Softmax, variance::Variance};
+use kiln_ir::ops::{
+    layer_norm::LayerNorm, reductions::Mean, reductions::Softmax, reductions::Variance,
+};
 
 const SHAPES: [&[usize]; 6] = [&[1, 1], &[3, 37], &[2, 5, 7], &[1, 64], &[2, 257], &[70, 16]];
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use kiln_ir::Op;
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[Variant { name: "naive", applies: floating, lower: naive }];
+pub const VARIANTS: &[Variant] = &[Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "timestep_embedding", variants: VARIANTS };
@@ -25,5 +25,5 @@ fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let global = [half, problem.output.rows(), 1];
     let template = include_str!("naive.cl.tera");
     let launch = call.launch("timestep_embedding_naive", template, global, None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

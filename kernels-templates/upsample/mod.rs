@@ -6,10 +6,8 @@ use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 
 /// The variants, best first.
-pub const VARIANTS: &[Variant] = &[
-    Variant { name: "vector", applies: floating, lower: vector },
-    Variant { name: "naive", applies: floating, lower: naive },
-];
+pub const VARIANTS: &[Variant] =
+    &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
 pub const FAMILY: Family = Family { op: "upsample", variants: VARIANTS };
@@ -26,12 +24,12 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let call = shares.set(call, &[c]).set("rows", &(n * h * w));
     let template = [VECTOR, FETCH, include_str!("vector.cl.tera")].concat();
     let launch = call.launch("upsample_vector", &template, shares.global, Some(shares.local))?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let (call, [n, h, w, c]) = call(problem)?;
     let template = include_str!("naive.cl.tera");
     let launch = call.launch("upsample_naive", template, [c, 2 * w, 2 * n * h], None)?;
-    Ok(Lowering { launches: vec![launch], ..Lowering::default() })
+    Ok(Lowering::of(launch))
 }

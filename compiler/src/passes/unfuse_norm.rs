@@ -31,7 +31,7 @@ pub fn run(graph: &mut Graph, setting: &Setting) -> Result<usize> {
         };
         let target = profile.target.tuned(&problem);
         output.size_bytes() <= max_scratch_bytes
-            && candidates(&problem, &target).first().is_some_and(|v| v.name == "grouped")
+            && candidates(&problem, &target).first().is_some_and(|v| v.one_launch)
     })
 }
 

@@ -1,6 +1,6 @@
 //! Writes the decisions down as the plan that the runtime walks.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{
     Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, HALF_EXTENSION, Kernel,
     KernelId, Manifest, MemoryPlan, Network, Plan, Port, Rationale, Requirements, Residency,
@@ -272,6 +272,7 @@ impl<'a> Assembler<'a> {
             .map(|arg| match *arg {
                 Argument::U32(v) => Ok(Arg::U32(v)),
                 Argument::F32(v) => Ok(Arg::F32(v)),
+                Argument::Late(slot) => bail!("a kernel was not told {slot:?}"),
                 Argument::Output => Ok(self.whole(self.buffer(network, op.id), Access::Write)),
                 Argument::Scratch { index, written } => {
                     let id = self.decisions.lifetimes.scratch[&(network, op_index)][index];

@@ -195,8 +195,8 @@ mod tests {
     use crate::storage::Storage;
     use crate::strategy::{ReadPrice, Scratch, Selection};
     use kiln_ir::ops::matmul::Matmul;
-    use kiln_ir::ops::silu::Silu;
-    use kiln_ir::ops::{add::Add, epilogue::Epilogue};
+    use kiln_ir::ops::pointwise::Silu;
+    use kiln_ir::ops::{pointwise::Add, epilogue::Epilogue};
     use kiln_ir::{Graph, WeightExpr};
 
     /// `silu(x) W + residual`, and whether the sum is where the residual was.

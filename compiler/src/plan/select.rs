@@ -32,7 +32,7 @@ impl Lowered {
         target: &Target,
         profile: &DeviceProfile,
     ) -> Result<Self> {
-        let lowering = (variant.lower)(problem, target)
+        let lowering = variant.lower(problem, target)
             .with_context(|| format!("variant {}", variant.name))?;
         let costs = launch_costs(problem, variant.name, &lowering, &profile.rates);
         let packed = lowering.packings.iter();
@@ -78,7 +78,7 @@ impl Options {
         let mut this = Self { lowered: vec![], eligible: vec![] };
         for variant in candidates(problem, &target) {
             // The oracle needs no scratch memory, but is too slow to be taken for that.
-            if variant.name == "naive" && !this.lowered.is_empty() {
+            if variant.oracle && !this.lowered.is_empty() {
                 break;
             }
             let next = Lowered::new(variant, problem, &target, profile)?;

@@ -10,7 +10,7 @@
 
 use kiln_bundle::plan::{BufferId, Gather, Manifest, Phase, Plan, Residency, Step};
 use kiln_bundle::rationale::Rates;
-use kiln_kernels::{Argument, Lowering, Problem};
+use kiln_kernels::{Argument, Lowering, Problem, family};
 use std::collections::HashMap;
 
 use crate::device;
@@ -36,7 +36,9 @@ pub fn launch_costs(
     lowering: &Lowering,
     rates: &device::Rates,
 ) -> Vec<LaunchCost> {
-    let share = rates.variant_share.get(variant).copied().unwrap_or(1.0);
+    let share = rates.variant_share.get(variant).copied();
+    let own = || family(problem.op.name())?.variant(variant).map(|variant| variant.share);
+    let share = share.or_else(own).unwrap_or(1.0);
     let plain = rates.in_plan();
     let cost = |(launch, bytes): (&kiln_kernels::Launch, u64)| {
         let work_ns = plain.work_ns(launch.flops, launch.half_arithmetic, bytes) as f64 / share;
@@ -64,7 +66,7 @@ fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
         Argument::Scratch { index, .. } => {
             share(arg, lowering.scratch_bytes.get(*index).copied().unwrap_or(0))
         }
-        Argument::U32(_) | Argument::F32(_) => 0,
+        Argument::U32(_) | Argument::F32(_) | Argument::Late(_) => 0,
     };
     let all = |l: &kiln_kernels::Launch| l.args.iter().map(bytes).sum();
     lowering.launches.iter().map(|l| l.bytes.unwrap_or_else(|| all(l))).collect()

@@ -38,7 +38,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::TensorType;
-    use crate::ops::add::Add;
+    use crate::ops::pointwise::Add;
 
     #[test]
     fn constants_are_drawn_on_demand() {

@@ -167,7 +167,7 @@ fn broken(node: &str, what: String) -> IrError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{add::Add, matmul::Matmul, scale::Scale, silu::Silu};
+    use crate::ops::{matmul::Matmul, pointwise::Add, pointwise::Silu, scale::Scale};
     use std::cell::RefCell;
 
     fn checkpoint(key: &str) -> Result<Tensor, Box<dyn Error + Send + Sync>> {

@@ -75,7 +75,7 @@ fn extents(shape: &[usize]) -> String {
 mod tests {
     use super::*;
     use crate::TensorType;
-    use crate::ops::{add::Add, conv2d::Conv2d, scale::Scale, silu::Silu};
+    use crate::ops::{conv2d::Conv2d, pointwise::Add, pointwise::Silu, scale::Scale};
 
     #[test]
     fn one_line_a_node() {

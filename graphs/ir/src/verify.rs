@@ -72,7 +72,7 @@ fn check_outputs(graph: &Graph) -> Result<(), IrError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{add::Add, silu::Silu, slice::Slice};
+    use crate::ops::{pointwise::Add, pointwise::Silu, slice::Slice};
     use crate::{DType, Op};
 
     fn graph() -> (Graph, ValueId, ValueId) {

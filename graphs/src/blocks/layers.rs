@@ -1,13 +1,13 @@
 //! A network under construction: single layers with the constants they own.
 
-use kiln_ir::ops::add::Add;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
-use kiln_ir::ops::gelu::Gelu;
 use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::ops::layer_norm::LayerNorm;
 use kiln_ir::ops::matmul::Matmul;
-use kiln_ir::ops::silu::Silu;
+use kiln_ir::ops::pointwise::Add;
+use kiln_ir::ops::pointwise::Gelu;
+use kiln_ir::ops::pointwise::Silu;
 use kiln_ir::{Graph, IrError, TensorType, ValueId};
 
 /// Groups of every group normalization of the family.

@@ -71,7 +71,7 @@ pub fn case(op: Op, sources: &[&[usize]], weights: &[usize], storage: Storage) -
         (DType::I8, 1) => Operand::constant(TensorType::f32(s)),
         (dtype, _) => {
             let block = storage.block.min(s[1..].iter().product());
-            Operand { block, ..Operand::constant(TensorType::new(dtype, s)) }
+            Operand { scale_group: block, ..Operand::constant(TensorType::new(dtype, s)) }
         }
     };
     let epilogue = match &op {

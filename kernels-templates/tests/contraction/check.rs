@@ -3,8 +3,7 @@
 use crate::cases::Case;
 use crate::harness::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 use kiln_ir::{DType, Op, Tensor};
-use kiln_kernels::contraction::mobile::mean_error;
-use kiln_kernels::{Operand, Problem, Target, candidates};
+use kiln_kernels::{Problem, Target, candidates};
 
 /// Runs the best variants of a case on a target; bounds follow from the length of the sum and the
 /// rounding of the storage types.
@@ -22,7 +21,7 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
             let scale = if is_weight { 2.0 / (k as f32).sqrt() } else { 1.0 };
             let values = random(i as u64 + 1, input.ty.elem_count());
             if input.ty.dtype == DType::I8 {
-                return quantized(&input.ty.shape, &values, input.block, scale);
+                return quantized(&input.ty.shape, &values, input.scale_group, scale);
             }
             stored(input.ty.dtype, &values.iter().map(|v| v * scale).collect::<Vec<_>>())
         })
@@ -35,15 +34,11 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
     // What is multiplied is up to 1, normalized up to 1 * 1 + 1.
     let largest = if normalized { 2.0 } else { 1.0 };
     let abs = largest * (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
-    // Where a normalized copy is stored in halves, its values of about 1 are off by up to 2^-11, each
-    // by itself, in sums whose weights are 1.2 / sqrt(k) in the mean: 6 standard deviations.
-    let copies = normalized && types[0].dtype == DType::F16;
-    let copied = 6.0 * 1.2 * 2f32.powi(-11) / 3f32.sqrt();
     let runner = Runner::shared();
     let variants = candidates(&problem, target);
     assert!(!variants.is_empty(), "{} has no variant", case.op.name());
     for variant in variants.into_iter().take(most_variants) {
-        let lowering = (variant.lower)(&problem, target).unwrap();
+        let lowering = variant.lower(&problem, target).unwrap();
         let what = || {
             let types: Vec<_> = types.iter().map(|t| t.to_string()).collect();
             format!("{} {} {} {types:?}", variant.name, case.op.name(), case.op.attributes())
@@ -53,30 +48,9 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
             let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
             assert_eq!(flops, case.op.flops(&types, &output), "{}", what());
         }
-        let winograd = variant.name.starts_with("winograd");
-        let exact = winograd || ["naive", "tiled_cpu"].contains(&variant.name);
-        // So are weights of FP16 that were added to one another.
-        let folds = variant.name == "mma"
-            && matches!(&case.op, Op::Conv2d(op) if op.upsample)
-            && case.inputs.iter().any(|i| i.constant && i.ty.dtype == DType::F16);
-        let abs = if (copies && !exact) || folds { abs + copied } else { abs };
-        // Tensor cores cut off what they add below the sum's last place, at each step of 8 or 16.
-        let halves = types[0].dtype == DType::F16;
-        let cut = if variant.name == "mma" && halves {
-            largest * k as f32 / 4.0 * f32::EPSILON
-        } else {
-            0.0
-        };
-        let halved = if variant.name == "tiled_mobile_half" {
-            halved(target.half_run, normalized)
-        } else {
-            0.0
-        };
-        let tolerance = Tolerance { abs: abs + cut + halved, rel: 16.0 * f32::EPSILON };
-        let tolerance = match winograd {
-            true => winograd_tolerance(&case.inputs, tolerance),
-            false => tolerance,
-        };
+        let rounding = (variant.rounding)(&problem, target, largest);
+        let abs = rounding.scale * abs + rounding.abs;
+        let tolerance = Tolerance { abs, rel: 16.0 * f32::EPSILON };
         let prepared = runner.prepare(&problem, &lowering, &values);
         runner.run(&prepared);
         let found = runner.output(&prepared);
@@ -84,22 +58,6 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
         check_parts(runner, &problem, &lowering, &values, (variant.name, &found));
         check_in_place(runner, &problem, &lowering, &values, (variant.name, &found));
     }
-}
-
-/// Six standard deviations of sums whose runs are of halves.
-/// What is multiplied is 1 / sqrt(3) in the mean, normalized 2 / 3, and weights 2 / sqrt(3 k).
-fn halved(run: u32, normalized: bool) -> f32 {
-    let mean = if normalized { 2.0 / 3.0 } else { 1.0 / 3f32.sqrt() };
-    6.0 * mean * 2.0 / 3f32.sqrt() * mean_error(run)
-}
-
-/// Winograd's transforms multiply by up to 5 and 8 in each direction and cancel: sums, of about 1,
-/// are some times as large before they are transformed back. FP16 windows are rounded to 11 bits
-/// after `winograd2` transforms them; `winograd4` keeps them in FP32.
-fn winograd_tolerance(inputs: &[Operand], direct: Tolerance) -> Tolerance {
-    let rounded = inputs.iter().any(|i| i.constant && i.ty.dtype == DType::F16);
-    let windows = if rounded { 4.0 / 2048.0 } else { 0.0 };
-    Tolerance { abs: 8.0 * direct.abs + windows, ..direct }
 }
 
 /// Weights that INT8 holds without error: for each block of a sum a power of two, about `spread`

@@ -75,7 +75,7 @@ fn winograd_in_stripes() {
         let output = case.output();
         let problem = case.problem(&output);
         let winograd = &candidates(&problem, &target)[0];
-        let launches = (winograd.lower)(&problem, &target).unwrap().launches.len();
+        let launches = winograd.lower(&problem, &target).unwrap().launches.len();
         assert!(winograd.name == "winograd4" && launches > 2, "{launches} of {}", winograd.name);
         check(&target, &case, 2);
     }

@@ -135,7 +135,7 @@ fn error(k: usize, run: u32, signed: bool) -> f64 {
     let target = Target { half_run: run, ..Target::mobile() };
     let variant = candidates(&problem, &target)[0];
     assert_eq!(variant.name, "tiled_mobile_half");
-    let lowering = (variant.lower)(&problem, &target).unwrap();
+    let lowering = variant.lower(&problem, &target).unwrap();
     assert!(lowering.launches.iter().all(|launch| launch.half_arithmetic));
     let prepared = Runner::shared().prepare(&problem, &lowering, &[x.clone(), w.clone()]);
     Runner::shared().run(&prepared);
@@ -150,7 +150,7 @@ fn error(k: usize, run: u32, signed: bool) -> f64 {
     (off / norm).sqrt()
 }
 
-/// The bounds of `contraction/mobile.rs`, at the longest sums of Stable Diffusion: for random signs
+/// The bounds of `contraction/mobile`, at the longest sums of Stable Diffusion: for random signs
 /// the mean, for one sign the largest error. A whole sum of halves would be off by more than ten times as much.
 #[test]
 fn sums_in_runs_of_halves_keep_their_bound() {

@@ -6,8 +6,8 @@ use crate::harness::Runner;
 use kiln_ir::DType;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
-use kiln_kernels::contraction::mma;
-use kiln_kernels::{Target, candidates};
+use kiln_kernels::contraction::tensor_cores;
+use kiln_kernels::{Target, Tiling, candidates};
 
 /// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
 /// parts.
@@ -72,9 +72,12 @@ fn contractions_of_whole_parts_elsewhere() {
 fn every_tile() {
     let e = epilogue(true, Some(4), Activation::Silu, true);
     let conv = Conv2d { epilogue: e.clone(), ..same(3, 1) };
-    for (index, (tile_rows, tile_columns)) in mma::tiles().enumerate() {
+    let mma = &tensor_cores::VARIANT;
+    let tilings = (mma.tuning)(&Target::nvidia()).into_iter().filter(|t| t.sum_parts == 1);
+    for (index, tiling) in tilings.enumerate() {
+        let (tile_rows, tile_columns) = (tiling.rows, tiling.columns);
         let sum_parts = index as u32 % 2 + 1;
-        let target = Target { tile_rows, tile_columns, sum_parts, ..Target::nvidia() };
+        let target = Target::nvidia().with_tiling(Tiling { sum_parts, ..tiling });
         // The narrowest is for no more columns than it has.
         let columns = if tile_columns < 64 { 3 } else { 100 };
         for storage in [PLAIN, STORAGES[3]] {
@@ -83,7 +86,7 @@ fn every_tile() {
                 conv2d(conv.clone(), [2, 5, 7], &[64], columns, storage),
             ] {
                 let output = case.output();
-                let launch = &mma::lower(&case.problem(&output), &target).unwrap().launches[0];
+                let launch = &mma.lower(&case.problem(&output), &target).unwrap().launches[0];
                 let rows = output.elem_count() / columns;
                 let tiles =
                     [rows.div_ceil(tile_rows as usize), columns.div_ceil(tile_columns as usize)];
@@ -110,7 +113,8 @@ fn partial_sums_fit_the_scratch_memory() {
         let output = case.output();
         let scratch_bytes = |max_scratch_bytes| {
             let case = Case { max_scratch_bytes, ..case.clone() };
-            let lowering = mma::lower(&case.problem(&output), &Target::nvidia()).unwrap();
+            let lowering =
+                tensor_cores::VARIANT.lower(&case.problem(&output), &Target::nvidia()).unwrap();
             lowering.scratch_bytes.iter().sum::<u64>()
         };
         let most = scratch_bytes(u64::MAX);

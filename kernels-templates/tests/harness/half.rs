@@ -94,7 +94,7 @@ fn kernel(op: impl Into<Op>, x: &[usize], weights: &[usize], target: Target) -> 
         max_scratch_bytes: u64::MAX,
     };
     let variant = candidates(&problem, &target)[0];
-    let lowering = (variant.lower)(&problem, &target).expect("it applies");
+    let lowering = variant.lower(&problem, &target).expect("it applies");
     let launch = lowering.launches.into_iter().next().expect("it has one");
     assert_eq!((launch.entry, launch.half_arithmetic), (KERNEL, true));
     launch

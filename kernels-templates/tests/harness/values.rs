@@ -44,18 +44,6 @@ pub struct Tolerance {
     pub rel: f32,
 }
 
-impl Tolerance {
-    /// `flash_mma` rounds the weights of attention to FP16, to 2^-11 of themselves at most; they add
-    /// up to 1.
-    pub(super) fn of_variant(self, variant: &str, storage: DType, values: &[Vec<f32>]) -> Self {
-        if !variant.starts_with("flash_mma") || storage != DType::F16 {
-            return self;
-        }
-        let largest = values.iter().flatten().fold(0.0f32, |m, v| m.max(v.abs()));
-        Self { abs: self.abs + largest / 2048.0, ..self }
-    }
-}
-
 /// Panics with the worst element if any differs by more than the tolerance.
 pub fn compare(found: &[f32], expected: &[f32], dtype: DType, tolerance: Tolerance, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: element count");

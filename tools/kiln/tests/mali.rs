@@ -279,6 +279,7 @@ fn run(device: &Device, problem: &Problem, inputs: &[Tensor], sample: Option<&Sa
         kiln_kernels::Argument::Scratch { index, .. } => Argument::Buffer(1 + index),
         kiln_kernels::Argument::U32(value) => Argument::U32(value),
         kiln_kernels::Argument::F32(value) => Argument::F32(value),
+        kiln_kernels::Argument::Late(slot) => panic!("not told {slot:?}"),
         kiln_kernels::Argument::Input { index, offset_bytes, len_bytes } => {
             let region = regions.entry((index, offset_bytes, len_bytes)).or_insert_with(|| {
                 let start = offset_bytes as usize;

@@ -1,4 +1,5 @@
-//! Reordering of axes.
+//! Reordering of axes. No graph or pass makes one: it is there for the comparison with the thesis
+//! (`kiln bench table2`).
 
 use super::expect_inputs;
 use crate::error::shape_error;

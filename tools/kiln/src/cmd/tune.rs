@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result};
 use kiln_bundle::whole;
-use kiln_kernels::contraction::mma;
-use kiln_kernels::{DeviceClass, Lowering, Problem, Target, Tuning, candidates};
+use kiln_kernels::{Lowering, Problem, Target, Tiling, Tuning, candidates};
 use kiln_runtime::probe::Probe;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -209,18 +208,19 @@ impl Tuner<'_> {
     }
 }
 
-/// Every different way to compute an op: the profile's own choice first, without naive ones.
+/// Every different way to compute an op: the profile's own choice first, without oracles.
 fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
     let problem = item.problem();
     let plain = Target { tuning: vec![], ..target.clone() };
     let mut list: Vec<(Tuning, Lowering)> = Vec::new();
-    for (tile_rows, tile_columns, sum_parts) in tiles(&plain) {
-        let target = Target { tile_rows, tile_columns, sum_parts, ..plain.clone() };
+    for tiling in tilings(&problem, &plain) {
+        let target = plain.with_tiling(tiling);
         for variant in candidates(&problem, &target) {
-            if variant.name == "naive" && !list.is_empty() {
+            let tuned = tiling == plain.tiling() || (variant.tuning)(&plain).contains(&tiling);
+            if !tuned || (variant.oracle && !list.is_empty()) {
                 continue;
             }
-            let lowering = (variant.lower)(&problem, &target)?;
+            let lowering = variant.lower(&problem, &target)?;
             if list.iter().any(|(_, known)| *known == lowering) {
                 continue;
             }
@@ -228,9 +228,9 @@ fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
                 op: problem.op.name().to_string(),
                 problem: problem.to_string(),
                 variant: variant.name.to_string(),
-                tile_rows,
-                tile_columns,
-                sum_parts,
+                tile_rows: tiling.rows,
+                tile_columns: tiling.columns,
+                sum_parts: tiling.sum_parts,
             };
             list.push((tuning, lowering));
         }
@@ -238,32 +238,15 @@ fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
     Ok(list)
 }
 
-/// Rows and columns of tiles and parts of sums worth trying, the target's own first.
-fn tiles(target: &Target) -> Vec<(u32, u32, u32)> {
-    let mut tiles = vec![(target.tile_rows, target.tile_columns, target.sum_parts)];
-    match target.class {
-        DeviceClass::Cpu => {
-            // A sum a register, and a few registers for what is multiplied.
-            let registers = if target.vector_width >= 16 { 32 } else { 16 };
-            for vectors in 1..=4 {
-                for rows in [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28] {
-                    if (registers / 2..=registers - 4).contains(&(rows * vectors)) {
-                        tiles.push((rows, vectors * target.vector_width, 0));
-                    }
-                }
-            }
+/// The target's own tiling, then those that its variants for a problem have to try.
+fn tilings(problem: &Problem, target: &Target) -> Vec<Tiling> {
+    let mut tilings = vec![target.tiling()];
+    for tiling in candidates(problem, target).into_iter().flat_map(|v| (v.tuning)(target)) {
+        if !tilings.contains(&tiling) {
+            tilings.push(tiling);
         }
-        DeviceClass::MobileGpu => {
-            tiles.extend([1, 2, 4, 6, 8].iter().flat_map(|rows| [(*rows, 4, 0), (*rows, 8, 0)]));
-        }
-        DeviceClass::Gpu if target.ptx_mma => {
-            let parts = [1, 2, 3, 4, 6, 8, 12, 16];
-            tiles.extend(mma::tiles().flat_map(|(r, c)| parts.map(|parts| (r, c, parts))));
-        }
-        // Its kernels choose their tiles themselves.
-        DeviceClass::Gpu => {}
     }
-    tiles
+    tilings
 }
 
 /// The profile with the winners behind it, and those that an earlier tuning found for other

@@ -208,7 +208,7 @@ impl Kernel {
         profile: &DeviceProfile,
     ) -> Result<Self> {
         let problem = single.problem();
-        let lowering = (variant.lower)(&problem, &profile.target.tuned(&problem))?;
+        let lowering = variant.lower(&problem, &profile.target.tuned(&problem))?;
         let costs = launch_costs(&problem, variant.name, &lowering, &profile.rates);
         Ok(Self {
             name: shape.name.clone(),

@@ -124,7 +124,7 @@ fn measure(probe: &Probe, resolved: &Resolved, item: &Item, chosen: bool) -> Res
     let count = if chosen { 1 } else { list.len() };
     let mut variants = Vec::new();
     for variant in list.into_iter().take(count) {
-        let lowering = (variant.lower)(&problem, target)?;
+        let lowering = variant.lower(&problem, target)?;
         let candidate = Candidate::new(probe, &problem, &lowering, &values)?;
         let timing = candidate.time().with_context(|| variant.name)?;
         variants.push(VariantTime {

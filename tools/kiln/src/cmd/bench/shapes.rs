@@ -4,8 +4,9 @@
 use anyhow::Result;
 use kiln_compiler::strategy::Strategy;
 use kiln_ir::ops::{
-    add::Add, attention::Attention, conv2d::Conv2d, epilogue::Activation, geglu::Geglu,
-    group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, upsample::Upsample,
+    attention::Attention, conv2d::Conv2d, epilogue::Activation, geglu::Geglu,
+    group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, pointwise::Add,
+    upsample::Upsample,
 };
 use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::Operand;

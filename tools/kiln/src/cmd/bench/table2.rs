@@ -94,7 +94,7 @@ impl Way {
         let variants = family(op).map_or(&[][..], |f| f.variants);
         let named = |name: &&str| variants.iter().find(|v| v.name == *name);
         let mut found = names.iter().filter_map(named);
-        let found = found.find(|v| (v.applies)(&problem, target));
+        let found = found.find(|v| v.applies(&problem, target));
         found.or_else(|| resolved.variants(&problem).ok()?.first().copied())
     }
 }
@@ -226,7 +226,7 @@ fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Resu
             if times.contains_key(&(index, variant.name)) {
                 continue;
             }
-            let lowering = (variant.lower)(&problem, &target.tuned(&problem))?;
+            let lowering = variant.lower(&problem, &target.tuned(&problem))?;
             let timed = Candidate::new(probe, &problem, &lowering, &values)
                 .and_then(|candidate| candidate.time())
                 .with_context(|| format!("{} {problem}", variant.name))?;

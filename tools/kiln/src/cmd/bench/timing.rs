@@ -150,8 +150,8 @@ pub fn expected(
 ) -> Result<Vec<f32>> {
     let types: Vec<&TensorType> = problem.inputs.iter().map(|i| &i.ty).collect();
     let flops = problem.op.flops(&types, problem.output);
-    let naive = kiln_kernels::family(problem.op.name()).and_then(|f| f.variants.last());
-    let naive = naive.filter(|v| (v.applies)(problem, target));
+    let naive = kiln_kernels::family(problem.op.name()).and_then(|f| f.oracle());
+    let naive = naive.filter(|v| v.applies(problem, target));
     // The reference knows no integers; kernels of all variants read the same ones.
     let integers = problem.inputs.iter().any(|i| i.ty.dtype == DType::I8);
     let Some(naive) = naive.filter(|_| integers || flops > REFERENCE_FLOPS) else {
@@ -160,7 +160,7 @@ pub fn expected(
             .collect();
         return Ok(problem.op.eval(&tensors.iter().collect::<Vec<_>>()).data);
     };
-    let lowering = (naive.lower)(problem, target)?;
+    let lowering = naive.lower(problem, target)?;
     let candidate = Candidate::new(probe, problem, &lowering, values)?;
     // More than one launch may share scratch memory, which parts would leave unwritten.
     match lowering.scratch_bytes.is_empty() {
@@ -226,6 +226,7 @@ pub fn prepare(
         kiln_kernels::Argument::Scratch { index, .. } => Argument::Buffer(1 + index),
         kiln_kernels::Argument::U32(value) => Argument::U32(value),
         kiln_kernels::Argument::F32(value) => Argument::F32(value),
+        kiln_kernels::Argument::Late(slot) => unreachable!("a lowering is told {slot:?}"),
         kiln_kernels::Argument::Input { index, offset_bytes, len_bytes } => {
             let start = offset_bytes as usize;
             buffers.push(packed[index][start..start + len_bytes as usize].to_vec());

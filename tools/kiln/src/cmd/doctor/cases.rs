@@ -1,11 +1,12 @@
 //! One small problem of odd extents for each kernel family.
 
 use kiln_ir::ops::{
-    add::Add, attention::Attention, chain::Chain, chain::Link, concat::Concat, conv2d::Conv2d,
-    epilogue::Activation, epilogue::Epilogue, geglu::Geglu, gelu::Gelu, group_affine::GroupAffine,
-    group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, mean::Mean, mul::Mul,
-    permute::Permute, scale::Scale, silu::Silu, slice::Slice, softmax::Softmax,
-    timestep_embedding::TimestepEmbedding, upsample::Upsample, variance::Variance,
+    attention::Attention, chain::Chain, chain::Link, concat::Concat, conv2d::Conv2d,
+    epilogue::Activation, epilogue::Epilogue, geglu::Geglu, group_affine::GroupAffine,
+    group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, permute::Permute, pointwise::Add,
+    pointwise::Gelu, pointwise::Mul, pointwise::Silu, reductions::Mean, reductions::Softmax,
+    reductions::Variance, scale::Scale, slice::Slice, timestep_embedding::TimestepEmbedding,
+    upsample::Upsample,
 };
 use kiln_ir::{DType, Op};
 

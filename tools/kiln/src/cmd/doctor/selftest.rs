@@ -1,9 +1,10 @@
 //! The self-test: each kernel family on a device, against the op's reference.
 
 use anyhow::{Context, Result, bail, ensure};
+use kiln_bundle::plan::HALF_EXTENSION;
 use kiln_ir::{DType, Tensor, TensorType};
 use kiln_kernels::contraction::mobile::mean_error;
-use kiln_kernels::{HALF_EXTENSION, Lowering, Operand, Problem, Target, candidates};
+use kiln_kernels::{Lowering, Operand, Problem, Target, candidates};
 use kiln_runtime::device::{self, DeviceFacts};
 use kiln_runtime::probe::Probe;
 use std::time::Instant;
@@ -76,7 +77,7 @@ fn test(
     let variants = candidates(&problem, target);
     let variant = variants.first().context("no variant applies")?;
     outcome.variant = variant.name.to_string();
-    let lowering = (variant.lower)(&problem, target)?;
+    let lowering = variant.lower(&problem, target)?;
     check_limits(&lowering, device)?;
 
     let (launches, mut buffers) = prepare(&problem, &lowering, &values);

@@ -1,0 +1,106 @@
+//! `tiled_mobile`: register tiles with 4-wide loads, for GPUs whose local memory is no faster; and
+//! `tiled_mobile_half`, the same with half arithmetic on values stored in FP16.
+//!
+//! Such GPUs multiply halves at twice their FP32 rate, but a half has 11 bits: sums of thousands of
+//! products would keep none of the small ones. So only [`Target::half_run`] products are added as
+//! halves, and their sum is added to one in FP32. Each of the `n` roundings of a run is at most
+//! 2^-11 of the partial sum, so that a run is off by
+//!
+//! - at most `n * 2^-11` of the sum of its products' magnitudes;
+//! - in the mean, where signs are random, by at most `sqrt(n / 6) * 2^-11` of the sum's size: roundings are
+//!   spread evenly, that is by 1 / sqrt(3) of their largest, over partial sums that grow with the
+//!   root of their length. Runs err independently, so that the whole sum is off by that, too.
+//!
+//! For the 16 of a Mali that is 8e-4, next to the 2e-4 of storing the result, and adding runs takes
+//! an eighth of the instructions of multiplying. A run overflows where the products of `n` values
+//! exceed 65504; INT8 weights, which wait for their scales with values of up to 127, are multiplied
+//! in FP32.
+
+use super::{Contraction, rounding, stripes};
+use crate::{DeviceClass, Lowering, Needs, Problem, Target, Tiling, Variant};
+use anyhow::{Context as _, Result};
+use kiln_ir::DType;
+
+const TEMPLATE: &str =
+    concat!(include_str!("../vector.cl.tera"), include_str!("tiled_mobile.cl.tera"));
+const HALF_TEMPLATE: &str = concat!(
+    include_str!("../../half.cl.tera"),
+    include_str!("../vector.cl.tera"),
+    include_str!("tiled_mobile.cl.tera")
+);
+
+/// Expected relative error of a dot product whose partial sums of `run` products are kept in FP16, for
+/// products of random sign.
+pub fn mean_error(run: u32) -> f32 {
+    (run as f32 / 6.0).sqrt() * 2f32.powi(-11)
+}
+
+/// `tiled_mobile`.
+pub const VARIANT: Variant = Variant {
+    needs: Needs::class(DeviceClass::MobileGpu),
+    rounding: rounding::of_copies,
+    tuning,
+    ..Variant::new("tiled_mobile", super::panels, super::lower)
+};
+
+/// `tiled_mobile_half`.
+pub const HALF_VARIANT: Variant = Variant {
+    needs: Needs { half_arithmetic: true, ..VARIANT.needs },
+    rounding: rounding::of_half_arithmetic,
+    tuning,
+    ..Variant::new("tiled_mobile_half", in_halves, lower_half)
+};
+
+/// Whether all that is multiplied is stored in FP16.
+fn in_halves(problem: &Problem, target: &Target) -> bool {
+    let halves = |c: Contraction| {
+        c.weight_dtype == DType::F16 && c.sources.iter().all(|s| s.dtype == DType::F16)
+    };
+    super::panels(problem, target) && Contraction::new(problem).is_some_and(halves)
+}
+
+/// Tiles of few rows, one or two vectors wide.
+pub fn tuning(_: &Target) -> Vec<Tiling> {
+    let tiling = |rows, columns| Tiling { rows, columns, sum_parts: 0 };
+    [1, 2, 4, 6, 8].into_iter().flat_map(|rows| [tiling(rows, 4), tiling(rows, 8)]).collect()
+}
+
+/// The launches of `tiled_mobile_half`, over stripes where the input is normalized.
+fn lower_half(problem: &Problem, target: &Target) -> Result<Lowering> {
+    let contraction = Contraction::new(problem).context("tiled_mobile_half over another op")?;
+    let plain = |c: &Contraction, t: &Target| lower_in_runs(c, t, t.half_run);
+    match contraction.prologue {
+        Some(_) => stripes::lower(&contraction, target, plain),
+        None => plain(&contraction, target),
+    }
+}
+
+/// The launches of `tiled_mobile` for a contraction whose sources need not be the op's own.
+pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
+    lower_in_runs(contraction, target, 0)
+}
+
+/// Runs of `run` products are added as halves, none if that is 0.
+fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result<Lowering> {
+    let quantum = if contraction.gated() { 8 } else { 4 };
+    let width = (target.tile_columns as usize).next_multiple_of(quantum);
+    let rows = (target.tile_rows as usize).clamp(1, 8).min(contraction.m());
+    let parameters = contraction
+        .panel_parameters(width)
+        .set("out_width", &contraction.out_width(width))
+        .set("rows", &rows)
+        .set("run", &run)
+        .set("aligned", &contraction.out_n.is_multiple_of(4));
+    let splits = contraction.panel_splits(width, 1);
+    let tiles = contraction.m().div_ceil(rows) as u64;
+    let (template, entry) = match run {
+        0 => (TEMPLATE, "contraction_tiled_mobile"),
+        _ => (HALF_TEMPLATE, "contraction_tiled_mobile_half"),
+    };
+    let mut launches = contraction.launches(template, &parameters, entry, &splits, |panels| {
+        ([panels as u64, tiles, 1], None)
+    })?;
+    launches.iter_mut().for_each(|launch| launch.half_arithmetic = run > 0);
+    let packings = contraction.panel_packings(width);
+    Ok(Lowering { launches, packings, ..Lowering::default() })
+}

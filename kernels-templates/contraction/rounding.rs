@@ -1,0 +1,67 @@
+//! Rounding errors of the contractions' variants beside those of sums in FP32.
+//!
+//! They are bounds for tests: values of at most `largest`, evenly spread, are multiplied by weights of
+//! up to `2 / sqrt(K)`, so that sums are about 1. Errors of random sign are bounded by six standard
+//! deviations.
+
+use super::mobile::mean_error;
+use crate::{Problem, Rounding, Target};
+use kiln_ir::{DType, Op};
+
+/// Half a unit in the last place of a value in FP16, relative to the value.
+const FP16_ROUNDING: f32 = 1.0 / 2048.0;
+/// Standard deviations of a sum of errors that a bound covers.
+const DEVIATIONS: f32 = 6.0;
+
+/// A problem's values are multiplied by a scale and shifted first.
+fn normalized(problem: &Problem) -> bool {
+    problem.op.contraction().is_some_and(|operands| operands.affine.is_some())
+}
+
+/// Values of about 1 are rounded to FP16 before they are multiplied by weights of `1.2 / sqrt(K)` in
+/// the mean.
+fn rounded_values() -> f32 {
+    DEVIATIONS * 1.2 * FP16_ROUNDING / 3f32.sqrt()
+}
+
+fn in_halves(problem: &Problem) -> bool {
+    problem.inputs[0].ty.dtype == DType::F16
+}
+
+/// A normalized copy is stored in the type of its source.
+pub fn of_copies(problem: &Problem, _: &Target, _: f32) -> Rounding {
+    let abs = if normalized(problem) && in_halves(problem) { rounded_values() } else { 0.0 };
+    Rounding { abs, ..Rounding::FP32 }
+}
+
+/// Tensor cores cut off what they add below the sum's last place, at each step of 8 or 16. FP16 weights
+/// of a window over doubled pixels are added to one another, and rounded again.
+pub fn of_tensor_cores(problem: &Problem, target: &Target, largest: f32) -> Rounding {
+    let k = problem.op.weights().first().map_or(0, |weights| {
+        let shape = &problem.inputs[*weights].ty.shape;
+        shape[1..].iter().product::<usize>()
+    });
+    let half_constant = problem.inputs.iter().any(|i| i.constant && i.ty.dtype == DType::F16);
+    let folds = matches!(problem.op, Op::Conv2d(op) if op.upsample) && half_constant;
+    let copies = of_copies(problem, target, largest).abs;
+    let rounded = if folds { rounded_values() } else { copies };
+    let cut = if in_halves(problem) { largest * k as f32 / 4.0 * f32::EPSILON } else { 0.0 };
+    Rounding { abs: rounded + cut, ..Rounding::FP32 }
+}
+
+/// Runs of products are added in FP16: of values of `1 / sqrt(3)` in the mean, `2 / 3` if normalized,
+/// and weights of `2 / sqrt(3 K)`.
+pub fn of_half_arithmetic(problem: &Problem, target: &Target, largest: f32) -> Rounding {
+    let mean = if normalized(problem) { 2.0 / 3.0 } else { 1.0 / 3f32.sqrt() };
+    let halved = DEVIATIONS * mean * 2.0 / 3f32.sqrt() * mean_error(target.half_run);
+    let copies = of_copies(problem, target, largest);
+    Rounding { abs: copies.abs + halved, ..copies }
+}
+
+/// Winograd's transforms multiply by up to 5 and 8 in each direction and cancel: sums, of about 1,
+/// are some times as large before they are transformed back. FP16 windows are rounded to 11 bits
+/// after `winograd2` transforms them; `winograd4` keeps them in FP32.
+pub fn of_winograd(problem: &Problem, _: &Target, _: f32) -> Rounding {
+    let rounded = problem.inputs.iter().any(|i| i.constant && i.ty.dtype == DType::F16);
+    Rounding { scale: 8.0, abs: if rounded { 4.0 * FP16_ROUNDING } else { 0.0 } }
+}

@@ -1,0 +1,232 @@
+//! Convolutions of normalized pictures by kernels that read plain ones: stripe by stripe.
+//!
+//! A stripe is some lines of output. What they read is normalized into scratch memory, with the
+//! zeros around it, and convolved from there, so that the normalized picture never exists whole.
+
+pub mod chain;
+mod lines;
+
+use super::{Contraction, Geometry};
+use crate::launch::cpu;
+use crate::{Argument, Launch, Lowering, Slot, Target};
+use anyhow::{Context as _, Result};
+use kiln_ir::DType;
+use lines::{Lines, Place, height, inside, put, shared};
+
+/// On a CPU a larger stripe leaves the cache before it is read.
+pub(super) const CACHED_BYTES: u64 = 16 << 20;
+
+/// Lines of output that are computed together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stripe {
+    /// First picture.
+    picture: usize,
+    /// Pictures: all, or one.
+    pictures: usize,
+    /// First line of output.
+    line: usize,
+    /// Lines of output of each picture.
+    lines: usize,
+}
+
+/// The whole of `g` as stripes whose scratch keeps within `most_bytes` if that is possible: equal ones,
+/// but for the last if nothing divides the lines. `line_bytes` are those of a line of scratch.
+fn stripes(g: &Geometry, line_bytes: u64, most_bytes: u64) -> Vec<Stripe> {
+    let read = |lines: usize| ((lines - 1) * g.stride_y + g.kernel) as u64 * line_bytes;
+    if read(g.out_h) * g.batch as u64 <= most_bytes {
+        return vec![Stripe { picture: 0, pictures: g.batch, line: 0, lines: g.out_h }];
+    }
+    let lines = height(g.out_h, |lines| read(lines) <= most_bytes);
+    let of_picture = |picture| {
+        let stripe =
+            move |line| Stripe { picture, pictures: 1, line, lines: lines.min(g.out_h - line) };
+        (0..g.out_h).step_by(lines).map(stripe)
+    };
+    (0..g.batch).flat_map(of_picture).collect()
+}
+
+/// Storage type of normalized lines: CPUs convert halves at each load; others profit from moving half
+/// the bytes.
+pub(super) fn lines_dtype(contraction: &Contraction, target: &Target) -> DType {
+    match contraction.sources.first() {
+        Some(source) if !cpu(target) => source.dtype,
+        _ => DType::F32,
+    }
+}
+
+/// Lowers a convolution with a prologue by `plain`, which lowers one without.
+///
+/// Where the stripes run once, each keeps the lines that the next one sees again, so that the
+/// output may take the memory of a source of its type.
+///
+/// Errors: there is no prologue; those of `plain`.
+pub fn lower(
+    contraction: &Contraction,
+    target: &Target,
+    plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
+) -> Result<Lowering> {
+    contraction.prologue.context("nothing is normalized")?;
+    let g = contraction.geometry;
+    let dtype = lines_dtype(contraction, target);
+    let width = (g.out_w - 1) * g.stride_x + g.kernel;
+    let line_bytes = (width * contraction.channels()) as u64 * dtype.size_bytes();
+    let cached = if cpu(target) { CACHED_BYTES } else { u64::MAX };
+    let most_bytes = contraction.max_scratch_bytes.min(cached);
+    let stripes = stripes(&g, line_bytes, most_bytes);
+    let lines = |stripe: &Stripe, scratch: Option<usize>| {
+        let inside = inside(&g, stripe.pictures, stripe.lines);
+        Lines { contraction, inside, dtype, scratch }
+    };
+    if let [whole] = &stripes[..] {
+        return lone(&lines(whole, None), target, plain);
+    }
+    let keep = shared(&g);
+    let carried = stripes[0].lines * g.stride_y >= keep;
+    let mut scratch_bytes = 0;
+    let mut known: Vec<(usize, Vec<Launch>, Vec<Launch>, Lowering)> = Vec::new();
+    let mut parts: Vec<(Vec<Launch>, Lowering)> = Vec::new();
+    for stripe in &stripes {
+        let index = match known.iter().position(|(lines, ..)| *lines == stripe.lines) {
+            Some(index) => index,
+            None => {
+                let lines = lines(stripe, Some(0));
+                scratch_bytes = scratch_bytes.max(lines.bytes());
+                let all = lines.fill(0, target)?;
+                let mut new = vec![];
+                if carried && keep > 0 {
+                    new.push(lines.carry(stripes[0].lines * g.stride_y, keep, target)?);
+                }
+                new.extend(lines.fill(if carried { keep } else { 0 }, target)?);
+                let sums = of_stripe(contraction, &lines, target, &plain)?;
+                known.push((stripe.lines, all, new, sums));
+                known.len() - 1
+            }
+        };
+        let (_, all, new, sums) = &known[index];
+        let mut copy = if stripe.line == 0 { all.clone() } else { new.clone() };
+        let fills = copy.len() - contraction.sources.len();
+        let top = (stripe.line * g.stride_y) as i32 - g.padding as i32;
+        put(&mut copy[fills..], Place { picture: stripe.picture, top, source_first: 0 })?;
+        let mut sums = sums.clone();
+        let first_row = Argument::U32(((stripe.picture * g.out_h + stripe.line) * g.out_w) as u32);
+        for launch in &mut sums.launches {
+            launch.bind(Slot::FirstRow, first_row.clone())?;
+        }
+        parts.push((copy, sums));
+    }
+    let packings = parts.first().map(|(_, sums)| sums.packings.clone()).unwrap_or_default();
+    let once = parts.first().is_some_and(|(_, sums)| sums.launches.len() == 1);
+    let in_place = if once && carried {
+        contraction.source_in_place(contraction.problem.output)
+    } else {
+        None
+    };
+    let launches = in_order(parts);
+    let in_place = in_place.into_iter().collect();
+    Ok(Lowering { launches, scratch_bytes: vec![scratch_bytes], packings, in_place })
+}
+
+/// The sums of a stripe, to be told the first row of its output.
+fn of_stripe(
+    contraction: &Contraction,
+    lines: &Lines,
+    target: &Target,
+    plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
+) -> Result<Lowering> {
+    let of_stripe = contraction.clone().with_sources(vec![lines.source()], lines.inside);
+    let of_stripe = Contraction { striped: true, ..of_stripe };
+    let mut sums = plain(&of_stripe, target)?;
+    let out_bytes = out_bytes(&of_stripe) / sums.launches.len().max(1) as u64;
+    for launch in &mut sums.launches {
+        launch.bytes = Some(lines.bytes() + constant_bytes(&of_stripe, launch) + out_bytes);
+    }
+    Ok(sums)
+}
+
+/// All in one stripe: an op like any other, so that `plain` may have scratch memory of its own.
+fn lone(
+    lines: &Lines,
+    target: &Target,
+    plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
+) -> Result<Lowering> {
+    let contraction = lines.contraction;
+    let padding = contraction.geometry.padding;
+    let mut of_lines = contraction.clone().with_sources(vec![lines.source()], lines.inside);
+    of_lines.max_scratch_bytes = contraction.max_scratch_bytes.saturating_sub(lines.bytes());
+    let mut sums = plain(&of_lines, target)?;
+    let mut launches = lines.fill(0, target)?;
+    put(&mut launches, Place { picture: 0, top: -(padding as i32), source_first: 0 })?;
+    launches.append(&mut sums.launches);
+    let index = sums.scratch_bytes.len();
+    for written in [true, false] {
+        let memory = Argument::Scratch { index, written };
+        launches.iter_mut().for_each(|l| l.replace(Slot::Lines { written }, &memory));
+    }
+    sums.scratch_bytes.push(lines.bytes());
+    let in_place = contraction.source_in_place(contraction.problem.output).into_iter().collect();
+    Ok(Lowering { launches, in_place, ..sums })
+}
+
+/// All stripes under one range of columns, then under the next, so that each range of weights is read
+/// in one go.
+fn in_order(parts: Vec<(Vec<Launch>, Lowering)>) -> Vec<Launch> {
+    let splits = parts.first().map_or(0, |(_, sums)| sums.launches.len());
+    let mut launches = Vec::new();
+    for split in 0..splits {
+        for (copy, sums) in &parts {
+            launches.extend(copy.iter().cloned());
+            launches.push(sums.launches[split].clone());
+        }
+    }
+    launches
+}
+
+/// What a stripe's rows take in the output, and in the residual if there is one.
+pub(super) fn out_bytes(of_stripe: &Contraction) -> u64 {
+    let values = 1 + usize::from(of_stripe.epilogue.residual);
+    (of_stripe.m() * of_stripe.out_n * values) as u64 * of_stripe.output_dtype().size_bytes()
+}
+
+/// The constants that a launch reads.
+pub(super) fn constant_bytes(contraction: &Contraction, launch: &Launch) -> u64 {
+    let len = |argument: &Argument| match argument {
+        Argument::Input { index, len_bytes, .. } if contraction.problem.inputs[*index].constant => {
+            *len_bytes
+        }
+        _ => 0,
+    };
+    launch.args.iter().map(len).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(batch: usize, height: usize) -> Geometry {
+        let size = Geometry { in_h: height, window_h: height, out_h: height, ..Geometry::rows(8) };
+        Geometry { batch, kernel: 3, padding: 1, pointwise: false, in_w: 8, out_w: 8, ..size }
+    }
+
+    #[test]
+    fn every_line_is_in_one_stripe_within_the_limit() {
+        for (batch, height, most) in [(1, 64, 18), (2, 64, 18), (1, 17, 7), (3, 5, 3), (2, 4, 1)] {
+            let list = stripes(&picture(batch, height), 10, most * 10);
+            let mut lines = vec![];
+            for s in &list {
+                assert!(s.pictures == 1 && (s.lines as u64 + 2 <= most || s.lines == 1), "{s:?}");
+                lines.extend((s.line..s.line + s.lines).map(|line| (s.picture, line)));
+            }
+            let all = (0..batch).flat_map(|b| (0..height).map(move |line| (b, line)));
+            assert!(all.eq(lines), "{list:?}");
+        }
+        let list = stripes(&picture(1, 64), 10, 180);
+        assert_eq!((list.len(), list[1].lines), (4, 16));
+    }
+
+    #[test]
+    fn one_stripe_where_the_limit_allows() {
+        let list = stripes(&picture(2, 8), 10, 200);
+        assert_eq!(list, [Stripe { picture: 0, pictures: 2, line: 0, lines: 8 }]);
+        assert_eq!(stripes(&picture(2, 8), 10, 199).len(), 2);
+    }
+}
