@@ -91,14 +91,14 @@ impl Shares {
 }
 
 /// Lowers an element-wise op: `definition` is a template that defines `op_float` and `op_{{ FV }}`,
-/// specialized with `factor`.
+/// with the parameters that `set` adds.
 pub(crate) fn lower(
     problem: &Problem,
     target: &Target,
     entry: &'static str,
     definition: &str,
     second: Second,
-    factor: &str,
+    set: impl for<'a> FnOnce(Call<'a>) -> Call<'a>,
 ) -> Result<Lowering> {
     let out = problem.output;
     let (rows, width, stride) = match second {
@@ -125,9 +125,8 @@ pub(crate) fn lower(
         .set("rows", &rows)
         .set("width", &width)
         .set("stride", &stride)
-        .set("second", kind)
-        .set("factor", factor);
+        .set("second", kind);
     let template = [VECTOR, FETCH, definition, LOOP].concat();
-    let launch = call.launch(entry, &template, shares.global, Some(shares.local))?;
+    let launch = set(call).launch(entry, &template, shares.global, Some(shares.local))?;
     Ok(Lowering::of(launch))
 }

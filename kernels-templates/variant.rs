@@ -142,9 +142,14 @@ impl Family {
     }
 }
 
+/// All families.
+pub fn families() -> impl Iterator<Item = &'static Family> {
+    REGISTRY.iter().copied().flatten()
+}
+
 /// The family of an op.
 pub fn family(op: &str) -> Option<&'static Family> {
-    REGISTRY.iter().copied().find(|f| f.op == op)
+    families().find(|f| f.op == op)
 }
 
 /// The variants that can compute a problem, best first: those the target prefers by name, then

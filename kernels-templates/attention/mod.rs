@@ -20,7 +20,7 @@ pub const VARIANTS: &[Variant] = &[
 ];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "attention", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "attention", variants: VARIANTS }];
 
 /// The op's extents. `d` is the width of a head.
 struct Extents {

@@ -12,7 +12,7 @@ pub const VARIANTS: &[Variant] = &[
 ];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "chain", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "chain", variants: VARIANTS }];
 
 fn oracle(problem: &Problem) -> Option<&'static Variant> {
     family(problem.op.name())?.oracle()

@@ -14,7 +14,7 @@ pub const VARIANTS: &[Variant] =
     &[Variant::new("vector", computes, vector), Variant::naive(computes, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "concat", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "concat", variants: VARIANTS }];
 
 /// A source as the templates see it: its columns of the output.
 #[derive(Serialize)]

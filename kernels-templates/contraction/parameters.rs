@@ -22,10 +22,10 @@ struct SourceView {
 struct EpilogueView {
     bias: bool,
     row: bool,
-    act: &'static str,
+    act: String,
     residual: bool,
     gated: bool,
-    /// There is a first row.
+    /// Launches are told their first row.
     part: bool,
 }
 
@@ -74,12 +74,7 @@ impl Contraction<'_> {
             view
         };
         let sources: Vec<_> = self.sources.iter().zip(SOURCE_NAMES).map(view).collect();
-        let act = match self.epilogue.activation {
-            Activation::None => "none",
-            Activation::Silu => "silu",
-            Activation::Gelu => "gelu",
-            Activation::Geglu => "geglu",
-        };
+        let act = self.epilogue.activation.name();
         let epilogue = EpilogueView {
             bias: self.epilogue.bias,
             row: self.epilogue.row_offset.is_some(),

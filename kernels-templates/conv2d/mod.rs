@@ -30,7 +30,7 @@ const IM2COL: Variant = Variant {
 };
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "conv2d", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "conv2d", variants: VARIANTS }];
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let contraction = Contraction::new(problem).context("conv2d over another op")?;

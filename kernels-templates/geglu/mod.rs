@@ -10,11 +10,11 @@ pub const VARIANTS: &[Variant] =
     &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "geglu", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "geglu", variants: VARIANTS }];
 
 fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let definition = include_str!("vector.cl.tera");
-    elementwise::lower(problem, target, "geglu_vector", definition, Second::Gate, "")
+    elementwise::lower(problem, target, "geglu_vector", definition, Second::Gate, |call| call)
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {

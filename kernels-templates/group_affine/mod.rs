@@ -11,7 +11,7 @@ pub const VARIANTS: &[Variant] =
     &[GROUPED, Variant::new("chunked", computes, chunked), Variant::naive(computes, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "group_affine", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "group_affine", variants: VARIANTS }];
 
 fn computes(problem: &Problem, target: &Target) -> bool {
     let few = matches!(problem.op, Op::GroupAffine(op) if op.sources <= 2);

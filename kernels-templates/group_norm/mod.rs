@@ -17,7 +17,7 @@ pub const VARIANTS: &[Variant] =
     &[GROUPED, Variant::new("chunked", computes, chunked), Variant::naive(computes, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "group_norm", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "group_norm", variants: VARIANTS }];
 
 /// Bytes of a line of a CPU's cache.
 const LINE_BYTES: u64 = 64;

@@ -13,7 +13,7 @@ pub const VARIANTS: &[Variant] = &[
 ];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "layer_norm", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "layer_norm", variants: VARIANTS }];
 
 fn call<'a>(problem: &'a Problem) -> Result<Call<'a>> {
     let Op::LayerNorm(op) = problem.op else {

@@ -16,7 +16,7 @@ pub const VARIANTS: &[Variant] = &[
 ];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "matmul", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "matmul", variants: VARIANTS }];
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let contraction = Contraction::new(problem).context("matmul over another op")?;

@@ -12,7 +12,7 @@ pub const VARIANTS: &[Variant] =
     &[Variant::new("vector", keeps_channels, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "permute", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "permute", variants: VARIANTS }];
 
 /// An axis of the output as the templates see it.
 #[derive(Serialize)]

@@ -1,65 +1,88 @@
-//! Kernels of [`kiln_ir::ops::pointwise`]: GELU, SiLU, addition and multiplication.
+//! Kernels of [`kiln_ir::ops::pointwise`]: a table of what each computes.
 
 use crate::elementwise::{self, Second};
 use crate::launch::{Call, floating};
 use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 
-/// The templates of an op, each with the name of its kernel.
+/// An op on single elements.
 struct Pointwise {
+    /// [`kiln_ir::Op::name`].
     op: &'static str,
-    second: Second,
-    vector: (&'static str, &'static str),
-    naive: (&'static str, &'static str),
+    /// Names of its kernels.
+    entries: [&'static str; 2],
+    /// For the kernels' comments.
+    title: &'static str,
+    /// Takes a second operand, which repeats.
+    binary: bool,
+    /// OpenCL C of the result for `x` and `y`; `_T` ends the name of a function on vectors.
+    value: &'static str,
+    /// That of `naive`: the result for `x` by OpenCL's own functions, or the operator of a binary op.
+    naive_value: &'static str,
+    /// Where `value` is from.
+    source: &'static str,
 }
 
+/// Declares the table and its families.
 macro_rules! pointwise {
-    ($op:literal, $second:expr) => {
-        Pointwise {
+    ($($op:literal, $title:literal, $binary:literal, $value:literal, $naive:literal, $source:literal;)*) => {
+        const OPS: &[Pointwise] = &[$(Pointwise {
             op: $op,
-            second: $second,
-            vector: (concat!($op, "_vector"), include_str!(concat!($op, "_vector.cl.tera"))),
-            naive: (concat!($op, "_naive"), include_str!(concat!($op, "_naive.cl.tera"))),
-        }
+            entries: [concat!($op, "_vector"), concat!($op, "_naive")],
+            title: $title,
+            binary: $binary,
+            value: $value,
+            naive_value: $naive,
+            source: $source,
+        }),*];
+
+        /// The families, each of both variants.
+        pub const FAMILIES: &[Family] = &[$(Family { op: $op, variants: VARIANTS }),*];
     };
 }
 
-const OPS: [Pointwise; 4] = [
-    pointwise!("gelu", Second::None),
-    pointwise!("silu", Second::None),
-    pointwise!("add", Second::Repeat),
-    pointwise!("mul", Second::Repeat),
-];
+pointwise! {
+    "gelu", "GELU", false, "0.5f * x * (1.0f + erf_T(x * 0.70710678118654752f))",
+        "0.5f * x * (1.0f + erf(x * M_SQRT1_2_F))",
+        "Hendrycks & Gimpel 2016 (arXiv:1606.08415)";
+    "silu", "SiLU", false, "x / (1.0f + exp_T(-x))", "x / (1.0f + exp(-x))",
+        "Elfwing, Uchibe & Doya 2017 (arXiv:1702.03118)";
+    "add", "Sum of two values", true, "x + y", "+", "the definition";
+    "mul", "Product of two values", true, "x * y", "*", "the definition";
+}
 
-/// The variants of each, best first.
 const VARIANTS: &[Variant] =
     &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
-/// The family of `gelu`.
-pub const GELU: Family = Family { op: "gelu", variants: VARIANTS };
-/// The family of `silu`.
-pub const SILU: Family = Family { op: "silu", variants: VARIANTS };
-/// The family of `add`.
-pub const ADD: Family = Family { op: "add", variants: VARIANTS };
-/// The family of `mul`.
-pub const MUL: Family = Family { op: "mul", variants: VARIANTS };
+impl Pointwise {
+    fn of(problem: &Problem) -> Result<&'static Self> {
+        let found = OPS.iter().find(|p| p.op == problem.op.name());
+        found.context("an element-wise kernel over another op")
+    }
 
-fn of(problem: &Problem) -> Result<&'static Pointwise> {
-    let found = OPS.iter().find(|p| p.op == problem.op.name());
-    found.context("an element-wise kernel over another op")
+    fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
+        call.set("op", self.op)
+            .set("title", self.title)
+            .set("binary", &self.binary)
+            .set("value", self.value)
+            .set("naive_value", self.naive_value)
+            .set("source", self.source)
+    }
 }
 
 fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
-    let Pointwise { second, vector: (entry, definition), .. } = of(problem)?;
-    elementwise::lower(problem, target, entry, definition, *second, "")
+    let op = Pointwise::of(problem)?;
+    let second = if op.binary { Second::Repeat } else { Second::None };
+    let definition = include_str!("vector.cl.tera");
+    elementwise::lower(problem, target, op.entries[0], definition, second, |call| op.set(call))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
-    let Pointwise { second, naive: (entry, template), .. } = of(problem)?;
-    let mut call = Call::new(problem).input("X", 0);
-    if *second == Second::Repeat {
+    let op = Pointwise::of(problem)?;
+    let mut call = op.set(Call::new(problem).input("X", 0));
+    if op.binary {
         call = call.input("Y", 1).set("period", &problem.inputs[1].ty.elem_count());
     }
-    let global = [problem.output.elem_count(), 1, 1];
-    Ok(Lowering::of(call.output("OUT").launch(entry, template, global, None)?))
+    let (template, global) = (include_str!("naive.cl.tera"), [problem.output.elem_count(), 1, 1]);
+    Ok(Lowering::of(call.output("OUT").launch(op.entries[1], template, global, None)?))
 }

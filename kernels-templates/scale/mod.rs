@@ -11,11 +11,14 @@ pub const VARIANTS: &[Variant] =
     &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "scale", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "scale", variants: VARIANTS }];
 
 fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let definition = include_str!("vector.cl.tera");
-    elementwise::lower(problem, target, "scale_vector", definition, Second::None, &factor(problem)?)
+    let factor = factor(problem)?;
+    elementwise::lower(problem, target, "scale_vector", definition, Second::None, |call| {
+        call.set("factor", &factor)
+    })
 }
 
 fn factor(problem: &Problem) -> Result<String> {

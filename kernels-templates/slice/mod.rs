@@ -11,7 +11,7 @@ pub const VARIANTS: &[Variant] =
     &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "slice", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "slice", variants: VARIANTS }];
 
 fn call<'a>(problem: &'a Problem) -> Result<(Call<'a>, usize)> {
     let Op::Slice(op) = problem.op else {

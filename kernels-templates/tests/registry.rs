@@ -1,6 +1,6 @@
 //! The folders' families are the registry, and the templates of a folder are their variants.
 
-use kiln_kernels::REGISTRY;
+use kiln_kernels::families;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -11,42 +11,45 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// The ops of each folder with families, by its text: `Family { op: "name", .. }`.
-fn families() -> Vec<(String, Vec<String>)> {
+/// Each folder with families and the ops that they name. A table names them in its lines.
+fn folders() -> Vec<(String, Vec<String>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let ops = |folder: &String| {
         let text = std::fs::read_to_string(root.join(folder).join("mod.rs")).ok()?;
-        let rest = text.split("Family { op: \"").skip(1);
-        Some(rest.filter_map(|rest| Some(rest.split_once('"')?.0.to_string())).collect::<Vec<_>>())
+        text.contains("pub const FAMILIES").then_some(())?;
+        let named = |op: &&str| {
+            [format!("op: \"{op}\""), format!("\n    \"{op}\", ")].iter().any(|t| text.contains(t))
+        };
+        Some(kiln_ir::Op::NAMES.iter().copied().filter(named).map(String::from).collect())
     };
-    let folders = names(root).into_iter().map(|folder| (ops(&folder).unwrap_or_default(), folder));
-    folders.filter(|(ops, _)| !ops.is_empty()).map(|(ops, folder)| (folder, ops)).collect()
+    let list = names(root).into_iter().filter_map(|folder| Some((ops(&folder)?, folder)));
+    list.map(|(ops, folder)| (folder, ops)).collect()
 }
 
 #[test]
 fn every_family_is_registered_once_and_named_as_its_folder_or_in_one_of_several() {
-    let registered: Vec<String> = REGISTRY.iter().map(|f| f.op.to_string()).collect();
+    let registered: Vec<String> = families().map(|f| f.op.to_string()).collect();
     let unique: BTreeSet<String> = registered.iter().cloned().collect();
     assert_eq!(registered.len(), unique.len(), "{registered:?}");
-    let families = families();
-    let found: Vec<&String> = families.iter().flat_map(|(_, ops)| ops).collect();
+    let folders = folders();
+    let found: Vec<&String> = folders.iter().flat_map(|(_, ops)| ops).collect();
     assert_eq!(found.len(), registered.len(), "{found:?}");
     assert_eq!(found.into_iter().cloned().collect::<BTreeSet<_>>(), unique);
-    for (folder, ops) in families {
+    for (folder, ops) in folders {
         assert!(ops.len() > 1 || ops[0] == folder, "{folder} has {ops:?}");
     }
 }
 
 #[test]
 fn every_family_names_an_op_of_the_ir() {
-    for family in REGISTRY {
+    for family in families() {
         assert!(kiln_ir::Op::NAMES.contains(&family.op), "{}", family.op);
     }
 }
 
 #[test]
 fn the_oracle_is_the_last_variant_and_names_are_unique() {
-    for family in REGISTRY {
+    for family in families() {
         let variants: Vec<&str> = family.variants.iter().map(|v| v.name).collect();
         let unique: BTreeSet<&str> = variants.iter().copied().collect();
         assert_eq!(variants.len(), unique.len(), "{}: {variants:?}", family.op);
@@ -56,15 +59,16 @@ fn the_oracle_is_the_last_variant_and_names_are_unique() {
     }
 }
 
-/// A template is named `variant` or `variant_part`, behind `op_` where the folder has several ops.
+/// A template is named `variant` or `variant_part`; where the folder has several ops, behind `op_` unless
+/// all share it.
 #[test]
 fn every_template_of_a_folder_belongs_to_a_variant() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (folder, ops) in families() {
+    for (folder, ops) in folders() {
         let variants = |op: &String| {
-            let prefix = if ops.len() > 1 { format!("{op}_") } else { String::new() };
             let family = kiln_kernels::family(op).expect("it is registered");
-            family.variants.iter().map(move |v| format!("{prefix}{}", v.name)).collect::<Vec<_>>()
+            let names = family.variants.iter().map(|v| v.name);
+            names.flat_map(|v| [v.to_string(), format!("{op}_{v}")]).collect::<Vec<_>>()
         };
         let known: Vec<String> = ops.iter().flat_map(variants).collect();
         for file in names(&root.join(&folder)) {

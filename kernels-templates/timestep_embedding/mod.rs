@@ -9,7 +9,7 @@ use kiln_ir::Op;
 pub const VARIANTS: &[Variant] = &[Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "timestep_embedding", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "timestep_embedding", variants: VARIANTS }];
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let Op::TimestepEmbedding(op) = problem.op else {

@@ -10,7 +10,7 @@ pub const VARIANTS: &[Variant] =
     &[Variant::new("vector", floating, vector), Variant::naive(floating, naive)];
 
 /// This folder's line of the registry.
-pub const FAMILY: Family = Family { op: "upsample", variants: VARIANTS };
+pub const FAMILIES: &[Family] = &[Family { op: "upsample", variants: VARIANTS }];
 
 fn call<'a>(problem: &'a Problem) -> Result<(Call<'a>, [usize; 4])> {
     let shape = problem.inputs[0].ty.nhwc().context("upsample of no picture")?;

@@ -6,17 +6,12 @@ use kiln_ir::{Graph, Op};
 
 use super::contraction::ContractionNode;
 
-/// Fuses SiLU, GELU and GEGLU.
+/// Fuses every op that is an [`Activation`].
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {
         let Some(user) = super::sole_user(graph, id) else { continue };
-        let activation = match graph.node(user).op() {
-            Some(Op::Silu(_)) => Activation::Silu,
-            Some(Op::Gelu(_)) => Activation::Gelu,
-            Some(Op::Geglu(_)) => Activation::Geglu,
-            _ => continue,
-        };
+        let Some(activation) = graph.node(user).op().and_then(Activation::of) else { continue };
         let operands = graph.operands(id);
         if let Some(Op::GroupNorm(norm)) = graph.node(id).op().cloned() {
             if activation != Activation::Silu || norm.activation != Activation::None {

@@ -1,7 +1,7 @@
 //! What a contraction does to its accumulators before it stores them.
 
 use super::expect_eq;
-use crate::{ContractionOperands, IrError, Tensor, TensorType};
+use crate::{ContractionOperands, IrError, Op, Tensor, TensorType};
 
 /// A function applied to each accumulator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -15,6 +15,23 @@ pub enum Activation {
     Gelu,
     /// Columns `[value | gate]` -> `value * gelu(gate)`: halves the number of columns.
     Geglu,
+}
+
+impl Activation {
+    /// Its name in dumps and templates.
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    /// The activation that an op by itself is.
+    pub fn of(op: &Op) -> Option<Self> {
+        match op {
+            Op::Silu(_) => Some(Activation::Silu),
+            Op::Gelu(_) => Some(Activation::Gelu),
+            Op::Geglu(_) => Some(Activation::Geglu),
+            _ => None,
+        }
+    }
 }
 
 /// Epilogue of a contraction with `n` output columns, applied in this order:
@@ -115,7 +132,7 @@ impl Epilogue {
             s += &format!(" row={offset}");
         }
         if self.activation != Activation::None {
-            s += &format!(" act={:?}", self.activation).to_lowercase();
+            s += &format!(" act={}", self.activation.name());
         }
         if self.residual {
             s += " residual";

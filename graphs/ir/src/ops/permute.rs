@@ -1,5 +1,5 @@
-//! Reordering of axes. No graph or pass makes one: it is there for the comparison with the thesis
-//! (`kiln bench table2`).
+//! Reordering of axes. No graph or pass makes one: it is there for the thesis's comparison of
+//! kernels.
 
 use super::expect_inputs;
 use crate::error::shape_error;

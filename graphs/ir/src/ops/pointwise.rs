@@ -40,7 +40,7 @@ pointwise! {
     Add, "add", 1, |i| expect_repeats("add", i),
         |i: &[&Tensor]| zip_repeated(i[0], i[1], |a, b| a + b);
     /// Product of two values, the second repeated over leading axes of the first. No graph or pass
-    /// makes one: it is there for the comparison with the thesis (`kiln bench table2`).
+    /// makes one: it is there for the thesis's comparison of kernels.
     Mul, "mul", 1, |i| expect_repeats("mul", i),
         |i: &[&Tensor]| zip_repeated(i[0], i[1], |a, b| a * b);
 }

@@ -1,5 +1,5 @@
 //! Mean, variance and softmax of rows. No graph or pass makes one: attention and the norms contain
-//! them, and they are there for the comparison with the thesis (`kiln bench table2`).
+//! them, and they are there for the thesis's comparison of kernels.
 
 use super::{expect_one, map_rows, moments};
 use crate::{IrError, OpDef, Tensor, TensorType};
