@@ -196,7 +196,7 @@ mod tests {
     use crate::strategy::{ReadPrice, Scratch, Selection};
     use kiln_ir::ops::matmul::Matmul;
     use kiln_ir::ops::pointwise::Silu;
-    use kiln_ir::ops::{pointwise::Add, epilogue::Epilogue};
+    use kiln_ir::ops::{epilogue::Epilogue, pointwise::Add};
     use kiln_ir::{Graph, WeightExpr};
 
     /// `silu(x) W + residual`, and whether the sum is where the residual was.

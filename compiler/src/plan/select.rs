@@ -32,8 +32,8 @@ impl Lowered {
         target: &Target,
         profile: &DeviceProfile,
     ) -> Result<Self> {
-        let lowering = variant.lower(problem, target)
-            .with_context(|| format!("variant {}", variant.name))?;
+        let lowering =
+            variant.lower(problem, target).with_context(|| format!("variant {}", variant.name))?;
         let costs = launch_costs(problem, variant.name, &lowering, &profile.rates);
         let packed = lowering.packings.iter();
         let weight_bytes = packed.map(|(i, p)| p.size_bytes(&problem.inputs[*i].ty.shape)).sum();
