@@ -1,9 +1,7 @@
 //! Attention against its reference.
 
-mod harness;
-
-use harness::{Tolerance, check};
 use kiln_ir::ops::attention::{Attention, Columns};
+use kiln_testkit::{Tolerance, check};
 
 /// Scores of `d` products are off by `d` roundings, weights by as much; values are at most 1.
 const TOLERANCE: Tolerance = Tolerance { abs: 4e-6, rel: 4e-6 };

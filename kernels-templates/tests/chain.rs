@@ -1,8 +1,5 @@
 //! Chains against their reference: by stripes of some lines, of all, and on the whole picture.
 
-mod harness;
-
-use harness::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 use kiln_ir::ops::chain::{Chain, Link};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
@@ -10,6 +7,7 @@ use kiln_ir::ops::group_affine::GroupAffine;
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, Tensor, TensorType};
 use kiln_kernels::{Lowering, Operand, Problem, Target, candidates};
+use kiln_testkit::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 
 /// A chain over `[pictures, height, width]`, its channels from source to output, and whether its
 /// residual is its source.

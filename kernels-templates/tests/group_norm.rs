@@ -1,10 +1,8 @@
 //! Group normalization against its reference.
 
-mod harness;
-
-use harness::{Tolerance, check, check_values, random};
 use kiln_ir::DType;
 use kiln_ir::ops::{epilogue::Activation, group_affine::GroupAffine, group_norm::GroupNorm};
+use kiln_testkit::{Tolerance, check, check_values, random};
 
 fn norm(groups: usize, activation: Activation) -> GroupNorm {
     GroupNorm { sources: 1, groups, eps: 1e-5, activation }

@@ -1,13 +1,11 @@
 //! Element-wise ops and data movement against their references.
 
-mod harness;
-
-use harness::{Tolerance, check};
 use kiln_ir::ops::{
     concat::Concat, geglu::Geglu, permute::Permute, pointwise::Add, pointwise::Gelu,
     pointwise::Mul, pointwise::Silu, scale::Scale, slice::Slice,
     timestep_embedding::TimestepEmbedding, upsample::Upsample,
 };
+use kiln_testkit::{Tolerance, check};
 
 const EXACT: Tolerance = Tolerance { abs: 0.0, rel: 0.0 };
 

@@ -1,12 +1,10 @@
 //! Reductions and normalizations of rows against their references.
 
-mod harness;
-
-use harness::{Tolerance, check, check_values, random};
 use kiln_ir::DType;
 use kiln_ir::ops::{
     layer_norm::LayerNorm, reductions::Mean, reductions::Softmax, reductions::Variance,
 };
+use kiln_testkit::{Tolerance, check, check_values, random};
 
 const SHAPES: [&[usize]; 6] = [&[1, 1], &[3, 37], &[2, 5, 7], &[1, 64], &[2, 257], &[70, 16]];
 

@@ -29,6 +29,9 @@ const HALF_TEMPLATE: &str = concat!(
     include_str!("tiled_mobile.cl.tera")
 );
 
+/// OpenCL C that names the operations of half arithmetic, in front of kernels that use it.
+pub const HALF_ARITHMETIC: &str = include_str!("../../half.cl.tera");
+
 /// Expected relative error of a dot product whose partial sums of `run` products are kept in FP16, for
 /// products of random sign.
 pub fn mean_error(run: u32) -> f32 {

@@ -1,9 +1,9 @@
 //! Runs the variants of a case and compares them with the reference.
 
 use crate::cases::Case;
-use crate::harness::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 use kiln_ir::{DType, Op, Tensor};
 use kiln_kernels::{Problem, Target, candidates};
+use kiln_testkit::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 
 /// Runs the best variants of a case on a target; bounds follow from the length of the sum and the
 /// rounding of the storage types.

@@ -2,8 +2,6 @@
 
 use crate::cases::*;
 use crate::check::check;
-use crate::harness::half::{TRIAL, Way, trial, trials};
-use crate::harness::{Runner, random, stored};
 use half::f16;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
@@ -11,6 +9,8 @@ use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::contraction::mobile::mean_error;
 use kiln_kernels::{Argument, Launch, Lowering, Operand, Problem, Target, candidates};
+use kiln_testkit::half::{TRIAL, Way, trial, trials};
+use kiln_testkit::{Runner, random, stored};
 
 /// Everything in FP16.
 const HALF: Storage = STORAGES[3];

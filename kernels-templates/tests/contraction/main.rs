@@ -12,7 +12,5 @@ mod cases;
 mod check;
 mod conv2d;
 mod half;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod matmul;
 mod tensor_cores;

@@ -2,12 +2,12 @@
 
 use crate::cases::*;
 use crate::check::check;
-use crate::harness::Runner;
 use kiln_ir::DType;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_kernels::contraction::tensor_cores;
 use kiln_kernels::{Target, Tiling, candidates};
+use kiln_testkit::Runner;
 
 /// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
 /// parts.

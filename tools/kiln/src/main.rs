@@ -1,7 +1,7 @@
 //! The `kiln` command: compile a checkpoint into a bundle, run it, and look inside.
 
 mod cmd;
-mod model;
+use kiln_models as model;
 mod size;
 
 use anyhow::Result;

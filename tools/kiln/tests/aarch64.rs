@@ -6,9 +6,6 @@
 //! `an_emoji_agrees` is the shipped model whole.
 
 mod harness;
-#[allow(dead_code)]
-#[path = "../src/model.rs"]
-mod model;
 
 use harness::{arg, emoji, kiln_ok, npy, psnr, relative_l2, scratch};
 use kiln_compiler::device::DeviceProfile;
@@ -18,7 +15,7 @@ use kiln_compiler::weights::{self, StoredType, TensorInfo, TensorSource};
 use kiln_compiler::{Model, emit, plan_model};
 use kiln_graphs::config;
 use kiln_ir::{DType, NodeKind};
-use model::{ConfiguredModel, MERGES};
+use kiln_models::{ConfiguredModel, MERGES};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

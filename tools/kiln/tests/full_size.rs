@@ -7,9 +7,6 @@
 
 mod harness;
 #[allow(dead_code, reason = "the command's")]
-#[path = "../src/model.rs"]
-mod model;
-
 use anyhow::Context;
 use harness::{arg, kiln_ok, npy, relative_l2, scratch, sd21};
 use kiln_compiler::device::DeviceProfile;
@@ -92,7 +89,7 @@ impl TensorSource for Synthetic {
 
 /// What `kiln compile --precision` makes of the checkpoint for this machine.
 fn compile(weights: &Synthetic, precision: &str, budget_bytes: u64) -> PathBuf {
-    let model = model::find("sd21-base").expect("it is known");
+    let model = kiln_models::find("sd21-base").expect("it is known");
     let devices: serde_json::Value =
         serde_json::from_str(&kiln_ok(&["devices", "--json"])).expect("JSON");
     let profile = devices[0]["profile"].as_str().expect("a device with a profile");
@@ -110,7 +107,7 @@ fn compile(weights: &Synthetic, precision: &str, budget_bytes: u64) -> PathBuf {
     let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch: None };
     let planned = plan_model(&model, &name, precision, &request).expect("it fits");
     let path = scratch("full_size").join(format!("sd21-{precision}.kiln"));
-    emit::emit(&planned, weights, model::MERGES, &path, &mut |_| {}).expect("written");
+    emit::emit(&planned, weights, kiln_models::MERGES, &path, &mut |_| {}).expect("written");
     path
 }
 

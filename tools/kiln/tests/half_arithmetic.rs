@@ -4,11 +4,6 @@
 //! the tests of the kernels put in place of half arithmetic, which rounds as it does.
 
 mod harness;
-#[allow(dead_code)]
-#[path = "../src/model.rs"]
-mod model;
-#[path = "../../../kernels-templates/tests/harness/half.rs"]
-mod way;
 
 use harness::{arg, emoji, kiln, kiln_ok, npy, relative_l2, scratch};
 use kiln_bundle::plan::HALF_EXTENSION;
@@ -19,8 +14,8 @@ use kiln_compiler::storage::Storage;
 use kiln_compiler::{emit, plan_model, weights};
 use kiln_runtime::device;
 use kiln_runtime::probe::{Argument, Launch, Probe};
+use kiln_testkit::half::{TRIAL, Way};
 use std::path::{Path, PathBuf};
-use way::{TRIAL, Way};
 
 /// How this machine's device builds half arithmetic.
 fn way() -> Way {
@@ -45,7 +40,7 @@ fn planned() -> Planned {
     let (budget_bytes, guidance_batch) = (1 << 30, None);
     let storage = Storage::FP16;
     let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch };
-    let model = model::find("emoji-256").expect("it ships");
+    let model = kiln_models::find("emoji-256").expect("it ships");
     plan_model(&model, &name, "fp16", &request).expect("it fits")
 }
 
@@ -53,7 +48,8 @@ fn write(planned: &Planned, name: &str) -> PathBuf {
     let path = scratch("half").join(name);
     let source = weights::open(&harness::root().join("models/emoji-256.safetensors.zst"));
     let source = source.expect("it ships");
-    emit::emit(planned, source.as_ref(), model::MERGES, &path, &mut |_| {}).expect("it is written");
+    emit::emit(planned, source.as_ref(), kiln_models::MERGES, &path, &mut |_| {})
+        .expect("it is written");
     path
 }
 

@@ -24,13 +24,14 @@ fn dependencies(package: &str, depth: u32) -> BTreeSet<String> {
 
 #[test]
 fn our_crates_import_only_what_they_may() {
-    let table: [(&str, &[&str]); 7] = [
+    let table: [(&str, &[&str]); 8] = [
         ("kiln-bundle", &[]),
         ("kiln-ir", &[]),
         ("kiln-graphs", &["kiln-ir"]),
         ("kiln-kernels", &["kiln-ir"]),
         ("kiln-compiler", &["kiln-ir", "kiln-kernels", "kiln-bundle"]),
         ("kiln-runtime", &["kiln-bundle"]),
+        ("kiln-testkit", &["kiln-ir", "kiln-kernels"]),
         (
             "kiln",
             &[
@@ -40,6 +41,7 @@ fn our_crates_import_only_what_they_may() {
                 "kiln-compiler",
                 "kiln-bundle",
                 "kiln-runtime",
+                "kiln-testkit",
             ],
         ),
     ];

@@ -12,15 +12,6 @@
 //! KILN_EVERY=1 cargo test --release -p kiln --test mali -- --nocapture
 //! ```
 
-#[path = "../../../kernels-templates/tests/harness/half.rs"]
-mod half_arithmetic;
-
-#[allow(dead_code)]
-#[path = "../src/model.rs"]
-mod model;
-
-use half::f16;
-use half_arithmetic::{TRIAL, Way};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::lower::{LoweringCache, Work, lower_model};
 use kiln_compiler::request::PlanRequest;
@@ -35,6 +26,8 @@ use kiln_kernels::contraction::mobile::mean_error;
 use kiln_kernels::{Lowering, Operand, Packing};
 use kiln_runtime::device;
 use kiln_runtime::probe::{Argument, Launch, Probe};
+use kiln_testkit::half::{TRIAL, Way};
+use kiln_testkit::{decode, stored};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
@@ -79,7 +72,7 @@ impl Problem {
 /// The distinct problems of sd21-base for Mali, in a fixed order, and how many products are added as
 /// halves.
 fn problems(half_arithmetic: bool) -> (Vec<Problem>, u32) {
-    let model = model::find("sd21-base").expect("it is known");
+    let model = kiln_models::find("sd21-base").expect("it is known");
     let (_, mut profile) = DeviceProfile::load("mali-g78").expect("it ships");
     // Whole launches, of which this test chooses its own parts.
     profile.rates.max_dispatch_ms = 0;
@@ -123,17 +116,8 @@ fn problems(half_arithmetic: bool) -> (Vec<Problem>, u32) {
 
 /// Values spread evenly over `[-spread, spread)`, rounded to the storage type.
 fn random(seed: u64, ty: &TensorType, spread: f32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let values = (0..ty.elem_count()).map(|_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * spread
-    });
-    match ty.dtype {
-        DType::F16 => values.map(|v| f16::from_f32(v).to_f32()).collect(),
-        _ => values.collect(),
-    }
+    let values = kiln_testkit::random(seed, ty.elem_count()).into_iter();
+    stored(ty.dtype, &values.map(|v| v * spread).collect::<Vec<_>>())
 }
 
 /// Inputs on which sums are about 1.
@@ -295,11 +279,7 @@ fn run(device: &Device, problem: &Problem, inputs: &[Tensor], sample: Option<&Sa
     device.probe.run(&launches, &mut buffers).unwrap_or_else(|e| panic!("{}: {e}", problem.name()));
     let (bytes, guard) = buffers[0].split_at(len);
     assert!(guard.iter().all(|b| *b == UNWRITTEN), "{} writes behind", problem.name());
-    let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
-    match problem.output.dtype {
-        DType::F16 => bytes.chunks_exact(2).map(half).collect(),
-        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
+    decode(problem.output.dtype, bytes)
 }
 
 /// Some rows of a tensor seen as a matrix.

@@ -1,9 +1,5 @@
 //! Plans for a phone: no launch is too long, no allocation too large, whatever the model.
 
-#[allow(dead_code)]
-#[path = "../src/model.rs"]
-mod model;
-
 use kiln_bundle::plan::{Dispatch, Plan, Step};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan_model;
@@ -17,7 +13,7 @@ fn mali() -> DeviceProfile {
 fn plan(name: &str, profile: &DeviceProfile, budget_bytes: u64) -> anyhow::Result<Plan> {
     let storage = Storage::FP16;
     let request = PlanRequest { profile, storage, budget_bytes, guidance_batch: None };
-    Ok(plan_model(&model::find(name)?, "mali-g78", "fp16", &request)?.plan)
+    Ok(plan_model(&kiln_models::find(name)?, "mali-g78", "fp16", &request)?.plan)
 }
 
 fn dispatches(plan: &Plan) -> Vec<&Dispatch> {

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use kiln_ir::{DType, Tensor, TensorType};
-use kiln_kernels::packing::encode;
 use kiln_kernels::{Lowering, Packing, Problem};
 use kiln_runtime::probe::{Argument, Launch, Prepared, Probe};
+use kiln_testkit::{decode, random, stored};
 
 use super::median;
 
@@ -50,8 +50,8 @@ pub fn inputs(problem: &Problem) -> Vec<Vec<f32>> {
             true => (3.0 / input.ty.shape[1..].iter().product::<usize>() as f32).sqrt(),
             false => 1.0,
         };
-        let values = random(index as u64 + 1, input.ty.elem_count(), spread);
-        stored(input.ty.dtype, values)
+        let values = random(index as u64 + 1, input.ty.elem_count());
+        stored(input.ty.dtype, &values.iter().map(|v| v * spread).collect::<Vec<_>>())
     };
     problem.inputs.iter().enumerate().map(values).collect()
 }
@@ -243,35 +243,6 @@ pub fn prepare(
     };
     let launches = lowering.launches.iter().map(launch).collect();
     (launches, buffers)
-}
-
-/// Numbers of bytes in a storage type.
-pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
-    match dtype {
-        DType::F16 => bytes.chunks_exact(2).map(half).collect(),
-        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    }
-}
-
-/// `values` rounded to a storage type.
-pub fn stored(dtype: DType, values: Vec<f32>) -> Vec<f32> {
-    match dtype {
-        DType::F16 => decode(dtype, &encode(dtype, values.into_iter())),
-        _ => values,
-    }
-}
-
-/// `count` values spread evenly over `[-spread, spread)`, the same on every machine.
-pub fn random(seed: u64, count: usize, spread: f32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * spread
-    };
-    (0..count).map(|_| next()).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use super::cases::{Case, cases};
 use super::report::{Line, Outcome};
-use crate::cmd::bench::timing::{OUTPUT, UNWRITTEN, decode, prepare, random, stored};
+use crate::cmd::bench::timing::{OUTPUT, UNWRITTEN, prepare};
+use kiln_testkit::{decode, random, stored};
 
 /// Tests device `index` and tells each step to `tell`.
 ///
@@ -64,8 +65,9 @@ fn test(
     let output = case.op.infer(&types)?;
     let values: Vec<Vec<f32>> = (1..)
         .zip(&case.inputs)
-        .map(|(seed, input)| random(seed, input.shape.iter().product(), input.spread))
-        .map(|values| stored(storage, values))
+        .map(|(seed, input)| (random(seed, input.shape.iter().product()), input.spread))
+        .map(|(values, spread)| values.iter().map(|v| v * spread).collect::<Vec<_>>())
+        .map(|values| stored(storage, &values))
         .collect();
     let problem = Problem {
         op: &case.op,

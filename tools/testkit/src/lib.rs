@@ -3,13 +3,10 @@
 //! The device is the first one, or number `KILN_TEST_DEVICE` over all platforms. A machine
 //! without a device fails. Scratch memory and outputs start as NaN, so that an element that is
 //! read before it is written, or never written, shows.
-#![allow(dead_code)] // each test binary uses its part
-
 pub mod half;
 mod values;
 
-use values::decode;
-pub use values::{Tolerance, compare, random, stored};
+pub use values::{Tolerance, compare, decode, random, stored};
 
 use kiln_ir::{DType, Op, Tensor, TensorType};
 use kiln_kernels::{Argument, DeviceClass, Launch, Lowering, Operand, Packing, Problem, Target};

@@ -1,13 +1,11 @@
 //! Kernels with half arithmetic on devices with and without it.
-#![allow(dead_code)] // each test binary uses its part
-
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::{Launch, Operand, Problem, Target, candidates};
 
 /// The part of a kernel that is written anew where it does not build, as it ships.
-const SECTION: &str = include_str!("../../half.cl.tera");
+const SECTION: &str = kiln_kernels::contraction::mobile::HALF_ARITHMETIC;
 const BEGIN: &str = "/* Half arithmetic. */";
 const END: &str = "/* End of half arithmetic. */";
 

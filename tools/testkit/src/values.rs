@@ -4,7 +4,7 @@ use kiln_ir::DType;
 use kiln_kernels::packing::encode;
 
 /// The values of an array as a device stores it.
-pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     match dtype {
         DType::F16 => bytes
             .chunks_exact(2)
