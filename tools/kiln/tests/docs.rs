@@ -79,6 +79,31 @@ fn every_link_leads_somewhere() {
     }
 }
 
+/// `a/{b,c}.rs` as `a/b.rs` and `a/c.rs`.
+fn expand(path: &str) -> Vec<String> {
+    let parts = path.split_once('{').and_then(|(head, rest)| Some((head, rest.split_once('}')?)));
+    let Some((head, (names, tail))) = parts else { return vec![path.to_string()] };
+    names.split(',').map(|name| format!("{head}{name}{tail}")).collect()
+}
+
+#[test]
+fn every_quoted_file_exists() {
+    let folders = ["compiler", "docs", "graphs", "kernels-templates", "models", "runtime", "tools"];
+    let is_file = |code: &&String| {
+        let (folder, rest) = code.split_once('/').unwrap_or_default();
+        folders.contains(&folder) && !rest.contains([' ', '*', '$'])
+    };
+    let mut count = 0;
+    for page in pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let (_, code) = split_code(&read(page));
+        for path in code.iter().filter(is_file).flat_map(|path| expand(path)) {
+            assert!(root().join(&path).exists(), "{}: no {path}", page.display());
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} files");
+}
+
 #[test]
 fn pages_and_lines_are_short() {
     for (page, most) in [("README.md", 90), ("ARCHITECTURE.md", 150)] {
