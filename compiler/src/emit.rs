@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use kiln_bundle::format::{BundleWriter, sealed_row};
-use kiln_bundle::plan::{Plan, Step};
+use kiln_bundle::plan::{BlockKind, Plan, Step};
 use kiln_ir::{DType, NodeKind, WeightExpr};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -67,7 +67,8 @@ impl Emitter<'_> {
         let planned = self.planned;
         let network = &planned.networks[index];
         let drafts = planned.blocks.drafts.iter().enumerate().filter(|(_, d)| d.network == index);
-        let (small, large): (Vec<_>, Vec<_>) = drafts.partition(|(_, d)| d.small);
+        let (small, large): (Vec<_>, Vec<_>) =
+            drafts.partition(|(_, d)| d.kind == BlockKind::Constants);
         let mut small: Vec<(usize, Vec<u8>)> =
             small.iter().map(|(b, d)| (*b, vec![0; d.len_bytes as usize])).collect();
         for op in 0..network.ops.len() {

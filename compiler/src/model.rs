@@ -1,7 +1,7 @@
 //! A model as the compiler is given it: graphs, one a part, and numbers.
 
 use anyhow::Result;
-use kiln_bundle::plan::{Manifest, Phase};
+use kiln_bundle::plan::{Manifest, Role};
 use kiln_ir::Graph;
 
 /// Branches of classifier-free guidance: the negative and the positive prompt.
@@ -27,28 +27,13 @@ pub trait Model {
     fn manifest(&self) -> Manifest;
 }
 
-/// A part of a model. The U-Net becomes several networks, every other part one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Part {
-    /// Image to latent.
-    Encoder,
-    /// Tokens to embedding.
-    TextEncoder,
-    /// Latent, timestep and embedding to noise.
-    Unet,
-    /// Latent to image.
-    Decoder,
-}
-
 /// A network before anything is lowered.
 #[derive(Clone)]
 pub struct NetworkGraph {
     /// Name in the plan.
     pub name: String,
-    /// The part of the model that it computes, or computes a share of.
-    pub part: Part,
-    /// When it runs.
-    pub phase: Phase,
+    /// What the network is for. The U-Net is [`Role::Denoiser`] until it is split.
+    pub role: Role,
     /// What it computes.
     pub graph: Graph,
 }
@@ -56,18 +41,15 @@ pub struct NetworkGraph {
 /// The parts of a model as networks, in execution order. `batch` is the number of rows of the
 /// U-Net.
 pub fn parts(model: &dyn Model, batch: usize) -> Result<Vec<NetworkGraph>> {
-    let network = |name: &str, part, phase, graph| {
-        let name = name.to_string();
-        NetworkGraph { name, part, phase, graph }
-    };
+    let network = |name: &str, role, graph| NetworkGraph { name: name.to_string(), role, graph };
     let encoder = model.encoder()?;
-    let encoder = encoder.map(|graph| network("encoder", Part::Encoder, Phase::Prompt, graph));
+    let encoder = encoder.map(|graph| network("encoder", Role::ImageEncoder, graph));
     let text_encoder = model.text_encoder(GUIDANCE_BRANCHES)?;
     let mut parts: Vec<NetworkGraph> = encoder.into_iter().collect();
     parts.extend([
-        network("text_encoder", Part::TextEncoder, Phase::Prompt, text_encoder),
-        network("unet", Part::Unet, Phase::Step, model.unet(batch)?),
-        network("decoder", Part::Decoder, Phase::Picture, model.decoder()?),
+        network("text_encoder", Role::TextEncoder, text_encoder),
+        network("unet", Role::Denoiser, model.unet(batch)?),
+        network("decoder", Role::Decoder, model.decoder()?),
     ]);
     Ok(parts)
 }

@@ -1,6 +1,6 @@
 //! Strategies: the ways to spend a budget that the planner tries.
 
-use kiln_bundle::plan::Phase;
+use kiln_bundle::plan::Role;
 use kiln_ir::DType;
 use std::fmt;
 
@@ -77,8 +77,8 @@ pub struct Selection {
 impl Strategy {
     /// How variants of a network are chosen. Only the repeated network has reads that hide behind
     /// the arithmetic of a pass before: the others pay the full price, or the prohibitive one.
-    pub fn selection(&self, phase: Phase) -> Selection {
-        let own_price = phase == Phase::Step || self.read_price == ReadPrice::PROHIBITIVE;
+    pub fn selection(&self, role: Role) -> Selection {
+        let own_price = role == Role::Denoiser || self.read_price == ReadPrice::PROHIBITIVE;
         Selection {
             scratch: self.scratch,
             max_weight_bytes: self.max_block_bytes,

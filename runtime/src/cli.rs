@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kiln_bundle::BundleFile;
 
@@ -151,7 +152,8 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     };
     let device = args.device.clone();
     let options = SessionOptions { device, executor, ..SessionOptions::default() };
-    let mut session = Session::open_with(&args.bundle, &options, &mut |done, kernels| {
+    let bundle = Arc::new(BundleFile::open(&args.bundle)?);
+    let mut session = Session::load(bundle, &options, &mut |done, kernels| {
         bar.show("compiling kernels", done, kernels);
     })?;
     interrupt::begin();

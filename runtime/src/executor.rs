@@ -34,7 +34,7 @@ use crate::memory::{Allocations, DeviceMemory};
 use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
 use crate::reading::WeightReads;
 use crate::recording::{Parts, Recordings};
-use crate::weights::{Run, Stream, Weights};
+use crate::stream::{Run, Stream, Weights};
 
 const LAUNCH: &str = "clEnqueueNDRangeKernel";
 

@@ -1,7 +1,7 @@
 //! The OpenCL runtime: walks a compiled plan on a device inside the memory it was promised.
 //!
 //! [`session`] is the entry: it opens a bundle and makes pictures or evaluates single networks.
-//! Under it, [`executor`] walks a network's steps, [`weights`] streams blocks into slots on a
+//! Under it, [`executor`] walks a network's steps, [`stream`] reads blocks into slots on a
 //! thread of its own, [`reading`] reads them past the page cache, [`memory`] holds every device allocation, [`binding`] resolves arguments,
 //! [`program`] builds kernels and [`device`] finds devices. [`pipeline`] is what surrounds the
 //! networks, and [`cli`] the command. [`probe`] runs single kernels, for self-tests of devices.
@@ -28,8 +28,8 @@ pub mod reading;
 mod recording;
 pub mod report;
 pub mod session;
+pub mod stream;
 pub mod tensor;
-pub mod weights;
 
 pub use error::RuntimeError;
 pub use session::{

@@ -9,7 +9,7 @@ use crate::executor::LaunchTime;
 use crate::memory::Allocations;
 use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
-use crate::weights::StreamStats;
+use crate::stream::StreamStats;
 
 /// The plan's memory, part by part.
 #[derive(Clone, PartialEq, Debug, Serialize)]

@@ -1,15 +1,15 @@
-//! A bundle on a device: makes pictures, or evaluates one network.
+//! A bundle on a device: makes images, or evaluates one network.
 //!
-//! Owns what the plan's networks and ports mean, by their names: `text_encoder`, `unet_prompt`,
-//! `unet_time`, `unet` and `decoder`. The two in the middle may be absent: then the U-Net takes
-//! `context` and `timestep` itself. `encoder` is there if the bundle was made to have it.
+//! The plan says what each network is for, where each input comes from and which resident weights
+//! each network reads and overwrites. The session runs the networks in the order that the sampler
+//! needs, and writes the values that are the host's.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_bundle::BundleFile;
-use kiln_bundle::plan::{Network, Plan};
+use kiln_bundle::plan::{Feed, Input, Network, Plan, Slice, Source};
 
 use crate::device::{self, DeviceFacts};
 use crate::error::RuntimeError;
@@ -18,12 +18,11 @@ use crate::memory::Allocations;
 use crate::pipeline::tokenizer::Tokenizer;
 use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
+use crate::stream::{Stream, StreamStats};
 use crate::tensor::{self, port_bytes, port_elems};
-use crate::weights::Stream;
 
 mod eval;
 mod generate;
-mod links;
 mod measure;
 mod prepare;
 mod residency;
@@ -33,7 +32,6 @@ pub use crate::executor::{Canceller, ExecutorOptions};
 pub use generate::{DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
 
-use links::{Link, Source};
 use residency::Residents;
 
 /// How a bundle is opened.
@@ -41,9 +39,9 @@ use residency::Residents;
 pub struct SessionOptions {
     /// `auto`, an index, or part of a name; see [`device::select`].
     pub device: String,
-    /// Most memory that the plan may promise to take; `None` leaves that to the plan.
+    /// Largest planned peak that is accepted; `None` accepts any plan.
     pub budget_bytes: Option<u64>,
-    /// How it is loaded on the device.
+    /// How the plan is loaded on the device.
     pub executor: ExecutorOptions,
 }
 
@@ -60,84 +58,77 @@ pub struct Session {
     device: DeviceFacts,
     executor: Executor,
     tokenizer: Option<Tokenizer>,
-    links: Vec<Vec<Link>>,
     residents: Residents,
     host: HostBuffers,
     load_seconds: f64,
 }
 
-/// What passes between the device and the rest, allocated once.
+/// Values on their way to and from the device, allocated once.
 #[derive(Default)]
 struct HostBuffers {
     /// A port's bytes.
     bytes: Vec<u8>,
     /// A port's numbers.
     values: Vec<f32>,
-    /// Latents, NCHW.
+    /// The latent, NCHW.
     latent: Vec<f32>,
-    /// What the U-Net reads, NCHW.
-    input: Vec<f32>,
-    /// The U-Net's outputs for the unconditional and the conditional branch, NCHW.
+    /// The latent scaled as the denoiser reads it, NCHW.
+    scaled_latent: Vec<f32>,
+    /// The latent of the image that the last step predicts, NCHW.
+    preview: Vec<f32>,
+    /// The denoiser's outputs for the unconditional and the conditional branch, NCHW.
     branches: [Vec<f32>; 2],
 }
 
 impl HostBuffers {
     fn of(plan: &Plan) -> HostBuffers {
-        let ports = || plan.networks.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs));
+        let inputs = || plan.networks.iter().flat_map(|n| &n.inputs).map(|input| &input.port);
+        let ports = || inputs().chain(plan.networks.iter().flat_map(|n| &n.outputs));
         let latent = || vec![0.0; latent_elems(plan)];
         HostBuffers {
             bytes: Vec::with_capacity(ports().map(port_bytes).max().unwrap_or(0) as usize),
             values: Vec::with_capacity(ports().map(port_elems).max().unwrap_or(0)),
             latent: latent(),
-            input: latent(),
+            scaled_latent: latent(),
+            preview: latent(),
             branches: [latent(), latent()],
         }
     }
 }
 
-/// Elements of the latents of one picture.
+/// Elements of the latent of one image.
 fn latent_elems(plan: &Plan) -> usize {
     let manifest = &plan.manifest;
     manifest.latent_channels as usize * (manifest.latent_px as usize).pow(2)
 }
 
-/// What the host has for the inputs of a network.
+/// The values of the host's feeds in one run of a network, and the slices that the run takes.
 #[derive(Clone, Copy, Default)]
-struct Feed<'a> {
-    /// Tokens of all rows.
+struct HostInputs<'a> {
+    /// [`Feed::Tokens`].
     tokens: &'a [i32],
-    /// One picture's latents, NCHW.
+    /// [`Feed::Latent`], NCHW.
     latent: &'a [f32],
-    /// A picture, channels last.
+    /// [`Feed::Image`], channels last.
     image: &'a [f32],
-    /// Timesteps, of which the last is repeated where there is room for more.
+    /// [`Feed::Timestep`].
     timesteps: &'a [f32],
-    /// Row of the table of timesteps.
+    /// Row of [`Slice::TimestepRow`].
     row: u64,
-    /// Branch of guidance: 0 unconditional, 1 conditional.
+    /// Row of [`Slice::GuidanceBranch`]: 0 unconditional, 1 conditional.
     branch: u64,
 }
 
 impl Session {
-    /// Opens a bundle and loads it on a device: from here on nothing is allocated there.
-    ///
-    /// Errors: [`RuntimeError`]; the device may be absent, too small, or refuse the kernels.
+    /// Opens a bundle file and [loads](Self::load) it without reports of progress.
     pub fn open(path: &Path, options: &SessionOptions) -> Result<Session, RuntimeError> {
-        Session::open_with(path, options, &mut |_, _| {})
+        Session::load(Arc::new(BundleFile::open(path)?), options, &mut |_, _| {})
     }
 
-    /// As [`open`](Self::open). `progress` hears how many kernels are built, and of how many.
-    pub fn open_with(
-        path: &Path,
-        options: &SessionOptions,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<Session, RuntimeError> {
-        Session::load(Arc::new(BundleFile::open(path)?), options, progress)
-    }
-
-    /// As [`open_with`](Self::open_with), for a bundle that is open.
+    /// Loads an open bundle on a device. Nothing is allocated there afterwards.
     ///
-    /// Errors: also `Budget`.
+    /// `progress` hears how many kernels are built, and of how many.
+    /// Errors: `Budget`; the device may be absent, too small, or refuse the kernels.
     pub fn load(
         bundle: Arc<BundleFile>,
         options: &SessionOptions,
@@ -148,7 +139,6 @@ impl Session {
         if let Some(budget_bytes) = options.budget_bytes.filter(|&bytes| bytes < peak_bytes) {
             return Err(RuntimeError::Budget { peak_bytes, budget_bytes });
         }
-        let links = links::resolve(bundle.plan())?;
         let device = device::select(&options.device)?;
         device.meets(bundle.plan())?;
         let tokenizer = match bundle.tokenizer() {
@@ -159,7 +149,7 @@ impl Session {
         let residents = Residents::of(bundle.plan());
         let host = HostBuffers::of(bundle.plan());
         let load_seconds = started.elapsed().as_secs_f64();
-        Ok(Session { bundle, device, executor, tokenizer, links, residents, host, load_seconds })
+        Ok(Session { bundle, device, executor, tokenizer, residents, host, load_seconds })
     }
 
     /// The plan.
@@ -182,18 +172,18 @@ impl Session {
         self.executor.weight_reads()
     }
 
-    /// What is allocated on the device.
+    /// The device's allocations.
     pub fn allocations(&self) -> Allocations {
         self.executor.allocations()
     }
 
-    /// What stops a picture or an evaluation of this session.
+    /// A handle that stops an image or an evaluation of this session from any thread.
     pub fn canceller(&self) -> Canceller {
         self.executor.canceller().clone()
     }
 
-    /// Gives the device's memory and the large host buffers back. The next picture allocates
-    /// them again, as loading did, and reads what it needs from the bundle; kernels stay.
+    /// Gives the device's memory and the large host buffers back; kernels stay. The next image
+    /// allocates the same again and reads its weights from the bundle.
     pub fn trim(&mut self) -> Result<(), RuntimeError> {
         self.residents.forget();
         (self.host.bytes, self.host.values) = (Vec::new(), Vec::new());
@@ -210,23 +200,15 @@ impl Session {
         self.executor.recorded_launches(network)
     }
 
-    fn network(&self, name: &str) -> Result<usize, RuntimeError> {
-        let networks = &self.plan().networks;
-        networks.iter().position(|network| network.name == name).ok_or_else(|| {
-            let names: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
-            RuntimeError::Input(format!("no network {name:?}; there are: {}", names.join(", ")))
-        })
-    }
-
-    /// Runs `body` with a stream for the sequence of networks; after an error nothing is taken
-    /// to be in the arena.
+    /// Runs `body` with a stream for the sequence of networks. After an error no resident block is
+    /// known to be in the arena.
     fn with_stream<T>(
         &mut self,
         sequence: &[usize],
         body: impl FnOnce(&mut Session, &mut Stream) -> Result<T, RuntimeError>,
-    ) -> Result<(T, crate::weights::StreamStats), RuntimeError> {
+    ) -> Result<(T, StreamStats), RuntimeError> {
         self.executor.canceller().clear();
-        let runs = self.residents.schedule(sequence);
+        let runs = self.residents.schedule(self.bundle.plan(), sequence);
         let run = |session: &mut Session| {
             let mut stream = session.executor.start_stream(runs)?;
             let answer = body(session, &mut stream)?;
@@ -246,84 +228,76 @@ impl Session {
     fn run(
         &mut self,
         network: usize,
-        feed: Feed<'_>,
+        values: HostInputs<'_>,
         stream: &mut Stream,
     ) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let entry = &bundle.plan().networks[network];
-        for input in 0..entry.inputs.len() {
-            self.transfer(entry, network, input, feed)?;
-        }
+        entry.inputs.iter().try_for_each(|input| self.provide(entry, input, values))?;
         self.executor.run(network, stream)
     }
 
-    fn transfer(
+    /// Writes an input, or copies it from its source.
+    fn provide(
         &mut self,
         entry: &Network,
-        network: usize,
-        input: usize,
-        feed: Feed<'_>,
+        input: &Input,
+        values: HostInputs<'_>,
     ) -> Result<(), RuntimeError> {
-        let port = &entry.inputs[input];
-        let to = |copy: u64, len_bytes: u64| (port.buffer, copy * len_bytes);
-        match self.links[network][input].source {
-            Source::Shared => Ok(()),
-            Source::Whole { from, len_bytes } => self.executor.copy((from, 0), to(0, 0), len_bytes),
-            Source::Half { from, len_bytes } => {
-                self.executor.copy((from, feed.branch * len_bytes), to(0, 0), len_bytes)
-            }
-            Source::Row { from, row_bytes, copies } => (0..copies).try_for_each(|copy| {
-                self.executor.copy((from, feed.row * row_bytes), to(copy, row_bytes), row_bytes)
-            }),
-            Source::Host => self.write_input(entry, input, feed),
-        }
+        let port = &input.port;
+        let (network, output, slice) = match input.source {
+            Source::Host(feed) => return self.write_feed(entry, input, feed, values),
+            Source::Output { network, output, slice } => (network, output, slice),
+        };
+        let (offset_bytes, len_bytes, copies) = match slice {
+            Slice::InPlace => return Ok(()),
+            Slice::Whole => (0, port_bytes(port), 1),
+            Slice::GuidanceBranch => (values.branch * port_bytes(port), port_bytes(port), 1),
+            Slice::TimestepRow { row_bytes, copies } => (values.row * row_bytes, row_bytes, copies),
+        };
+        let from = &self.bundle.plan().networks[network.index()].outputs[output as usize];
+        (0..u64::from(copies)).try_for_each(|copy| {
+            let to = (port.buffer, copy * len_bytes);
+            self.executor.copy((from.buffer, offset_bytes), to, len_bytes)
+        })
     }
 
-    fn write_input(
+    fn write_feed(
         &mut self,
         entry: &Network,
-        input: usize,
-        feed: Feed<'_>,
+        input: &Input,
+        feed: Feed,
+        values: HostInputs<'_>,
     ) -> Result<(), RuntimeError> {
-        let port = &entry.inputs[input];
+        let port = &input.port;
         let elems = port_elems(port);
         let channels = self.bundle.plan().manifest.latent_channels as usize;
         let bytes = &mut self.host.bytes;
-        let misfit = |found: usize| {
-            let (name, network) = (&port.name, &entry.name);
-            let message = format!("input {name:?} of {network} takes {elems} values, not {found}");
-            Err(RuntimeError::Plan(message))
-        };
-        match port.name.as_str() {
-            "tokens" if elems == feed.tokens.len() => {
-                tensor::encode_i32(port, feed.tokens.iter().copied(), bytes)?;
-            }
-            "tokens" => return misfit(feed.tokens.len()),
-            "latent" if !feed.latent.is_empty() && elems.is_multiple_of(feed.latent.len()) => {
-                let rows = tensor::to_channels_last(feed.latent, channels).cycle();
+        match feed {
+            Feed::Tokens => tensor::encode_i32(port, values.tokens.iter().copied(), bytes)?,
+            Feed::Latent => {
+                let rows = tensor::to_channels_last(values.latent, channels).cycle();
                 tensor::encode(port, rows.take(elems), bytes)?;
             }
-            "latent" => return misfit(feed.latent.len()),
-            "image" if elems == feed.image.len() => {
-                tensor::encode(port, feed.image.iter().copied(), bytes)?;
+            Feed::Image => tensor::encode(port, values.image.iter().copied(), bytes)?,
+            Feed::Timestep => {
+                let given = values.timesteps;
+                let missing = elems.saturating_sub(given.len());
+                let repeated = given.last().into_iter().cycle().take(missing);
+                tensor::encode(port, given.iter().chain(repeated).copied(), bytes)?;
             }
-            "image" => return misfit(feed.image.len()),
-            "timestep" if !feed.timesteps.is_empty() && elems >= feed.timesteps.len() => {
-                let last = feed.timesteps[feed.timesteps.len() - 1];
-                let padded = feed.timesteps.iter().copied().chain(std::iter::repeat(last));
-                tensor::encode(port, padded.take(elems), bytes)?;
-            }
-            "timestep" => return misfit(feed.timesteps.len()),
-            name => {
-                let network = &entry.name;
-                let message = format!("nothing gives {network} its input {name:?}");
-                return Err(RuntimeError::Plan(message));
-            }
+        }
+        let (len_bytes, found_bytes) = (port_bytes(port), bytes.len());
+        if found_bytes as u64 != len_bytes {
+            let (name, network) = (&port.name, &entry.name);
+            let message =
+                format!("input {name:?} of {network} takes {len_bytes} bytes, not {found_bytes}");
+            return Err(RuntimeError::Plan(message));
         }
         self.executor.write_port(port, &self.host.bytes)
     }
 
-    /// Reads an output's numbers into `self.host.values`, as they lie on the device.
+    /// Reads an output's numbers into `self.host.values`, in the device's layout.
     fn read_output(&mut self, network: usize, output: usize) -> Result<(), RuntimeError> {
         let port = &self.bundle.plan().networks[network].outputs[output];
         self.host.bytes.clear();

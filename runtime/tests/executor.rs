@@ -9,7 +9,7 @@ use kiln_bundle::BundleFile;
 use kiln_bundle::plan::{BlockId, Plan, Port};
 use kiln_runtime::device;
 use kiln_runtime::executor::{Executor, ExecutorOptions};
-use kiln_runtime::weights::Run;
+use kiln_runtime::stream::Run;
 use small::Small;
 
 fn load(path: &Path, profiling: bool) -> Executor {
@@ -24,7 +24,7 @@ fn load_with(path: &Path, options: &ExecutorOptions) -> Executor {
 
 fn ports(executor: &Executor, network: usize) -> (Vec<Port>, Vec<Port>) {
     let network = &executor.plan().networks[network];
-    (network.inputs.clone(), network.outputs.clone())
+    (network.inputs.iter().map(|input| input.port.clone()).collect(), network.outputs.clone())
 }
 
 fn bytes(values: &[f32]) -> Vec<u8> {

@@ -12,14 +12,17 @@ use kiln_bundle::{BundleFile, BundleWriter};
 use kiln_runtime::device;
 use kiln_runtime::executor::{Executor, ExecutorOptions};
 use kiln_runtime::report::MeasuredMemory;
-use kiln_runtime::weights::{Run, StreamStats};
+use kiln_runtime::stream::{Run, StreamStats};
 
 const BLOCK_BYTES: u64 = 4 << 20;
 const SLOTS: u32 = 3;
+/// Index of the network that streams.
+const UNET: usize = 1;
 /// Work-items of a launch, each of which reads a share of the block.
 const ITEMS: u64 = 512;
 
 const SOURCE: &str = "
+__kernel void end(__global const uint *x, __global uint *y) { y[get_global_id(0)] = x[0]; }
 __kernel void add_up(__global const uint *w, __global const uint *x, __global uint *y,
                      uint count, uint rounds) {
     size_t i = get_global_id(0), items = get_global_size(0);
@@ -41,44 +44,59 @@ fn write(path: &Path, blocks: u64, rounds: u32) {
         let bytes: Vec<u8> = words.flat_map(|index| word(block, index).to_le_bytes()).collect();
         let (offset_bytes, len_bytes, checksum) = writer.write_block(&bytes).unwrap();
         let name = format!("block {block}");
-        let residency = Residency::Streamed;
-        entries.push(Block { name, offset_bytes, len_bytes, checksum, residency });
+        let (kind, residency) = (BlockKind::Weights, Residency::Streamed);
+        entries.push(Block { name, kind, offset_bytes, len_bytes, checksum, residency });
     }
     let mut plan = kiln_bundle::testing::plan();
-    let instants = 3 * blocks as u32;
-    let buffer = |name: &str, at: u64| Buffer {
-        name: name.into(),
-        offset_bytes: at * 4096,
+    // The launches of the text encoder and the decoder stand before and after.
+    let last = 3 * blocks as u32 + 1;
+    let output = written_by(blocks as u32 - 1);
+    let buffer = |id: u32| Buffer {
+        name: format!("value {id}"),
+        kind: if [0, output].contains(&id) { BufferKind::Port } else { BufferKind::Activation },
+        offset_bytes: u64::from(id) * 4096,
         len_bytes: ITEMS * 4,
-        lower: 0,
-        upper: instants,
+        lower: id.min(1),
+        upper: last,
     };
-    plan.buffers = vec![buffer("even", 0), buffer("odd", 1)];
-    plan.blocks = entries;
-    plan.sources = vec![SOURCE.into()];
-    plan.kernels.truncate(1);
-    plan.kernels[0].entry = "add_up".into();
-    plan.requirements.base_align_bytes = 4096;
-    plan.requirements.max_alloc_bytes = BLOCK_BYTES;
-    plan.memory.arena_bytes = 8192;
-    plan.memory.arena_lower_bound_bytes = 2 * ITEMS * 4;
-    plan.memory.slot_bytes = vec![BLOCK_BYTES; SLOTS as usize];
-    plan.memory.staging_bytes = 0;
-    plan.memory.budget_bytes = 1 << 30;
     let port = |name: &str, buffer| Port {
         name: name.into(),
         buffer: BufferId(buffer),
         dtype: DType::I32,
         shape: vec![ITEMS as u32],
     };
-    plan.networks = vec![Network {
+    let ends = kiln_bundle::testing::ends(port("x", 0), 3, last, 4096);
+    plan.buffers = (0..3).map(buffer).chain(ends.buffers).collect();
+    plan.blocks = entries;
+    plan.sources = vec![SOURCE.into()];
+    for (kernel, entry) in plan.kernels.iter_mut().zip(["end", "add_up"]) {
+        (kernel.source, kernel.entry) = (0, entry.into());
+    }
+    plan.requirements.base_align_bytes = 4096;
+    plan.requirements.max_alloc_bytes = BLOCK_BYTES;
+    plan.memory.arena_bytes = 4 * 4096;
+    plan.memory.arena_lower_bound_bytes = 3 * ITEMS * 4;
+    plan.memory.slot_bytes = vec![BLOCK_BYTES; SLOTS as usize];
+    plan.memory.staging_bytes = 0;
+    plan.memory.budget_bytes = 1 << 30;
+    let (network, output_index, slice) = (NetworkId(0), 0, Slice::InPlace);
+    let source = Source::Output { network, output: output_index, slice };
+    let unet = Network {
         name: "unet".into(),
-        phase: Phase::Step,
-        inputs: vec![port("x", 0)],
-        outputs: vec![port("y", (blocks % 2) as u32)],
+        role: Role::Denoiser,
+        inputs: vec![Input { port: port("x", 0), source }],
+        outputs: vec![port("y", output)],
+        loads: vec![],
+        overwrites: vec![],
         steps: (0..blocks as u32).flat_map(|block| steps(block, rounds)).collect(),
-    }];
+    };
+    plan.networks = vec![ends.text_encoder, unet, ends.decoder];
     writer.finish(&plan, b"").unwrap();
+}
+
+/// Buffer of a launch's result: 1 or 2, in turn.
+fn written_by(block: u32) -> u32 {
+    1 + block % 2
 }
 
 fn steps(block: u32, rounds: u32) -> [Step; 3] {
@@ -91,11 +109,11 @@ fn steps(block: u32, rounds: u32) -> [Step; 3] {
     let id = BlockId(block);
     let dispatch = Dispatch {
         name: format!("add {block}"),
-        kernel: KernelId(0),
+        kernel: KernelId(1),
         args: vec![
             Arg::Weight { block: id, offset_bytes: 0, len_bytes: BLOCK_BYTES },
-            region(block % 2, Access::Read),
-            region((block + 1) % 2, Access::Write),
+            region(block.checked_sub(1).map_or(0, written_by), Access::Read),
+            region(written_by(block), Access::Write),
             Arg::U32((BLOCK_BYTES / 4 / ITEMS) as u32),
             Arg::U32(rounds),
         ],
@@ -124,13 +142,15 @@ fn expected(blocks: u64, rounds: u32, passes: u32) -> u32 {
 }
 
 fn run(executor: &mut Executor, passes: usize) -> (u32, StreamStats) {
-    let ports = executor.plan().networks[0].clone();
-    let runs = vec![Run { network: 0, residents: vec![] }; passes];
+    let ports = executor.plan().networks[UNET].clone();
+    let runs = vec![Run { network: UNET, residents: vec![] }; passes];
     let mut stream = executor.start_stream(runs).unwrap();
     let mut out = vec![0; ITEMS as usize * 4];
     for _ in 0..passes {
-        executor.write_port(&ports.inputs[0], &1u32.to_le_bytes().repeat(ITEMS as usize)).unwrap();
-        executor.run(0, &mut stream).unwrap();
+        executor
+            .write_port(&ports.inputs[0].port, &1u32.to_le_bytes().repeat(ITEMS as usize))
+            .unwrap();
+        executor.run(UNET, &mut stream).unwrap();
         executor.read_port(&ports.outputs[0], &mut out).unwrap();
     }
     let first = u32::from_le_bytes([out[0], out[1], out[2], out[3]]);

@@ -6,11 +6,11 @@
 //! crosses between networks is an output of the one and an input, of the same name, of the other.
 
 use anyhow::Result;
-use kiln_bundle::plan::Phase;
+use kiln_bundle::plan::Role;
 use kiln_ir::{Graph, NodeKind, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
-use crate::model::{NetworkGraph, Part, TIMESTEP_ROWS};
+use crate::model::{NetworkGraph, TIMESTEP_ROWS};
 
 /// The U-Net in three parts; the first two are `None` if nothing could be hoisted into them.
 pub struct Hoisted {
@@ -24,13 +24,17 @@ pub struct Hoisted {
 
 /// Splits the U-Net; leaves other networks as they are.
 pub fn run(network: &NetworkGraph) -> Result<Vec<NetworkGraph>> {
-    if network.part != Part::Unet {
+    if network.role != Role::Denoiser {
         return Ok(vec![network.clone()]);
     }
     let Hoisted { prompt, timestep, step } = hoist(&network.graph, TIMESTEP_ROWS)?;
-    let parts = [(Phase::Prompt, prompt), (Phase::Timesteps, timestep), (Phase::Step, Some(step))];
-    let network = |(phase, graph): (Phase, Option<Graph>)| {
-        graph.map(|graph| NetworkGraph { name: graph.name.clone(), part: Part::Unet, phase, graph })
+    let parts = [
+        (Role::PromptProjection, prompt),
+        (Role::TimestepProjection, timestep),
+        (Role::Denoiser, Some(step)),
+    ];
+    let network = |(role, graph): (Role, Option<Graph>)| {
+        graph.map(|graph| NetworkGraph { name: graph.name.clone(), role, graph })
     };
     Ok(parts.into_iter().filter_map(network).collect())
 }

@@ -24,8 +24,9 @@ use kiln_ir::{DType, Graph, ValueId, verify};
 use std::ops::RangeInclusive;
 
 use crate::device::DeviceProfile;
-use crate::model::{NetworkGraph, Part};
+use crate::model::NetworkGraph;
 use crate::strategy::Strategy;
+use kiln_bundle::plan::Role;
 
 /// A pass.
 pub struct Pass {
@@ -66,8 +67,8 @@ pub enum Run {
 
 /// What a graph is optimized for.
 pub struct Setting<'a> {
-    /// The part of the model that it is of.
-    pub part: Part,
+    /// What its network is for.
+    pub role: Role,
     /// The strategy.
     pub strategy: Strategy,
     /// The device.
@@ -103,7 +104,7 @@ fn stores_fp16(setting: &Setting) -> bool {
 
 /// The largest feature maps are those of the autoencoder.
 fn recomputes(setting: &Setting) -> bool {
-    setting.strategy.recompute && matches!(setting.part, Part::Encoder | Part::Decoder)
+    setting.strategy.recompute && matches!(setting.role, Role::ImageEncoder | Role::Decoder)
 }
 
 impl Pass {
@@ -156,8 +157,8 @@ pub fn run(
             networks = split.collect::<Result<Vec<_>>>()?.concat();
             continue;
         }
-        for NetworkGraph { part, graph, .. } in &mut networks {
-            pass.rewrite(graph, Some(&Setting { part: *part, strategy, profile }))?;
+        for NetworkGraph { role, graph, .. } in &mut networks {
+            pass.rewrite(graph, Some(&Setting { role: *role, strategy, profile }))?;
         }
     }
     Ok(networks)

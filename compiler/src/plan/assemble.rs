@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{
-    Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, HALF_EXTENSION, Kernel,
-    KernelId, Manifest, MemoryPlan, Network, Plan, Port, Rationale, Requirements, Residency,
-    SlotId, Step,
+    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, DType, Dispatch, Gather,
+    HALF_EXTENSION, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
+    Rationale, Requirements, Residency, SlotId, Source, Step,
 };
 use kiln_ir::ValueId;
 use kiln_kernels::{Argument, Launch};
@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::dispatch::Part;
+use super::edges::Edge;
 use super::lifetime::Lifetimes;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
@@ -54,6 +55,7 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
         .enumerate()
         .map(|(i, draft)| Block {
             name: draft.name.clone(),
+            kind: draft.kind,
             offset_bytes: 0,
             len_bytes: draft.len_bytes,
             checksum: 0,
@@ -75,7 +77,7 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
     };
     let memory = decisions.memory.clone();
     let rationale = Rationale::default();
-    Ok(Plan {
+    let mut plan = Plan {
         manifest,
         requirements,
         memory,
@@ -85,7 +87,50 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
         buffers,
         networks,
         rationale,
-    })
+    };
+    for index in 0..plan.networks.len() {
+        let (loads, overwrites) = (loads(&plan, index), overwrites(&plan, index));
+        let network = &mut plan.networks[index];
+        (network.loads, network.overwrites) = (loads, overwrites);
+    }
+    Ok(plan)
+}
+
+/// The resident blocks that a network reads.
+fn loads(plan: &Plan, network: usize) -> Vec<BlockId> {
+    let args = plan.networks[network].steps.iter().flat_map(|step| match step {
+        Step::Dispatch(dispatch) => dispatch.args.as_slice(),
+        _ => &[],
+    });
+    let resident = args.filter_map(|arg| match *arg {
+        Arg::Weight { block, .. } => {
+            Some(block).filter(|block| plan.blocks[block.index()].residency != Residency::Streamed)
+        }
+        _ => None,
+    });
+    let mut blocks: Vec<BlockId> = resident.collect();
+    blocks.sort_unstable();
+    blocks.dedup();
+    blocks
+}
+
+/// The resident blocks whose bytes are part of another buffer that is live while a network runs.
+fn overwrites(plan: &Plan, network: usize) -> Vec<BlockId> {
+    let (lower, upper) = plan.span(network);
+    let live = |buffer: &&Buffer| buffer.lower < upper && lower < buffer.upper;
+    let live: Vec<&Buffer> = plan.buffers.iter().filter(live).collect();
+    let is_overwritten = |block: &Block| {
+        let Residency::Resident(own) = block.residency else { return false };
+        let own = &plan.buffers[own.index()];
+        let end_bytes = own.offset_bytes + block.len_bytes;
+        live.iter().any(|other| {
+            !std::ptr::eq(*other, own)
+                && other.offset_bytes < end_bytes
+                && own.offset_bytes < other.offset_bytes + other.len_bytes
+        })
+    };
+    let blocks = (0..).map(BlockId).zip(&plan.blocks);
+    blocks.filter(|(_, block)| is_overwritten(block)).map(|(id, _)| id).collect()
 }
 
 /// What the kernels need beyond OpenCL C 1.2.
@@ -120,6 +165,7 @@ fn assemble_buffers(decisions: &Decisions, times: &Times) -> Vec<Buffer> {
     drafts
         .map(|(draft, offset)| Buffer {
             name: draft.name.clone(),
+            kind: draft.kind,
             offset_bytes: *offset,
             len_bytes: draft.len_bytes,
             lower: lower(draft.lower),
@@ -193,9 +239,16 @@ impl<'a> Assembler<'a> {
         };
         Ok(Network {
             name: network.source.name.clone(),
-            phase: network.source.phase,
-            inputs: graph.inputs().iter().map(|id| port(&graph.node(*id).name, *id)).collect(),
+            role: network.source.role,
+            inputs: (graph.inputs().into_iter().zip(&self.decisions.lifetimes.edges[index]))
+                .map(|(id, edge)| Input {
+                    port: port(&graph.node(id).name, id),
+                    source: source(*edge),
+                })
+                .collect(),
             outputs: graph.outputs().iter().map(|(name, id)| port(name, *id)).collect(),
+            loads: vec![],
+            overwrites: vec![],
             steps,
         })
     }
@@ -207,7 +260,7 @@ impl<'a> Assembler<'a> {
             .filter(|(i, d)| {
                 let at = if first { d.launches.0 } else { d.launches.1 };
                 d.network == network
-                    && !d.small
+                    && d.kind == BlockKind::Weights
                     && at == launch
                     && resident(self.decisions, *i).is_none()
             })
@@ -336,6 +389,16 @@ impl<'a> Assembler<'a> {
             });
             KernelId(self.kernels.len() as u32 - 1)
         })
+    }
+}
+
+fn source(edge: Edge) -> Source {
+    match edge {
+        Edge::Host(feed) => Source::Host(feed),
+        Edge::Output { network, output, slice } => {
+            let (network, output) = (NetworkId(network as u32), output as u32);
+            Source::Output { network, output, slice }
+        }
     }
 }
 

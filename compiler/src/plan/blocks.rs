@@ -4,6 +4,7 @@
 //! op whose weights were split over launches streams piece by piece. The small ones of a whole
 //! network (biases, norms) form one block that stays resident while the network runs.
 
+use kiln_bundle::plan::BlockKind;
 use kiln_kernels::Argument;
 use std::collections::HashMap;
 
@@ -40,9 +41,9 @@ pub struct BlockDraft {
     pub len_bytes: u64,
     /// First and last launch that reads it, counted over the network.
     pub launches: (u32, u32),
-    /// Always resident while the network runs.
-    pub small: bool,
-    /// Arithmetic of the launches that read it: what its loading can hide behind.
+    /// What kind of constants it holds. Those of [`BlockKind::Constants`] are always resident.
+    pub kind: BlockKind,
+    /// Arithmetic of the launches that read it, which its loading can hide behind.
     pub flops: u64,
 }
 
@@ -68,7 +69,7 @@ impl Blocks {
             pieces: vec![],
             len_bytes: 0,
             launches: (0, 0),
-            small: true,
+            kind: BlockKind::Constants,
             flops: 0,
         };
         let mut small_places = Vec::new();
@@ -106,7 +107,7 @@ impl Blocks {
                                 pieces: vec![],
                                 len_bytes: 0,
                                 launches: (launch_index, launch_index),
-                                small: false,
+                                kind: BlockKind::Weights,
                                 flops: launch.flops,
                             });
                             self.drafts.len() - 1

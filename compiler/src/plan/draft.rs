@@ -51,7 +51,7 @@ impl Draft {
             blocks.add(index, network, profile.memory.base_align_bytes);
         }
         check_blocks(&blocks, profile.memory.max_alloc_bytes())?;
-        let lifetimes = Lifetimes::new(&networks, &blocks);
+        let lifetimes = Lifetimes::new(&networks, &blocks)?;
         let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
         Ok(Self { strategy, networks, blocks, lifetimes, beside, manifest })
     }
@@ -64,7 +64,7 @@ impl Draft {
                 Work::Gather => &[],
             });
             let pass_ns: u64 = costs.map(|cost| cost.ns).sum();
-            pass_ns.saturating_mul(passes(&self.manifest, network.source.phase))
+            pass_ns.saturating_mul(passes(&self.manifest, network.source.role))
         };
         self.networks.iter().map(of_network).fold(0, u64::saturating_add)
     }

@@ -1,13 +1,15 @@
-//! Lifetimes: which buffers there are, and over which launches each is live.
+//! Lifetimes: the buffers, and the launches over which each is live.
 //!
-//! Time here counts launches over all networks in execution order; the steps that load and free
-//! weights are put between them later and change no order.
+//! Time here counts launches over all networks in execution order. The steps that load and free
+//! weights are put between launches later and change no order.
 
-use kiln_bundle::plan::Phase;
-use kiln_ir::{NodeKind, TensorType, ValueId};
+use anyhow::Result;
+use kiln_bundle::plan::{BlockKind, BufferKind, Role, Slice};
+use kiln_ir::{NodeKind, ValueId};
 use std::collections::HashMap;
 
 use super::blocks::Blocks;
+use super::edges::{Edge, edges};
 use super::lower::{LoweredNetwork, Work};
 
 /// A buffer without an address.
@@ -15,6 +17,8 @@ use super::lower::{LoweredNetwork, Work};
 pub struct BufferDraft {
     /// Name of the value it holds.
     pub name: String,
+    /// What it holds.
+    pub kind: BufferKind,
     /// Length.
     pub len_bytes: u64,
     /// First launch at which it is live.
@@ -26,6 +30,8 @@ pub struct BufferDraft {
 /// All buffers but the resident weights, which are chosen later.
 #[derive(Default)]
 pub struct Lifetimes {
+    /// Where each input of each network comes from, in the order of the graph's inputs.
+    pub edges: Vec<Vec<Edge>>,
     /// Half-open interval of launches of each network.
     pub spans: Vec<(u32, u32)>,
     /// The buffers.
@@ -38,15 +44,12 @@ pub struct Lifetimes {
     pub small: HashMap<usize, usize>,
 }
 
-/// Name under which an input finds the output of an earlier network.
-fn produced_as(input: &str) -> &str {
-    if input == "context" { "embedding" } else { input }
-}
-
 impl Lifetimes {
     /// Computes them for networks in execution order.
-    pub fn new(networks: &[LoweredNetwork], blocks: &Blocks) -> Self {
-        let mut this = Self::default();
+    ///
+    /// Errors: an input has no source.
+    pub fn new(networks: &[LoweredNetwork], blocks: &Blocks) -> Result<Self> {
+        let mut this = Self { edges: edges(networks)?, ..Self::default() };
         let mut at = 0;
         for network in networks {
             let count: usize = network.ops.iter().map(|op| op.launch_count()).sum();
@@ -59,24 +62,29 @@ impl Lifetimes {
             for (_, id) in networks[index].source.graph.outputs() {
                 let buffer = this.values[&(index, *id)];
                 this.extend(buffer, this.spans[index].1);
+                this.buffers[buffer].kind = BufferKind::Port;
             }
         }
-        for (block, draft) in blocks.drafts.iter().enumerate().filter(|(_, d)| d.small) {
+        for (block, draft) in blocks.drafts.iter().enumerate() {
+            if draft.kind == BlockKind::Weights {
+                continue;
+            }
             let (lower, upper) = this.weight_span(networks, draft.network);
-            let name = draft.name.clone();
-            let id = this.push(BufferDraft { name, len_bytes: draft.len_bytes, lower, upper });
+            let (name, kind) = (draft.name.clone(), BufferKind::Constants);
+            let len_bytes = draft.len_bytes;
+            let id = this.push(BufferDraft { name, kind, len_bytes, lower, upper });
             this.small.insert(block, id);
         }
-        this
+        Ok(this)
     }
 
-    /// Interval over which resident weights of a network must stay. The network of timesteps may
-    /// run again between two steps, so what the steps keep must outlive it too.
+    /// Interval over which resident weights of a network must stay. The timestep projection may run
+    /// again between two steps of the sampler, so the denoiser's weights must outlive it too.
     pub fn weight_span(&self, networks: &[LoweredNetwork], index: usize) -> (u32, u32) {
         let (mut lower, upper) = self.spans[index];
-        if networks[index].source.phase == Phase::Step {
+        if networks[index].source.role == Role::Denoiser {
             for (i, n) in networks[..index].iter().enumerate() {
-                if n.source.phase == Phase::Timesteps {
+                if n.source.role == Role::TimestepProjection {
                     lower = lower.min(self.spans[i].0);
                 }
             }
@@ -97,27 +105,25 @@ impl Lifetimes {
     fn inputs(&mut self, networks: &[LoweredNetwork], index: usize) {
         let network = &networks[index];
         let (lower, upper) = self.spans[index];
-        for id in network.source.graph.inputs() {
+        let repeats = network.source.role == Role::Denoiser;
+        for (input, id) in network.source.graph.inputs().into_iter().enumerate() {
             let node = network.source.graph.node(id);
-            let repeats = network.source.phase == Phase::Step;
-            let produced = find_output(&networks[..index], produced_as(&node.name));
-            if let Some((from, value, ty)) = &produced {
-                let buffer = self.values[&(*from, *value)];
-                let same = *ty == node.ty;
-                if same {
-                    self.values.insert((index, id), buffer);
-                }
-                if !same || repeats {
+            if let Edge::Output { network: from, output, slice } = self.edges[index][input] {
+                let (_, value) = networks[from].source.graph.outputs()[output];
+                let buffer = self.values[&(from, value)];
+                if slice != Slice::InPlace || repeats {
                     self.extend(buffer, upper);
                 }
-                if same {
+                if slice == Slice::InPlace {
+                    self.values.insert((index, id), buffer);
                     continue;
                 }
             }
             let upper = if repeats { upper } else { lower + 1 };
             let len_bytes = node.ty.size_bytes();
             let name = format!("{}.{}", network.source.name, node.name);
-            let buffer = self.push(BufferDraft { name, len_bytes, lower, upper });
+            let kind = BufferKind::Port;
+            let buffer = self.push(BufferDraft { name, kind, len_bytes, lower, upper });
             self.values.insert((index, id), buffer);
         }
     }
@@ -135,21 +141,28 @@ impl Lifetimes {
                 }
             }
             let node = graph.node(op.id);
-            let draft =
-                |name: String, len_bytes| BufferDraft { name, len_bytes, lower: now, upper: end };
+            let draft = |name: String, kind, len_bytes| BufferDraft {
+                name,
+                kind,
+                len_bytes,
+                lower: now,
+                upper: end,
+            };
             let name = format!("{}.{}", network.source.name, node.name);
             if let Work::Kernels { lowering, .. } = &op.work {
                 let scratch = lowering
                     .scratch_bytes
                     .iter()
                     .enumerate()
-                    .map(|(i, bytes)| self.push(draft(format!("{name}.scratch{i}"), *bytes)))
+                    .map(|(i, bytes)| {
+                        self.push(draft(format!("{name}.scratch{i}"), BufferKind::Scratch, *bytes))
+                    })
                     .collect();
                 self.scratch.insert((index, op_index), scratch);
             }
             let buffer = match in_place(network, op_index) {
                 Some(operand) => self.values[&(index, operand)],
-                None => self.push(draft(name, node.ty.size_bytes())),
+                None => self.push(draft(name, BufferKind::Activation, node.ty.size_bytes())),
             };
             self.extend(buffer, end);
             self.values.insert((index, op.id), buffer);
@@ -158,8 +171,8 @@ impl Lifetimes {
     }
 }
 
-/// A value whose memory an op's result takes: computed by the same network, read by no later op, and
-/// only where the op's kernels allow it.
+/// The value whose memory an op's result takes: the same network computed it, no later op reads it,
+/// and the op's kernels allow it.
 fn in_place(network: &LoweredNetwork, op_index: usize) -> Option<ValueId> {
     let graph = &network.source.graph;
     let op = &network.ops[op_index];
@@ -178,37 +191,28 @@ fn in_place(network: &LoweredNetwork, op_index: usize) -> Option<ValueId> {
     in_place.iter().map(|i| operands[*i]).find(|value| dies(*value) && only_there(*value))
 }
 
-fn find_output(networks: &[LoweredNetwork], name: &str) -> Option<(usize, ValueId, TensorType)> {
-    networks.iter().enumerate().rev().find_map(|(i, n)| {
-        let graph = &n.source.graph;
-        let (_, id) = graph.outputs().iter().find(|(output, _)| output == name)?;
-        Some((i, *id, graph.ty(*id).clone()))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::device::DeviceProfile;
-    use crate::model::{NetworkGraph, Part};
+    use crate::model::NetworkGraph;
     use crate::plan::lower::{LoweringCache, lower};
     use crate::storage::Storage;
     use crate::strategy::{ReadPrice, Scratch, Selection};
     use kiln_ir::ops::matmul::Matmul;
     use kiln_ir::ops::pointwise::Silu;
     use kiln_ir::ops::{epilogue::Epilogue, pointwise::Add};
-    use kiln_ir::{Graph, WeightExpr};
+    use kiln_ir::{Graph, TensorType, WeightExpr};
 
     /// `silu(x) W + residual`, and whether the sum is where the residual was.
     fn shares(build: impl Fn(&mut Graph, ValueId, ValueId) -> (ValueId, ValueId)) -> bool {
         let mut graph = Graph::new("test");
-        let x = graph.input("x", TensorType::f32(&[8, 64]));
+        let x = graph.input("latent", TensorType::f32(&[8, 64]));
         let expr = WeightExpr::Tensor { key: "w".into(), shape: vec![64, 64] };
         let w = graph.weight("w", expr, TensorType::f32(&[64, 64]));
         let (residual, out) = build(&mut graph, x, w);
         graph.output("y", out);
-        let (name, part, phase) = ("test".into(), Part::Decoder, Phase::Prompt);
-        let source = NetworkGraph { name, part, phase, graph };
+        let source = NetworkGraph { name: "test".into(), role: Role::Decoder, graph };
         let (_, profile) = DeviceProfile::load("cpu-avx512").unwrap();
         let selection = Selection {
             scratch: Scratch::Unlimited,
@@ -223,7 +227,7 @@ mod tests {
         });
         let mut blocks = Blocks::default();
         blocks.add(0, &network, 64);
-        let lifetimes = Lifetimes::new(&[network], &blocks);
+        let lifetimes = Lifetimes::new(&[network], &blocks).unwrap();
         let of = |value| lifetimes.values[&(0, value)];
         of(residual) == of(sum.unwrap())
     }

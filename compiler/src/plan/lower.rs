@@ -20,7 +20,7 @@ use crate::passes::{self, Stage};
 use crate::request::PlanRequest;
 use crate::storage::Storage;
 use crate::strategy::{Selection, Strategy};
-use kiln_bundle::plan::Phase;
+use kiln_bundle::plan::Role;
 
 /// How an op is done.
 pub enum Work {
@@ -109,7 +109,7 @@ pub fn lower_model(
     };
     let networks = passes::run(Stage::Device..=Stage::Device, networks.clone(), strategy, profile)?;
     let lower = |network: NetworkGraph| {
-        let selection = strategy.selection(network.phase);
+        let selection = strategy.selection(network.role);
         lower(network, profile, request.storage, selection, cache)
     };
     networks.into_iter().map(lower).collect()
@@ -128,7 +128,7 @@ fn networks(
     // Networks outside of the loop serve both branches of guidance, whatever the batch in the loop.
     let mut networks = split(GUIDANCE_BRANCHES)?;
     if strategy.guidance_batch != GUIDANCE_BRANCHES {
-        let is_step = |network: &NetworkGraph| network.phase == Phase::Step;
+        let is_step = |network: &NetworkGraph| network.role == Role::Denoiser;
         let narrow = split(strategy.guidance_batch)?.into_iter().find(is_step);
         let step = networks.iter_mut().find(|network| is_step(network));
         if let (Some(step), Some(narrow)) = (step, narrow) {

@@ -1,6 +1,6 @@
 //! Every part of the budget but the arena.
 
-use kiln_bundle::plan::{Manifest, MemoryPlan};
+use kiln_bundle::plan::{BlockKind, Manifest, MemoryPlan};
 use std::collections::HashSet;
 
 use super::blocks::Blocks;
@@ -30,8 +30,12 @@ pub fn beside_arena(
     profile: &DeviceProfile,
     budget_bytes: u64,
 ) -> MemoryPlan {
-    let streamed: Vec<u64> =
-        blocks.drafts.iter().filter(|b| !b.small).map(|b| b.len_bytes).collect();
+    let streamed: Vec<u64> = blocks
+        .drafts
+        .iter()
+        .filter(|b| b.kind == BlockKind::Weights)
+        .map(|b| b.len_bytes)
+        .collect();
     let slot_bytes = streamed.iter().copied().max().unwrap_or(0);
     let slot_count = (profile.memory.slot_count as usize).min(streamed.len());
     let pixels = u64::from(manifest.image_px).pow(2);

@@ -1,14 +1,15 @@
 //! The memory plan: where every buffer is, and when.
 //!
 //! For each strategy: [`lower`] (variants of kernels, in scheduled order) -> [`blocks`] (constants)
-//! -> [`lifetime`] -> [`residency`] (addresses in the [`arena`], resident weights) -> [`assemble`]
-//! (the plan). The fastest plan that fits the budget is taken.
+//! -> [`edges`] -> [`lifetime`] -> [`residency`] (addresses in the [`arena`], resident weights) ->
+//! [`assemble`] (the plan). The fastest plan that fits the budget is taken.
 
 pub mod arena;
 pub mod assemble;
 pub mod blocks;
 pub mod dispatch;
 pub mod draft;
+pub mod edges;
 pub mod lifetime;
 pub mod lower;
 mod memory;

@@ -1,11 +1,11 @@
-//! Which weights stay in memory over the sampler's loop, and where everything goes.
+//! Chooses the weights that stay in memory over the sampler's loop, and gives everything an address.
 //!
-//! What the budget leaves free is spent on the weights of the repeated network, those first whose
-//! loading can hide behind the least arithmetic. All other networks run once: keeping their
-//! weights would buy nothing.
+//! Memory that the budget leaves free goes to weights of the denoiser. Blocks whose loading can hide
+//! behind the least arithmetic come first. The other networks run once, so that keeping their
+//! weights would save no reading.
 
 use anyhow::{Result, bail};
-use kiln_bundle::plan::Phase;
+use kiln_bundle::plan::{BlockKind, BufferKind, Role};
 
 use super::arena::{self, Limits, Problem};
 use super::blocks::Blocks;
@@ -67,7 +67,8 @@ pub fn place(
                 left -= len_bytes;
                 let (lower, upper) = lifetimes.weight_span(networks, draft.network);
                 let name = format!("{}.weights", draft.name);
-                buffers.push(BufferDraft { name, len_bytes, lower, upper });
+                let kind = BufferKind::Weights;
+                buffers.push(BufferDraft { name, kind, len_bytes, lower, upper });
                 resident.push((*block, buffers.len() - 1));
             }
         }
@@ -103,7 +104,8 @@ fn candidates(networks: &[LoweredNetwork], blocks: &Blocks) -> Vec<usize> {
     let mut list: Vec<usize> = (0..blocks.drafts.len())
         .filter(|b| {
             let draft = &blocks.drafts[*b];
-            !draft.small && networks[draft.network].source.phase == Phase::Step
+            draft.kind == BlockKind::Weights
+                && networks[draft.network].source.role == Role::Denoiser
         })
         .collect();
     let intensity = |b: &usize| {
@@ -116,7 +118,9 @@ fn candidates(networks: &[LoweredNetwork], blocks: &Blocks) -> Vec<usize> {
 
 /// Largest sum of live buffers while the repeated network's weights would have to be there.
 fn peak_beside(networks: &[LoweredNetwork], lifetimes: &Lifetimes, align_bytes: u64) -> u64 {
-    let Some(step) = networks.iter().position(|n| n.source.phase == Phase::Step) else { return 0 };
+    let Some(step) = networks.iter().position(|n| n.source.role == Role::Denoiser) else {
+        return 0;
+    };
     let (lower, upper) = lifetimes.weight_span(networks, step);
     let inside = lifetimes.buffers.iter().filter(|b| b.lower < upper && b.upper > lower).cloned();
     problem(&inside.collect::<Vec<_>>(), align_bytes, 0).lower_bound_bytes()

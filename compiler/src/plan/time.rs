@@ -8,7 +8,7 @@
 //! repeated network into the next, but not from one network into another. Resident weights are read
 //! before their network begins.
 
-use kiln_bundle::plan::{BufferId, Gather, Manifest, Phase, Plan, Residency, Step};
+use kiln_bundle::plan::{Gather, Manifest, Plan, Role, Step};
 use kiln_bundle::rationale::Rates;
 use kiln_kernels::{Argument, Lowering, Problem, family};
 use std::collections::HashMap;
@@ -78,11 +78,13 @@ pub fn gather_ns(rates: &Rates, gather: &Gather) -> u64 {
 }
 
 /// How often a network runs for a picture of [`SAMPLER_STEPS`] steps with guidance.
-pub fn passes(manifest: &Manifest, phase: Phase) -> u64 {
-    match phase {
-        Phase::Prompt | Phase::Picture => 1,
-        Phase::Timesteps => SAMPLER_STEPS.div_ceil(u64::from(manifest.timestep_rows.max(1))),
-        Phase::Step => SAMPLER_STEPS * passes_a_step(manifest),
+pub fn passes(manifest: &Manifest, role: Role) -> u64 {
+    match role {
+        Role::TimestepProjection => {
+            SAMPLER_STEPS.div_ceil(u64::from(manifest.timestep_rows.max(1)))
+        }
+        Role::Denoiser => SAMPLER_STEPS * passes_a_step(manifest),
+        _ => 1,
     }
 }
 
@@ -180,14 +182,14 @@ impl Prediction {
     pub fn picture_ns(&self, plan: &Plan) -> u64 {
         let times = plan.networks.iter().zip(&self.networks);
         times
-            .map(|(network, time)| time.total_ns(passes(&plan.manifest, network.phase)))
+            .map(|(network, time)| time.total_ns(passes(&plan.manifest, network.role)))
             .fold(0, u64::saturating_add)
     }
 
     /// Time of a step of the sampler but the first, and how much of it is waiting for weights.
     pub fn step_ns(&self, plan: &Plan) -> (u64, u64) {
-        let step = plan.networks.iter().position(|n| n.phase == Phase::Step);
-        let time = step.map(|i| self.networks[i]).unwrap_or_default();
+        let denoiser = plan.with_role(Role::Denoiser);
+        let time = denoiser.map(|i| self.networks[i]).unwrap_or_default();
         let passes = passes_a_step(&plan.manifest);
         (passes * time.pass_ns, passes * time.stall_ns)
     }
@@ -195,7 +197,7 @@ impl Prediction {
     fn network(&mut self, plan: &Plan, index: usize, now: u64) -> u64 {
         let (lower, _) = plan.span(index);
         let resident_ns = plan.rationale.rates.load_ns(resident_bytes(plan, index));
-        let repeats = plan.networks[index].phase == Phase::Step;
+        let repeats = plan.networks[index].role == Role::Denoiser;
         let (walk, time) = Walk::passes(&events(plan, index), repeats);
         let time = time.with_resident(resident_ns);
         let (begin, shift) = (walk.now - time.pass_ns, now + resident_ns);
@@ -212,13 +214,7 @@ impl Prediction {
 
 /// Bytes of the blocks that are read into the arena for a network.
 pub fn resident_bytes(plan: &Plan, index: usize) -> u64 {
-    let (_, upper) = plan.span(index);
-    let ours = |b: &BufferId| plan.buffers.get(b.index()).is_some_and(|b| b.upper == upper);
-    let blocks = plan.blocks.iter();
-    blocks
-        .filter(|b| matches!(&b.residency, Residency::Resident(buffer) if ours(buffer)))
-        .map(|b| b.len_bytes)
-        .sum()
+    plan.networks[index].loads.iter().map(|block| plan.blocks[block.index()].len_bytes).sum()
 }
 
 /// Bytes of weights that are read through slots for a picture of [`SAMPLER_STEPS`] steps with
@@ -231,7 +227,7 @@ pub fn streamed_bytes(plan: &Plan) -> u64 {
         });
         loads.sum()
     };
-    plan.networks.iter().map(|n| passes(&plan.manifest, n.phase) * of_pass(&n.steps)).sum()
+    plan.networks.iter().map(|n| passes(&plan.manifest, n.role) * of_pass(&n.steps)).sum()
 }
 
 /// One event for each step of a network.

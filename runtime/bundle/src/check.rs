@@ -21,9 +21,13 @@
 
 mod blocks;
 mod buffers;
+mod edges;
 mod flow;
 mod interval_set;
+mod kinds;
 mod launch;
+mod residents;
+mod roles;
 mod sizes;
 mod violation;
 
@@ -52,6 +56,10 @@ pub fn check(plan: &Plan, weights_len_bytes: u64) -> Result<Checked, Violation> 
     let instant_count = spans.last().map_or(0, |&(_, upper)| upper);
     let arena_lower_bound_bytes = buffers::check(plan, instant_count)?;
     let owners = blocks::check(plan, weights_len_bytes)?;
-    flow::check(plan, &spans, &owners, weights_len_bytes)?;
+    roles::check(plan)?;
+    let edges = edges::Edges::check(plan)?;
+    flow::check(plan, &spans, &owners, &edges, weights_len_bytes)?;
+    residents::check(plan, &spans)?;
+    kinds::check(plan, &owners)?;
     Ok(Checked { peak_bytes, arena_lower_bound_bytes, instant_count })
 }

@@ -1,16 +1,24 @@
 //! The plan: every decision the runtime would otherwise have to make.
 //!
-//! Time is one global index. The networks run in the order of [`Plan::networks`]; network `i`
-//! occupies the half-open interval [`Plan::span`]`(i)`, one instant for each of its steps. The network of
-//! [`Phase::Step`] repeats; a buffer that carries a value from one repetition to the next, or
-//! into the loop from outside, is live over the whole interval. All addresses are byte offsets
-//! into one arena; streamed weights live in slots beside it.
+//! Time is one global index. The networks stand in [`Plan::networks`] in the order in which they
+//! first run. Network `i` occupies the half-open interval [`Plan::span`]`(i)`: one instant for each
+//! of its steps. The [`Role::Denoiser`] runs in a loop, and the [`Role::TimestepProjection`] may
+//! run again in the middle of that loop. A value that enters the loop is therefore live to the
+//! loop's end. All addresses are byte offsets into one arena. Streamed weights live in slots beside
+//! it.
+//!
+//! A value crosses from one network to another only by an [`Input`] whose [`Source`] says so.
 //!
 //! Layout of every tensor: row-major, channels last (`[N, H, W, C]` or `[N, L, C]`).
 
 use serde::{Deserialize, Serialize};
 
+mod network;
+mod step;
+
 pub use crate::rationale::Rationale;
+pub use network::{Feed, Input, Network, Port, Role, Slice, Source};
+pub use step::{Access, Arg, Dispatch, Gather, ROW_CHECKSUM_BYTES, Step};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -40,6 +48,10 @@ id!(
 id!(
     /// Index into [`Plan::buffers`].
     BufferId
+);
+id!(
+    /// Index into [`Plan::networks`].
+    NetworkId
 );
 
 /// Element type of a tensor in device memory.
@@ -83,9 +95,9 @@ pub struct Plan {
     pub blocks: Vec<Block>,
     /// Regions of the arena with their lifetimes.
     pub buffers: Vec<Buffer>,
-    /// The networks in execution order.
+    /// The networks in execution order, which is the order of their roles.
     pub networks: Vec<Network>,
-    /// Why it is so.
+    /// The reasons for the decisions.
     pub rationale: Rationale,
 }
 
@@ -96,9 +108,9 @@ impl Plan {
         (lower as u32, (lower + self.networks[index].steps.len()) as u32)
     }
 
-    /// The network of that name.
-    pub fn network(&self, name: &str) -> Option<&Network> {
-        self.networks.iter().find(|n| n.name == name)
+    /// Index of the network with a role.
+    pub fn with_role(&self, role: Role) -> Option<usize> {
+        self.networks.iter().position(|network| network.role == role)
     }
 }
 
@@ -113,7 +125,7 @@ pub struct Manifest {
     pub profile: String,
     /// Version of the compiler.
     pub compiler: String,
-    /// Picture width and height in pixels.
+    /// Image width and height in pixels.
     pub image_px: u32,
     /// Latent width and height.
     pub latent_px: u32,
@@ -123,15 +135,19 @@ pub struct Manifest {
     pub context_tokens: u32,
     /// Width of a text embedding.
     pub context_channels: u32,
-    /// The U-Net predicts velocity rather than noise.
+    /// The denoiser predicts velocity rather than noise.
     pub v_prediction: bool,
-    /// Rows of the U-Net batch: 2 when both branches of guidance run in one pass, else 1.
+    /// Batch rows of the denoiser: 2 if both branches of guidance run in one pass, 1 if each
+    /// branch has a pass of its own.
     pub guidance_batch: u32,
-    /// Timesteps whose projections one run of the `unet_time` network makes.
+    /// Timesteps in one run of [`Role::TimestepProjection`].
     pub timestep_rows: u32,
 }
 
-/// Limits the kernels and buffers were made for.
+/// Branches of classifier-free guidance: unconditional and conditional, in this order.
+pub const GUIDANCE_BRANCHES: u32 = 2;
+
+/// What a device must offer to run the kernels and hold the buffers.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Requirements {
     /// Largest single device allocation.
@@ -142,26 +158,26 @@ pub struct Requirements {
     pub work_group_size: u64,
     /// Every buffer offset is a multiple of this.
     pub base_align_bytes: u64,
-    /// Longest time that a launch is predicted to take; 0 where the device minds no length.
+    /// Longest predicted time of a launch; 0 if the device has no limit.
     pub max_dispatch_ns: u64,
     /// OpenCL extensions the kernels use.
     pub extensions: Vec<String>,
 }
 
-/// Where the budget goes. `peak_bytes` is the sum of the parts.
+/// Where the budget goes. The planned peak is the sum of the parts.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct MemoryPlan {
-    /// What the user allowed.
+    /// Most bytes of the process that the user allows.
     pub budget_bytes: u64,
     /// One allocation for activations and resident weights.
     pub arena_bytes: u64,
-    /// Largest sum of live buffer sizes: no arrangement needs less than this.
+    /// Largest sum of live buffer sizes. No placement needs less.
     pub arena_lower_bound_bytes: u64,
     /// One allocation for each slot of streamed weights.
     pub slot_bytes: Vec<u64>,
-    /// Host memory that uploads pass through; 0 where the device reads host memory.
+    /// Host memory that uploads pass through; 0 if the device reads host memory.
     pub staging_bytes: u64,
-    /// The runtime's own buffers: plan, tokenizer, latents, picture.
+    /// The runtime's own buffers: plan, tokenizer, latents, preview, image.
     pub host_bytes: u64,
     /// Compiled kernels.
     pub program_bytes: u64,
@@ -170,7 +186,7 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// What is allocated on the device.
+    /// Bytes that are allocated on the device.
     pub fn device_bytes(&self) -> u64 {
         let allocated = self.slot_bytes.iter().chain([&self.arena_bytes, &self.staging_bytes]);
         allocated.fold(0, |sum, bytes| sum.saturating_add(*bytes))
@@ -203,15 +219,17 @@ pub struct Kernel {
     pub variant: String,
     /// Build options.
     pub options: String,
-    /// Most of its arithmetic is in FP16, which needs [`HALF_EXTENSION`].
+    /// Most of the arithmetic is in FP16, which needs [`HALF_EXTENSION`].
     pub half_arithmetic: bool,
 }
 
 /// Weights that are loaded, used and freed together.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Block {
-    /// Name of the op that reads it.
+    /// Name of the op that reads it, or of the network for [`BlockKind::Constants`].
     pub name: String,
+    /// What the block holds.
+    pub kind: BlockKind,
     /// Offset in the weights section, a multiple of [`crate::format::PAGE_BYTES`].
     pub offset_bytes: u64,
     /// Length; the next block starts at the next multiple of [`crate::format::PAGE_BYTES`].
@@ -222,10 +240,20 @@ pub struct Block {
     pub residency: Residency,
 }
 
+/// What a block holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlockKind {
+    /// Large constants of one op, resident or streamed.
+    Weights,
+    /// Small constants of a whole network (biases, norms), always resident.
+    Constants,
+}
+
 /// Where a block lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Residency {
-    /// In the arena, loaded once before the network that first reads it.
+    /// In the arena, by [`Network::loads`].
     Resident(BufferId),
     /// In a slot, by a [`Step::Load`] before each use.
     Streamed,
@@ -236,6 +264,8 @@ pub enum Residency {
 pub struct Buffer {
     /// Name of the value it holds.
     pub name: String,
+    /// What the buffer holds.
+    pub kind: BufferKind,
     /// Offset in the arena.
     pub offset_bytes: u64,
     /// Length.
@@ -246,153 +276,25 @@ pub struct Buffer {
     pub upper: u32,
 }
 
-/// When a network runs.
+/// What a buffer holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Phase {
-    /// Once for each prompt.
-    Prompt,
-    /// Once for every [`Manifest::timestep_rows`] timesteps.
-    Timesteps,
-    /// For each step of the sampler, once or twice by [`Manifest::guidance_batch`].
-    Step,
-    /// Once for each picture.
-    Picture,
+#[serde(rename_all = "snake_case")]
+pub enum BufferKind {
+    /// A value between ops of one network.
+    Activation,
+    /// Scratch memory of one op.
+    Scratch,
+    /// An input or an output of a network.
+    Port,
+    /// A resident block of [`BlockKind::Weights`].
+    Weights,
+    /// A resident block of [`BlockKind::Constants`].
+    Constants,
 }
 
-/// A network: its ports and its steps.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Network {
-    /// `text_encoder`, `unet_prompt`, `unet_time`, `unet`, `decoder`.
-    pub name: String,
-    /// When it runs.
-    pub phase: Phase,
-    /// What must be written before it runs.
-    pub inputs: Vec<Port>,
-    /// What it leaves.
-    pub outputs: Vec<Port>,
-    /// What it does, in order.
-    pub steps: Vec<Step>,
-}
-
-/// A named tensor at the border of a network. Networks share a value by sharing its buffer.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Port {
-    /// Name, for example `latent`.
-    pub name: String,
-    /// Where it is.
-    pub buffer: BufferId,
-    /// Element type.
-    pub dtype: DType,
-    /// Shape, channels last.
-    pub shape: Vec<u32>,
-}
-
-/// What the runtime does at one instant.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub enum Step {
-    /// Read a streamed block into a slot. The read may run ahead as soon as the slot is free.
-    Load {
-        /// What to read.
-        block: BlockId,
-        /// Where to.
-        slot: SlotId,
-    },
-    /// Copy rows of a table in the weights section, chosen by integers that are in a buffer, into
-    /// another buffer: an embedding without the table in memory.
-    Gather(Gather),
-    /// Run a kernel.
-    Dispatch(Dispatch),
-    /// The block is not read again in this run of the network; its slot is free.
-    Free {
-        /// What is freed.
-        block: BlockId,
-    },
-}
-
-/// Bytes behind each row of a table: its hash, little-endian.
-pub const ROW_CHECKSUM_BYTES: u64 = 8;
-
-/// A look-up of rows that never leaves the file system for the rows it does not need.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Gather {
-    /// The op, for people.
-    pub name: String,
-    /// Start of the table in the weights section.
-    pub table_offset_bytes: u64,
-    /// Bytes of a row, already in the output's element type. In the file each row is followed by
-    /// its checksum, [`ROW_CHECKSUM_BYTES`] long.
-    pub row_bytes: u64,
-    /// Rows in the table; another index is an error.
-    pub row_count: u32,
-    /// Port whose `i32` elements are the indices: an input of the network, written by the host.
-    pub indices: BufferId,
-    /// How many indices.
-    pub index_count: u32,
-    /// Where the rows go, one after the other.
-    pub output: BufferId,
-}
-
-/// One kernel launch.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Dispatch {
-    /// The op this launch is part of, for people.
-    pub name: String,
-    /// What to run.
-    pub kernel: KernelId,
-    /// Arguments in order.
-    pub args: Vec<Arg>,
-    /// Global work size.
-    pub global: [u64; 3],
-    /// First work-item.
-    pub offset: [u64; 3],
-    /// Work-items of the launch that this one is part of: the steps from the one that begins at
-    /// none run them once each, one part after the other along one axis. `global` where the launch is whole.
-    pub range: [u64; 3],
-    /// Local work size; `None` leaves it to the driver.
-    pub local: Option<[u64; 3]>,
-    /// Arithmetic, two for each multiply-add.
-    pub flops: u64,
-    /// What it reads and writes, every argument once; launches that write one buffer together
-    /// share its bytes.
-    pub bytes: u64,
-    /// How long it should take on the device it was compiled for.
-    pub predicted_ns: u64,
-}
-
-/// How a launch uses a buffer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Access {
-    /// Only read.
-    Read,
-    /// Only written; all of the region, unless an earlier launch wrote the rest.
-    Write,
-}
-
-/// One kernel argument.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub enum Arg {
-    /// A region of a buffer.
-    Buffer {
-        /// Which buffer.
-        buffer: BufferId,
-        /// Start of the region in the buffer.
-        offset_bytes: u64,
-        /// Its length.
-        len_bytes: u64,
-        /// What the kernel does with it.
-        access: Access,
-    },
-    /// A region of a weight block, read only.
-    Weight {
-        /// Which block.
-        block: BlockId,
-        /// Start of the region in the block.
-        offset_bytes: u64,
-        /// Its length.
-        len_bytes: u64,
-    },
-    /// A 32-bit unsigned scalar.
-    U32(u32),
-    /// A 32-bit floating-point scalar.
-    F32(f32),
+impl BufferKind {
+    /// Whether the buffer holds a resident block.
+    pub fn is_resident(self) -> bool {
+        matches!(self, BufferKind::Weights | BufferKind::Constants)
+    }
 }

@@ -2,20 +2,21 @@
 
 mod chain;
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::error::BundleError;
 use crate::format::{BundleWriter, hash};
 use crate::plan::{
-    Access, Arg, Block, BlockId, Buffer, BufferId, DType, Dispatch, Gather, Kernel, KernelId,
-    Manifest, MemoryPlan, Network, Phase, Plan, Port, ROW_CHECKSUM_BYTES, Requirements, Residency,
-    SlotId, Step,
+    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, BufferKind, DType, Dispatch, Feed,
+    Gather, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
+    ROW_CHECKSUM_BYTES, Requirements, Residency, Role, Slice, SlotId, Source, Step,
 };
 use crate::rationale::{
     Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, StoredWeight, Verdict,
 };
 
-pub use chain::{chain, weights_len_bytes};
+pub use chain::{CHAIN_END_BUFFERS, Ends, chain, ends, weights_len_bytes};
 
 /// What stands in for a tokenizer.
 pub const TOKENIZER: &[u8] = b"a tokenizer";
@@ -57,15 +58,15 @@ pub fn write(path: &Path) -> Result<u64, BundleError> {
 }
 
 /// A valid plan with four networks, a table, streamed and resident blocks, a value written in two
-/// parts, and values that enter the sampler's loop.
+/// parts, and two values that enter the sampler's loop: one in place and one row by row.
 pub fn plan() -> Plan {
     Plan {
         manifest: manifest(),
         requirements: requirements(),
         memory: MemoryPlan {
             budget_bytes: 1 << 20,
-            arena_bytes: 5504,
-            arena_lower_bound_bytes: 256 + 64 + 256 + 512 + 256 + 4096,
+            arena_bytes: 5520,
+            arena_lower_bound_bytes: 256 + 64 + 256 + 512 + 256 + 4096 + 16,
             slot_bytes: vec![8192, 4096],
             staging_bytes: 4096,
             host_bytes: 8192,
@@ -80,17 +81,18 @@ pub fn plan() -> Plan {
             block("attention", 2, Residency::Resident(BufferId(8))),
         ],
         buffers: vec![
-            buffer("tokens", 512, 32, 0, 4),
-            buffer("embedding", 640, 128, 0, 3),
-            buffer("context", 0, 256, 2, 10),
-            buffer("timesteps", 384, 16, 4, 5),
-            buffer("time", 256, 64, 4, 10),
-            buffer("latent", 384, 256, 5, 10),
-            buffer("hidden", 640, 512, 6, 9),
-            buffer("noise", 1152, 256, 8, 10),
-            buffer("attention.weights", 1408, 4096, 5, 10),
-            buffer("decoder.latent", 0, 256, 10, 12),
-            buffer("image", 256, 768, 11, 13),
+            buffer("tokens", BufferKind::Port, 512..544, 0..4),
+            buffer("embedding", BufferKind::Activation, 640..768, 0..3),
+            buffer("context", BufferKind::Port, 0..256, 2..10),
+            buffer("timesteps", BufferKind::Port, 384..400, 4..5),
+            buffer("time", BufferKind::Port, 256..320, 4..10),
+            buffer("latent", BufferKind::Port, 384..640, 5..10),
+            buffer("hidden", BufferKind::Activation, 640..1152, 6..9),
+            buffer("noise", BufferKind::Port, 1152..1408, 8..10),
+            buffer("attention.weights", BufferKind::Weights, 1408..5504, 5..10),
+            buffer("decoder.latent", BufferKind::Port, 0..128, 10..12),
+            buffer("image", BufferKind::Port, 256..1024, 11..13),
+            buffer("time.row", BufferKind::Port, 5504..5520, 5..10),
         ],
         networks: vec![text_encoder(), unet_time(), unet(), decoder()],
         rationale: rationale(),
@@ -137,7 +139,7 @@ fn manifest() -> Manifest {
         image_px: 16,
         latent_px: 4,
         latent_channels: 4,
-        context_tokens: 8,
+        context_tokens: 4,
         context_channels: 8,
         v_prediction: false,
         guidance_batch: 1,
@@ -169,9 +171,11 @@ fn text_encoder() -> Network {
     let args = vec![read(1, 0, 128), weight(0, 0, 4096), write_to(2, 0, 256)];
     Network {
         name: "text_encoder".into(),
-        phase: Phase::Prompt,
-        inputs: vec![port("tokens", 0, DType::I32, &[8])],
+        role: Role::TextEncoder,
+        inputs: vec![host(Feed::Tokens, port("tokens", 0, DType::I32, &[2, 4]))],
         outputs: vec![port("context", 2, DType::F32, &[8, 8])],
+        loads: vec![],
+        overwrites: vec![],
         steps: vec![Step::Gather(gather), load(0, 0), dispatch("encode", 0, args), free(0)],
     }
 }
@@ -180,25 +184,31 @@ fn unet_time() -> Network {
     let args = vec![read(3, 0, 16), write_to(4, 0, 64), Arg::U32(4), Arg::F32(0.5)];
     Network {
         name: "unet_time".into(),
-        phase: Phase::Timesteps,
-        inputs: vec![port("timesteps", 3, DType::F32, &[4])],
+        role: Role::TimestepProjection,
+        inputs: vec![host(Feed::Timestep, port("timesteps", 3, DType::F32, &[4]))],
         outputs: vec![port("time", 4, DType::F32, &[4, 4])],
+        loads: vec![],
+        overwrites: vec![],
         steps: vec![dispatch("time", 1, args)],
     }
 }
 
 fn unet() -> Network {
     let latent = || read(5, 0, 256);
+    let row = Slice::TimestepRow { row_bytes: 16, copies: 1 };
     let attention =
-        vec![read(6, 0, 512), read(2, 0, 256), read(4, 16, 16), weight(2, 64, 4032), noise()];
+        vec![read(6, 0, 512), read(2, 0, 256), read(11, 0, 16), weight(2, 64, 4032), noise()];
     Network {
         name: "unet".into(),
-        phase: Phase::Step,
+        role: Role::Denoiser,
         inputs: vec![
-            port("latent", 5, DType::F32, &[1, 4, 4, 4]),
-            port("context", 2, DType::F32, &[8, 8]),
+            host(Feed::Latent, port("latent", 5, DType::F32, &[1, 4, 4, 4])),
+            output_of(0, Slice::InPlace, port("context", 2, DType::F32, &[8, 8])),
+            output_of(1, row, port("time", 11, DType::F32, &[1, 4])),
         ],
         outputs: vec![port("noise", 7, DType::F32, &[1, 4, 4, 4])],
+        loads: vec![BlockId(2)],
+        overwrites: vec![],
         steps: vec![
             load(1, 0),
             dispatch("conv_in.top", 0, vec![latent(), weight(1, 0, 5000), write_to(6, 0, 300)]),
@@ -214,12 +224,14 @@ fn noise() -> Arg {
 }
 
 fn decoder() -> Network {
-    let args = vec![read(9, 0, 256), weight(0, 0, 4096), write_to(10, 0, 768)];
+    let args = vec![read(9, 0, 128), weight(0, 0, 4096), write_to(10, 0, 768)];
     Network {
         name: "decoder".into(),
-        phase: Phase::Picture,
-        inputs: vec![port("latent", 9, DType::F16, &[1, 4, 8, 4])],
+        role: Role::Decoder,
+        inputs: vec![host(Feed::Latent, port("latent", 9, DType::F16, &[1, 4, 4, 4]))],
         outputs: vec![port("image", 10, DType::I8, &[16, 16, 3])],
+        loads: vec![],
+        overwrites: vec![],
         steps: vec![load(0, 1), dispatch("decode", 0, args), free(0)],
     }
 }
@@ -238,11 +250,23 @@ fn kernel(source: u32, entry: &str) -> Kernel {
 fn block(name: &str, index: usize, residency: Residency) -> Block {
     let (offset_bytes, len_bytes) = (BLOCK_OFFSETS[index], BLOCK_LENS[index]);
     let checksum = hash(&weight_bytes(offset_bytes, len_bytes));
-    Block { name: name.into(), offset_bytes, len_bytes, checksum, residency }
+    let kind = BlockKind::Weights;
+    Block { name: name.into(), kind, offset_bytes, len_bytes, checksum, residency }
 }
 
-fn buffer(name: &str, offset_bytes: u64, len_bytes: u64, lower: u32, upper: u32) -> Buffer {
-    Buffer { name: name.into(), offset_bytes, len_bytes, lower, upper }
+fn buffer(name: &str, kind: BufferKind, bytes: Range<u64>, life: Range<u32>) -> Buffer {
+    let (offset_bytes, len_bytes) = (bytes.start, bytes.end - bytes.start);
+    let (lower, upper) = (life.start, life.end);
+    Buffer { name: name.into(), kind, offset_bytes, len_bytes, lower, upper }
+}
+
+fn host(feed: Feed, port: Port) -> Input {
+    Input { port, source: Source::Host(feed) }
+}
+
+/// The first output of a network.
+fn output_of(network: u32, slice: Slice, port: Port) -> Input {
+    Input { port, source: Source::Output { network: NetworkId(network), output: 0, slice } }
 }
 
 fn port(name: &str, buffer: u32, dtype: DType, shape: &[u32]) -> Port {

@@ -6,8 +6,8 @@ use std::time::Instant;
 use arbtest::arbitrary::{self, Unstructured};
 use kiln_bundle::check::{Violation, check};
 use kiln_bundle::plan::{
-    Access, Arg, BlockId, Buffer, BufferId, DType, Dispatch, Gather, KernelId, Plan, Residency,
-    SlotId, Step,
+    Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, DType, Dispatch, Feed, Gather,
+    Input, KernelId, NetworkId, Plan, Residency, Role, Slice, SlotId, Source, Step,
 };
 use kiln_bundle::testing;
 
@@ -67,6 +67,46 @@ fn gather(plan: &mut Plan) -> &mut Gather {
     }
 }
 
+/// Looks rows up in the denoiser, with the indices in a buffer.
+fn gather_in_loop(plan: &mut Plan, indices: u32) {
+    let gather = gather(plan).clone();
+    let (indices, output) = (BufferId(indices), BufferId(6));
+    plan.networks[2].steps[2] = Step::Gather(Gather { indices, index_count: 1, output, ..gather });
+}
+
+/// Changes where an input of the denoiser comes from.
+fn set_source(plan: &mut Plan, input: usize, network: u32, output: u32, slice: Slice) {
+    let network = NetworkId(network);
+    plan.networks[2].inputs[input].source = Source::Output { network, output, slice };
+}
+
+fn row(row_bytes: u64, copies: u32) -> Slice {
+    Slice::TimestepRow { row_bytes, copies }
+}
+
+/// The denoiser takes the context of one branch of guidance, in the buffer of the timestep's row.
+fn branch(plan: &mut Plan) {
+    plan.memory.arena_bytes += 128 - plan.buffers[11].len_bytes;
+    plan.memory.arena_lower_bound_bytes += 128 - plan.buffers[11].len_bytes;
+    plan.buffers[11].len_bytes = 128;
+    let inputs = &mut plan.networks[2].inputs;
+    inputs.truncate(2);
+    let Input { port, source } = &mut inputs[1];
+    (port.buffer, port.shape) = (BufferId(11), vec![4, 8]);
+    let (network, output, slice) = (NetworkId(0), 0, Slice::GuidanceBranch);
+    *source = Source::Output { network, output, slice };
+    let launch = dispatch(plan, 2, 3);
+    launch.args.remove(1);
+    set_region(&mut launch.args[1], 0, 128);
+}
+
+/// A launch writes a buffer in addition to its own.
+fn write_also(plan: &mut Plan, network: usize, step: usize, buffer: u32) {
+    let (buffer, access) = (BufferId(buffer), Access::Write);
+    let arg = Arg::Buffer { buffer, offset_bytes: 0, len_bytes: 16, access };
+    dispatch(plan, network, step).args.push(arg);
+}
+
 /// Takes a step's place without shifting time.
 fn nothing(plan: &Plan) -> Step {
     let mut plan = plan.clone();
@@ -110,7 +150,7 @@ rejects! {
         => Violation::BaseAlignment { .. },
     empty_network: |plan| plan.networks[1].steps.clear() => Violation::EmptyNetwork { .. },
     same_network: |plan| plan.networks[3].name = "unet".into() => Violation::Duplicate { .. },
-    same_input: |plan| plan.networks[2].inputs[1].name = "latent".into()
+    same_input: |plan| plan.networks[2].inputs[1].port.name = "latent".into()
         => Violation::Duplicate { .. },
     half_without_extension: |plan| plan.kernels[1].half_arithmetic = true
         => Violation::Extension { kernel: 1, .. },
@@ -141,8 +181,8 @@ rejects! {
     block_overflow: |plan| plan.blocks[1].len_bytes = u64::MAX => Violation::Outside { .. },
     blocks_in_one_place: |plan| plan.blocks[1].offset_bytes = 8192
         => Violation::BlocksOverlap { .. },
-    resident_nowhere: |plan| plan.blocks[2].residency = Residency::Resident(BufferId(11))
-        => Violation::NoSuch { what: "buffer", id: 11, .. },
+    resident_nowhere: |plan| plan.blocks[2].residency = Residency::Resident(BufferId(12))
+        => Violation::NoSuch { what: "buffer", id: 12, .. },
     resident_too_large: |plan| plan.blocks[2].len_bytes = 4097
         => Violation::ResidentTooLarge { .. },
     resident_twice: |plan| plan.blocks[0].residency = Residency::Resident(BufferId(8))
@@ -153,25 +193,27 @@ rejects! {
         buffer: BufferId(8), offset_bytes: 0, len_bytes: 16, access: Access::Write,
     } => Violation::ResidentUsed { .. },
 
-    port_nowhere: |plan| plan.networks[2].inputs[0].buffer = BufferId(99)
+    port_nowhere: |plan| plan.networks[2].inputs[0].port.buffer = BufferId(99)
         => Violation::NoSuch { what: "buffer", id: 99, .. },
-    port_too_large: |plan| plan.networks[2].inputs[0].shape[0] = 2 => Violation::Region { .. },
-    port_overflow: |plan| plan.networks[2].inputs[0].shape = vec![u32::MAX; 9]
+    port_too_large: |plan| plan.networks[2].outputs[0].shape[0] = 2 => Violation::Region { .. },
+    port_overflow: |plan| plan.networks[2].outputs[0].shape = vec![u32::MAX; 9]
         => Violation::Region { .. },
-    port_empty: |plan| plan.networks[2].inputs[0].shape[2] = 0 => Violation::Region { .. },
-    input_not_live: |plan| plan.networks[2].inputs[0].buffer = BufferId(6)
+    port_empty: |plan| plan.networks[2].outputs[0].shape[2] = 0 => Violation::Region { .. },
+    input_not_live: |plan| plan.networks[2].inputs[0].port.buffer = BufferId(6)
         => Violation::NotLive { .. },
     output_not_live: |plan| plan.buffers[7].upper = 9 => Violation::NotLive { .. },
     output_not_written: |plan| { dispatch(plan, 2, 3).args.pop(); } => Violation::NotWritten { .. },
     input_forgotten: |plan| { plan.networks[2].inputs.remove(0); } => Violation::NotWritten { .. },
-    input_too_small: |plan| plan.networks[2].inputs[0].dtype = DType::F16
-        => Violation::NotWritten { gap: (128, 256), .. },
+    input_too_small: |plan| {
+        plan.buffers[9].len_bytes = 256;
+        set_region(&mut dispatch(plan, 3, 1).args[0], 0, 256);
+    } => Violation::NotWritten { gap: (128, 256), .. },
 
     no_such_kernel: |plan| dispatch(plan, 2, 3).kernel = KernelId(2)
         => Violation::NoSuch { what: "kernel", id: 2, .. },
     no_such_buffer: |plan| dispatch(plan, 2, 3).args[4] = Arg::Buffer {
-        buffer: BufferId(11), offset_bytes: 0, len_bytes: 16, access: Access::Write,
-    } => Violation::NoSuch { what: "buffer", id: 11, .. },
+        buffer: BufferId(12), offset_bytes: 0, len_bytes: 16, access: Access::Write,
+    } => Violation::NoSuch { what: "buffer", id: 12, .. },
     no_such_block: |plan| dispatch(plan, 2, 3).args[3] = Arg::Weight {
         block: BlockId(3), offset_bytes: 0, len_bytes: 16,
     } => Violation::NoSuch { what: "block", id: 3, .. },
@@ -195,15 +237,137 @@ rejects! {
     first_writer_dropped: |plan| blank(plan, 2, 1) => Violation::NotWritten { gap: (0, 300), .. },
     gap_between_writers: |plan| set_region(&mut dispatch(plan, 2, 1).args[2], 0, 299)
         => Violation::NotWritten { gap: (299, 300), .. },
-    earlier_network_wrote_nothing: |plan| {
-        plan.networks[1].outputs.clear();
-        dispatch(plan, 1, 0).args.remove(1);
-    } => Violation::NotWritten { .. },
+    producer_wrote_nothing: |plan| dispatch(plan, 1, 0).args.truncate(1)
+        => Violation::NotWritten { .. },
+    read_across_networks_without_an_input: |plan| { plan.networks[2].inputs.remove(1); }
+        => Violation::NotWritten { .. },
+    two_inputs_in_one_buffer: |plan| plan.networks[2].inputs[2].port.buffer = BufferId(5)
+        => Violation::Duplicate { what: "input buffer", .. },
     input_dies_in_the_loop: |plan| plan.buffers[5].upper = 9 => Violation::NotLiveInLoop { .. },
     prompt_value_dies_in_the_loop: |plan| plan.buffers[2].upper = 9
         => Violation::NotLiveInLoop { .. },
-    timestep_value_dies_in_the_loop: |plan| plan.buffers[4].upper = 9
+    timestep_row_dies_in_the_loop: |plan| plan.buffers[11].upper = 9
         => Violation::NotLiveInLoop { .. },
+    timesteps_die_in_the_loop: |plan| plan.buffers[4].upper = 9
+        => Violation::SourceNotLive { until: 10, .. },
+
+    role_twice: |plan| plan.networks[3].role = Role::Denoiser => Violation::RoleOrder { .. },
+    roles_out_of_order: |plan| plan.networks[1].role = Role::ImageEncoder
+        => Violation::RoleOrder { .. },
+    no_text_encoder: |plan| plan.networks[0].role = Role::PromptProjection
+        => Violation::RoleMissing { role: Role::TextEncoder },
+    no_denoiser: |plan| {
+        plan.networks[1].role = Role::PromptProjection;
+        plan.networks[2].role = Role::TimestepProjection;
+    } => Violation::RoleMissing { role: Role::Denoiser },
+    no_decoder: |plan| { plan.networks.pop(); plan.buffers.drain(9..11); }
+        => Violation::RoleMissing { role: Role::Decoder },
+    no_guidance_batch: |plan| plan.manifest.guidance_batch = 0 => Violation::GuidanceBatch { .. },
+    guidance_batch_of_three: |plan| plan.manifest.guidance_batch = 3
+        => Violation::GuidanceBatch { .. },
+
+    tokens_of_floats: |plan| plan.networks[0].inputs[0].port.dtype = DType::F32
+        => Violation::Feed { feed: Feed::Tokens, .. },
+    latent_of_integers: |plan| plan.networks[2].inputs[0].port.dtype = DType::I32
+        => Violation::Feed { feed: Feed::Latent, .. },
+    latent_of_half_the_bytes: |plan| plan.networks[2].inputs[0].port.shape[3] = 2
+        => Violation::Feed { feed: Feed::Latent, .. },
+    latent_without_end: |plan| plan.networks[2].inputs[0].port.shape = vec![u32::MAX; 9]
+        => Violation::Feed { feed: Feed::Latent, .. },
+    latent_of_two_rows: |plan| plan.manifest.guidance_batch = 2
+        => Violation::Feed { feed: Feed::Latent, .. },
+    timesteps_of_fewer_rows: |plan| plan.manifest.timestep_rows = 3
+        => Violation::Feed { feed: Feed::Timestep, .. },
+    longer_prompts: |plan| plan.manifest.context_tokens = 8
+        => Violation::Feed { feed: Feed::Tokens, .. },
+    image_for_a_denoiser: |plan| plan.networks[2].inputs[0].source = Source::Host(Feed::Image)
+        => Violation::Feed { feed: Feed::Image, role: Role::Denoiser, .. },
+    edge_from_the_host: |plan| plan.networks[2].inputs[1].source = Source::Host(Feed::Timestep)
+        => Violation::Feed { feed: Feed::Timestep, .. },
+
+    source_in_no_network: |plan| set_source(plan, 1, 4, 0, Slice::InPlace)
+        => Violation::NoSuch { what: "network", id: 4, .. },
+    source_in_no_output: |plan| set_source(plan, 1, 0, 1, Slice::InPlace)
+        => Violation::NoSuch { what: "output", id: 1, .. },
+    source_in_the_network_itself: |plan| set_source(plan, 1, 2, 0, Slice::InPlace)
+        => Violation::SourceNotRun { .. },
+    source_in_a_later_network: |plan| set_source(plan, 1, 3, 0, Slice::InPlace)
+        => Violation::SourceNotRun { .. },
+    source_of_another_output: |plan| set_source(plan, 1, 1, 0, Slice::InPlace)
+        => Violation::Slice { .. },
+    in_place_elsewhere: |plan| plan.networks[2].inputs[1].port.buffer = BufferId(11)
+        => Violation::Slice { slice: Slice::InPlace, .. },
+    in_place_of_another_type: |plan| plan.networks[2].inputs[1].port.dtype = DType::I32
+        => Violation::Slice { slice: Slice::InPlace, .. },
+    in_place_of_another_shape: |plan| plan.networks[2].inputs[1].port.shape = vec![4, 16]
+        => Violation::Slice { slice: Slice::InPlace, .. },
+    whole_in_place: |plan| set_source(plan, 1, 0, 0, Slice::Whole)
+        => Violation::Slice { slice: Slice::Whole, .. },
+    whole_of_more: |plan| set_source(plan, 2, 1, 0, Slice::Whole)
+        => Violation::Slice { slice: Slice::Whole, .. },
+    branch_of_timesteps: |plan| set_source(plan, 2, 1, 0, Slice::GuidanceBranch)
+        => Violation::Slice { slice: Slice::GuidanceBranch, .. },
+    branch_of_one_pass: |plan| {
+        branch(plan);
+        plan.networks[2].inputs.remove(0);
+        plan.manifest.guidance_batch = 2;
+    } => Violation::Slice { slice: Slice::GuidanceBranch, .. },
+    branch_of_four: |plan| { branch(plan); plan.networks[2].inputs[1].port.shape[0] = 2; }
+        => Violation::Slice { slice: Slice::GuidanceBranch, .. },
+    row_too_short: |plan| set_source(plan, 2, 1, 0, row(8, 2)) => Violation::Slice { .. },
+    row_empty: |plan| set_source(plan, 2, 1, 0, row(0, 1)) => Violation::Slice { .. },
+    row_without_end: |plan| set_source(plan, 2, 1, 0, row(u64::MAX, 1)) => Violation::Slice { .. },
+    row_twice: |plan| set_source(plan, 2, 1, 0, row(16, 2)) => Violation::Slice { .. },
+    row_never: |plan| set_source(plan, 2, 1, 0, row(16, 0)) => Violation::Slice { .. },
+    row_of_no_timesteps: |plan| set_source(plan, 1, 0, 0, row(64, 4)) => Violation::Slice { .. },
+    row_of_fewer: |plan| {
+        plan.networks[1].inputs[0].port.shape[0] = 2;
+        plan.manifest.timestep_rows = 2;
+    } => Violation::Slice { .. },
+
+    value_in_place_overwritten_in_the_loop: |plan| write_also(plan, 2, 3, 2)
+        => Violation::Overwritten { .. },
+    source_of_copies_overwritten_in_the_loop: |plan| write_also(plan, 2, 3, 4)
+        => Violation::Overwritten { .. },
+    prompt_value_overwritten_by_timesteps: |plan| write_also(plan, 1, 0, 2)
+        => Violation::Overwritten { .. },
+    prompt_value_overwritten_by_an_input: |plan| {
+        plan.networks[1].inputs[0].port.buffer = BufferId(2);
+    } => Violation::Overwritten { .. },
+    value_in_place_overwritten_by_an_input: |plan| {
+        plan.networks[2].inputs[0].port.buffer = BufferId(2);
+    } => Violation::Overwritten { .. },
+
+    load_unlisted: |plan| plan.networks[2].loads.clear() => Violation::ResidentList { .. },
+    load_unread: |plan| plan.networks[3].loads = vec![BlockId(2)] => Violation::ResidentList { .. },
+    load_of_streamed: |plan| plan.networks[2].loads.insert(0, BlockId(1))
+        => Violation::ResidentList { .. },
+    load_of_no_block: |plan| plan.networks[2].loads.push(BlockId(9))
+        => Violation::ResidentList { .. },
+    load_listed_twice: |plan| plan.networks[2].loads.push(BlockId(2))
+        => Violation::ResidentList { .. },
+    overwrite_unlisted: |plan| plan.buffers[3].offset_bytes = 1408
+        => Violation::ResidentList { .. },
+    overwrite_of_what_stays: |plan| plan.networks[1].overwrites = vec![BlockId(2)]
+        => Violation::ResidentList { .. },
+
+    constants_streamed: |plan| plan.blocks[0].kind = BlockKind::Constants
+        => Violation::StreamedConstants { .. },
+    weights_as_constants: |plan| plan.blocks[2].kind = BlockKind::Constants
+        => Violation::BufferKind { found: BufferKind::Constants, .. },
+    constants_in_a_buffer_of_weights: |plan| plan.buffers[8].kind = BufferKind::Constants
+        => Violation::BufferKind { found: BufferKind::Weights, .. },
+    activation_as_weights: |plan| plan.buffers[6].kind = BufferKind::Weights
+        => Violation::BufferKind { found: BufferKind::Activation, .. },
+    activation_as_scratch: |plan| plan.buffers[6].kind = BufferKind::Scratch
+        => Violation::BufferKind { found: BufferKind::Activation, .. },
+    activation_as_port: |plan| plan.buffers[6].kind = BufferKind::Port
+        => Violation::BufferKind { found: BufferKind::Activation, .. },
+    port_as_activation: |plan| plan.buffers[7].kind = BufferKind::Activation
+        => Violation::BufferKind { found: BufferKind::Port, .. },
+    scratch_as_activation: |plan| for step in 1..4 {
+        dispatch(plan, 2, step).name = "one op".into();
+    } => Violation::BufferKind { found: BufferKind::Scratch, .. },
 
     load_of_resident: |plan| plan.networks[2].steps[0] =
         Step::Load { block: BlockId(2), slot: SlotId(0) } => Violation::NotStreamed { .. },
@@ -239,8 +403,12 @@ rejects! {
     table_empty: |plan| gather(plan).row_count = 0 => Violation::Table { .. },
     too_many_rows: |plan| gather(plan).row_bytes = 17 => Violation::Region { .. },
     too_many_indices: |plan| gather(plan).index_count = 9 => Violation::Region { .. },
-    indices_of_floats: |plan| plan.networks[0].inputs[0].dtype = DType::F32
-        => Violation::Indices { .. },
+    indices_of_floats: |plan| gather_in_loop(plan, 5) => Violation::Indices { .. },
+    indices_of_a_network: |plan| {
+        plan.networks[0].outputs[0].dtype = DType::I32;
+        plan.networks[2].inputs[1].port.dtype = DType::I32;
+        gather_in_loop(plan, 2);
+    } => Violation::Indices { .. },
     indices_not_written: |plan| plan.networks[0].inputs.clear() => Violation::NotWritten { .. },
 
     no_work: |plan| dispatch(plan, 2, 3).global[1] = 0 => Violation::WorkSize { .. },
@@ -287,6 +455,21 @@ fn the_untouched_plan_is_sound() {
 }
 
 #[test]
+fn a_branch_of_guidance_is_sound() {
+    let mut plan = testing::plan();
+    branch(&mut plan);
+    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(13));
+}
+
+#[test]
+fn a_listed_overwrite_is_sound() {
+    let mut plan = testing::plan();
+    plan.buffers[3].offset_bytes = 1408;
+    plan.networks[1].overwrites = vec![BlockId(2)];
+    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(13));
+}
+
+#[test]
 fn a_launch_in_parts_is_sound() {
     let mut plan = testing::plan();
     cut(&mut plan, |_| {});
@@ -316,14 +499,14 @@ fn a_plan_of_true_size_is_checked_in_no_time() {
     let start = Instant::now();
     check(&plan, testing::weights_len_bytes(&plan)).unwrap();
     let elapsed = start.elapsed();
-    eprintln!("{} steps in {elapsed:?}", plan.networks[0].steps.len());
+    eprintln!("{} steps in {elapsed:?}", plan.networks[1].steps.len());
     assert!(elapsed.as_millis() < 500, "{elapsed:?}");
 }
 
 fn arg_of(plan: &mut Plan, step: usize, access: Access) -> &mut Arg {
     let wanted =
         |arg: &&mut Arg| matches!(arg, Arg::Buffer { access: found, .. } if *found == access);
-    dispatch(plan, 0, step).args.iter_mut().find(wanted).unwrap()
+    dispatch(plan, 1, step).args.iter_mut().find(wanted).unwrap()
 }
 
 fn buffer(plan: &mut Plan, index: usize) -> &mut Buffer {
@@ -335,7 +518,7 @@ type Mutation<'a> = (&'static str, &'a dyn Fn(&mut Plan));
 
 /// Breaks one rule somewhere in a chain of at least four values and says which.
 fn break_chain(plan: &mut Plan, u: &mut Unstructured<'_>) -> arbitrary::Result<&'static str> {
-    let count = plan.buffers.len();
+    let count = plan.buffers.len() - testing::CHAIN_END_BUFFERS;
     // A value that is made and read in the middle, and the step of its launch.
     let value = u.int_in_range(1..=count - 3)?;
     let step = 3 * value + 1;
@@ -343,24 +526,24 @@ fn break_chain(plan: &mut Plan, u: &mut Unstructured<'_>) -> arbitrary::Result<&
     let some = u.int_in_range(1..=u32::MAX)?;
     let mutations: [Mutation; 24] = [
         ("load dropped", &|plan| {
-            plan.networks[0].steps[step - 1] = plan.networks[0].steps[1].clone()
+            plan.networks[1].steps[step - 1] = plan.networks[1].steps[1].clone()
         }),
-        ("load late", &|plan| plan.networks[0].steps.swap(step - 1, step)),
-        ("free early", &|plan| plan.networks[0].steps.swap(step, step + 1)),
-        ("free dropped", &|plan| plan.networks[0].steps[step + 1] = empty(plan)),
+        ("load late", &|plan| plan.networks[1].steps.swap(step - 1, step)),
+        ("free early", &|plan| plan.networks[1].steps.swap(step, step + 1)),
+        ("free dropped", &|plan| plan.networks[1].steps[step + 1] = empty(plan)),
         ("free of another", &|plan| {
-            plan.networks[0].steps[step + 1] = Step::Free { block: BlockId(0) }
+            plan.networks[1].steps[step + 1] = Step::Free { block: BlockId(0) }
         }),
         ("slot id", &|plan| {
-            plan.networks[0].steps[step - 1] =
+            plan.networks[1].steps[step - 1] =
                 Step::Load { block: BlockId(value as u32), slot: SlotId(beyond) }
         }),
         ("block id", &|plan| {
-            plan.networks[0].steps[step - 1] =
+            plan.networks[1].steps[step - 1] =
                 Step::Load { block: BlockId(beyond), slot: SlotId(0) }
         }),
-        ("kernel id", &|plan| dispatch(plan, 0, step).kernel = KernelId(some)),
-        ("no writer", &|plan| plan.networks[0].steps[step] = empty(plan)),
+        ("kernel id", &|plan| dispatch(plan, 1, step).kernel = KernelId(some)),
+        ("no writer", &|plan| plan.networks[1].steps[step] = empty(plan)),
         ("wrong writer", &|plan| match arg_of(plan, step, Access::Write) {
             Arg::Buffer { buffer, .. } => *buffer = BufferId(beyond),
             _ => unreachable!(),
@@ -401,8 +584,8 @@ fn break_chain(plan: &mut Plan, u: &mut Unstructured<'_>) -> arbitrary::Result<&
 
 fn empty(plan: &Plan) -> Step {
     let mut plan = plan.clone();
-    dispatch(&mut plan, 0, 1).args.clear();
-    plan.networks[0].steps[1].clone()
+    dispatch(&mut plan, 1, 1).args.clear();
+    plan.networks[1].steps[1].clone()
 }
 
 #[test]

@@ -166,11 +166,11 @@ fn what_is_no_bundle_is_named() {
 fn another_version_is_named() {
     let (_folder, path) = written();
     let mut bytes = fs::read(&path).unwrap();
-    bytes[8] = 7;
+    bytes[8] = VERSION as u8 + 1;
     fs::write(&path, bytes).unwrap();
     let error = BundleFile::open(&path).err().unwrap();
     let BundleError::Version { found, supported, .. } = error else { panic!("{error}") };
-    assert_eq!((found, supported), (7, VERSION));
+    assert_eq!((found, supported), (VERSION + 1, VERSION));
 }
 
 #[test]

@@ -1,28 +1,28 @@
-//! One network, with inputs from outside: for tests, comparisons and measurements.
+//! Evaluates one network on given inputs: for tests, comparisons and measurements.
 
 use std::sync::Arc;
 
-use kiln_bundle::plan::{Plan, Port};
+use kiln_bundle::plan::{Plan, Port, Source};
 
-use super::{Feed, Session};
+use super::{HostInputs, Session};
 use crate::error::RuntimeError;
 use crate::tensor::{self, Tensor, Values, port_elems};
 
 impl Session {
     /// Runs one network and returns its first output.
     ///
-    /// An input that is not given comes from the network that makes it, which runs before on the
-    /// inputs given: `unet` takes `latent`, `timestep` and `context`, whatever is hoisted.
-    /// Shapes: four axes of numbers are `[N, C, H, W]` here and in the answer, all else is as on
-    /// the device. An input of one row is repeated for a network of two, and the answer is the
-    /// first row then: `text_encoder` takes `tokens: [1, 77]` and gives `[1, 77, C]`.
+    /// An input that is not given comes from its source in the plan, a network which runs before on
+    /// the inputs given: `unet` takes `latent`, `timestep` and `context`, whatever is hoisted.
+    /// Shapes: four axes of numbers are `[N, C, H, W]` here and in the answer, all others are as on
+    /// the device. An input of one row is repeated for a network of two, and the answer is then the
+    /// first row: `text_encoder` takes `tokens: [1, 77]` and gives `[1, 77, C]`.
     /// Errors: `Input` if a network, an input or a shape is wrong; else those of a run.
     pub fn eval(
         &mut self,
         network: &str,
         inputs: &[(&str, &Tensor)],
     ) -> Result<Tensor, RuntimeError> {
-        let target = self.network(network)?;
+        let target = self.index_of(network)?;
         let mut sequence = Vec::new();
         self.require(target, inputs, &mut sequence)?;
         sequence.sort_unstable();
@@ -38,7 +38,15 @@ impl Session {
         Ok(answer)
     }
 
-    /// Adds a network and those it depends on.
+    fn index_of(&self, name: &str) -> Result<usize, RuntimeError> {
+        let networks = &self.plan().networks;
+        networks.iter().position(|network| network.name == name).ok_or_else(|| {
+            let names: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+            RuntimeError::Input(format!("no network {name:?}; there are: {}", names.join(", ")))
+        })
+    }
+
+    /// Adds a network and the networks that its inputs come from.
     fn require(
         &self,
         network: usize,
@@ -50,12 +58,14 @@ impl Session {
         }
         sequence.push(network);
         let entry = &self.plan().networks[network];
-        for (port, link) in entry.inputs.iter().zip(&self.links[network]) {
-            match link.producer {
-                _ if given(port, inputs).is_some() => {}
-                Some(producer) => self.require(producer, inputs, sequence)?,
-                None => {
-                    let (name, shape) = (&port.name, &port.shape);
+        for input in &entry.inputs {
+            match input.source {
+                _ if given(&input.port, inputs).is_some() => {}
+                Source::Output { network, .. } => {
+                    self.require(network.index(), inputs, sequence)?
+                }
+                Source::Host(_) => {
+                    let (name, shape) = (&input.port.name, &input.port.shape);
                     let message = format!("{} needs {name:?}, {shape:?} on the device", entry.name);
                     return Err(RuntimeError::Input(message));
                 }
@@ -70,7 +80,8 @@ impl Session {
         inputs: &[(&str, &Tensor)],
     ) -> Result<(), RuntimeError> {
         let networks = &self.plan().networks;
-        let mut ports = sequence.iter().flat_map(|&network| &networks[network].inputs);
+        let inputs_of = sequence.iter().flat_map(|&network| &networks[network].inputs);
+        let mut ports = inputs_of.map(|input| &input.port);
         for (name, _) in inputs {
             if !ports.clone().any(|port| port.name == *name) {
                 let names: Vec<&str> = ports.by_ref().map(|port| port.name.as_str()).collect();
@@ -86,12 +97,12 @@ impl Session {
         let bundle = Arc::clone(&self.bundle);
         let entry = &bundle.plan().networks[network];
         let mut repeats = usize::MAX;
-        for (index, port) in entry.inputs.iter().enumerate() {
-            match given(port, inputs) {
+        for input in &entry.inputs {
+            match given(&input.port, inputs) {
                 Some(tensor) => {
-                    repeats = repeats.min(self.write_tensor(bundle.plan(), port, tensor)?);
+                    repeats = repeats.min(self.write_tensor(bundle.plan(), &input.port, tensor)?);
                 }
-                None => self.transfer(entry, network, index, Feed::default())?,
+                None => self.provide(entry, input, HostInputs::default())?,
             }
         }
         Ok(repeats)
@@ -137,7 +148,7 @@ impl Session {
         Ok(elems / count)
     }
 
-    /// The first output, of which repeated rows are left out.
+    /// The first output without its repeated rows.
     fn answer(&mut self, network: usize, repeats: usize) -> Result<Tensor, RuntimeError> {
         let name = self.plan().networks[network].name.clone();
         let Some(port) = self.plan().networks[network].outputs.first().cloned() else {

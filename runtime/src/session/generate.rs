@@ -1,56 +1,56 @@
-//! From a prompt to a picture.
+//! From a prompt to an image.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::roles::Roles;
-use super::{Feed, Session, latent_elems, prepare};
+use super::{HostInputs, Session, latent_elems, prepare};
 use crate::error::RuntimeError;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
 use crate::pipeline::rng::NormalRng;
 use crate::pipeline::sampler::{self, Prediction, Sampler};
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
 use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
+use crate::stream::Stream;
 use crate::tensor::{self, Tensor};
-use crate::weights::Stream;
 
-/// Takes tensors on their way: `tokens`, `embedding`, `latent_000` (the noise), the latents after
-/// each step, `decoded`. Numbers are NCHW.
+/// Is called with each tensor on the way to an image: `tokens`, `embedding`, `latent_000` (the noise),
+/// the latent after each step, `decoded`. Numbers are NCHW.
 pub type DumpHook<'a> = dyn Fn(&str, &Tensor) -> Result<(), RuntimeError> + 'a;
 
-/// What is asked for.
+/// What a caller asks for.
 #[derive(Clone)]
 pub struct Request<'a> {
-    /// What the picture shows.
+    /// What the image shows.
     pub prompt: String,
-    /// What it does not.
+    /// What the image does not show.
     pub negative_prompt: String,
     /// Seed of the noise; see [`NormalRng::from_seed`].
     pub seed: u64,
     /// Steps of the sampler.
     pub steps: usize,
-    /// Scale of classifier-free guidance; 1 leaves the prompt's branch as it is.
+    /// Scale of classifier-free guidance; 1 takes the conditional branch as it is.
     pub guidance: f32,
     /// Name of the sampler; see [`sampler::SAMPLERS`].
     pub sampler: String,
-    /// Noise each step adds.
+    /// Noise that each step adds.
     pub eta: f32,
     /// Initial latents, NCHW, instead of the seed's noise: of variance 1.
     pub initial_latent: Option<Vec<f32>>,
-    /// A picture to begin with.
+    /// An image to begin with.
     pub init: Option<Init>,
-    /// Is shown every tensor on the way.
+    /// Is called with each tensor on the way.
     pub dump: Option<&'a DumpHook<'a>>,
 }
 
-/// A picture that another is made from.
+/// An image that another is made from.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Init {
-    /// The picture; it is scaled and cut to the model's size.
+    /// The image, which is scaled and cut to the model's size.
     pub image: RgbImage,
-    /// How much is made anew: over 0, which keeps the picture, to 1, which keeps next to nothing.
-    /// That share of the steps runs.
+    /// Share of the steps that run, over 0 and at most 1. Near 0 the image stays as it is; with 1
+    /// next to nothing of it is left.
     pub strength: f64,
 }
 
@@ -72,7 +72,7 @@ impl Default for Request<'_> {
 }
 
 impl Request<'_> {
-    /// What a picture's file says of how it was made.
+    /// The parameters that an image file records.
     pub fn parameters(&self, model: &str) -> GenerationParameters {
         let entry = sampler::SAMPLERS.iter().find(|s| s.name.eq_ignore_ascii_case(&self.sampler));
         GenerationParameters {
@@ -90,30 +90,30 @@ impl Request<'_> {
     }
 }
 
-/// How far a picture is. The observer's answer may be to stop.
+/// Progress of an image. The observer may answer that it should stop.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Progress<'a> {
     /// The prompt is being encoded.
     Prompt,
     /// A step of the sampler is done.
     Step {
-        /// How many are.
+        /// Steps that are done.
         done: usize,
-        /// Of how many.
+        /// Steps in all.
         steps: usize,
-        /// How long this one took.
+        /// Duration of this step.
         seconds: f64,
-        /// The latents after it, NCHW.
+        /// The latent after the step, NCHW.
         latent: &'a [f32],
-        /// The latents of the picture that the network saw in those before it, NCHW: what a
-        /// preview shows. They are without noise from the first step on.
+        /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise from
+        /// the first step on.
         picture: &'a [f32],
     },
-    /// The picture is being decoded.
+    /// The latent is being decoded.
     Decode,
 }
 
-/// A picture and its account.
+/// An image and its account.
 #[derive(Clone, Debug)]
 pub struct Picture {
     /// Width in pixels.
@@ -122,15 +122,15 @@ pub struct Picture {
     pub height: u32,
     /// 8 bits a channel.
     pub rgb: RgbImage,
-    /// What the decoder gave: `[height, width, 3]`, -1 to 1.
+    /// Output of the decoder: `[height, width, 3]`, -1 to 1.
     pub decoded: Vec<f32>,
-    /// What the user should know, for example that a prompt was cut.
+    /// Warnings for the user, for example that a prompt was cut.
     pub warnings: Vec<String>,
     /// Memory and time.
     pub report: Report,
 }
 
-/// One picture on its way.
+/// An image on its way.
 struct Generation<'a> {
     request: &'a Request<'a>,
     roles: Roles,
@@ -143,7 +143,7 @@ struct Generation<'a> {
     times: Times,
 }
 
-/// Hears of progress and may break it off.
+/// Is called with progress and may stop the image.
 type Observer<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
 
 fn tell(observe: &mut Observer, progress: Progress<'_>) -> Result<(), RuntimeError> {
@@ -154,7 +154,7 @@ fn tell(observe: &mut Observer, progress: Progress<'_>) -> Result<(), RuntimeErr
 }
 
 impl Session {
-    /// Makes a picture. `observe` hears how far it is, and may stop it.
+    /// Makes an image. `observe` is called with progress, and may stop it.
     ///
     /// Errors: `Input` or `Sampler` if the request is impossible; `Cancelled`; else those of a run.
     pub fn generate(
@@ -165,13 +165,13 @@ impl Session {
         let started = Instant::now();
         let (tokens, warnings) = self.tokenize(request)?;
         let (sampler, rng) = self.prepare(request)?;
-        let roles = Roles::of(self)?;
+        let roles = Roles::of(self.plan())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let first = match &request.init {
             Some(init) => prepare::first_step(init, sampler.timesteps().len())?,
             None => 0,
         };
-        if request.init.is_some() && roles.encoder.is_none() {
+        if request.init.is_some() && roles.image_encoder.is_none() {
             let message = "the bundle has no encoder for a picture to begin with; \
                            compile it with --with-encoder";
             return Err(RuntimeError::Input(message.into()));
@@ -228,17 +228,17 @@ impl Generation<'_> {
         }
     }
 
-    /// Mixes the latent of the picture to begin with into the noise in `session.host.latent`.
+    /// Mixes the latent of the image to begin with into the noise in `session.host.latent`.
     fn encode_picture(
         &self,
         session: &mut Session,
         stream: &mut Stream,
     ) -> Result<(), RuntimeError> {
-        let (Some(init), Some(encoder)) = (&self.request.init, self.roles.encoder) else {
+        let (Some(init), Some(encoder)) = (&self.request.init, self.roles.image_encoder) else {
             return Ok(());
         };
         let image = session.init_values(init)?;
-        session.run(encoder, Feed { image: &image, ..Feed::default() }, stream)?;
+        session.run(encoder, HostInputs { image: &image, ..HostInputs::default() }, stream)?;
         session.read_output(encoder, 0)?;
         let level = self.sampler.level(self.first)?;
         let (of_picture, of_noise) = (level.picture as f32, level.noise as f32);
@@ -257,9 +257,9 @@ impl Generation<'_> {
         stream: &mut Stream,
     ) -> Result<(), RuntimeError> {
         self.dump("tokens", || Tensor::i32(&[2, CONTEXT_LENGTH], self.tokens.clone()))?;
-        for &network in &self.roles.prompt {
-            let feed = Feed { tokens: &self.tokens, ..Feed::default() };
-            session.run(network, feed, stream)?;
+        for network in self.roles.prompt() {
+            let values = HostInputs { tokens: &self.tokens, ..HostInputs::default() };
+            session.run(network, values, stream)?;
             if network == self.roles.text_encoder && self.request.dump.is_some() {
                 session.read_output(network, 0)?;
                 let shape = &session.plan().networks[network].outputs[0].shape;
@@ -281,13 +281,12 @@ impl Generation<'_> {
         self.times.step_seconds.reserve_exact(steps);
         for step in self.first..steps {
             let started = Instant::now();
-            if (step - self.first).is_multiple_of(self.roles.rows) {
-                let end = step.saturating_add(self.roles.rows).min(steps);
-                let feed =
-                    Feed { timesteps: &self.sampler.timesteps()[step..end], ..Feed::default() };
-                for &network in &self.roles.timesteps {
-                    session.run(network, feed, stream)?;
-                }
+            let rows = self.roles.timestep_rows;
+            if let Some(network) = self.roles.timestep_projection
+                && (step - self.first).is_multiple_of(rows)
+            {
+                let timesteps = &self.sampler.timesteps()[step..steps.min(step + rows)];
+                session.run(network, HostInputs { timesteps, ..HostInputs::default() }, stream)?;
             }
             self.predict(session, stream, step)?;
             self.advance(session, step)?;
@@ -299,13 +298,14 @@ impl Generation<'_> {
             self.times.step_seconds.push(seconds);
             let (done, steps) = (step + 1 - self.first, steps - self.first);
             self.dump_latent(session, done)?;
-            let (latent, picture) = (&*session.host.latent, &*session.host.input);
+            let (latent, picture) = (&*session.host.latent, &*session.host.preview);
             tell(observe, Progress::Step { done, steps, seconds, latent, picture })?;
         }
         Ok(())
     }
 
-    /// Moves the latents by the U-Net's output; leaves the picture in it in `session.host.input`.
+    /// Moves the latent by the denoiser's output, and leaves the predicted image's latent in
+    /// `session.host.preview`.
     fn advance(&mut self, session: &mut Session, step: usize) -> Result<(), RuntimeError> {
         let host = &mut session.host;
         let [output, conditional] = &mut host.branches;
@@ -314,40 +314,40 @@ impl Generation<'_> {
         let (of_latent, of_output) = level.picture_factors(self.prediction);
         let (of_latent, of_output) = (of_latent as f32, of_output as f32);
         let both = host.latent.iter().zip(&*output);
-        for (picture, (latent, output)) in host.input.iter_mut().zip(both) {
+        for (picture, (latent, output)) in host.preview.iter_mut().zip(both) {
             *picture = of_latent * latent + of_output * output;
         }
         Ok(self.sampler.step(step, output, &mut host.latent, &mut self.rng)?)
     }
 
-    /// Leaves the U-Net's output for both branches in `session.host.branches`.
+    /// Leaves the denoiser's output for both branches in `session.host.branches`.
     fn predict(
         &self,
         session: &mut Session,
         stream: &mut Stream,
         step: usize,
     ) -> Result<(), RuntimeError> {
-        let mut input = std::mem::take(&mut session.host.input);
-        let scaled = self.sampler.scale_model_input(step, &session.host.latent, &mut input);
+        let mut scaled_latent = std::mem::take(&mut session.host.scaled_latent);
+        let scaled = self.sampler.scale_model_input(step, &session.host.latent, &mut scaled_latent);
         let timestep = [self.sampler.timesteps()[step]];
         let run = |session: &mut Session| {
             scaled?;
             for branch in 0..self.roles.passes {
-                let feed = Feed {
-                    latent: &input,
+                let values = HostInputs {
+                    latent: &scaled_latent,
                     timesteps: &timestep,
-                    row: ((step - self.first) % self.roles.rows) as u64,
+                    row: ((step - self.first) % self.roles.timestep_rows) as u64,
                     branch: branch as u64,
-                    ..Feed::default()
+                    ..HostInputs::default()
                 };
-                session.run(self.roles.unet, feed, stream)?;
-                session.read_output(self.roles.unet, 0)?;
+                session.run(self.roles.denoiser, values, stream)?;
+                session.read_output(self.roles.denoiser, 0)?;
                 session.split_branches(branch, self.roles.passes)?;
             }
             Ok(())
         };
         let answer = run(session);
-        session.host.input = input;
+        session.host.scaled_latent = scaled_latent;
         answer
     }
 
@@ -359,8 +359,8 @@ impl Generation<'_> {
     ) -> Result<Vec<f32>, RuntimeError> {
         tell(observe, Progress::Decode)?;
         let latent = std::mem::take(&mut session.host.latent);
-        let feed = Feed { latent: &latent, ..Feed::default() };
-        let ran = session.run(self.roles.decoder, feed, stream);
+        let values = HostInputs { latent: &latent, ..HostInputs::default() };
+        let ran = session.run(self.roles.decoder, values, stream);
         session.host.latent = latent;
         ran?;
         session.read_output(self.roles.decoder, 0)?;
@@ -375,7 +375,7 @@ impl Generation<'_> {
 }
 
 impl Session {
-    /// Takes the U-Net's output out of `host.values` into `host.branches`, NCHW.
+    /// Takes the denoiser's output out of `host.values` into `host.branches`, NCHW.
     fn split_branches(&mut self, pass: usize, passes: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let (elems, host) = (latent_elems(bundle.plan()), &mut self.host);
@@ -386,7 +386,7 @@ impl Session {
         };
         if host.values.len() != elems * branches.len() {
             let found = host.values.len();
-            let message = format!("the U-Net gives {found} values for latents of {elems}");
+            let message = format!("the denoiser gives {found} values for latents of {elems}");
             return Err(RuntimeError::Plan(message));
         }
         for (branch, values) in branches.iter_mut().zip(host.values.chunks(elems)) {

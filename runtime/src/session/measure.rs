@@ -1,13 +1,15 @@
-//! Times whole networks: as a picture runs them, and the device's part alone.
+//! Times whole networks: with weights and inputs, as for an image, and their launches alone.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Feed, Session, latent_elems};
+use kiln_bundle::plan::{Feed, Source};
+
+use super::{HostInputs, Session, latent_elems};
 use crate::error::RuntimeError;
 use crate::pipeline::rng::NormalRng;
+use crate::stream::StreamStats;
 use crate::tensor::port_elems;
-use crate::weights::StreamStats;
 
 /// A timestep in the middle of the schedule.
 const TIMESTEP: f32 = 500.0;
@@ -30,34 +32,37 @@ struct Inputs {
 
 impl Inputs {
     fn of(session: &Session) -> Inputs {
-        let ports = || session.plan().networks.iter().flat_map(|network| &network.inputs);
-        let elems = |name| ports().find(|port| port.name == name).map_or(0, port_elems);
+        let inputs = || session.plan().networks.iter().flat_map(|network| &network.inputs);
+        let elems = |feed| {
+            let input = inputs().find(|input| input.source == Source::Host(feed));
+            input.map_or(0, |input| port_elems(&input.port))
+        };
         let mut latent = vec![0.0; latent_elems(session.plan())];
         NormalRng::from_seed(0).fill(&mut latent);
-        let image = (0..elems("image")).map(|i| (i % 256) as f32 / 127.5 - 1.0).collect();
-        Inputs { tokens: vec![1; elems("tokens")], latent, image }
+        let image = (0..elems(Feed::Image)).map(|i| (i % 256) as f32 / 127.5 - 1.0).collect();
+        Inputs { tokens: vec![1; elems(Feed::Tokens)], latent, image }
     }
 
-    fn feed(&self) -> Feed<'_> {
+    fn values(&self) -> HostInputs<'_> {
         let (tokens, latent, image) = (&self.tokens, &self.latent, &self.image);
-        Feed { tokens, latent, image, timesteps: &[TIMESTEP], ..Feed::default() }
+        HostInputs { tokens, latent, image, timesteps: &[TIMESTEP], ..HostInputs::default() }
     }
 }
 
 impl Session {
-    /// Runs every network once, in the plan's order, so that all memory holds ordinary numbers.
+    /// Runs every network once in the plan's order. Afterwards all memory holds ordinary numbers.
     pub fn run_all(&mut self) -> Result<(), RuntimeError> {
         let inputs = Inputs::of(self);
         let sequence: Vec<usize> = (0..self.plan().networks.len()).collect();
         let run = |session: &mut Session, stream: &mut _| {
-            sequence.iter().try_for_each(|&network| session.run(network, inputs.feed(), stream))
+            sequence.iter().try_for_each(|&network| session.run(network, inputs.values(), stream))
         };
         self.with_stream(&sequence, run).map(drop)
     }
 
-    /// Runs a network `passes` times in a row, weights and inputs included, as a sampler does;
-    /// seconds of each pass until the device is done, and what was read. `cold`: resident weights
-    /// are read again before the first.
+    /// Runs a network `passes` times in a row, weights and inputs included. Returns the seconds of
+    /// each pass until the device is done, and the counts of the stream. If `cold`, resident weights
+    /// are read again before the first pass.
     pub fn time_passes(
         &mut self,
         network: usize,
@@ -72,7 +77,7 @@ impl Session {
             let mut seconds = Vec::with_capacity(passes);
             for _ in 0..passes {
                 let started = Instant::now();
-                session.run(network, inputs.feed(), stream)?;
+                session.run(network, inputs.values(), stream)?;
                 session.executor.finish()?;
                 seconds.push(started.elapsed().as_secs_f64());
             }
@@ -80,8 +85,7 @@ impl Session {
         })
     }
 
-    /// Times a network's launches alone: resident weights are where they belong, and what is read
-    /// through slots is taken to be there.
+    /// Times a network's launches alone. Resident weights are in their places; slots hold any bytes.
     pub fn time_launches(&mut self, network: usize) -> Result<LaunchSeconds, RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         if network >= bundle.plan().networks.len() {

@@ -1,4 +1,4 @@
-//! What a picture needs before the first network runs: tokens, a sampler, noise.
+//! Prepares an image before the first network runs: tokens, a sampler, noise.
 
 use kiln_bundle::plan::Plan;
 
@@ -10,12 +10,12 @@ use crate::pipeline::rng::NormalRng;
 use crate::pipeline::sampler::{self, Prediction, Sampler, SamplerOptions};
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
 
-/// What the U-Net's output means.
+/// The meaning of the denoiser's output.
 pub(super) fn prediction(plan: &Plan) -> Prediction {
     if plan.manifest.v_prediction { Prediction::V } else { Prediction::Epsilon }
 }
 
-/// The first step of a run from a picture: so many of the last steps run as the strength says.
+/// The first step of a run from an image. The strength is the share of the steps that run.
 ///
 /// Errors: `Input` if the strength is not over 0 and up to 1.
 pub(super) fn first_step(init: &Init, steps: usize) -> Result<usize, RuntimeError> {
@@ -27,7 +27,7 @@ pub(super) fn first_step(init: &Init, steps: usize) -> Result<usize, RuntimeErro
 }
 
 impl Session {
-    /// The picture to begin with at the model's size, as the encoder reads it.
+    /// The image to begin with at the model's size, as the encoder reads it.
     pub(super) fn init_values(&self, init: &Init) -> Result<Vec<f32>, RuntimeError> {
         let px = self.plan().manifest.image_px;
         let image = resize::cover(&init.image, px, px)?;
@@ -55,8 +55,8 @@ impl Session {
         Ok((tokens, warnings))
     }
 
-    /// The sampler, and the initial latents in `self.host.latent`: ready for the first step, or the
-    /// bare noise if they are to be mixed with a picture's.
+    /// The sampler, and the initial latent in `self.host.latent`: ready for the first step, or the
+    /// noise alone if there is an image to begin with.
     pub(super) fn prepare(
         &mut self,
         request: &Request<'_>,

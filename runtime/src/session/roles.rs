@@ -1,61 +1,63 @@
-//! Which of a plan's networks is which, and in what order they run for a picture.
+//! The networks of a plan by their roles, and the order in which they run for an image.
 
-use kiln_bundle::plan::{Phase, Plan};
+use kiln_bundle::plan::{GUIDANCE_BRANCHES, Plan, Role};
 
-use super::Session;
 use crate::error::RuntimeError;
 
-/// The networks of a plan that the pipeline names.
+/// Indices of a plan's networks.
 pub(super) struct Roles {
-    pub prompt: Vec<usize>,
-    pub timesteps: Vec<usize>,
-    /// From a picture to a latent; only bundles that were made so have it.
-    pub encoder: Option<usize>,
+    pub image_encoder: Option<usize>,
     pub text_encoder: usize,
-    pub unet: usize,
+    pub prompt_projection: Option<usize>,
+    pub timestep_projection: Option<usize>,
+    pub denoiser: usize,
     pub decoder: usize,
-    /// Timesteps whose projections are made at once.
-    pub rows: usize,
-    /// Runs of the U-Net for a step.
+    /// Timesteps in one run of the timestep projection.
+    pub timestep_rows: usize,
+    /// Runs of the denoiser in a step of the sampler.
     pub passes: usize,
 }
 
 impl Roles {
-    pub fn of(session: &Session) -> Result<Roles, RuntimeError> {
-        let plan = session.plan();
-        let of_phase =
-            |phase| (0..plan.networks.len()).filter(|&n| plan.networks[n].phase == phase).collect();
-        let timesteps: Vec<usize> = of_phase(Phase::Timesteps);
-        let encoder = plan.networks.iter().position(|network| network.name == "encoder");
-        let mut prompt = of_phase(Phase::Prompt);
-        prompt.retain(|network| Some(*network) != encoder);
+    /// Errors: `Plan` if a required role is missing, which the checker rules out.
+    pub fn of(plan: &Plan) -> Result<Roles, RuntimeError> {
+        let required = |role| {
+            let missing = || RuntimeError::Plan(format!("no network is the {role:?}"));
+            plan.with_role(role).ok_or_else(missing)
+        };
+        let timestep_projection = plan.with_role(Role::TimestepProjection);
+        let manifest = &plan.manifest;
         Ok(Roles {
-            prompt,
-            encoder,
-            text_encoder: session.network("text_encoder")?,
-            unet: session.network("unet")?,
-            decoder: session.network("decoder")?,
-            rows: if timesteps.is_empty() { usize::MAX } else { timestep_rows(plan) },
-            timesteps,
-            passes: if plan.manifest.guidance_batch == 2 { 1 } else { 2 },
+            image_encoder: plan.with_role(Role::ImageEncoder),
+            text_encoder: required(Role::TextEncoder)?,
+            prompt_projection: plan.with_role(Role::PromptProjection),
+            timestep_projection,
+            denoiser: required(Role::Denoiser)?,
+            decoder: required(Role::Decoder)?,
+            timestep_rows: match timestep_projection {
+                Some(_) => manifest.timestep_rows.max(1) as usize,
+                None => usize::MAX,
+            },
+            passes: (GUIDANCE_BRANCHES / manifest.guidance_batch.max(1)) as usize,
         })
     }
 
-    /// Everything that runs for a picture, in order.
-    pub fn sequence(&self, steps: usize, from_picture: bool) -> Vec<usize> {
-        let mut sequence: Vec<usize> = self.encoder.filter(|_| from_picture).into_iter().collect();
-        sequence.extend(&self.prompt);
+    /// The networks that run once a prompt, in order.
+    pub fn prompt(&self) -> impl Iterator<Item = usize> {
+        [Some(self.text_encoder), self.prompt_projection].into_iter().flatten()
+    }
+
+    /// All runs of networks for an image, in order.
+    pub fn sequence(&self, steps: usize, from_image: bool) -> Vec<usize> {
+        let mut sequence: Vec<usize> =
+            self.image_encoder.filter(|_| from_image).into_iter().chain(self.prompt()).collect();
         for step in 0..steps {
-            if step % self.rows == 0 {
-                sequence.extend(&self.timesteps);
+            if step % self.timestep_rows == 0 {
+                sequence.extend(self.timestep_projection);
             }
-            sequence.extend(std::iter::repeat_n(self.unet, self.passes));
+            sequence.extend(std::iter::repeat_n(self.denoiser, self.passes));
         }
         sequence.push(self.decoder);
         sequence
     }
-}
-
-fn timestep_rows(plan: &Plan) -> usize {
-    plan.manifest.timestep_rows.max(1) as usize
 }

@@ -111,15 +111,21 @@ struct Arena {
 }
 
 impl Arena {
-    fn add(&mut self, name: &str, elems: usize, lower: u32, upper: u32) -> BufferId {
-        let offset_bytes = self.top_bytes;
-        self.top_bytes += (elems as u64 * 4).next_multiple_of(4096);
-        self.place(name, elems as u64 * 4, offset_bytes, lower, upper)
+    fn add(
+        &mut self,
+        kind: BufferKind,
+        name: &str,
+        elems: usize,
+        lower: u32,
+        upper: u32,
+    ) -> BufferId {
+        let (offset_bytes, len_bytes) = (self.top_bytes, elems as u64 * 4);
+        self.top_bytes += len_bytes.next_multiple_of(4096);
+        self.place(Buffer { name: name.into(), kind, offset_bytes, len_bytes, lower, upper })
     }
 
-    fn place(&mut self, name: &str, len_bytes: u64, at: u64, lower: u32, upper: u32) -> BufferId {
-        let offset_bytes = at;
-        self.buffers.push(Buffer { name: name.into(), offset_bytes, len_bytes, lower, upper });
+    fn place(&mut self, buffer: Buffer) -> BufferId {
+        self.buffers.push(buffer);
         BufferId(self.buffers.len() as u32 - 1)
     }
 }
@@ -144,9 +150,9 @@ impl Small {
             let bytes: Vec<u8> =
                 floats.flat_map(|index| weight(block as usize, index).to_le_bytes()).collect();
             let (offset_bytes, len_bytes, checksum) = writer.write_block(&bytes).unwrap();
-            let residency = Residency::Streamed;
+            let (kind, residency) = (BlockKind::Weights, Residency::Streamed);
             let name = format!("block {block}");
-            blocks.push(Block { name, offset_bytes, len_bytes, checksum, residency });
+            blocks.push(Block { name, kind, offset_bytes, len_bytes, checksum, residency });
         }
         let rows = (0..VOCABULARY).map(|row| {
             let bytes = (0..WIDTH).flat_map(|column| table(row, column).to_le_bytes());
@@ -188,7 +194,11 @@ impl Small {
     fn buffers(&self) -> (Arena, Ids) {
         let (batch, rows) = (self.batch, self.rows);
         let mut arena = Arena::default();
-        let mut add = |name: &str, elems, lower, upper| arena.add(name, elems, lower, upper);
+        let mut add = |name: &str, elems, lower, upper| {
+            let inner = ["rows", "even", "odd"].contains(&name);
+            let kind = if inner { BufferKind::Activation } else { BufferKind::Port };
+            arena.add(kind, name, elems, lower, upper)
+        };
         let kv = add("kv", CONTEXT, 5, UNET_END);
         let ids = Ids {
             tokens: add("tokens", 2 * TOKENS, 0, 1),
@@ -210,7 +220,14 @@ impl Small {
             resident: BufferId(0),
         };
         let over = arena.buffers[ids.rows.index()].offset_bytes;
-        let resident = arena.place("resident", BLOCK_BYTES, over, 10, UNET_END);
+        let resident = arena.place(Buffer {
+            name: "resident".into(),
+            kind: BufferKind::Weights,
+            offset_bytes: over,
+            len_bytes: BLOCK_BYTES,
+            lower: 10,
+            upper: UNET_END,
+        });
         (arena, Ids { resident, ..ids })
     }
 
@@ -222,9 +239,11 @@ impl Small {
         });
         Network {
             name: "unet_time".into(),
-            phase: Phase::Timesteps,
-            inputs: vec![port("timestep", ids.times, DType::F32, &[rows])],
+            role: Role::TimestepProjection,
+            inputs: vec![host(Feed::Timestep, port("timestep", ids.times, DType::F32, &[rows]))],
             outputs: vec![port("time", ids.time_table, DType::F32, &[rows, WIDTH])],
+            loads: vec![],
+            overwrites: vec![],
             steps,
         }
     }
@@ -232,6 +251,8 @@ impl Small {
     fn unet(&self, ids: &Ids) -> Network {
         let batch = self.batch;
         let elems = batch * LATENT;
+        let kv = if batch == 2 { Slice::InPlace } else { Slice::GuidanceBranch };
+        let row = Slice::TimestepRow { row_bytes: WIDTH as u64 * 4, copies: 1 };
         let mut steps = Vec::new();
         let mut from = ids.latent;
         for layer in 0..LAYERS {
@@ -255,13 +276,15 @@ impl Small {
         }
         Network {
             name: "unet".into(),
-            phase: Phase::Step,
+            role: Role::Denoiser,
             inputs: vec![
-                port("latent", ids.latent, DType::F32, &[batch, 4, 4, 4]),
-                port("kv", ids.kv_in, DType::F32, &[batch, TOKENS, WIDTH]),
-                port("time", ids.time_row, DType::F32, &[1, WIDTH]),
+                host(Feed::Latent, port("latent", ids.latent, DType::F32, &[batch, 4, 4, 4])),
+                output_of(1, kv, port("kv", ids.kv_in, DType::F32, &[batch, TOKENS, WIDTH])),
+                output_of(2, row, port("time", ids.time_row, DType::F32, &[1, WIDTH])),
             ],
             outputs: vec![port("eps", ids.eps, DType::F32, &[batch, 4, 4, 4])],
+            loads: vec![BlockId(RESIDENT)],
+            overwrites: vec![],
             steps,
         }
     }
@@ -315,19 +338,25 @@ fn text_encoder(ids: &Ids, table_at: u64) -> Network {
     steps.extend(streamed(TEXT, 0, |w| scale(ids.rows, w, ids.embedding, CONTEXT, WIDTH)));
     Network {
         name: "text_encoder".into(),
-        phase: Phase::Prompt,
-        inputs: vec![port("tokens", ids.tokens, DType::I32, &[2, TOKENS])],
+        role: Role::TextEncoder,
+        inputs: vec![host(Feed::Tokens, port("tokens", ids.tokens, DType::I32, &[2, TOKENS]))],
         outputs: vec![port("embedding", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        loads: vec![],
+        // What the embedding is made from is in the same place.
+        overwrites: vec![BlockId(RESIDENT)],
         steps,
     }
 }
 
 fn unet_prompt(ids: &Ids) -> Network {
+    let context = port("context", ids.embedding, DType::F32, &[2, TOKENS, WIDTH]);
     Network {
         name: "unet_prompt".into(),
-        phase: Phase::Prompt,
-        inputs: vec![port("context", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        role: Role::PromptProjection,
+        inputs: vec![output_of(0, Slice::InPlace, context)],
         outputs: vec![port("kv", ids.kv, DType::F32, &[2, TOKENS, WIDTH])],
+        loads: vec![],
+        overwrites: vec![],
         steps: streamed(PROMPT, 1, |w| scale(ids.embedding, w, ids.kv, CONTEXT, WIDTH)),
     }
 }
@@ -339,9 +368,11 @@ fn decoder(ids: &Ids) -> Network {
     });
     Network {
         name: "decoder".into(),
-        phase: Phase::Picture,
-        inputs: vec![port("latent", ids.picture, DType::F32, &[1, 4, 4, 4])],
+        role: Role::Decoder,
+        inputs: vec![host(Feed::Latent, port("latent", ids.picture, DType::F32, &[1, 4, 4, 4]))],
         outputs: vec![port("image", ids.image, DType::F32, &[1, 16, 16, 3])],
+        loads: vec![],
+        overwrites: vec![],
         steps,
     }
 }
@@ -356,6 +387,15 @@ fn kernel(entry: &str) -> Kernel {
 fn port(name: &str, buffer: BufferId, dtype: DType, shape: &[usize]) -> Port {
     let shape = shape.iter().map(|&axis| axis as u32).collect();
     Port { name: name.into(), buffer, dtype, shape }
+}
+
+fn host(feed: Feed, port: Port) -> Input {
+    Input { port, source: Source::Host(feed) }
+}
+
+/// The first output of a network.
+fn output_of(network: u32, slice: Slice, port: Port) -> Input {
+    Input { port, source: Source::Output { network: NetworkId(network), output: 0, slice } }
 }
 
 fn n(value: usize) -> Arg {

@@ -50,7 +50,7 @@ function makeHeader() {
 }
 
 function makeBudget() {
-  const resident = sum(account.peak.live.filter((b) => b.kind === "weights").map((b) => b.len_bytes));
+  const resident = sum(account.peak.live.filter((b) => isResident(b.kind)).map((b) => b.len_bytes));
   const parts = [
     ["Arena: activations", memory.arena_bytes - resident, "activation"],
     ["Arena: resident weights", resident, "weights"],

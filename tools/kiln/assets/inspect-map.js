@@ -60,7 +60,7 @@ function zoom(factor, x = area().x + area().w / 2, y = null) {
 
 function bufferColor(b) {
   if (b.kind === "activation") return colors[["activation", "activation-2", "activation-3"][b.buffer % 3]];
-  if (b.kind === "weights") return colors[b.buffer % 2 ? "weights" : "weights-2"];
+  if (isResident(b.kind)) return colors[b.buffer % 2 ? "weights" : "weights-2"];
   return colors[b.kind];
 }
 

@@ -23,6 +23,8 @@ function flops(count) {
   return (count / 1e6).toFixed(count && count < 1e7 ? 2 : 1) + " MFLOP";
 }
 
+const isResident = (kind) => kind === "weights" || kind === "constants";
+
 const instants = account.live_bytes.length;
 const opAt = new Int32Array(instants).fill(-1);
 account.ops.forEach((op, index) => { opAt[op.step] = index; });

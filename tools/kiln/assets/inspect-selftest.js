@@ -62,7 +62,7 @@ function selftest() {
 function hoverPeak() {
   paint();
   const frame = canvas.getBoundingClientRect(), op = account.ops[opNear(account.peak.step)];
-  const largest = account.peak.live.find((b) => b.kind !== "weights") ?? account.peak.live[0];
+  const largest = account.peak.live.find((b) => !isResident(b.kind)) ?? account.peak.live[0];
   const x = (toX(at(op.step)) + toX(at(op.step + 1))) / 2, y = toY(largest.offset_bytes + largest.len_bytes / 2);
   const where = { clientX: frame.left + x, clientY: frame.top + y, pointerType: "mouse", pointerId: 1 };
   canvas.dispatchEvent(new PointerEvent("pointermove", where));

@@ -84,7 +84,7 @@ fn sweep(plan: &Plan) -> Result<u64, Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Buffer;
+    use crate::plan::{Buffer, BufferKind};
     use crate::testing;
 
     /// The same questions, one pair and one instant at a time.
@@ -116,6 +116,7 @@ mod tests {
                 let lower = u.int_in_range(0..=9)?;
                 plan.buffers.push(Buffer {
                     name: String::new(),
+                    kind: BufferKind::Activation,
                     offset_bytes: u.int_in_range(0..=40)?,
                     len_bytes: u.int_in_range(1..=12)?,
                     lower,

@@ -1,13 +1,17 @@
-//! Walks the timeline once: who wrote what is read, and which weights are where.
+//! Walks the timeline once: what each network reads is written, and streamed weights are loaded.
+//!
+//! Nothing is known to be written when a network begins but its inputs: values cross from one network
+//! to another by edges alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::edges::Edges;
 use super::interval_set::IntervalSet;
 use super::launch::{self, Begun};
-use super::violation::{Place, Violation, block_at, buffer_at, place};
+use super::violation::{Place, Violation, block_at, buffer_at, place, port_len_bytes};
 use crate::plan::{
-    Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Network, Phase, Plan, Port,
-    ROW_CHECKSUM_BYTES, Residency, SlotId, Step,
+    Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Input, Network, Plan, Port,
+    ROW_CHECKSUM_BYTES, Residency, Role, Slice, SlotId, Source, Step,
 };
 
 /// Checks every port and every step.
@@ -17,15 +21,15 @@ pub(super) fn check(
     plan: &Plan,
     spans: &[(u32, u32)],
     owners: &[Option<BlockId>],
+    edges: &Edges,
     weights_len_bytes: u64,
 ) -> Result<(), Violation> {
     let mut flow = Flow {
         plan,
         owners,
+        edges,
         weights_len_bytes,
-        written: vec![IntervalSet::default(); plan.buffers.len()],
-        first_written: vec![None; plan.buffers.len()],
-        last_input: vec![None; plan.buffers.len()],
+        written: vec![],
         index_bytes: HashMap::new(),
         slots: BTreeMap::new(),
         slot_of: HashMap::new(),
@@ -38,6 +42,7 @@ pub(super) fn check(
         flow.network = index;
         flow.span = span;
         flow.enter(network)?;
+        Edges::check_live(plan, spans, index)?;
         for (step_index, step) in network.steps.iter().enumerate() {
             flow.step = step_index;
             flow.run(step)?;
@@ -48,19 +53,16 @@ pub(super) fn check(
     Ok(())
 }
 
-/// What is known at an instant.
+/// The state at an instant.
 struct Flow<'a> {
     plan: &'a Plan,
     /// The block that is resident in a buffer.
     owners: &'a [Option<BlockId>],
+    edges: &'a Edges,
     weights_len_bytes: u64,
-    /// Bytes of each buffer that hold its value.
+    /// Bytes of each buffer that the current network may read.
     written: Vec<IntervalSet>,
-    /// The network that first wrote to each buffer.
-    first_written: Vec<Option<usize>>,
-    /// The last network of which each buffer was an input.
-    last_input: Vec<Option<usize>>,
-    /// The `i32` inputs of the current network and their lengths.
+    /// The `i32` inputs that the host writes for the current network, and their lengths.
     index_bytes: HashMap<BufferId, u64>,
     /// The block in each slot, and the other way round.
     slots: BTreeMap<SlotId, BlockId>,
@@ -90,21 +92,56 @@ impl<'a> Flow<'a> {
         place(self.plan, self.network, self.step, self.instant())
     }
 
-    /// The host writes the inputs.
+    /// The inputs are written or copied, or are there already.
     fn enter(&mut self, network: &Network) -> Result<(), Violation> {
         self.index_bytes.clear();
-        for port in &network.inputs {
-            let by = || format!("input {:?} of network {:?}", port.name, network.name);
-            let region = self.port_region(port, by)?;
+        self.written.clear();
+        self.written.resize_with(self.plan.buffers.len(), IntervalSet::default);
+        let mut taken = HashSet::new();
+        for input in &network.inputs {
+            let by = || Violation::input(network, input);
+            let region = self.port_region(&input.port, by)?;
             self.check_use(region, self.span.0, by)?;
+            if !taken.insert(region.buffer) {
+                let name = self.plan.buffers[region.buffer.index()].name.clone();
+                return Err(Violation::Duplicate { what: "input buffer", name });
+            }
+            if network.role == Role::Denoiser && !self.lives_through(region.buffer) {
+                let (buffer, span) = (buffer_at(self.plan, region.buffer), self.span);
+                return Err(Violation::NotLiveInLoop { by: by(), buffer, span });
+            }
+            self.check_not_held(input, region, by)?;
             self.note_written(region);
-            self.last_input[region.buffer.index()] = Some(self.network);
-            if port.dtype == DType::I32 {
-                let bytes = self.index_bytes.entry(region.buffer).or_default();
-                *bytes = region.len_bytes.max(*bytes);
+            if input.port.dtype == DType::I32 && matches!(input.source, Source::Host(_)) {
+                self.index_bytes.insert(region.buffer, region.len_bytes);
             }
         }
         Ok(())
+    }
+
+    /// An input that is written or copied takes the place of no output that is still to be read.
+    fn check_not_held(
+        &self,
+        input: &Input,
+        region: Region,
+        by: impl Fn() -> String,
+    ) -> Result<(), Violation> {
+        if matches!(input.source, Source::Output { slice: Slice::InPlace, .. }) {
+            return Ok(());
+        }
+        let reader = self.edges.overwritten_by_input(self.network, region.buffer);
+        self.overwrites(region, reader, by)
+    }
+
+    fn overwrites(
+        &self,
+        region: Region,
+        reader: Option<&str>,
+        by: impl Fn() -> String,
+    ) -> Result<(), Violation> {
+        let Some(reader) = reader else { return Ok(()) };
+        let buffer = buffer_at(self.plan, region.buffer);
+        Err(Violation::Overwritten { by: by(), buffer, reader: reader.to_owned() })
     }
 
     /// The host reads the outputs.
@@ -241,23 +278,14 @@ impl<'a> Flow<'a> {
     fn read(&self, region: Region) -> Result<(), Violation> {
         let by = || self.place().to_string();
         self.check_use(region, self.instant(), by)?;
-        self.check_written(region, by)?;
-        let index = region.buffer.index();
-        let from_outside = self.last_input[index] == Some(self.network)
-            || self.first_written[index].is_some_and(|network| network < self.network);
-        let looped = self.plan.networks[self.network].phase == Phase::Step;
-        if looped && from_outside && !self.lives_through(region.buffer) {
-            return Err(Violation::NotLiveInLoop {
-                place: self.place(),
-                buffer: buffer_at(self.plan, region.buffer),
-                span: self.span,
-            });
-        }
-        Ok(())
+        self.check_written(region, by)
     }
 
     fn write(&mut self, region: Region) -> Result<(), Violation> {
-        self.check_use(region, self.instant(), || self.place().to_string())?;
+        let by = || self.place().to_string();
+        self.check_use(region, self.instant(), by)?;
+        let reader = self.edges.overwritten_by_step(self.network, region.buffer);
+        self.overwrites(region, reader, by)?;
         self.note_written(region);
         Ok(())
     }
@@ -290,13 +318,7 @@ impl<'a> Flow<'a> {
         if port.buffer.index() >= count {
             return Err(Violation::NoSuch { by: by(), what: "buffer", id: port.buffer.0, count });
         }
-        let len_bytes = port
-            .shape
-            .iter()
-            .try_fold(port.dtype.size_bytes(), |product, &dim| product.checked_mul(dim.into()));
-        // A length that 64 bits do not hold is in no buffer either.
-        let len_bytes = len_bytes.unwrap_or(u64::MAX);
-        Ok(Region { buffer: port.buffer, offset_bytes: 0, len_bytes })
+        Ok(Region { buffer: port.buffer, offset_bytes: 0, len_bytes: port_len_bytes(port) })
     }
 
     /// The buffer is there, live and no resident weights, and the region is inside it.
@@ -340,7 +362,6 @@ impl<'a> Flow<'a> {
     fn note_written(&mut self, region: Region) {
         let Region { buffer, offset_bytes, len_bytes } = region;
         self.written[buffer.index()].insert(offset_bytes, offset_bytes + len_bytes);
-        self.first_written[buffer.index()].get_or_insert(self.network);
     }
 
     fn lives_through(&self, buffer: BufferId) -> bool {

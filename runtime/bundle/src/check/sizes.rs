@@ -1,4 +1,4 @@
-//! Sums, limits and names: what can be said without looking at time or addresses.
+//! Sums, limits and names, which need neither time nor addresses.
 
 use std::collections::HashSet;
 
@@ -76,7 +76,7 @@ fn check_kernels(plan: &Plan) -> Result<(), Violation> {
 fn check_names(plan: &Plan) -> Result<(), Violation> {
     check_distinct("network", plan.networks.iter().map(|network| &network.name))?;
     for network in &plan.networks {
-        check_distinct("input", network.inputs.iter().map(|port| &port.name))?;
+        check_distinct("input", network.inputs.iter().map(|input| &input.port.name))?;
         check_distinct("output", network.outputs.iter().map(|port| &port.name))?;
     }
     Ok(())

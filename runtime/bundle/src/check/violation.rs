@@ -4,7 +4,9 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::plan::{BlockId, BufferId, Plan, Step};
+use crate::plan::{
+    BlockId, BufferId, BufferKind, DType, Feed, Input, Network, Plan, Port, Role, Slice, Step,
+};
 
 /// A buffer as a violation shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,10 +112,10 @@ pub enum Violation {
         /// Its name.
         network: String,
     },
-    /// Two networks, or two inputs or outputs of one, have the same name.
+    /// Two networks, or two inputs or outputs of one, have the same name or buffer.
     #[error("{what} {name:?} is there twice")]
     Duplicate {
-        /// Network, input or output.
+        /// Network, input, output or input buffer.
         what: &'static str,
         /// The name.
         name: String,
@@ -258,15 +260,119 @@ pub enum Violation {
         /// The first bytes that are missing.
         gap: (u64, u64),
     },
-    /// A value from outside the sampler's loop does not live through it.
-    #[error("{place} reads {buffer}, not live in all of the loop [{}, {})", span.0, span.1)]
+    /// An input of the denoiser is not live in all of the sampler's loop.
+    #[error("{by} is {buffer}, not live in all of the loop [{}, {})", span.0, span.1)]
     NotLiveInLoop {
-        /// The reader.
-        place: Box<Place>,
-        /// What it reads.
+        /// The input.
+        by: String,
+        /// Its buffer.
         buffer: Box<BufferAt>,
         /// The network's interval.
         span: (u32, u32),
+    },
+    /// A role is there twice, or stands before one that runs earlier.
+    #[error("network {network:?} is the {role:?}, which cannot follow the {before:?}")]
+    RoleOrder {
+        /// The network.
+        network: String,
+        /// Its role.
+        role: Role,
+        /// The role of the network before it.
+        before: Role,
+    },
+    /// No network has a role without which nothing can be generated.
+    #[error("no network is the {role:?}")]
+    RoleMissing {
+        /// The role.
+        role: Role,
+    },
+    /// The denoiser's batch holds neither one branch of guidance nor all.
+    #[error(
+        "a denoiser of {guidance_batch} batch rows runs neither one branch of guidance nor all"
+    )]
+    GuidanceBatch {
+        /// [`Manifest::guidance_batch`](crate::plan::Manifest::guidance_batch).
+        guidance_batch: u32,
+    },
+    /// An input does not fit the value that the host writes.
+    #[error("{by} has {len_bytes} bytes of {dtype:?}, not the {feed:?} that a {role:?} is given")]
+    Feed {
+        /// The input.
+        by: String,
+        /// The value.
+        feed: Feed,
+        /// Length of the input; the largest number if 64 bits do not hold it.
+        len_bytes: u64,
+        /// Its element type.
+        dtype: DType,
+        /// The role of its network.
+        role: Role,
+    },
+    /// An input comes from a network that may not have run before.
+    #[error("{by} comes from network {network:?}, which may not have run by then")]
+    SourceNotRun {
+        /// The input.
+        by: String,
+        /// The producer.
+        network: String,
+    },
+    /// An input does not fit its slice of an output.
+    #[error("{by} cannot be {slice:?} of output {output:?} of network {network:?}")]
+    Slice {
+        /// The input.
+        by: String,
+        /// The slice.
+        slice: Slice,
+        /// The producer.
+        network: String,
+        /// The producer's output.
+        output: String,
+    },
+    /// An output is not live until an input has taken its value for the last time.
+    #[error("{by} comes from {buffer}, which must live until instant {until}")]
+    SourceNotLive {
+        /// The input.
+        by: String,
+        /// The output's buffer.
+        buffer: Box<BufferAt>,
+        /// First instant at which the value is not needed.
+        until: u32,
+    },
+    /// An output is overwritten before an input has taken its value for the last time.
+    #[error("{by} writes {buffer}, which {reader} has still to read")]
+    Overwritten {
+        /// The step or input that writes.
+        by: String,
+        /// The output's buffer.
+        buffer: Box<BufferAt>,
+        /// The input that reads.
+        reader: String,
+    },
+    /// A network's lists of resident blocks are not those that its steps and buffers make.
+    #[error("network {network:?} {problem} {block}")]
+    ResidentList {
+        /// The network.
+        network: String,
+        /// What is wrong with the block.
+        problem: &'static str,
+        /// The block.
+        block: String,
+    },
+    /// Small constants are streamed.
+    #[error("{block} holds small constants, which are always resident")]
+    StreamedConstants {
+        /// The block.
+        block: Box<BlockAt>,
+    },
+    /// A buffer is not used as its kind says.
+    #[error("{buffer} is used as {found:?}, not as {stated:?}")]
+    BufferKind {
+        /// The buffer.
+        buffer: Box<BufferAt>,
+        /// What the plan says.
+        stated: BufferKind,
+        /// What its users say.
+        found: BufferKind,
     },
     /// A resident block is loaded or freed.
     #[error("{place} concerns {block}, which is resident")]
@@ -410,6 +516,20 @@ pub enum Violation {
         /// [`Requirements::work_group_size`](crate::plan::Requirements::work_group_size).
         max: u64,
     },
+}
+
+impl Violation {
+    /// Names an input.
+    pub(super) fn input(network: &Network, input: &Input) -> String {
+        format!("input {:?} of network {:?}", input.port.name, network.name)
+    }
+}
+
+/// Length of a port; the largest number if 64 bits do not hold it, which is in no buffer either.
+pub(super) fn port_len_bytes(port: &Port) -> u64 {
+    let mut dims = port.shape.iter();
+    let product = dims.try_fold(port.dtype.size_bytes(), |p, &dim| p.checked_mul(dim.into()));
+    product.unwrap_or(u64::MAX)
 }
 
 /// Shows a buffer that is in the plan.

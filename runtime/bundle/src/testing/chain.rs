@@ -2,21 +2,31 @@
 
 use std::ops::Range;
 
-use super::{dispatch, free, kernel, load, manifest, port, read, requirements, weight, write_to};
+use super::{
+    buffer, dispatch, free, host, kernel, load, manifest, output_of, port, read, requirements,
+    weight, write_to,
+};
 use crate::format::PAGE_BYTES;
-use crate::plan::{Block, Buffer, DType, MemoryPlan, Network, Phase, Plan, Residency, Step};
+use crate::plan::{
+    Block, BlockKind, Buffer, BufferKind, DType, Feed, MemoryPlan, Network, Plan, Port, Residency,
+    Role, Slice, Step,
+};
 
 const ALIGN_BYTES: u64 = 128;
 
-/// A valid plan of one looping network, in which launch `i` writes a value of `sizes[i]` bytes,
+/// Buffers of [`Ends`]. They are the last ones of a [`chain`].
+pub const CHAIN_END_BUFFERS: usize = 3;
+
+/// A valid plan whose denoiser, network 1, is a chain: launch `i` writes a value of `sizes[i]` bytes,
 /// reads up to two values before it and a weight block of the same size that is
-/// loaded just before it and freed just after. Value 0 is the network's input, the last one its
-/// output. Buffers, blocks and launches have the same numbers: launch `i` is step `3 * i + 1`.
+/// loaded just before it and freed just after. Value 0 is the text encoder's output, in place; the
+/// last one is the chain's. Buffers, blocks and launches have the same numbers: launch `i` is step
+/// `3 * i + 1` of the network. Text encoder and decoder are one launch each.
 ///
 /// Requires: at least two sizes, none zero, each below 2^32.
 pub fn chain(sizes: &[u64]) -> Plan {
     let count = sizes.len();
-    let instant_count = 3 * count as u32;
+    let instant_count = 3 * count as u32 + 2;
     let mut buffers: Vec<Buffer> = Vec::with_capacity(count);
     let mut blocks = Vec::with_capacity(count);
     let mut steps = Vec::with_capacity(3 * count);
@@ -25,10 +35,12 @@ pub fn chain(sizes: &[u64]) -> Plan {
         let life = life(index, count);
         let name = format!("value{index}");
         let offset_bytes = first_fit(&buffers, &life, len_bytes);
-        let (lower, upper) = (life.start, life.end);
-        buffers.push(Buffer { name, offset_bytes, len_bytes, lower, upper });
+        let is_port = index == 0 || index == count - 1;
+        let kind = if is_port { BufferKind::Port } else { BufferKind::Activation };
+        buffers.push(buffer(&name, kind, offset_bytes..offset_bytes + len_bytes, life));
         blocks.push(Block {
             name: format!("block{index}"),
+            kind: BlockKind::Weights,
             offset_bytes: weights_len_bytes,
             len_bytes,
             checksum: 0,
@@ -37,6 +49,9 @@ pub fn chain(sizes: &[u64]) -> Plan {
         weights_len_bytes = (weights_len_bytes + len_bytes).next_multiple_of(PAGE_BYTES);
         steps.extend(steps_of(index as u32, sizes));
     }
+    let first = port("first", 0, DType::I8, &[sizes[0] as u32]);
+    let ends = ends(first.clone(), count as u32, instant_count - 1, ALIGN_BYTES);
+    buffers.extend(ends.buffers);
     let arena_bytes = buffers.iter().map(|b| b.offset_bytes + b.len_bytes).max().unwrap_or(0);
     let slot_bytes = sizes.iter().copied().max().unwrap_or(0);
     let memory = MemoryPlan {
@@ -46,12 +61,13 @@ pub fn chain(sizes: &[u64]) -> Plan {
         slot_bytes: vec![slot_bytes; 2],
         ..MemoryPlan::default()
     };
-    let shape = |len_bytes: u64| [len_bytes as u32];
-    let network = Network {
+    let links = Network {
         name: "chain".into(),
-        phase: Phase::Step,
-        inputs: vec![port("latent", 0, DType::I8, &shape(sizes[0]))],
-        outputs: vec![port("noise", count as u32 - 1, DType::I8, &shape(sizes[count - 1]))],
+        role: Role::Denoiser,
+        inputs: vec![output_of(0, Slice::InPlace, first)],
+        outputs: vec![port("last", count as u32 - 1, DType::I8, &[sizes[count - 1] as u32])],
+        loads: vec![],
+        overwrites: vec![],
         steps,
     };
     Plan {
@@ -62,8 +78,53 @@ pub fn chain(sizes: &[u64]) -> Plan {
         kernels: vec![kernel(0, "link")],
         blocks,
         buffers,
-        networks: vec![network],
+        networks: vec![ends.text_encoder, links, ends.decoder],
         rationale: Default::default(),
+    }
+}
+
+/// A text encoder and a decoder of one launch each, without which no plan is sound.
+pub struct Ends {
+    /// The first network.
+    pub text_encoder: Network,
+    /// The last network.
+    pub decoder: Network,
+    /// Buffers that both need, in the order of their ids.
+    pub buffers: [Buffer; CHAIN_END_BUFFERS],
+}
+
+/// Ends of a plan with [`Manifest`](crate::plan::Manifest) as that of [`plan`](super::plan).
+///
+/// The text encoder writes `output`, a buffer at the start of the arena; its tokens are behind it. The
+/// decoder runs at the instant `last`. `first_buffer` is the id that the first buffer will have.
+pub fn ends(output: Port, first_buffer: u32, last: u32, align_bytes: u64) -> Ends {
+    let (tokens, latent, image) = (first_buffer, first_buffer + 1, first_buffer + 2);
+    let elem_count: u32 = output.shape.iter().product();
+    let len_bytes = u64::from(elem_count) * output.dtype.size_bytes();
+    let (tokens_at, image_at) =
+        (len_bytes.next_multiple_of(align_bytes), 256u64.next_multiple_of(align_bytes));
+    let network = |name: &str, role, input, outputs, args| Network {
+        name: name.into(),
+        role,
+        inputs: vec![input],
+        outputs,
+        loads: vec![],
+        overwrites: vec![],
+        steps: vec![dispatch(name, 0, args)],
+    };
+    let encode = vec![read(tokens, 0, 32), write_to(output.buffer.0, 0, len_bytes)];
+    let decode = vec![read(latent, 0, 256), write_to(image, 0, 768)];
+    let tokens = host(Feed::Tokens, port("tokens", tokens, DType::I32, &[2, 4]));
+    let latent = host(Feed::Latent, port("latent", latent, DType::F32, &[1, 4, 4, 4]));
+    let image = port("image", image, DType::I8, &[16, 16, 3]);
+    Ends {
+        text_encoder: network("text_encoder", Role::TextEncoder, tokens, vec![output], encode),
+        decoder: network("decoder", Role::Decoder, latent, vec![image], decode),
+        buffers: [
+            buffer("tokens", BufferKind::Port, tokens_at..tokens_at + 32, 0..1),
+            buffer("latent", BufferKind::Port, 0..256, last..last + 1),
+            buffer("image", BufferKind::Port, image_at..image_at + 768, last..last + 1),
+        ],
     }
 }
 
@@ -84,10 +145,11 @@ fn steps_of(index: u32, sizes: &[u64]) -> [Step; 3] {
 }
 
 fn life(index: usize, count: usize) -> Range<u32> {
-    let instant = |index: usize| 3 * index as u32 + 1;
+    let instant = |index: usize| 3 * index as u32 + 2;
+    let end = 3 * count as u32 + 1;
     match index {
-        0 => 0..3 * count as u32,
-        _ if index == count - 1 => instant(index)..3 * count as u32,
+        0 => 0..end,
+        _ if index == count - 1 => instant(index)..end,
         _ => instant(index)..instant((index + 2).min(count - 1)) + 1,
     }
 }

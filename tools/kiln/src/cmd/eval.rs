@@ -64,8 +64,10 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn port<'a>(plan: &'a Plan, name: &str) -> Result<&'a Port> {
-    let found = plan.networks.iter().flat_map(|n| &n.inputs).find(|p| p.name == name);
-    found.with_context(|| format!("no network of this bundle has an input '{name}'"))
+    let mut found = plan.networks.iter().flat_map(|n| &n.inputs).map(|input| &input.port);
+    found
+        .find(|port| port.name == name)
+        .with_context(|| format!("no network of this bundle has an input '{name}'"))
 }
 
 /// Reads a tensor of the port's element type; a missing batch axis is put in front.

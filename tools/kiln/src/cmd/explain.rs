@@ -1,13 +1,13 @@
 //! `kiln explain`: why an op is done as it is, and why a buffer or a weight is where it is.
 
 use anyhow::{Result, bail};
-use kiln_bundle::plan::{Phase, Plan};
+use kiln_bundle::plan::{BlockKind, Plan, Role};
 use kiln_bundle::rationale::{Choice, Cost, Verdict};
 use kiln_compiler::size::mib;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::inspect::{Account, Kind, OpAccount, Region, duration, kind_name, printed};
+use super::inspect::{Account, OpAccount, Region, duration, kind_name, printed};
 
 /// Names that are offered when there is no exact match.
 const OFFERED: usize = 12;
@@ -186,7 +186,7 @@ impl<'a> Explainer<'a> {
 
     fn resident(&self, id: u32, buffer: u32, out: &mut dyn Write) -> io::Result<()> {
         let at = self.account.arena[buffer as usize].offset_bytes;
-        let why = if self.account.blocks[id as usize].name.ends_with(".small") {
+        let why = if self.account.blocks[id as usize].kind == BlockKind::Constants {
             "the small constants of a network are read together, once".to_string()
         } else {
             self.intensity(id, "the budget had room for those with the least arithmetic a byte")
@@ -200,8 +200,8 @@ impl<'a> Explainer<'a> {
             let network = self.account.networks.iter();
             let index = network.take_while(|n| n.upper <= load.step).count();
             let name = self.account.networks[index].name;
-            let why = match self.plan.networks[index].phase {
-                Phase::Step => {
+            let why = match self.plan.networks[index].role {
+                Role::Denoiser => {
                     self.intensity(id, "blocks with less arithmetic a byte took the room there was")
                 }
                 _ => format!("{name} does not repeat, so keeping it would save no reading"),
@@ -233,7 +233,7 @@ impl<'a> Explainer<'a> {
 
     fn intensity(&self, id: u32, rule: &str) -> String {
         let blocks = self.account.blocks.iter().enumerate();
-        let large = blocks.filter(|(_, b)| b.resident && !b.name.ends_with(".small"));
+        let large = blocks.filter(|(_, b)| b.resident && b.kind == BlockKind::Weights);
         let most = large.map(|(i, _)| self.arithmetic(i as u32)).fold(0.0, f64::max);
         let own = self.arithmetic(id);
         let streamed = !self.account.blocks[id as usize].resident;
@@ -281,7 +281,7 @@ impl<'a> Explainer<'a> {
             return writeln!(out);
         }
         let (weights, rest): (Vec<&Region>, Vec<&Region>) =
-            peak.live.iter().partition(|r| r.kind == Kind::Weights);
+            peak.live.iter().partition(|r| r.kind.is_resident());
         let bytes: u64 = weights.iter().map(|r| r.len_bytes).sum();
         writeln!(out, "    {:>12}  {} resident weight blocks", mib(bytes), weights.len())?;
         for r in rest.iter().take(LISTED) {

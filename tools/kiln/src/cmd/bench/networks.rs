@@ -1,7 +1,7 @@
 //! `kiln bench networks`: whole networks, with their weights' reading and without.
 
 use anyhow::{Result, bail};
-use kiln_bundle::plan::{Network, Phase, Plan, Step};
+use kiln_bundle::plan::{Network, Plan, Role, Step};
 use kiln_compiler::device::DeviceProfile;
 use kiln_kernels::DeviceClass;
 use kiln_runtime::cli::CacheArgs;
@@ -204,7 +204,7 @@ fn measure(
     }
     let processor = before.zip(processor_seconds()).map(|(a, b)| (b - a) / runs as f64);
     let mut pass_seconds = Vec::new();
-    if !args.no_io && session.plan().networks[network].phase == Phase::Step {
+    if !args.no_io && session.plan().networks[network].role == Role::Denoiser {
         // The first pass finds empty slots; the others are those of a sampler's loop.
         let (seconds, _) = session.time_passes(network, runs + 1, false)?;
         pass_seconds.extend_from_slice(&seconds[1..]);
@@ -217,7 +217,7 @@ fn measure(
     let account = Account::new(session.plan(), None)?;
     let entry = &session.plan().networks[network];
     let ops = account.ops.iter().filter(|op| op.network == network);
-    let cold = entry.phase != Phase::Step;
+    let cold = entry.role != Role::Denoiser;
     let totals = &account.networks[network];
     Ok(NetworkTimes {
         name: entry.name.clone(),

@@ -1,17 +1,17 @@
 //! Adds a bundle's account up: every number that `kiln inspect` shows, in whatever form.
 
 use anyhow::Result;
-use kiln_bundle::plan::{Access, Arg, BufferId, Dispatch, Phase, Plan, Residency, Step};
+use kiln_bundle::plan::{Access, Arg, Block, Dispatch, Input, Plan, Residency, Role, Step};
 use kiln_bundle::rationale::{Attempt, Rates};
 use kiln_compiler::device::{DeviceProfile, Published};
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use super::measured::Measured;
 use super::registers::registers;
 use super::schema::{
-    Account, AttemptView, BlockAccount, KernelAccount, Kind, LoadAccount, Memory, NetworkAccount,
-    OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
+    Account, AttemptView, BlockAccount, InputAccount, KernelAccount, LoadAccount, Memory,
+    NetworkAccount, OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
 };
 
 impl<'a> Account<'a> {
@@ -103,13 +103,18 @@ fn attempt(attempt: &Attempt) -> AttemptView<'_> {
     AttemptView { strategy: &attempt.strategy, needs_bytes: attempt.needs_bytes }
 }
 
-fn block(block: &kiln_bundle::plan::Block) -> BlockAccount<'_> {
+fn block(block: &Block) -> BlockAccount<'_> {
     let buffer = match block.residency {
         Residency::Resident(buffer) => Some(buffer.0),
         Residency::Streamed => None,
     };
     let (name, len_bytes) = (block.name.as_str(), block.len_bytes);
-    BlockAccount { name, len_bytes, resident: buffer.is_some(), buffer }
+    BlockAccount { name, kind: block.kind, len_bytes, resident: buffer.is_some(), buffer }
+}
+
+fn input(input: &Input) -> InputAccount<'_> {
+    let Input { port, source } = input;
+    InputAccount { name: &port.name, buffer: port.buffer, shape: &port.shape, source: *source }
 }
 
 /// Sum of the live buffers at each instant.
@@ -129,44 +134,22 @@ fn live_bytes(plan: &Plan) -> Vec<u64> {
 }
 
 fn regions(plan: &Plan) -> Vec<Region<'_>> {
-    let weights: HashSet<BufferId> = plan
-        .blocks
-        .iter()
-        .filter_map(|b| match b.residency {
-            Residency::Resident(buffer) => Some(buffer),
-            Residency::Streamed => None,
-        })
-        .collect();
-    let ports = plan.networks.iter().flat_map(|n| n.inputs.iter().chain(&n.outputs));
-    let ports: HashSet<BufferId> = ports.map(|p| p.buffer).collect();
-    let region = |(id, buffer): (u32, &'_ kiln_bundle::plan::Buffer)| {
-        let kind = match BufferId(id) {
-            id if weights.contains(&id) => Kind::Weights,
-            id if ports.contains(&id) => Kind::Port,
-            _ if buffer.name.contains(".scratch") => Kind::Scratch,
-            _ => Kind::Activation,
-        };
-        (id, kind)
-    };
-    let kinds = (0..).zip(&plan.buffers).map(region);
-    kinds
-        .zip(&plan.buffers)
-        .map(|((id, kind), b)| Region {
-            buffer: id,
-            name: &b.name,
-            kind,
-            offset_bytes: b.offset_bytes,
-            len_bytes: b.len_bytes,
-            lower: b.lower,
-            upper: b.upper,
-        })
-        .collect()
+    let regions = (0..).zip(&plan.buffers).map(|(id, b)| Region {
+        buffer: id,
+        name: &b.name,
+        kind: b.kind,
+        offset_bytes: b.offset_bytes,
+        len_bytes: b.len_bytes,
+        lower: b.lower,
+        upper: b.upper,
+    });
+    regions.collect()
 }
 
 fn weights(plan: &Plan, networks: &[NetworkAccount]) -> Weights {
-    let is_resident = |b: &&kiln_bundle::plan::Block| matches!(b.residency, Residency::Resident(_));
+    let is_resident = |b: &&Block| matches!(b.residency, Residency::Resident(_));
     let (resident, streamed): (Vec<_>, Vec<_>) = plan.blocks.iter().partition(is_resident);
-    let a_pass = plan.networks.iter().zip(networks).filter(|(n, _)| n.phase == Phase::Step);
+    let a_pass = plan.networks.iter().zip(networks).filter(|(n, _)| n.role == Role::Denoiser);
     Weights {
         resident_bytes: resident.iter().map(|b| b.len_bytes).sum(),
         resident_blocks: resident.len(),
@@ -187,14 +170,15 @@ fn network<'a>(
     let time = prediction.networks[index];
     let mut account = NetworkAccount {
         name: &network.name,
-        runs: match network.phase {
-            Phase::Prompt => "once a prompt",
-            Phase::Timesteps => "once for all timesteps",
-            Phase::Step if plan.manifest.guidance_batch == 1 => "twice a step",
-            Phase::Step => "once a step",
-            Phase::Picture => "once a picture",
+        role: network.role,
+        runs: match network.role {
+            Role::ImageEncoder | Role::TextEncoder | Role::PromptProjection => "once a prompt",
+            Role::TimestepProjection => "once for all timesteps",
+            Role::Denoiser if plan.manifest.guidance_batch == 1 => "twice a step",
+            Role::Denoiser => "once a step",
+            Role::Decoder => "once a picture",
         },
-        passes: passes(&plan.manifest, network.phase),
+        passes: passes(&plan.manifest, network.role),
         lower,
         upper,
         launches: 0,
@@ -211,6 +195,9 @@ fn network<'a>(
         pass_ns: time.pass_ns,
         stall_ns: time.stall_ns,
         measured_ns: None,
+        inputs: network.inputs.iter().map(input).collect(),
+        loads: &network.loads,
+        overwrites: &network.overwrites,
     };
     for step in &network.steps {
         match step {

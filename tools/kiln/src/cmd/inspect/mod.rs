@@ -10,7 +10,7 @@ mod schema;
 mod tensors;
 mod text;
 
-pub use schema::{Account, Kind, OpAccount, Region};
+pub use schema::{Account, OpAccount, Region};
 pub use text::{duration, kind_name, printed};
 
 use anyhow::{Context, Result, bail};

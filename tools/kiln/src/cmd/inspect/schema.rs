@@ -1,6 +1,8 @@
 //! What an account holds: the schema of `--json`, described in `docs/reference/inspect-json.md`.
 
-use kiln_bundle::plan::{Manifest, Requirements};
+use kiln_bundle::plan::{
+    BlockId, BlockKind, BufferId, BufferKind, Manifest, Requirements, Role, Source,
+};
 use kiln_compiler::device::Published;
 use serde::Serialize;
 
@@ -8,7 +10,7 @@ use super::tensors::TensorAccount;
 
 /// Version of the JSON, see `docs/reference/inspect-json.md`. It rises when a field changes its meaning or
 /// goes away, not when one is added.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The whole account, and the schema of `--json`.
 #[derive(Serialize)]
@@ -52,7 +54,7 @@ pub struct Memory {
     pub baseline_bytes: u64,
 }
 
-/// What the device was taken to sustain.
+/// Sustained rates of the device, as the planner knew them.
 #[derive(Serialize)]
 pub struct RatesView {
     pub flops_per_s: u64,
@@ -71,10 +73,11 @@ pub struct Predicted {
     pub step_stall_ns: u64,
 }
 
-/// A network: what a pass of it does and takes.
+/// A network, and the work and memory of one pass.
 #[derive(Serialize)]
 pub struct NetworkAccount<'a> {
     pub name: &'a str,
+    pub role: Role,
     pub runs: &'static str,
     pub passes: u64,
     pub lower: u32,
@@ -89,6 +92,18 @@ pub struct NetworkAccount<'a> {
     pub pass_ns: u64,
     pub stall_ns: u64,
     pub measured_ns: Option<u64>,
+    pub inputs: Vec<InputAccount<'a>>,
+    pub loads: &'a [BlockId],
+    pub overwrites: &'a [BlockId],
+}
+
+/// An input of a network and where its value comes from.
+#[derive(Serialize)]
+pub struct InputAccount<'a> {
+    pub name: &'a str,
+    pub buffer: BufferId,
+    pub shape: &'a [u32],
+    pub source: Source,
 }
 
 /// The arena's fullest step.
@@ -101,22 +116,12 @@ pub struct Peak<'a> {
     pub live: Vec<Region<'a>>,
 }
 
-/// What a region of the arena holds.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    Activation,
-    Scratch,
-    Port,
-    Weights,
-}
-
-/// A buffer: what it holds, where and when.
+/// A buffer: its contents, its place and its live range.
 #[derive(Serialize, Clone, Copy)]
 pub struct Region<'a> {
     pub buffer: u32,
     pub name: &'a str,
-    pub kind: Kind,
+    pub kind: BufferKind,
     pub offset_bytes: u64,
     pub len_bytes: u64,
     pub lower: u32,
@@ -176,6 +181,7 @@ pub struct OpAccount<'a> {
 #[derive(Serialize)]
 pub struct BlockAccount<'a> {
     pub name: &'a str,
+    pub kind: BlockKind,
     pub len_bytes: u64,
     pub resident: bool,
     pub buffer: Option<u32>,

@@ -1,12 +1,12 @@
 //! The account on a terminal.
 
 use anyhow::Context;
-use kiln_bundle::plan::Plan;
+use kiln_bundle::plan::{BufferKind, Plan};
 use kiln_compiler::size::mib;
 use std::collections::HashMap;
 use std::io::{BufWriter, Result, Write};
 
-use super::schema::{Account, Kind, OpAccount, Region};
+use super::schema::{Account, OpAccount, Region};
 
 /// Rows of the summary's lists.
 const TOP_OPS: usize = 10;
@@ -81,7 +81,7 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     let peak = &a.peak;
     writeln!(out, "\npeak of the arena: {} at {}.{}", mib(peak.live_bytes), peak.network, peak.op)?;
     let (weights, live): (Vec<&Region>, Vec<&Region>) =
-        peak.live.iter().partition(|r| r.kind == Kind::Weights);
+        peak.live.iter().partition(|r| r.kind.is_resident());
     let weight_bytes: u64 = weights.iter().map(|r| r.len_bytes).sum();
     writeln!(out, "  {:<78}{:>12}", "resident weights", mib(weight_bytes))?;
     for r in live.iter().take(TOP_LIVE) {
@@ -230,13 +230,14 @@ pub fn memory(a: &Account, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// What a region holds, in a word.
-pub fn kind_name(kind: Kind) -> &'static str {
+/// The name of a buffer's kind.
+pub fn kind_name(kind: BufferKind) -> &'static str {
     match kind {
-        Kind::Activation => "activation",
-        Kind::Scratch => "scratch",
-        Kind::Port => "port",
-        Kind::Weights => "weights",
+        BufferKind::Activation => "activation",
+        BufferKind::Scratch => "scratch",
+        BufferKind::Port => "port",
+        BufferKind::Weights => "weights",
+        BufferKind::Constants => "constants",
     }
 }
 
