@@ -18,7 +18,7 @@ use serde::Serialize;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Geometry {
-    /// Pictures.
+    /// Feature maps.
     pub batch: usize,
     /// Stored height of a source.
     pub in_h: usize,
@@ -38,7 +38,7 @@ pub struct Geometry {
     pub stride_y: usize,
     /// Pixels between windows.
     pub stride_x: usize,
-    /// Zeros around the picture.
+    /// Zeros around the feature map.
     pub padding: usize,
     /// Lines between taps.
     pub step_y: usize,
@@ -75,7 +75,7 @@ impl Geometry {
         }
     }
 
-    /// A convolution over pictures `[n, h, w, _]`.
+    /// A convolution over feature maps `[n, h, w, _]`.
     pub fn window(op: &Conv2d, [n, h, w, _]: [usize; 4], output: &TensorType) -> Self {
         let (window_h, window_w) = op.window_extent(h, w);
         let plain = op.kernel == 1
@@ -104,7 +104,7 @@ impl Geometry {
         }
     }
 
-    /// The same windows over a copy `[batch][out_h][in_w][ky][c]` of the picture in which every
+    /// The same windows over a copy `[batch][out_h][in_w][ky][c]` of the feature map in which every
     /// pixel holds its column of the window, padding included.
     pub fn im2win(&self) -> Self {
         let width = (self.out_w - 1) * self.stride_x + self.kernel;
@@ -124,7 +124,7 @@ impl Geometry {
         }
     }
 
-    /// Output pixels of all pictures.
+    /// Output pixels of all feature maps.
     pub fn rows_total(&self) -> usize {
         self.batch * self.out_h * self.out_w
     }

@@ -71,7 +71,8 @@ pub struct Contraction<'a> {
     max_scratch_bytes: u64,
 }
 
-/// `activation(x * scale[picture, c] + shift[picture, c])` for each element `x` of the sources.
+/// `activation(x * scale[n, c] + shift[n, c])` for each element `x` of the
+/// sources.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Prologue {
     /// Index of the scales and shifts `[N, 2, C]` among the inputs.

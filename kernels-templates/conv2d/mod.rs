@@ -58,7 +58,7 @@ fn im2win(problem: &Problem, target: &Target) -> Result<Lowering> {
     scratch.lower(contraction, channels, target)
 }
 
-/// A copy of the picture in another order, normalized where that is asked for, one work-item an
+/// A copy of the feature map in another order, normalized where that is asked for, one work-item an
 /// element.
 struct Scratch {
     template: &'static str,

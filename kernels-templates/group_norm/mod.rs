@@ -314,7 +314,7 @@ pub(crate) fn combine(
         true => call.input("BETA", e.operands.beta).output("AFFINE"),
         false => call.scratch("SHIFT", SHIFT, true).scratch("FACTOR", FACTOR, true),
     };
-    // One program for all pictures, as it takes no time and programs take memory.
+    // One program for all feature maps, as it takes no time and programs take memory.
     let call = call
         .numbers(&[e.channels, e.channels / e.groups, e.rows, chunk_rows, chunks])
         .set("affine", &affine)

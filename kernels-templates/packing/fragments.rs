@@ -23,9 +23,9 @@ use crate::quantize;
 /// nothing is lost down to 2^-39 of the largest but what is below 2^-22 of the weight itself. The
 /// powers' inverses lie before the weights, `[width]` in `f32`.
 ///
-/// A `folded` 3x3 window over a picture of doubled pixels is four windows of 2x2 over the picture
-/// itself, one for each place `(oy % 2, ox % 2)` of the output, one after the other in a panel: taps that
-/// read the same pixel are added.
+/// A `folded` 3x3 window over a feature map of doubled pixels is four windows of 2x2 over the
+/// feature map itself, one for each place `(oy % 2, ox % 2)` of the output, one after the other in
+/// a panel: taps that read the same pixel are added.
 ///
 /// Source: PTX ISA 8, "Matrix fragments for mma.m16n8k16 with floating point type".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -38,7 +38,7 @@ pub struct Fragments {
     pub gated: bool,
     /// For sources stored in FP16, otherwise in FP32.
     pub half: bool,
-    /// INT8: places of the sum that share a scale. Otherwise 0.
+    /// INT8: K indices that share a scale. Otherwise 0.
     pub scale_group: usize,
     /// For windows of 3x3 over doubled pixels; not with INT8.
     pub folded: bool,

@@ -1,4 +1,4 @@
-//! Chains against their reference: by stripes of some lines, of all, and on the whole picture.
+//! Chains against their reference: by stripes of some lines, of all, and on the whole feature map.
 
 use kiln_ir::ops::chain::{Chain, Link};
 use kiln_ir::ops::conv2d::Conv2d;
@@ -9,8 +9,8 @@ use kiln_ir::{DType, Op, Tensor, TensorType};
 use kiln_kernels::{Lowering, Operand, Problem, Target, candidates};
 use kiln_testkit::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
 
-/// A chain over `[pictures, height, width]`, its channels from source to output, and whether its
-/// residual is its source.
+/// A chain over `[batch, height, width]`, its channels from source to output, and whether
+/// its residual is its source.
 struct Case {
     first: Conv2d,
     second: Second,
@@ -103,9 +103,9 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
     let tensors: Vec<_> =
         inputs.iter().zip(&values).map(|(i, v)| Tensor::new(&i.ty.shape, v.clone())).collect();
     let expected = op.eval(&tensors.iter().collect::<Vec<_>>());
-    // Two sums of values of about 1. What is stored in halves between them (and, off CPUs, once more
-    // normalized) is off by 2^-11 of up to 6, each value by itself: 6 standard deviations of their sum,
-    // the weights of which are 1.2 / sqrt(k) in the mean; statistics average over all of it.
+    // Two sums of values of about 1. What is stored in FP16 between them (and, off CPUs, once more
+    // normalized) is off by 2^-11 of up to 6, each value by itself: 6 standard deviations of their
+    // sum, the weights of which are 1.2 / sqrt(k) in the mean; statistics average over all of it.
     let halves =
         if case.activations == DType::F16 { 6.0 * 1.2 * 6.0 * 2f32.powi(-11) } else { 0.0 };
     let tolerance = Tolerance { abs: 2e-5 + halves, rel: 1e-5 };
@@ -151,7 +151,7 @@ fn case(first: Conv2d, second: Second, picture: [usize; 3], channels: [usize; 3]
     Case { first, second, picture, channels, activations, weights }
 }
 
-/// An upsampled picture, as the decoder's, read by everything that reads one there.
+/// An upsampled feature map, as the decoder's, read by everything that reads one there.
 #[test]
 fn small_upsampled() {
     let first = || conv(3, None, true);

@@ -5,10 +5,10 @@
 //! [`Op`] applied to other nodes, and has exactly one output, whose [`TensorType`] is fixed when
 //! the node is made. Shapes are static. A *value* and the node that makes it share one id.
 //!
-//! Activations are channels last: pictures are `[N, H, W, C]`, token sequences `[N, L, C]`. An op
-//! that speaks of *rows* takes all axes but the last together, so that linear layers, 1x1
-//! convolutions and attention read a picture as a sequence of tokens without moving it.
-//! Axis 0 is the batch.
+//! Activations are channels last: feature maps are `[N, H, W, C]`, token sequences `[N, L, C]`. An
+//! op that speaks of *rows* takes all axes but the last together, so that linear layers, 1x1
+//! convolutions and attention read a feature map as a sequence of tokens without moving it. Axis 0
+//! is the batch.
 //!
 //! Every op is one file in [`ops`]: attributes, shape rule, arithmetic count, and a plain
 //! reference evaluation in `f32` ([`Op::eval`]) that serves as the oracle for every kernel.

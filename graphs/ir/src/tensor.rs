@@ -96,7 +96,7 @@ impl TensorType {
         t
     }
 
-    /// `[N, H, W, C]` of a picture, or `None` for another rank.
+    /// `[N, H, W, C]` of a feature map, or `None` for another rank.
     pub fn nhwc(&self) -> Option<[usize; 4]> {
         self.shape.as_slice().try_into().ok()
     }

@@ -83,7 +83,7 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     lower_in_runs(contraction, target, 0)
 }
 
-/// Runs of `run` products are added as halves, none if that is 0.
+/// Runs of `run` products are added in FP16, none if that is 0.
 fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result<Lowering> {
     let quantum = if contraction.gated() { 8 } else { 4 };
     let width = (target.tile_columns as usize).next_multiple_of(quantum);

@@ -251,7 +251,7 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
 struct Chunks {
     /// Lines of a chunk.
     lines: usize,
-    /// Chunks of a picture.
+    /// Chunks of a feature map.
     all: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Padded lines of pictures in scratch memory: what windows read without a look at borders.
+//! Padded lines of feature maps in scratch memory: what windows read without a look at borders.
 
 use crate::contraction::{Contraction, Geometry, Source};
 use crate::elementwise::{Shares, VECTOR};
@@ -8,12 +8,12 @@ use anyhow::Result;
 use kiln_ir::DType;
 use kiln_ir::ops::epilogue::Activation;
 
-/// Lines that the windows of a contraction see, as a picture of its own without padding.
+/// Lines that the windows of a contraction see, as a feature map of its own without padding.
 #[derive(Clone)]
 pub(super) struct Lines<'a> {
     /// Whose sources are read, normalized and doubled as its prologue and geometry say.
     pub contraction: &'a Contraction<'a>,
-    /// The lines as a picture.
+    /// The lines as a feature map.
     pub inside: Geometry,
     /// Storage type.
     pub dtype: DType,
@@ -24,15 +24,16 @@ pub(super) struct Lines<'a> {
 /// Which lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place {
-    /// First picture.
+    /// First feature map.
     pub picture: usize,
-    /// Line of the (doubled) picture at the top; negative for zeros above it.
+    /// Line of the (doubled) feature map at the top; negative for zeros above it.
     pub top: i32,
-    /// Line, counted over all pictures, at which the source begins.
+    /// Line, counted over all feature maps, at which the source begins.
     pub source_first: i32,
 }
 
-/// `lines` lines of output of `pictures` pictures of `g`, as a picture with the zeros around it in it.
+/// `lines` lines of output of `pictures` feature maps of `g`, as a feature map with the zeros
+/// around it in it.
 pub(super) fn inside(g: &Geometry, pictures: usize, lines: usize) -> Geometry {
     let in_h = (lines - 1) * g.stride_y + g.kernel;
     let in_w = (g.out_w - 1) * g.stride_x + g.kernel;

@@ -1,7 +1,8 @@
-//! Convolutions of normalized pictures by kernels that read plain ones: stripe by stripe.
+//! Convolutions of normalized feature maps by kernels that read plain ones: stripe by stripe.
 //!
 //! A stripe is some lines of output. What they read is normalized into scratch memory, with the
-//! zeros around it, and convolved from there, so that the normalized picture never exists whole.
+//! zeros around it, and convolved from there, so that the normalized feature map never exists
+//! whole.
 
 pub mod chain;
 mod lines;
@@ -19,13 +20,13 @@ pub(super) const CACHED_BYTES: u64 = 16 << 20;
 /// Lines of output that are computed together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stripe {
-    /// First picture.
+    /// First feature map.
     picture: usize,
-    /// Pictures: all, or one.
+    /// Feature maps: all, or one.
     pictures: usize,
     /// First line of output.
     line: usize,
-    /// Lines of output of each picture.
+    /// Lines of output of each feature map.
     lines: usize,
 }
 

@@ -141,8 +141,8 @@ fn elements(contraction: &Contraction) -> usize {
     g.batch * g.in_h * g.in_w * widest
 }
 
-/// Of a 3x3 window over doubled pixels: the window of 2x2 over the picture itself that it is for each
-/// fourth of the output pixels. Its weights are added up when they are packed.
+/// Of a 3x3 window over doubled pixels: the window of 2x2 over the feature map itself that it is
+/// for each fourth of the output pixels. Its weights are added up when they are packed.
 fn window_of_doubled(contraction: &Contraction) -> Option<Geometry> {
     let g = &contraction.geometry;
     let folds = g.upsample

@@ -1,4 +1,5 @@
-//! `winograd4` and `winograd2`: 3x3 convolutions as products over transformed tiles of the picture.
+//! `winograd4` and `winograd2`: 3x3 convolutions as products over transformed tiles of the feature
+//! map.
 //!
 //! A tile of `outputs x outputs` output pixels sees a patch of `patch x patch` pixels. With the
 //! transforms of [`Transform`] its sums are `A^T [(G g G^T) * (B^T d B)] A`: one multiplication an
@@ -121,7 +122,7 @@ fn computes(problem: &Problem, _: &Target) -> bool {
 /// How tiles are divided over work-items, and where their patches lie in scratch memory.
 struct Layout {
     tile: Tile,
-    /// Tiles of the picture, of all pictures.
+    /// Tiles of the feature map, of all feature maps.
     tiles: usize,
     /// Groups of `tile.rows` tiles in a block, which a work-item computes for one panel.
     groups: usize,

@@ -81,7 +81,7 @@ fn winograd_in_stripes() {
     }
 }
 
-/// Stripes of one line, of some (the last shorter), of one picture and of all.
+/// Stripes of one line, of some (the last shorter), of one feature map and of all.
 #[test]
 fn conv2d_of_normalized_input() {
     use Activation::{None, Silu};

@@ -8,26 +8,26 @@ use crate::{ContractionOperands, IrError, OpDef, Tensor, TensorType};
 
 /// Convolution with a square window over `[N, H, W, C]`.
 ///
-/// Inputs: `sources` pictures that are read as if concatenated along channels, with `prologue` the
-/// scales and shifts `[N, 2, C]` of [`super::group_affine::GroupAffine`], weights `[O, C, k, k]` (C
-/// over all sources), then the epilogue's. With `upsample` the window slides over the picture
-/// doubled by nearest neighbour. Output `[N, H', W', O]`.
+/// Inputs: `sources` feature maps that are read as if concatenated along channels, with `prologue`
+/// the scales and shifts `[N, 2, C]` of [`super::group_affine::GroupAffine`], weights `[O, C, k,
+/// k]` (C over all sources), then the epilogue's. With `upsample` the window slides over the
+/// feature map doubled by nearest neighbour. Output `[N, H', W', O]`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Conv2d {
     /// Window width and height.
     pub kernel: usize,
     /// Distance between windows.
     pub stride: usize,
-    /// Zeros above and left of the (upsampled) picture.
+    /// Zeros above and left of the (upsampled) feature map.
     pub padding: usize,
     /// Zeros below and right of it.
     pub padding_end: usize,
-    /// Reads the picture doubled in both directions.
+    /// Reads the feature map doubled in both directions.
     pub upsample: bool,
-    /// Number of pictures read as one.
+    /// Number of feature maps read as one.
     pub sources: usize,
     /// Reads `activation(x * scale[n, c] + shift[n, c])` for each `x` (`None` or `Silu`). Zeros
-    /// around the picture stay zeros.
+    /// around the feature map stay zeros.
     pub prologue: Option<Activation>,
     /// What follows the sum.
     pub epilogue: Epilogue,
@@ -43,7 +43,7 @@ impl Conv2d {
         Self { kernel, stride, padding, padding_end, upsample, sources, prologue, epilogue }
     }
 
-    /// Height or width with its zeros, from that of the (upsampled) picture.
+    /// Height or width with its zeros, from that of the (upsampled) feature map.
     fn padded(&self, extent: usize) -> usize {
         extent + self.padding + self.padding_end
     }
@@ -74,7 +74,7 @@ impl Conv2d {
         Some(inputs[..self.sources].iter().map(source).collect())
     }
 
-    /// Height and width of the picture that the window slides over.
+    /// Height and width of the feature map that the window slides over.
     pub fn window_extent(&self, h: usize, w: usize) -> (usize, usize) {
         let f = if self.upsample { 2 } else { 1 };
         (h * f, w * f)
@@ -241,7 +241,7 @@ mod tests {
     fn what_is_read_is_normalized_and_zeros_outside_stay_zeros() {
         let a = Tensor::new(&[2, 1, 2, 1], vec![1., 2., 3., 4.]);
         let b = Tensor::new(&[2, 1, 2, 1], vec![5., 6., 7., 8.]);
-        // Of picture 0: a - 1, 2 b; of picture 1: 10 a, b + 1.
+        // Of feature map 0: a - 1, 2 b; of feature map 1: 10 a, b + 1.
         let affine = Tensor::new(&[2, 2, 2], vec![1., 2., -1., 0., 10., 1., 0., 1.]);
         let w = Tensor::new(&[1, 2, 3, 3], vec![1.0; 18]);
         let op = Conv2d { sources: 2, prologue: Some(Activation::None), ..Conv2d::new(3, 1) };
