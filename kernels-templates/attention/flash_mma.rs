@@ -1,6 +1,7 @@
 //! Online softmax on the tensor cores of NVIDIA GPUs, through inline PTX.
 
 use super::Extents;
+use crate::contraction::rounding::FP16_ROUNDING;
 use crate::launch::floating;
 use crate::{DeviceClass, Lowering, Needs, Problem, Rounding, Target, Variant};
 use anyhow::Result;
@@ -25,7 +26,7 @@ pub(super) const VARIANT: Variant = Variant {
 /// The weights of attention are rounded to FP16, to 2^-11 of themselves at most; they add up to 1.
 fn rounding(problem: &Problem, _: &Target, largest: f32) -> Rounding {
     let half = problem.output.dtype == DType::F16;
-    Rounding { abs: if half { largest / 2048.0 } else { 0.0 }, ..Rounding::FP32 }
+    Rounding { abs: if half { largest * FP16_ROUNDING } else { 0.0 }, ..Rounding::FP32 }
 }
 
 /// The extents of a problem for tensor cores: one storage type, rows of whole 16-byte parts.

@@ -9,7 +9,7 @@ use crate::{Problem, Rounding, Target};
 use kiln_ir::{DType, Op};
 
 /// Half a unit in the last place of a value in FP16, relative to the value.
-const FP16_ROUNDING: f32 = 1.0 / 2048.0;
+pub const FP16_ROUNDING: f32 = 1.0 / 2048.0;
 /// Standard deviations of a sum of errors that a bound covers.
 const DEVIATIONS: f32 = 6.0;
 

@@ -82,7 +82,7 @@ fn examine(only: Option<usize>) -> Result<Report> {
     let wanted: Vec<&Device> = all.filter(|d| only.is_none_or(|i| d.index == i)).collect();
     if let (Some(index), true) = (only, wanted.is_empty()) {
         let what = format!("there is no device {index}");
-        problems.push(report::Problem { what, advice: vec!["see kiln devices".into()] });
+        problems.push(report::Finding { what, advice: vec!["see kiln devices".into()] });
     }
     let devices = wanted.into_iter().map(test).collect::<Result<Vec<_>>>()?;
     problems.extend(devices.iter().filter_map(advice::of_device));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::report::{DeviceReport, IcdFile, Platform, Problem, Survey};
+use super::report::{DeviceReport, Finding, IcdFile, Platform, Survey};
 
 /// What the machine tells without OpenCL.
 #[derive(Clone, Default)]
@@ -112,7 +112,7 @@ impl Host {
 }
 
 /// What is wrong before any device is tested.
-pub fn of_survey(survey: &Survey, files: &[IcdFile], host: &Host) -> Vec<Problem> {
+pub fn of_survey(survey: &Survey, files: &[IcdFile], host: &Host) -> Vec<Finding> {
     let mut problems = vec![];
     if !survey.loaded {
         return vec![no_library(host)];
@@ -123,7 +123,7 @@ pub fn of_survey(survey: &Survey, files: &[IcdFile], host: &Host) -> Vec<Problem
             true => vec![],
             false => vec![format!("try the drivers of {} one by one", host.vendors)],
         };
-        problems.push(Problem { what, advice });
+        problems.push(Finding { what, advice });
     } else if survey.platforms.is_empty() {
         problems.push(no_platform(files, host));
     }
@@ -132,7 +132,7 @@ pub fn of_survey(survey: &Survey, files: &[IcdFile], host: &Host) -> Vec<Problem
     problems
 }
 
-fn no_library(host: &Host) -> Problem {
+fn no_library(host: &Host) -> Finding {
     let mut what = "there is no OpenCL library (libOpenCL.so.1)".to_string();
     if let Some(named) = &host.library_named {
         what += &format!(", and OPENCL_DYLIB_PATH names {named}, which cannot be loaded");
@@ -142,14 +142,14 @@ fn no_library(host: &Host) -> Problem {
         advice.push("apt install ocl-icd-libopencl1, and a driver:".to_string());
     }
     advice.extend(host.drivers());
-    Problem { what, advice }
+    Finding { what, advice }
 }
 
-fn no_platform(files: &[IcdFile], host: &Host) -> Problem {
+fn no_platform(files: &[IcdFile], host: &Host) -> Finding {
     let place = &host.vendors;
     if !files.is_empty() {
         let what = format!("no driver of {place} offers a platform");
-        return Problem { what, advice: host.permissions() };
+        return Finding { what, advice: host.permissions() };
     }
     let what = format!("the OpenCL library finds no driver: no .icd file in {place}");
     let mut advice = vec![];
@@ -157,10 +157,10 @@ fn no_platform(files: &[IcdFile], host: &Host) -> Problem {
         advice.push("unset OCL_ICD_VENDORS and OPENCL_VENDOR_PATH, or correct them".to_string());
     }
     advice.extend(host.drivers());
-    Problem { what, advice }
+    Finding { what, advice }
 }
 
-fn of_file(file: &IcdFile) -> Option<Problem> {
+fn of_file(file: &IcdFile) -> Option<Finding> {
     let IcdFile { path, library, found, fault } = file;
     let fault = fault.as_ref()?;
     let missing = found.is_none();
@@ -176,15 +176,15 @@ fn of_file(file: &IcdFile) -> Option<Problem> {
     } else {
         format!("update the driver, or remove {path}; to use one driver: OCL_ICD_VENDORS=FILE.icd")
     };
-    Some(Problem { what: format!("{path} is no use: {why}"), advice: vec![advice] })
+    Some(Finding { what: format!("{path} is no use: {why}"), advice: vec![advice] })
 }
 
-fn of_platform(platform: &Platform, host: &Host) -> Option<Problem> {
+fn of_platform(platform: &Platform, host: &Host) -> Option<Finding> {
     let name = &platform.name;
     if let Some(error) = &platform.error {
         let what = format!("platform {name} fails: {error}");
         let advice = [vec!["update its driver".to_string()], host.permissions()].concat();
-        return Some(Problem { what, advice });
+        return Some(Finding { what, advice });
     }
     if !platform.devices.is_empty() {
         return None;
@@ -205,11 +205,11 @@ fn of_platform(platform: &Platform, host: &Host) -> Option<Problem> {
         );
     }
     advice.push("any CPU works with: apt install pocl-opencl-icd".into());
-    Some(Problem { what: format!("platform {name} has no device"), advice })
+    Some(Finding { what: format!("platform {name} has no device"), advice })
 }
 
 /// What is wrong with a device that is not fit.
-pub fn of_device(report: &DeviceReport) -> Option<Problem> {
+pub fn of_device(report: &DeviceReport) -> Option<Finding> {
     if report.fit {
         return None;
     }
@@ -225,14 +225,14 @@ pub fn of_device(report: &DeviceReport) -> Option<Problem> {
         "update its driver, or choose another device with --device".to_string(),
         "report it with the output of: kiln doctor --json".into(),
     ];
-    Some(Problem { what, advice })
+    Some(Finding { what, advice })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn text(problems: &[Problem]) -> String {
+    fn text(problems: &[Finding]) -> String {
         problems.iter().map(|p| format!("{}\n{}\n", p.what, p.advice.join("\n"))).collect()
     }
 

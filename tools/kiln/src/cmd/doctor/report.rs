@@ -8,7 +8,7 @@ pub struct Report {
     /// At least one device is fit.
     pub fit: bool,
     /// What is wrong, and what to do about it.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<Finding>,
     /// What OpenCL offers.
     pub survey: Survey,
     /// The files that name drivers.
@@ -19,7 +19,7 @@ pub struct Report {
 
 /// Something wrong.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub struct Problem {
+pub struct Finding {
     /// What.
     pub what: String,
     /// What to do, one step each.
