@@ -3,7 +3,8 @@
 # make test                                                      runs every test; at full size, a sample
 # make test-full                                                 adds every precision and every kernel for Mali
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
-# make check                                                     formatting, lints, the size of kiln-run
+# make check                                                     formatting, lints, licences, the size of kiln-run
+# make advisories                                                known flaws of dependencies; fetches RustSec's database
 
 PROMPT ?= a red heart
 SEED ?= 0
@@ -12,7 +13,7 @@ OUT ?= out.png
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full test-aarch64 check build
+.PHONY: demo test test-full test-aarch64 check advisories build
 
 build:
 	cargo build --release --locked -p kiln -p kiln-runtime
@@ -42,6 +43,12 @@ KILN_RUN_BYTES := 2097152
 check:
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@tools/setup/cargo-deny.sh
+	cargo deny --locked check bans licenses sources
 	cargo build --locked --profile device -p kiln-runtime --bin kiln-run --no-default-features --features cli
 	@bytes=$$(stat -c %s target/device/kiln-run); echo "kiln-run takes $$bytes bytes"; \
 		[ $$bytes -le $(KILN_RUN_BYTES) ] || { echo "at most $(KILN_RUN_BYTES) are allowed" >&2; exit 1; }
+
+advisories:
+	@tools/setup/cargo-deny.sh
+	cargo deny --locked check advisories
