@@ -16,7 +16,10 @@ use crate::ffi::library;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
-use crate::session::{ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions};
+use crate::session::{
+    DEFAULT_GUIDANCE, DEFAULT_STEPS, ExecutorOptions, Init, Picture, Progress, Request, Session,
+    SessionOptions,
+};
 use crate::tensor::Tensor;
 
 mod args;
@@ -60,10 +63,10 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0))]
     pub seed: u64,
     /// Steps of the sampler, for example 30
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 20))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = DEFAULT_STEPS))]
     pub steps: usize,
     /// Scale of classifier-free guidance; 1 turns it off
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 7.5))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = DEFAULT_GUIDANCE))]
     pub guidance: f32,
     /// Sampler: ddim, euler, euler-a or dpm++2m
     #[cfg_attr(feature = "clap", arg(long, default_value = "ddim"))]

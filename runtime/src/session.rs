@@ -29,7 +29,7 @@ mod residency;
 mod roles;
 
 pub use crate::executor::{Canceller, ExecutorOptions};
-pub use generate::{DumpHook, Init, Picture, Progress, Request};
+pub use generate::{DEFAULT_GUIDANCE, DEFAULT_STEPS, DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
 
 use residency::Residents;

@@ -1,8 +1,9 @@
-//! The header is the one that the sources make. `KILN_WRITE_HEADER=1` writes it.
+//! The interfaces for C and Java follow the sources. `KILN_WRITE_HEADER=1` writes the C header.
 
 use std::path::Path;
 
 use cbindgen::{Config, DocumentationStyle, EnumConfig, Language, RenameRule, Style};
+use kiln_runtime::session::{DEFAULT_GUIDANCE, DEFAULT_STEPS};
 
 const TOP: &str =
     "/* The Kiln runtime for C: a compiled model becomes a picture on an OpenCL device.
@@ -45,4 +46,17 @@ fn the_header_is_current() {
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(kept == made, "{} is old: set KILN_WRITE_HEADER=1 and test again", path.display());
+}
+
+#[test]
+fn every_interface_has_the_same_defaults() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let java = read("java/kiln/KilnRuntime.java");
+    assert!(java.contains(&format!("int steps = {DEFAULT_STEPS};")));
+    assert!(java.contains(&format!("float guidance = {DEFAULT_GUIDANCE}f;")));
+    let said = format!("{DEFAULT_STEPS} steps, guidance {DEFAULT_GUIDANCE},");
+    assert!(read("include/kiln.h").contains(&said));
 }

@@ -11,6 +11,7 @@ use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
 
 use super::{CacheArgs, PrepareArgs, RunArgs};
+use crate::session::{DEFAULT_GUIDANCE, DEFAULT_STEPS};
 
 /// What `kiln-run --help` says.
 pub const HELP: &str = "\
@@ -144,8 +145,8 @@ impl RunArgs {
             prompts: None,
             count: 1,
             seed: 0,
-            steps: 20,
-            guidance: 7.5,
+            steps: DEFAULT_STEPS,
+            guidance: DEFAULT_GUIDANCE,
             sampler: "ddim".into(),
             eta: 0.0,
             latent: None,
@@ -259,6 +260,8 @@ mod tests {
     #[test]
     fn help_names_every_option_and_no_other() {
         let is_option = |word: &&str| word.starts_with("--") && word.len() > 2;
+        assert!(HELP.contains(&format!("steps of the sampler [{DEFAULT_STEPS}]\n")));
+        assert!(HELP.contains(&format!("turns it off [{DEFAULT_GUIDANCE}]\n")));
         for option in HELP.split([' ', '\n', ',']).filter(is_option) {
             let answer = parse(&[option]);
             let known = !matches!(&answer, Err(error) if error.contains("unexpected"));

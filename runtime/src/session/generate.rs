@@ -54,14 +54,19 @@ pub struct Init {
     pub strength: f64,
 }
 
+/// Steps of the sampler where a request says nothing.
+pub const DEFAULT_STEPS: usize = 20;
+/// Scale of guidance where a request says nothing.
+pub const DEFAULT_GUIDANCE: f32 = 7.5;
+
 impl Default for Request<'_> {
     fn default() -> Self {
         Request {
             prompt: String::new(),
             negative_prompt: String::new(),
             seed: 0,
-            steps: 20,
-            guidance: 7.5,
+            steps: DEFAULT_STEPS,
+            guidance: DEFAULT_GUIDANCE,
             sampler: sampler::SAMPLERS[0].name.to_owned(),
             eta: 0.0,
             initial_latent: None,
