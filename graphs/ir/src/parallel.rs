@@ -1,6 +1,8 @@
-//! Rows of a result over the host's threads, for the references that would be slow without.
+//! Rows of a result over the host's threads, for references that are slow on one.
 
-/// Work below which starting threads costs more than it saves, in multiply-adds.
+use rayon::prelude::*;
+
+/// Work below which handing blocks to threads costs more than it saves, in multiply-adds.
 const WORTHWHILE_WORK: usize = 1 << 18;
 
 /// Cuts `out` into blocks of `rows_per_block` rows of `row_len` elements and calls
@@ -14,24 +16,12 @@ pub(crate) fn fill_rows(
     fill: impl Fn(usize, &mut [f32]) + Sync,
 ) {
     let block_len = (row_len * rows_per_block).max(1);
-    let blocks = out.len().div_ceil(block_len);
-    let available = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = if work < WORTHWHILE_WORK { 1 } else { available.min(blocks) };
-    let fill = &fill;
-    let run = |first_block: usize, part: &mut [f32]| {
-        for (i, block) in part.chunks_mut(block_len).enumerate() {
-            fill((first_block + i) * rows_per_block, block);
-        }
-    };
-    if threads <= 1 {
-        return run(0, out);
+    let run = |(block, part): (usize, &mut [f32])| fill(block * rows_per_block, part);
+    if work < WORTHWHILE_WORK {
+        out.chunks_mut(block_len).enumerate().for_each(run);
+    } else {
+        out.par_chunks_mut(block_len).enumerate().for_each(run);
     }
-    let blocks_each = blocks.div_ceil(threads);
-    std::thread::scope(|scope| {
-        for (i, part) in out.chunks_mut(blocks_each * block_len).enumerate() {
-            scope.spawn(move || run(i * blocks_each, part));
-        }
-    });
 }
 
 /// Products summed in `f32` over runs of eight per lane, the runs in `f64`.

@@ -1,27 +1,16 @@
 //! Sizes in bytes as people write them.
 
+/// No size is larger: up to here numbers of bytes are exact in JSON.
+const MAX_BYTES: u64 = 1 << 53;
+
 /// Parses `1GiB`, `700MiB`, `1.5GB`, `4096`, with or without a space or the final `B`.
 ///
 /// Errors: one line that says what is accepted.
 pub fn parse(text: &str) -> Result<u64, String> {
-    let error = || {
+    let bytes = parse_size::parse_size(text).ok().filter(|bytes| (1..=MAX_BYTES).contains(bytes));
+    bytes.ok_or_else(|| {
         format!("'{text}' is not a size: write bytes, or a number with KiB, MiB, GiB, KB, MB or GB")
-    };
-    let text_ = text.trim();
-    let split = text_.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text_.len());
-    let (number, unit) = text_.split_at(split);
-    let factor: f64 = match unit.trim().to_ascii_lowercase().trim_end_matches('b') {
-        "" => 1.0,
-        "ki" => 1024.0,
-        "mi" => 1024.0 * 1024.0,
-        "gi" => 1024.0 * 1024.0 * 1024.0,
-        "k" => 1e3,
-        "m" => 1e6,
-        "g" => 1e9,
-        _ => return Err(error()),
-    };
-    let bytes = number.parse::<f64>().map_err(|_| error())? * factor;
-    if bytes >= 1.0 && bytes <= 2f64.powi(53) { Ok(bytes as u64) } else { Err(error()) }
+    })
 }
 
 /// Parses `256MiB..4GiB`.
