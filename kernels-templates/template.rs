@@ -3,10 +3,21 @@
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 use serde::Serialize;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use tera::{Context, Tera};
 
 const COMMON: &str = include_str!("common.cl.tera");
+
+/// Name of a parsed template; none that tera would escape for HTML.
+const NAME: &str = "kernel.cl";
+
+thread_local! {
+    /// Parsed templates by their text: a planner renders each of some dozens for hundreds of problems.
+    static PARSED: RefCell<HashMap<String, Tera>> = RefCell::default();
+}
 
 /// A tensor as templates see it.
 #[derive(Serialize)]
@@ -46,9 +57,17 @@ pub fn render(
         .map(|(name, dtype)| TensorMacros { name, dtype: dtype.to_string() })
         .collect();
     context.insert("tensors", &macros);
-    let text = [COMMON, template].concat();
-    let rendered = Tera::default()
-        .render_str(&text, &context, false)
-        .context("rendering a kernel template")?;
+    let render = |parsed: &mut HashMap<String, Tera>| {
+        let tera = match parsed.entry([COMMON, template].concat()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let mut tera = Tera::default();
+                tera.add_raw_template(NAME, entry.key())?;
+                entry.insert(tera)
+            }
+        };
+        tera.render(NAME, &context)
+    };
+    let rendered = PARSED.with_borrow_mut(render).context("rendering a kernel template")?;
     Ok(rendered.into())
 }
