@@ -2,6 +2,7 @@
 # make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]  makes a picture with the model that ships
 # make test                                                      runs every test; at full size, a sample
 # make test-full                                                 adds every precision and every kernel for Mali
+# make fuzz [CASES=1000] [EVERY=20] [FIRST=0]                    random programs through the compiler
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
 # make check                                                     formatting, lints, licences, the size of kiln-run
 # make advisories                                                known flaws of dependencies; fetches RustSec's database
@@ -13,7 +14,7 @@ OUT ?= out.png
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full test-aarch64 check advisories build
+.PHONY: demo test test-full fuzz test-aarch64 check advisories build
 
 build:
 	cargo build --release --locked -p kiln -p kiln-runtime
@@ -32,6 +33,13 @@ test:
 
 test-full:
 	KILN_EVERY=1 $(MAKE) test
+
+CASES ?= 1000
+EVERY ?= 20
+FIRST ?= 0
+fuzz:
+	KILN_CASES=$(CASES) KILN_EXECUTE_EVERY=$(EVERY) KILN_FIRST=$(FIRST) \
+	    cargo test --release --locked -p kiln --test programs random -- --nocapture
 
 # FILTER= adds the model that ships; its kernels compile for a quarter of an hour under emulation.
 FILTER ?= small

@@ -1,0 +1,70 @@
+//! A random program on the OpenCL device of this machine.
+
+use kiln_ir::Tensor;
+use kiln_runtime::device::{DeviceFacts, DeviceType, select};
+use kiln_runtime::session::{Session, SessionOptions};
+use kiln_runtime::tensor::{self, Values};
+use std::path::Path;
+
+use crate::values::Inputs;
+
+/// The device that sessions take.
+pub fn facts() -> DeviceFacts {
+    select("auto").expect("an OpenCL device")
+}
+
+/// Whether it takes NVIDIA's inline PTX.
+pub fn runs_ptx() -> bool {
+    facts().vendor.contains("NVIDIA")
+}
+
+/// Whether its driver compiles for a CPU, which takes long.
+pub fn is_cpu() -> bool {
+    facts().device_type == DeviceType::Cpu
+}
+
+/// Loads a bundle.
+pub fn open(bundle: &Path) -> Session {
+    let session = Session::open(bundle, &SessionOptions::default());
+    session.unwrap_or_else(|error| panic!("the device refuses the bundle: {error}"))
+}
+
+/// Runs a network; feature maps are channels last.
+pub fn run(session: &mut Session, name: &str, inputs: &Inputs) -> Vec<f32> {
+    let given: Vec<(&str, tensor::Tensor)> = {
+        let ports = session.plan().networks.iter().flat_map(|n| &n.inputs);
+        let names = inputs.iter().filter(|(name, _)| ports.clone().any(|p| p.port.name == **name));
+        names.map(|(name, value)| (name.as_str(), to_runtime(name, value))).collect()
+    };
+    let given: Vec<_> = given.iter().map(|(name, value)| (*name, value)).collect();
+    let answer = session.eval(name, &given).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let values = answer.as_f32().expect("outputs are numbers");
+    match answer.shape[..] {
+        [rows, channels, ..] if answer.shape.len() == 4 => values
+            .chunks(values.len() / rows)
+            .flat_map(|row| transposed(row, row.len() / channels))
+            .collect(),
+        _ => values.to_vec(),
+    }
+}
+
+/// A tensor as the runtime's callers have it: feature maps are channels first, tokens integers.
+fn to_runtime(name: &str, value: &Tensor) -> tensor::Tensor {
+    if name == "tokens" {
+        let ids = value.data.iter().map(|v| *v as i32).collect();
+        return tensor::Tensor { shape: value.shape.clone(), values: Values::I32(ids) };
+    }
+    match value.shape[..] {
+        [rows, height, width, channels] => {
+            let chunks = value.data.chunks(value.data.len() / rows);
+            let first = chunks.flat_map(|row| transposed(row, channels));
+            tensor::Tensor::f32(&[rows, channels, height, width], first.collect())
+        }
+        _ => tensor::Tensor::f32(&value.shape, value.data.clone()),
+    }
+}
+
+/// A matrix of so many columns, column by column.
+pub fn transposed(matrix: &[f32], columns: usize) -> impl Iterator<Item = f32> {
+    (0..columns).flat_map(move |column| matrix.iter().skip(column).step_by(columns).copied())
+}
