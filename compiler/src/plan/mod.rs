@@ -23,7 +23,6 @@ pub mod time;
 use anyhow::{Context, Result};
 use kiln_bundle::plan::{Manifest, Plan};
 use kiln_bundle::rationale::Attempt;
-use std::fmt;
 
 use crate::model::{Model, TIMESTEP_ROWS};
 use crate::request::PlanRequest;
@@ -112,7 +111,8 @@ fn attempt(strategy: Strategy, needs_bytes: Option<u64>) -> Attempt {
 }
 
 /// The budget is too small for any strategy.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{} too small: {shortfall}", limit(*budget_bytes, shortfall))]
 pub struct DoesNotFit {
     /// The budget, in bytes.
     pub budget_bytes: u64,
@@ -120,16 +120,9 @@ pub struct DoesNotFit {
     pub shortfall: Shortfall,
 }
 
-impl fmt::Display for DoesNotFit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.shortfall.allocation {
-            Some(_) => write!(f, "the device's allocations are too small: {}", self.shortfall),
-            None => {
-                let budget = mib(self.budget_bytes);
-                write!(f, "the budget of {budget} is too small: {}", self.shortfall)
-            }
-        }
+fn limit(budget_bytes: u64, shortfall: &Shortfall) -> String {
+    match shortfall.allocation {
+        Some(_) => "the device's allocations are".to_string(),
+        None => format!("the budget of {} is", mib(budget_bytes)),
     }
 }
-
-impl std::error::Error for DoesNotFit {}

@@ -88,16 +88,9 @@ pub fn place(
 }
 
 /// The arena does not fit: its buffers and the height they need.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the arena needs {1} bytes")]
 pub struct Infeasible(pub Vec<BufferDraft>, pub u64);
-
-impl std::fmt::Display for Infeasible {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the arena needs {} bytes", self.1)
-    }
-}
-
-impl std::error::Error for Infeasible {}
 
 /// The blocks of the repeated network, those with the least arithmetic for each byte first.
 fn candidates(networks: &[LoweredNetwork], blocks: &Blocks) -> Vec<usize> {

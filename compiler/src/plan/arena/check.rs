@@ -1,13 +1,14 @@
 //! Decides whether a solution is right, the O(n^2) way, sharing no code with whoever made it.
 
-use std::fmt;
+use thiserror::Error;
 
 use super::{Problem, Solution};
 
 /// The rule that a solution breaks. Indices are positions in [`Problem::buffers`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CheckError {
     /// There must be one offset for each buffer.
+    #[error("{offset_count} offsets for {buffer_count} buffers")]
     Count {
         /// How many buffers there are.
         buffer_count: usize,
@@ -15,6 +16,7 @@ pub enum CheckError {
         offset_count: usize,
     },
     /// An offset must be a multiple of its buffer's alignment.
+    #[error("buffer {buffer} is at {offset}, which is no multiple of its alignment {align_bytes}")]
     Alignment {
         /// The buffer.
         buffer: usize,
@@ -24,6 +26,7 @@ pub enum CheckError {
         align_bytes: u64,
     },
     /// A fixed buffer must be where it was fixed.
+    #[error("buffer {buffer} is at {offset} but was fixed at {fixed_offset}")]
     Fixed {
         /// The buffer.
         buffer: usize,
@@ -33,6 +36,7 @@ pub enum CheckError {
         fixed_offset: u64,
     },
     /// Two buffers that are live together must not share a byte.
+    #[error("buffers {first} and {second} share memory while both are live")]
     Overlap {
         /// The one with the smaller index.
         first: usize,
@@ -40,6 +44,7 @@ pub enum CheckError {
         second: usize,
     },
     /// The stated height must be the end of the highest buffer.
+    #[error("the stated height is {height_bytes} bytes but {}", highest(*buffer, *end_bytes))]
     Height {
         /// The highest buffer; `None` when there are no buffers.
         buffer: Option<usize>,
@@ -49,6 +54,7 @@ pub enum CheckError {
         height_bytes: u64,
     },
     /// No buffer may end above the problem's capacity.
+    #[error("buffer {buffer} ends at {end_bytes}, above the capacity of {capacity_bytes} bytes")]
     Capacity {
         /// The highest buffer.
         buffer: usize,
@@ -59,40 +65,12 @@ pub enum CheckError {
     },
 }
 
-impl fmt::Display for CheckError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Count { buffer_count, offset_count } => {
-                write!(f, "{offset_count} offsets for {buffer_count} buffers")
-            }
-            Self::Alignment { buffer, offset, align_bytes } => write!(
-                f,
-                "buffer {buffer} is at {offset}, which is no multiple of its alignment \
-                 {align_bytes}"
-            ),
-            Self::Fixed { buffer, offset, fixed_offset } => {
-                write!(f, "buffer {buffer} is at {offset} but was fixed at {fixed_offset}")
-            }
-            Self::Overlap { first, second } => {
-                write!(f, "buffers {first} and {second} share memory while both are live")
-            }
-            Self::Height { buffer: Some(buffer), end_bytes, height_bytes } => write!(
-                f,
-                "the stated height is {height_bytes} bytes but the highest buffer, {buffer}, ends \
-                 at {end_bytes}"
-            ),
-            Self::Height { buffer: None, height_bytes, .. } => {
-                write!(f, "the stated height is {height_bytes} bytes but there are no buffers")
-            }
-            Self::Capacity { buffer, end_bytes, capacity_bytes } => write!(
-                f,
-                "buffer {buffer} ends at {end_bytes}, above the capacity of {capacity_bytes} bytes"
-            ),
-        }
+fn highest(buffer: Option<usize>, end_bytes: u64) -> String {
+    match buffer {
+        Some(buffer) => format!("the highest buffer, {buffer}, ends at {end_bytes}"),
+        None => "there are no buffers".to_string(),
     }
 }
-
-impl std::error::Error for CheckError {}
 
 /// Accepts a solution exactly when every buffer is aligned, where it was fixed, clear of all
 /// others while they are live, below the capacity if there is one, and the height is exact.

@@ -4,8 +4,9 @@
 //! number is decimal digits only. There is no quoting, so an id has no comma.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fmt::Write;
+
+use thiserror::Error;
 
 use super::{Buffer, Problem, ProblemError, Solution};
 
@@ -24,7 +25,8 @@ pub struct Table {
 }
 
 /// What is wrong with a text, and on which line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("line {line}: {kind}")]
 pub struct CsvError {
     /// The line, counted from 1.
     pub line: usize,
@@ -33,11 +35,13 @@ pub struct CsvError {
 }
 
 /// The rule that a line breaks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CsvErrorKind {
     /// The first line must be one of the two headers.
+    #[error("the header must be `{HEADER}` or `{HEADER_ALIGNED}`")]
     Header,
     /// A line must have one field for each column.
+    #[error("{found} fields where the header names {expected}")]
     Fields {
         /// How many columns the header names.
         expected: usize,
@@ -45,8 +49,10 @@ pub enum CsvErrorKind {
         found: usize,
     },
     /// An id must not be empty.
+    #[error("the id is empty")]
     EmptyId,
     /// No two lines may have the same id.
+    #[error("the id `{id}` is taken by line {first_line}")]
     DuplicateId {
         /// The id.
         id: String,
@@ -54,6 +60,7 @@ pub enum CsvErrorKind {
         first_line: usize,
     },
     /// A field must be decimal digits and fit its column: 32 bits for times, 64 for bytes.
+    #[error("`{text}` is no {column}: decimal digits that fit are needed")]
     Number {
         /// The column's name.
         column: &'static str,
@@ -61,39 +68,19 @@ pub enum CsvErrorKind {
         text: String,
     },
     /// The line's buffer has no meaning.
+    #[error("{}", rule_of_line(.0))]
     Buffer(ProblemError),
 }
 
-impl fmt::Display for CsvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: ", self.line)?;
-        match &self.kind {
-            CsvErrorKind::Header => {
-                write!(f, "the header must be `{HEADER}` or `{HEADER_ALIGNED}`")
-            }
-            CsvErrorKind::Fields { expected, found } => {
-                write!(f, "{found} fields where the header names {expected}")
-            }
-            CsvErrorKind::EmptyId => write!(f, "the id is empty"),
-            CsvErrorKind::DuplicateId { id, first_line } => {
-                write!(f, "the id `{id}` is taken by line {first_line}")
-            }
-            CsvErrorKind::Number { column, text } => {
-                write!(f, "`{text}` is no {column}: decimal digits that fit are needed")
-            }
-            CsvErrorKind::Buffer(ProblemError::EmptyLifespan { .. }) => {
-                write!(f, "lower is not below upper")
-            }
-            CsvErrorKind::Buffer(ProblemError::EmptyBuffer { .. }) => write!(f, "the size is 0"),
-            CsvErrorKind::Buffer(ProblemError::ZeroAlignment { .. }) => {
-                write!(f, "the alignment is 0")
-            }
-            CsvErrorKind::Buffer(error) => write!(f, "{error}"),
-        }
+/// The rule in words that need no index, as the line says which buffer breaks it.
+fn rule_of_line(error: &ProblemError) -> String {
+    match error {
+        ProblemError::EmptyLifespan { .. } => "lower is not below upper".to_string(),
+        ProblemError::EmptyBuffer { .. } => "the size is 0".to_string(),
+        ProblemError::ZeroAlignment { .. } => "the alignment is 0".to_string(),
+        error => error.to_string(),
     }
 }
-
-impl std::error::Error for CsvError {}
 
 /// Reads a problem.
 ///

@@ -1,14 +1,15 @@
 //! What an arena problem is, when one is malformed, and what no placement can beat.
 
 use std::collections::BTreeMap;
-use std::fmt;
+
+use thiserror::Error;
 
 /// A block of memory that is needed during a half-open span of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// First point in time at which the buffer is live.
     pub lower: u32,
-    /// First point in time at which it no longer is; greater than `lower`.
+    /// First point in time after its live range; greater than `lower`.
     pub upper: u32,
     /// Size in bytes, at least 1. It is not rounded up to the alignment.
     pub size_bytes: u64,
@@ -64,24 +65,30 @@ pub struct Solution {
 }
 
 /// Why a problem has no meaning. Indices are positions in [`Problem::buffers`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProblemError {
     /// `lower < upper` does not hold.
+    #[error("buffer {buffer} is never live")]
     EmptyLifespan {
         /// The buffer.
         buffer: usize,
     },
     /// The size is 0 bytes.
+    #[error("buffer {buffer} has a size of 0 bytes")]
     EmptyBuffer {
         /// The buffer.
         buffer: usize,
     },
     /// The alignment is 0.
+    #[error("buffer {buffer} has an alignment of 0")]
     ZeroAlignment {
         /// The buffer.
         buffer: usize,
     },
     /// The fixed offset is not a multiple of the alignment.
+    #[error(
+        "buffer {buffer} is fixed at {offset}, which is no multiple of its alignment {align_bytes}"
+    )]
     FixedMisaligned {
         /// The buffer.
         buffer: usize,
@@ -91,6 +98,7 @@ pub enum ProblemError {
         align_bytes: u64,
     },
     /// Two fixed buffers share a byte while both are live.
+    #[error("buffers {first} and {second} are fixed on top of each other")]
     FixedOverlap {
         /// The one with the smaller index.
         first: usize,
@@ -98,29 +106,9 @@ pub enum ProblemError {
         second: usize,
     },
     /// All sizes, alignments and fixed offsets together exceed 63 bits.
+    #[error("the sizes add up to more than 63 bits hold")]
     TooLarge,
 }
-
-impl fmt::Display for ProblemError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::EmptyLifespan { buffer } => write!(f, "buffer {buffer} is never live"),
-            Self::EmptyBuffer { buffer } => write!(f, "buffer {buffer} has a size of 0 bytes"),
-            Self::ZeroAlignment { buffer } => write!(f, "buffer {buffer} has an alignment of 0"),
-            Self::FixedMisaligned { buffer, offset, align_bytes } => write!(
-                f,
-                "buffer {buffer} is fixed at {offset}, which is no multiple of its alignment \
-                 {align_bytes}"
-            ),
-            Self::FixedOverlap { first, second } => {
-                write!(f, "buffers {first} and {second} are fixed on top of each other")
-            }
-            Self::TooLarge => write!(f, "the sizes add up to more than 63 bits hold"),
-        }
-    }
-}
-
-impl std::error::Error for ProblemError {}
 
 /// A point in time at which the live buffers alone exceed a capacity.
 #[derive(Clone, Debug, PartialEq, Eq)]
