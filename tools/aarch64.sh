@@ -12,23 +12,6 @@ cd "$(dirname "$0")/.."
 target=$PWD/target/aarch64
 root=$target/root
 
-install_packages() {
-    packages="rustc-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-              debootstrap qemu-user-static"
-    missing=""
-    for package in $packages; do
-        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed" ||
-            missing="$missing $package"
-    done
-    [ -n "$missing" ] || return 0
-    echo "Installing$missing" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    dpkg --add-architecture arm64
-    apt-get update -qq
-    # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $missing >/dev/null
-}
-
 build() {
     RUSTC=$(dpkg -L rustc-web | grep '/bin/rustc$' | head -n 1) \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
@@ -80,7 +63,10 @@ if [ "${1:-}" = "--inside" ]; then
 fi
 [ "$(id -u)" = 0 ] || { echo "tools/aarch64.sh: root makes and mounts the arm64 root" >&2; exit 1; }
 mkdir -p "$target"
-install_packages
+. tools/setup/packages.sh
+dpkg --add-architecture arm64
+install_packages rustc-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu libc6-dev-arm64-cross \
+    debootstrap qemu-user-static
 build
 make_root
 unshare --mount "$0" --inside "$@"
