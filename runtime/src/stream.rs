@@ -7,17 +7,6 @@
 //!
 //! Knows nothing of kernels. The executor waits here for blocks, and says when it is done with
 //! them; an error of the thread reaches the executor at its next wait.
-// A device cannot be told why a program ended: what may fail here is an error, never a panic.
-#![cfg_attr(
-    not(test),
-    deny(
-        clippy::expect_used,
-        clippy::indexing_slicing,
-        clippy::panic,
-        clippy::unreachable,
-        clippy::unwrap_used
-    )
-)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -230,7 +230,7 @@ unsafe fn own_image(image: &KilnImage) -> Result<Init, Failure> {
     };
     // SAFETY: by this function's contract; the length is one that a slice may have.
     let rgba = unsafe { slice::from_raw_parts(image.rgba, len_bytes as usize) };
-    let rgb = rgba.chunks_exact(4).flat_map(|pixel| &pixel[..3]).copied().collect();
+    let rgb = rgba.as_chunks().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect();
     let image_of = |error| Failure::input(format!("the initial image: {error}"));
     let pixels = RgbImage::from_pixels(width, height, rgb).map_err(image_of)?;
     Ok(Init { image: pixels, strength: image.strength })
