@@ -307,3 +307,24 @@ fn dispatch(name: &str, kernel: u32, args: Vec<Arg>) -> Step {
         predicted_ns: 2000,
     })
 }
+
+/// Small buffers anywhere, so that many of them meet in time and address.
+#[cfg(test)]
+pub(crate) fn random_buffers(
+    u: &mut arbtest::arbitrary::Unstructured<'_>,
+    count: std::ops::RangeInclusive<usize>,
+) -> arbtest::arbitrary::Result<Vec<Buffer>> {
+    let count = u.int_in_range(count)?;
+    let buffer = |_| {
+        let lower = u.int_in_range(0..=9)?;
+        Ok(Buffer {
+            name: String::new(),
+            kind: BufferKind::Activation,
+            offset_bytes: u.int_in_range(0..=40)?,
+            len_bytes: u.int_in_range(1..=12)?,
+            lower,
+            upper: u.int_in_range(lower + 1..=10)?,
+        })
+    };
+    (0..count).map(buffer).collect()
+}

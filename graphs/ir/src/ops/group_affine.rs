@@ -1,8 +1,6 @@
 //! Group normalization as a scale and a shift for each channel.
 
-use super::concat::Concat;
-use super::{expect_eq, expect_inputs, expect_rank, moments};
-use crate::error::shape_error;
+use super::group_norm::{eval_source, infer_source, statistics};
 use crate::{DType, IrError, NormOperands, OpDef, Tensor, TensorType};
 
 /// The statistics of [`super::group_norm::GroupNorm`] without the normalized values, for a reader
@@ -33,21 +31,8 @@ impl OpDef for GroupAffine {
     const NAME: &'static str = "group_affine";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        let operands = self.operands();
-        expect_inputs(Self::NAME, inputs, operands.count())?;
-        expect_rank(Self::NAME, inputs[0], 2)?;
-        let x = match self.sources {
-            1 => inputs[0].clone(),
-            _ => Concat.infer(&inputs[..self.sources])?,
-        };
-        let c = x.channels();
-        if self.groups == 0 || !c.is_multiple_of(self.groups) {
-            let what = format!("{} groups do not divide the channels of {x}", self.groups);
-            return Err(shape_error(Self::NAME, what));
-        }
-        expect_eq(Self::NAME, "length of gamma", inputs[operands.gamma].elem_count(), c)?;
-        expect_eq(Self::NAME, "length of beta", inputs[operands.beta].elem_count(), c)?;
-        Ok(TensorType::new(DType::F32, &[x.batch(), 2, c]))
+        let x = infer_source(Self::NAME, inputs, self.sources, self.groups)?;
+        Ok(TensorType::new(DType::F32, &[x.batch(), 2, x.channels()]))
     }
 
     fn flops(&self, inputs: &[&TensorType], _output: &TensorType) -> u64 {
@@ -55,24 +40,14 @@ impl OpDef for GroupAffine {
     }
 
     fn eval(&self, inputs: &[&Tensor]) -> Tensor {
-        let x = &match self.sources {
-            1 => inputs[0].clone(),
-            _ => Concat.eval(&inputs[..self.sources]),
-        };
+        let x = eval_source(inputs, self.sources);
         let operands = self.operands();
         let (gamma, beta) = (&inputs[operands.gamma].data, &inputs[operands.beta].data);
         let (n, c) = (x.shape[0], x.channels());
         let width = c / self.groups;
         let mut out = Vec::with_capacity(2 * n * c);
         for entry in x.data.chunks_exact(x.data.len() / n) {
-            let rows = entry.len() / c;
-            let stats: Vec<(f64, f64)> = (0..self.groups)
-                .map(|g| {
-                    let at = |i: usize| entry[i / width * c + g * width + i % width];
-                    let (mean, variance) = moments((0..rows * width).map(at));
-                    (mean, 1.0 / (variance + f64::from(self.eps)).sqrt())
-                })
-                .collect();
+            let stats = statistics(entry, c, self.groups, self.eps);
             let scale = |i: usize| stats[i / width].1 * f64::from(gamma[i]);
             let shift = |i: usize| f64::from(beta[i]) - stats[i / width].0 * scale(i);
             out.extend((0..c).map(|i| scale(i) as f32));
@@ -90,6 +65,7 @@ impl OpDef for GroupAffine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::concat::Concat;
     use super::super::epilogue::Activation;
     use super::super::group_norm::GroupNorm;
     use super::super::testing::{assert_eval, error};

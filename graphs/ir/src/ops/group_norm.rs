@@ -32,33 +32,58 @@ impl GroupNorm {
     }
 }
 
+/// Type of the values that are normalized, held against the groups, `gamma` and `beta`.
+pub(super) fn infer_source(
+    op: &'static str,
+    inputs: &[&TensorType],
+    sources: usize,
+    groups: usize,
+) -> Result<TensorType, IrError> {
+    let operands = NormOperands::new(sources);
+    expect_inputs(op, inputs, operands.count())?;
+    expect_rank(op, inputs[0], 2)?;
+    let x = match sources {
+        1 => inputs[0].clone(),
+        _ => Concat.infer(&inputs[..sources])?,
+    };
+    let c = x.channels();
+    if groups == 0 || !c.is_multiple_of(groups) {
+        return Err(shape_error(op, format!("{groups} groups do not divide the channels of {x}")));
+    }
+    expect_eq(op, "length of gamma", inputs[operands.gamma].elem_count(), c)?;
+    expect_eq(op, "length of beta", inputs[operands.beta].elem_count(), c)?;
+    Ok(x)
+}
+
+/// The values that are normalized.
+pub(super) fn eval_source(inputs: &[&Tensor], sources: usize) -> Tensor {
+    match sources {
+        1 => inputs[0].clone(),
+        _ => Concat.eval(&inputs[..sources]),
+    }
+}
+
+/// Mean and reciprocal standard deviation of each group of a batch entry of `c` channels.
+pub(super) fn statistics(entry: &[f32], c: usize, groups: usize, eps: f32) -> Vec<(f64, f64)> {
+    let (rows, width) = (entry.len() / c, c / groups);
+    let of_group = |g: usize| {
+        let at = |i: usize| entry[i / width * c + g * width + i % width];
+        let (mean, variance) = moments((0..rows * width).map(at));
+        (mean, 1.0 / (variance + f64::from(eps)).sqrt())
+    };
+    (0..groups).map(of_group).collect()
+}
+
 impl OpDef for GroupNorm {
     const NAME: &'static str = "group_norm";
 
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
-        let operands = self.operands();
-        expect_inputs(Self::NAME, inputs, operands.count())?;
-        expect_rank(Self::NAME, inputs[0], 2)?;
-        let x = &match self.sources {
-            1 => inputs[0].clone(),
-            _ => Concat.infer(&inputs[..self.sources])?,
-        };
-        if self.groups == 0 || !x.channels().is_multiple_of(self.groups) {
-            let what = format!("{} groups do not divide the channels of {x}", self.groups);
-            return Err(shape_error(Self::NAME, what));
-        }
+        let x = infer_source(Self::NAME, inputs, self.sources, self.groups)?;
         if !matches!(self.activation, Activation::None | Activation::Silu) {
             let what = format!("activation {:?} is neither None nor Silu", self.activation);
             return Err(shape_error(Self::NAME, what));
         }
-        expect_eq(
-            Self::NAME,
-            "length of gamma",
-            inputs[operands.gamma].elem_count(),
-            x.channels(),
-        )?;
-        expect_eq(Self::NAME, "length of beta", inputs[operands.beta].elem_count(), x.channels())?;
-        Ok(x.clone())
+        Ok(x)
     }
 
     fn flops(&self, _inputs: &[&TensorType], output: &TensorType) -> u64 {
@@ -67,10 +92,7 @@ impl OpDef for GroupNorm {
     }
 
     fn eval(&self, inputs: &[&Tensor]) -> Tensor {
-        let x = &match self.sources {
-            1 => inputs[0].clone(),
-            _ => Concat.eval(&inputs[..self.sources]),
-        };
+        let x = eval_source(inputs, self.sources);
         let operands = self.operands();
         let (gamma, beta) = (&inputs[operands.gamma].data, &inputs[operands.beta].data);
         let c = x.channels();
@@ -78,14 +100,7 @@ impl OpDef for GroupNorm {
         let entry_len = x.data.len() / x.shape[0];
         let mut out = Vec::with_capacity(x.data.len());
         for entry in x.data.chunks_exact(entry_len) {
-            let stats: Vec<(f64, f64)> = (0..self.groups)
-                .map(|g| {
-                    let rows = entry.len() / c;
-                    let at = |i: usize| entry[i / width * c + g * width + i % width];
-                    let (mean, variance) = moments((0..rows * width).map(at));
-                    (mean, 1.0 / (variance + f64::from(self.eps)).sqrt())
-                })
-                .collect();
+            let stats = statistics(entry, c, self.groups, self.eps);
             out.extend(entry.iter().enumerate().map(|(i, v)| {
                 let (mean, rstd) = stats[i % c / width];
                 let normal = (f64::from(*v) - mean) * rstd;

@@ -84,7 +84,7 @@ fn sweep(plan: &Plan) -> Result<u64, Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Buffer, BufferKind};
+    use crate::plan::Buffer;
     use crate::testing;
 
     /// The same questions, one pair and one instant at a time.
@@ -111,18 +111,7 @@ mod tests {
     fn the_sweep_agrees_with_brute_force() {
         let mut plan = testing::plan();
         arbtest::arbtest(|u| {
-            plan.buffers.clear();
-            for _ in 0..u.int_in_range(0..=8)? {
-                let lower = u.int_in_range(0..=9)?;
-                plan.buffers.push(Buffer {
-                    name: String::new(),
-                    kind: BufferKind::Activation,
-                    offset_bytes: u.int_in_range(0..=40)?,
-                    len_bytes: u.int_in_range(1..=12)?,
-                    lower,
-                    upper: u.int_in_range(lower + 1..=10)?,
-                });
-            }
+            plan.buffers = testing::random_buffers(u, 0..=8)?;
             assert_eq!(sweep(&plan).ok(), brute_force(&plan, 10), "{:?}", plan.buffers);
             Ok(())
         })

@@ -79,25 +79,14 @@ fn overwritten(plan: &Plan, span: (u32, u32)) -> BTreeSet<BlockId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Buffer, BufferId, BufferKind};
+    use crate::plan::{Buffer, BufferId};
     use crate::testing;
 
     #[test]
     fn the_count_agrees_with_brute_force() {
         let mut plan = testing::plan();
         arbtest::arbtest(|u| {
-            plan.buffers.clear();
-            for _ in 0..u.int_in_range(3..=10)? {
-                let lower = u.int_in_range(0..=9)?;
-                plan.buffers.push(Buffer {
-                    name: String::new(),
-                    kind: BufferKind::Activation,
-                    offset_bytes: u.int_in_range(0..=40)?,
-                    len_bytes: u.int_in_range(1..=12)?,
-                    lower,
-                    upper: u.int_in_range(lower + 1..=10)?,
-                });
-            }
+            plan.buffers = testing::random_buffers(u, 3..=10)?;
             for (index, block) in plan.blocks.iter_mut().enumerate() {
                 block.residency = Residency::Resident(BufferId(index as u32));
                 block.len_bytes = u.int_in_range(1..=plan.buffers[index].len_bytes)?;
