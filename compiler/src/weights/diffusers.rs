@@ -15,9 +15,7 @@ use serde::Deserialize;
 
 use super::safetensors::SafetensorsFile;
 use super::stored::StoredType;
-use super::{
-    TensorInfo, TensorSource, check_range, checked_elem_count, missing, one_line, position,
-};
+use super::{TensorInfo, TensorSource, checked_elem_count, one_line};
 
 mod names;
 
@@ -228,9 +226,7 @@ impl TensorSource for DiffusersFolder {
         &self.tensors
     }
 
-    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
-        let index = position(&self.tensors, name).with_context(|| missing(&self.path, name))?;
-        check_range(&self.path, &self.tensors[index], start_elem, out.len())?;
+    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
         let mut skip = start_elem;
         let mut rest = out;
         for piece in &self.pieces[index] {

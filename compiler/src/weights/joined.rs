@@ -32,7 +32,8 @@ impl TensorSource for Joined {
         &self.tensors
     }
 
-    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
+    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
+        let name = &self.tensors[index].name;
         let source = self.sources.iter().find(|source| source.info(name).is_some());
         let source = source.with_context(|| missing(self.path(), name))?;
         source.read_f32_into(name, start_elem, out)

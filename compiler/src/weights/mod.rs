@@ -59,10 +59,21 @@ pub trait TensorSource: Send + Sync + fmt::Debug {
     /// All tensors, sorted by name.
     fn tensors(&self) -> &[TensorInfo];
 
-    /// Fills `out` with the values from `start_elem` on, in row-major order, as f32.
+    /// Fills `out` with the values of `tensors()[index]` from `start_elem` on, in row-major order,
+    /// as f32. The range is inside the tensor.
+    ///
+    /// Errors: a dtype that is not a float; a failed read.
+    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()>;
+
+    /// [`TensorSource::read_index`] by name.
     ///
     /// Errors: no such tensor; a range that leaves it; a dtype that is not a float; a failed read.
-    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()>;
+    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
+        let tensors = self.tensors();
+        let index = position(tensors, name).with_context(|| missing(self.path(), name))?;
+        check_range(self.path(), &tensors[index], start_elem, out.len())?;
+        self.read_index(index, start_elem, out)
+    }
 
     /// The tensor called `name`.
     fn info(&self, name: &str) -> Option<&TensorInfo> {

@@ -12,9 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use npyz::{DType, NpyHeader, Order};
 
 use super::stored::{StoredType, read_f32_at};
-use super::{
-    TensorInfo, TensorSource, check_range, checked_elem_count, missing, one_line, position,
-};
+use super::{TensorInfo, TensorSource, checked_elem_count, one_line};
 
 /// The longest header that is read, in bytes; NumPy writes 128 for a plain array.
 const MAX_HEADER_BYTES: usize = 1 << 16;
@@ -57,11 +55,9 @@ impl TensorSource for NpyFolder {
         &self.tensors
     }
 
-    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
-        let index = position(&self.tensors, name).with_context(|| missing(&self.path, name))?;
+    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
         let info = &self.tensors[index];
-        check_range(&self.path, info, start_elem, out.len())?;
-        let path = file_path(&self.path, name);
+        let path = file_path(&self.path, &info.name);
         let file = File::open(&path).with_context(|| path.display().to_string())?;
         let size = info.dtype.size_bytes().unwrap_or(0);
         let start_bytes = self.starts[index] + (start_elem * size) as u64;

@@ -10,7 +10,7 @@ use ::safetensors::tensor::Metadata;
 use anyhow::{Context, Result, bail};
 
 use super::stored::{StoredType, read_f32_at};
-use super::{TensorInfo, TensorSource, check_range, missing, one_line, position};
+use super::{TensorInfo, TensorSource, one_line};
 
 /// The largest header that is read, in bytes; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -76,20 +76,6 @@ impl SafetensorsFile {
         let starts = offsets.into_iter().map(|o| start_bytes + o).collect();
         Ok(Self { path, file, tensors, starts })
     }
-
-    /// Fills `out` from the tensor at `index`; the range has been checked.
-    pub(super) fn read_index(
-        &self,
-        index: usize,
-        start_elem: usize,
-        out: &mut [f32],
-    ) -> Result<()> {
-        let info = &self.tensors[index];
-        let size = info.dtype.size_bytes().unwrap_or(0);
-        let start_bytes = self.starts[index] + (start_elem * size) as u64;
-        read_f32_at(&self.file, &self.path, start_bytes, &info.dtype, out)
-            .with_context(|| format!("tensor `{}`", one_line(&info.name)))
-    }
 }
 
 impl TensorSource for SafetensorsFile {
@@ -101,10 +87,12 @@ impl TensorSource for SafetensorsFile {
         &self.tensors
     }
 
-    fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
-        let index = position(&self.tensors, name).with_context(|| missing(&self.path, name))?;
-        check_range(&self.path, &self.tensors[index], start_elem, out.len())?;
-        self.read_index(index, start_elem, out)
+    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
+        let info = &self.tensors[index];
+        let size = info.dtype.size_bytes().unwrap_or(0);
+        let start_bytes = self.starts[index] + (start_elem * size) as u64;
+        read_f32_at(&self.file, &self.path, start_bytes, &info.dtype, out)
+            .with_context(|| format!("tensor `{}`", one_line(&info.name)))
     }
 }
 

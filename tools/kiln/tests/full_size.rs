@@ -7,7 +7,6 @@
 
 mod harness;
 #[allow(dead_code, reason = "the command's")]
-use anyhow::Context;
 use harness::{arg, kiln_ok, npy, relative_l2, scratch, sd21};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::quantize::{self, Choices};
@@ -16,7 +15,6 @@ use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::{StoredType, TensorInfo, TensorSource};
 use kiln_compiler::{emit, plan_model};
 use kiln_synth::values::Values;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +35,7 @@ const PIECE_ELEMS: usize = 1 << 18;
 #[derive(Debug)]
 struct Synthetic {
     tensors: Vec<TensorInfo>,
-    values: BTreeMap<String, Values>,
+    values: Vec<Values>,
 }
 
 impl Synthetic {
@@ -49,7 +47,7 @@ impl Synthetic {
             dtype: StoredType::F32,
             shape: t.shape.clone(),
         };
-        let values = |t: &kiln_synth::Tensor| (t.name.clone(), Values::of(&t.name, &t.shape, 0));
+        let values = |t: &kiln_synth::Tensor| Values::of(&t.name, &t.shape, 0);
         Synthetic {
             tensors: checkpoint.tensors().iter().map(info).collect(),
             values: checkpoint.tensors().iter().map(values).collect(),
@@ -66,8 +64,8 @@ impl TensorSource for Synthetic {
         &self.tensors
     }
 
-    fn read_f32_into(&self, name: &str, start: usize, out: &mut [f32]) -> anyhow::Result<()> {
-        let values = self.values.get(name).context("no such tensor")?;
+    fn read_index(&self, index: usize, start: usize, out: &mut [f32]) -> anyhow::Result<()> {
+        let values = &self.values[index];
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let share = out.len().div_ceil(threads).max(PIECE_ELEMS);
         std::thread::scope(|scope| {

@@ -1,6 +1,6 @@
 //! The checkpoint and the inputs of a random model: values that follow from their names.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use kiln_compiler::weights::{StoredType, TensorInfo, TensorSource};
 use kiln_ir::{DType, Graph, NodeKind, Tensor};
 use std::collections::BTreeMap;
@@ -72,8 +72,8 @@ impl TensorSource for Checkpoint {
         &self.infos
     }
 
-    fn read_f32_into(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        let tensor = self.values.get(name).context("no such tensor")?;
+    fn read_index(&self, index: usize, start: usize, out: &mut [f32]) -> Result<()> {
+        let tensor = &self.values[&self.infos[index].name];
         out.copy_from_slice(&tensor.data[start..start + out.len()]);
         Ok(())
     }
