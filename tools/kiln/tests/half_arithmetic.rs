@@ -13,25 +13,15 @@ use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
 use kiln_compiler::{emit, plan_model, weights};
 use kiln_runtime::device;
-use kiln_runtime::probe::{Argument, Launch, Probe};
-use kiln_testkit::half::{TRIAL, Way};
+use kiln_runtime::probe::Probe;
+use kiln_testkit::half::Way;
 use std::path::{Path, PathBuf};
 
 /// How this machine's device builds half arithmetic.
 fn way() -> Way {
     let device = device::select("auto").expect("an OpenCL device");
     let probe = Probe::open(&device).expect("it opens");
-    Way::find(|source| {
-        let launch = Launch {
-            source: source.to_owned(),
-            entry: TRIAL.to_owned(),
-            args: vec![Argument::Buffer(0); 4],
-            global: [1; 3],
-            local: None,
-            first: [0; 3],
-        };
-        probe.prepare(&[launch], &[vec![0; 16]]).is_ok()
-    })
+    harness::half_way(&probe)
 }
 
 /// The plan of emoji-256 for Mali, everything in FP16.

@@ -12,6 +12,8 @@
 //! KILN_EVERY=1 cargo test --release -p kiln --test mali -- --nocapture
 //! ```
 
+mod harness;
+
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::lower::{LoweringCache, Work, lower_model};
 use kiln_compiler::request::PlanRequest;
@@ -26,7 +28,7 @@ use kiln_kernels::contraction::mobile::mean_error;
 use kiln_kernels::{Lowering, Operand, Packing};
 use kiln_runtime::device;
 use kiln_runtime::probe::{Argument, Launch, Probe};
-use kiln_testkit::half::{TRIAL, Way};
+use kiln_testkit::half::Way;
 use kiln_testkit::{decode, stored};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -229,18 +231,7 @@ impl Device {
     fn open() -> Self {
         let device = device::select("auto").expect("an OpenCL device");
         let probe = Probe::open(&device).expect("it opens");
-        let builds = |source: &str| {
-            let launch = Launch {
-                source: source.to_owned(),
-                entry: TRIAL.to_owned(),
-                args: vec![Argument::Buffer(0); 4],
-                global: [1; 3],
-                local: None,
-                first: [0; 3],
-            };
-            probe.prepare(&[launch], &[vec![0; 16]]).is_ok()
-        };
-        let way = Way::find(builds);
+        let way = harness::half_way(&probe);
         Device { probe, way, name: device.name }
     }
 }

@@ -1,6 +1,8 @@
 //! Runs the built `kiln` and compares its tensors with references.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use kiln_runtime::probe::{Argument, Launch, Probe};
+use kiln_testkit::half::{TRIAL, Way};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -135,4 +137,19 @@ pub fn eval_unet(bundle: &Path, latent: &Path, timestep: &Path, context: &Path, 
         "--output",
         arg(output),
     ]);
+}
+
+/// How a device builds half arithmetic.
+pub fn half_way(probe: &Probe) -> Way {
+    Way::find(|source| {
+        let launch = Launch {
+            source: source.to_owned(),
+            entry: TRIAL.to_owned(),
+            args: vec![Argument::Buffer(0); 4],
+            global: [1; 3],
+            local: None,
+            first: [0; 3],
+        };
+        probe.prepare(&[launch], &[vec![0; 16]]).is_ok()
+    })
 }
