@@ -157,8 +157,7 @@ impl<'a> Explainer<'a> {
             let cost = alternative.verdict.cost().map_or(String::new(), describe);
             writeln!(out, "    {:<16}{verdict}{cost}", alternative.variant)?;
         }
-        let attempts = &self.account.attempts;
-        for attempt in attempts {
+        for attempt in self.account.attempts {
             match attempt.needs_bytes {
                 Some(bytes) => {
                     writeln!(out, "  strategy refused: {}: needs {}", attempt.strategy, mib(bytes))?
@@ -249,7 +248,7 @@ impl<'a> Explainer<'a> {
         writeln!(
             out,
             "  bytes {} to {end} of an arena of {}",
-            b.offset_bytes, a.memory.arena_bytes
+            b.offset_bytes, a.memory.plan.arena_bytes
         )?;
         writeln!(
             out,

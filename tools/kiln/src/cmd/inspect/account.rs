@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, Block, Dispatch, Input, Plan, Residency, Role, Step};
-use kiln_bundle::rationale::{Attempt, Rates};
 use kiln_compiler::device::{DeviceProfile, Published};
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
 use std::collections::{BTreeMap, HashMap};
@@ -10,8 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::measured::Measured;
 use super::registers::registers;
 use super::schema::{
-    Account, AttemptView, BlockAccount, InputAccount, KernelAccount, LoadAccount, Memory,
-    NetworkAccount, OpAccount, Peak, Predicted, RatesView, Region, SCHEMA, Weights,
+    Account, BlockAccount, InputAccount, KernelAccount, LoadAccount, Memory, NetworkAccount,
+    OpAccount, Peak, Predicted, Region, SCHEMA, Weights,
 };
 
 impl<'a> Account<'a> {
@@ -33,9 +32,9 @@ impl<'a> Account<'a> {
             precision: &plan.manifest.precision,
             profile: &plan.manifest.profile,
             manifest: &plan.manifest,
-            memory: memory(plan),
+            memory: Memory { peak_bytes: plan.memory.peak_bytes(), plan: &plan.memory },
             requirements: &plan.requirements,
-            rates: rates(&plan.rationale.rates),
+            rates: &plan.rationale.rates,
             predicted: Predicted {
                 sampler_steps: SAMPLER_STEPS,
                 picture_ns: prediction.picture_ns(plan),
@@ -49,7 +48,7 @@ impl<'a> Account<'a> {
             kernels: kernels(plan, &ops),
             blocks: plan.blocks.iter().map(block).collect(),
             loads: loads(plan, &prediction),
-            attempts: plan.rationale.attempts.iter().map(attempt).collect(),
+            attempts: &plan.rationale.attempts,
             tensors: super::tensors::tensors(plan),
             start_ns: prediction.start_ns,
             live_bytes,
@@ -72,35 +71,6 @@ fn published(plan: &Plan) -> Vec<Published> {
     let profile = known.then(|| DeviceProfile::load(&manifest.profile).ok()).flatten();
     let published = profile.map(|(_, profile)| profile.published).unwrap_or_default();
     published.into_iter().filter(|p| p.model == manifest.model).collect()
-}
-
-fn memory(plan: &Plan) -> Memory {
-    let memory = &plan.memory;
-    Memory {
-        budget_bytes: memory.budget_bytes,
-        peak_bytes: memory.peak_bytes(),
-        arena_bytes: memory.arena_bytes,
-        arena_lower_bound_bytes: memory.arena_lower_bound_bytes,
-        slot_bytes: memory.slot_bytes.clone(),
-        staging_bytes: memory.staging_bytes,
-        host_bytes: memory.host_bytes,
-        program_bytes: memory.program_bytes,
-        baseline_bytes: memory.baseline_bytes,
-    }
-}
-
-fn rates(rates: &Rates) -> RatesView {
-    RatesView {
-        flops_per_s: rates.flops_per_s,
-        half_flops_per_s: rates.half_flops_per_s,
-        memory_bytes_per_s: rates.memory_bytes_per_s,
-        io_bytes_per_s: rates.io_bytes_per_s,
-        launch_ns: rates.launch_ns,
-    }
-}
-
-fn attempt(attempt: &Attempt) -> AttemptView<'_> {
-    AttemptView { strategy: &attempt.strategy, needs_bytes: attempt.needs_bytes }
 }
 
 fn block(block: &Block) -> BlockAccount<'_> {

@@ -26,12 +26,12 @@ type Figure = fn(&Account) -> u64;
 
 fn figures(a: &Account, b: &Account, out: &mut dyn Write) -> Result<()> {
     let bytes: [(&str, Figure); 9] = [
-        ("budget", |a| a.memory.budget_bytes),
+        ("budget", |a| a.memory.plan.budget_bytes),
         ("planned peak", |a| a.memory.peak_bytes),
-        ("arena", |a| a.memory.arena_bytes),
+        ("arena", |a| a.memory.plan.arena_bytes),
         ("live at the arena's peak", |a| a.peak.live_bytes),
-        ("slots", |a| a.memory.slot_bytes.iter().sum()),
-        ("compiled kernels", |a| a.memory.program_bytes),
+        ("slots", |a| a.memory.plan.slot_bytes.iter().sum()),
+        ("compiled kernels", |a| a.memory.plan.program_bytes),
         ("resident weights", |a| a.weights.resident_bytes),
         ("streamed weights", |a| a.weights.streamed_bytes),
         ("streamed a pass of the U-Net", |a| a.weights.streamed_bytes_a_pass),

@@ -1,8 +1,9 @@
 //! What an account holds: the schema of `--json`, described in `docs/reference/inspect-json.md`.
 
 use kiln_bundle::plan::{
-    BlockId, BlockKind, BufferId, BufferKind, Manifest, Requirements, Role, Source,
+    BlockId, BlockKind, BufferId, BufferKind, Manifest, MemoryPlan, Requirements, Role, Source,
 };
+use kiln_bundle::rationale::{Attempt, Rates};
 use kiln_compiler::device::Published;
 use serde::Serialize;
 
@@ -20,9 +21,9 @@ pub struct Account<'a> {
     pub precision: &'a str,
     pub profile: &'a str,
     pub manifest: &'a Manifest,
-    pub memory: Memory,
+    pub memory: Memory<'a>,
     pub requirements: &'a Requirements,
-    pub rates: RatesView,
+    pub rates: &'a Rates,
     pub predicted: Predicted,
     pub networks: Vec<NetworkAccount<'a>>,
     pub weight_reads: Option<String>,
@@ -36,32 +37,16 @@ pub struct Account<'a> {
     pub loads: Vec<LoadAccount>,
     pub start_ns: Vec<u64>,
     pub live_bytes: Vec<u64>,
-    pub attempts: Vec<AttemptView<'a>>,
+    pub attempts: &'a [Attempt],
     pub tensors: Vec<TensorAccount<'a>>,
 }
 
-/// The budget and its parts.
+/// The budget, its parts and their sum.
 #[derive(Serialize)]
-pub struct Memory {
-    pub budget_bytes: u64,
+pub struct Memory<'a> {
     pub peak_bytes: u64,
-    pub arena_bytes: u64,
-    pub arena_lower_bound_bytes: u64,
-    pub slot_bytes: Vec<u64>,
-    pub staging_bytes: u64,
-    pub host_bytes: u64,
-    pub program_bytes: u64,
-    pub baseline_bytes: u64,
-}
-
-/// Sustained rates of the device, as the planner knew them.
-#[derive(Serialize)]
-pub struct RatesView {
-    pub flops_per_s: u64,
-    pub half_flops_per_s: u64,
-    pub memory_bytes_per_s: u64,
-    pub io_bytes_per_s: u64,
-    pub launch_ns: u64,
+    #[serde(flatten)]
+    pub plan: &'a MemoryPlan,
 }
 
 /// Predicted times of a picture.
@@ -197,11 +182,4 @@ pub struct LoadAccount {
     pub ns: u64,
     pub stall_ns: u64,
     pub free: u32,
-}
-
-/// A way to spend the budget that the planner tried.
-#[derive(Serialize)]
-pub struct AttemptView<'a> {
-    pub strategy: &'a str,
-    pub needs_bytes: Option<u64>,
 }

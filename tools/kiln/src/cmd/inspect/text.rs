@@ -96,7 +96,7 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
 }
 
 fn budget(a: &Account, out: &mut dyn Write) -> Result<()> {
-    let m = &a.memory;
+    let m = a.memory.plan;
     let parts = [
         ('#', "arena", m.arena_bytes),
         ('=', "slots", m.slot_bytes.iter().sum()),
@@ -112,7 +112,7 @@ fn budget(a: &Account, out: &mut dyn Write) -> Result<()> {
         let end = (sum as f64 / m.budget_bytes.max(1) as f64 * BAR as f64).round() as usize;
         bar.extend(std::iter::repeat_n(mark, end.saturating_sub(bar.len())));
     }
-    let (peak, budget) = (mib(m.peak_bytes), mib(m.budget_bytes));
+    let (peak, budget) = (mib(m.peak_bytes()), mib(m.budget_bytes));
     writeln!(out, "memory  [{bar:<BAR$}] {peak} of {budget}")?;
     let parts: Vec<_> = parts
         .iter()
@@ -190,7 +190,7 @@ pub fn ops(a: &Account, out: &mut dyn Write) -> Result<()> {
 
 /// The parts of the budget, and a line for each buffer.
 pub fn memory(a: &Account, out: &mut dyn Write) -> Result<()> {
-    let m = &a.memory;
+    let m = a.memory.plan;
     let parts = [
         ("arena (activations, resident weights)", m.arena_bytes),
         ("slots of streamed weights", m.slot_bytes.iter().sum()),
@@ -198,14 +198,14 @@ pub fn memory(a: &Account, out: &mut dyn Write) -> Result<()> {
         ("host buffers", m.host_bytes),
         ("compiled kernels", m.program_bytes),
         ("process and driver", m.baseline_bytes),
-        ("planned peak", m.peak_bytes),
+        ("planned peak", m.peak_bytes()),
         ("budget", m.budget_bytes),
         ("arena above its lower bound", m.arena_bytes.saturating_sub(m.arena_lower_bound_bytes)),
     ];
     for (name, bytes) in parts {
         writeln!(out, "{name:<40}{:>12}{bytes:>14}", mib(bytes))?;
     }
-    for attempt in &a.attempts {
+    for attempt in a.attempts {
         let needs = |bytes| format!("refused: it needs {}", mib(bytes));
         let needs = attempt.needs_bytes.map_or("taken".to_string(), needs);
         writeln!(out, "strategy: {} ({needs})", attempt.strategy)?;
