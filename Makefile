@@ -1,7 +1,7 @@
 # make build                                                     kiln and kiln-run, in target/release
 # make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]  makes a picture with the model that ships
-# make test                                                      runs every test; at full size, a sample
-# make test-full                                                 adds every precision and every kernel for Mali
+# make test                                                      runs every test, the longest by samples
+# make test-full                                                 runs every case of every test
 # make fuzz [CASES=1000] [EVERY=20] [FIRST=0]                    random programs through the compiler
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
 # make check                                                     formatting, lints, licences, the size of kiln-run

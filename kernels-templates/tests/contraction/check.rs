@@ -3,7 +3,12 @@
 use crate::cases::Case;
 use kiln_ir::{DType, Op, Tensor};
 use kiln_kernels::{Problem, Target, candidates};
-use kiln_testkit::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
+use kiln_testkit::{
+    Runner, Tolerance, check_in_place, check_parts, compare, random, sampled, stored,
+};
+
+/// One of how many cases a test runs by default.
+pub const SAMPLE: usize = 3;
 
 /// Runs the best variants of a case on a target; bounds follow from the length of the sum and the
 /// rounding of the storage types.
@@ -102,11 +107,12 @@ fn verify_regions(problem: &Problem, lowering: &kiln_kernels::Lowering, what: &s
     }
 }
 
-/// Every variant of every case on a CPU target, and the best variant on one of the others in
-/// turn; their kernels take drivers for CPUs long to compile.
-pub fn check_all(cases: &[Case]) {
+/// Every variant of the sampled cases on a CPU target, and the best variant on one of the other
+/// targets in turn, whose kernels take drivers for CPUs long to compile. The `small_` tests run every
+/// variant on every target.
+pub fn check_sampled(cases: &[Case]) {
     let others = other_targets();
-    for (i, case) in cases.iter().enumerate() {
+    for (i, case) in sampled(cases, SAMPLE).enumerate() {
         check(&Target::cpu(), case, usize::MAX);
         check(&others[i % others.len()], case, 1);
     }

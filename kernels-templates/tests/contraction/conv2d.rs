@@ -1,11 +1,12 @@
 //! Convolutions.
 
 use crate::cases::*;
-use crate::check::{check, check_all, check_everywhere, other_targets};
+use crate::check::{SAMPLE, check, check_everywhere, check_sampled, other_targets};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{DType, Op};
 use kiln_kernels::{Target, candidates};
+use kiln_testkit::sampled;
 
 #[test]
 fn conv2d_shapes() {
@@ -36,7 +37,7 @@ fn conv2d_shapes() {
             two_storages(i).map(|s| conv2d(op.clone(), picture, c, o, s))
         })
         .collect();
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]
@@ -51,7 +52,7 @@ fn conv2d_epilogues() {
             ]
         })
         .collect();
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn conv2d_of_split_weights() {
     let op = Conv2d { epilogue: e, ..same(3, 1) };
     let mut cases = vec![conv2d(op, [1, 4, 13], &[16], 200, PLAIN)];
     cases.iter_mut().for_each(|c| c.max_weight_bytes = 40_000);
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 /// More patches than are there at a time, whole and with weights that several launches read.
@@ -103,7 +104,7 @@ fn conv2d_of_normalized_input() {
         conv2d(op(1, Silu), [2, 5, 7], &[32, 16], 36, half),
     ];
     let others = other_targets();
-    for (i, whole) in cases.into_iter().enumerate() {
+    for (i, whole) in sampled(&cases, SAMPLE).cloned().enumerate() {
         check(&Target::cpu(), &whole, usize::MAX);
         let Op::Conv2d(op) = &whole.op else { unreachable!() };
         let channels: usize = whole.inputs[..op.sources].iter().map(|x| x.ty.channels()).sum();
@@ -138,7 +139,7 @@ fn conv2d_of_int8_weights() {
     let mut split = cases[..3].to_vec();
     split.iter_mut().for_each(|c| c.max_weight_bytes = 40_000);
     cases.extend(split);
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]

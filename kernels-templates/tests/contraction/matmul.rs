@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use crate::cases::*;
-use crate::check::{check_all, check_everywhere};
+use crate::check::{check_everywhere, check_sampled};
 use kiln_ir::DType;
 use kiln_ir::ops::epilogue::Activation;
 
@@ -22,7 +22,7 @@ fn matmul_shapes() {
     ];
     let cases: Vec<_> =
         shapes.iter().flat_map(|(m, k, n)| STORAGES.map(|s| matmul(*m, k, *n, e(), s))).collect();
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn matmul_epilogues() {
             [matmul(13, &[41], 72, e.clone(), PLAIN), matmul(30, &[64], 64, e, STORAGES[3])]
         })
         .collect();
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn matmul_of_split_weights() {
         matmul(13, &[64], 200, epilogue(true, Some(3), Activation::Geglu, true), STORAGES[1]),
     ];
     cases.iter_mut().for_each(|c| c.max_weight_bytes = 20_000);
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn matmul_of_int8_weights() {
     let mut split = cases[..5].to_vec();
     split.iter_mut().for_each(|c| c.max_weight_bytes = 5_000);
     cases.extend(split);
-    check_all(&cases);
+    check_sampled(&cases);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 pub mod half;
 mod values;
 
-pub use values::{Tolerance, compare, decode, random, stored};
+pub use values::{Tolerance, compare, decode, random, sampled, stored};
 
 use kiln_ir::{DType, Op, Tensor, TensorType};
 use kiln_kernels::{Argument, DeviceClass, Launch, Lowering, Operand, Packing, Problem, Target};

@@ -66,3 +66,12 @@ pub fn compare(found: &[f32], expected: &[f32], dtype: DType, tolerance: Toleran
         );
     }
 }
+
+/// Which cases of a list a test runs: the first of every `KILN_EVERY`, or of every `default` where
+/// the variable is not set. `make test-full` sets 1, which is all of them.
+///
+/// Panics if the variable is no positive number.
+pub fn sampled<T>(cases: &[T], default: usize) -> impl Iterator<Item = &T> {
+    let every = std::env::var("KILN_EVERY").map_or(default, |n| n.parse().expect("KILN_EVERY=N"));
+    cases.iter().step_by(every)
+}
