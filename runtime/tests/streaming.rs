@@ -62,10 +62,13 @@ fn write(path: &Path, blocks: u64, rounds: u32) {
     let port = |name: &str, buffer| Port {
         name: name.into(),
         buffer: BufferId(buffer),
-        dtype: DType::I32,
+        // The kernels take the bits for integers.
+        dtype: DType::F32,
         shape: vec![ITEMS as u32],
     };
-    let ends = kiln_bundle::testing::ends(port("x", 0), 3, last, 4096);
+    plan.manifest.latent_channels = ITEMS as u32 / plan.manifest.latent_px.pow(2);
+    plan.manifest.context_channels = ITEMS as u32 / (2 * plan.manifest.context_tokens);
+    let ends = kiln_bundle::testing::ends(&plan.manifest, port("x", 0), 3, last, 4096);
     plan.buffers = (0..3).map(buffer).chain(ends.buffers).collect();
     plan.blocks = entries;
     plan.sources = vec![SOURCE.into()];

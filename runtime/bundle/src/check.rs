@@ -1,28 +1,43 @@
 //! Decides whether a plan keeps its promises, without knowing how it was made.
 //!
-//! The checker shares no code with the planner and trusts nothing in a plan: it is what stands
-//! between a forged bundle and a device, and between a bug in the planner and a wrong picture.
-//! It walks the timeline once and holds, in this order:
+//! The checker shares no code with the planner and trusts nothing in a plan. It stands between a
+//! forged bundle and a device, and between a bug in the planner and a wrong image. It holds, in
+//! this order:
 //!
-//! 1. **Sizes** (`sizes`): the parts add up to no more than the budget; no allocation is larger
-//!    than the device allows; kernels with half arithmetic require its extension; time is counted in 32 bits; networks and ports have one name each.
-//! 2. **Buffers** (`buffers`): aligned, inside the arena, alive for a while; no two share an
-//!    address at the same instant; the stated lower bound is the largest sum of live sizes.
-//! 3. **Weights** (`blocks`): blocks are aligned, inside the section and disjoint; a resident
-//!    block has a buffer to itself that holds it.
-//! 4. **Flow** (`flow`): every region that is read has been written, all of it, by an earlier
-//!    step or by the host through a port; every use falls into the life of its buffer; what
-//!    enters the sampler's loop stays alive through it; streamed weights are loaded before use,
-//!    not overwritten while in use, and freed by the end of their network.
-//! 5. **Launches** (`launch`): global and local sizes that a device accepts, none predicted to take
-//!    too long; the parts of a launch follow one another and run each of its work-items once.
+//! 1. **Sizes** (`sizes`): the parts of the memory plan add up to no more than the budget. No
+//!    allocation is larger than the device allows. Kernels with half arithmetic require its
+//!    extension. Time is counted in 32 bits. Networks and ports have unique names.
+//! 2. **Buffers** (`buffers`): each is aligned, inside the arena, and live for at least one instant.
+//!    No two share an address at the same instant. The stated lower bound is the largest sum of
+//!    live sizes.
+//! 3. **Weights** (`blocks`): blocks are aligned, inside the weights section, and disjoint. A
+//!    resident block has a buffer of its own that is long enough.
+//! 4. **Roles** (`roles`): each role occurs at most once and in order, and none that generation needs
+//!    is missing. The denoiser's batch is one branch of guidance or all.
+//! 5. **Host values** (`host`): every input that the host writes, and the first output of each
+//!    network that it reads (image encoder, text encoder, denoiser, decoder), has the element count
+//!    that the manifest implies and a type that the host converts.
+//! 6. **Edges** (`edges`): an input that comes from another network fits its slice of an output. Its
+//!    producer runs before, and always: never the image encoder, which runs only for an initial
+//!    image. The output stays live and is not overwritten until it is read for the last time.
+//! 7. **Flow** (`flow`): every region that is read has been written, all of it, by an earlier step of
+//!    the network or by an input. Every use falls into the live range of its buffer. Inputs of the
+//!    denoiser are live through the sampler's loop. Streamed blocks are loaded before use, are not
+//!    overwritten while in use, and are freed by the end of their network.
+//! 8. **Launches** (`launch`, called by `flow`): global and local sizes are ones that a device accepts.
+//!    None is predicted to take too long. The parts of a split launch follow one another and run
+//!    each work-item once.
+//! 9. **Residents** (`residents`): the lists of resident blocks that a network loads and overwrites
+//!    are what its steps and buffers imply.
+//! 10. **Kinds** (`kinds`): buffers and blocks are used as their kinds say.
 //!
-//! What kernels do inside the regions they are given is not the checker's concern.
+//! What a kernel does inside the regions that it is given is not the checker's concern.
 
 mod blocks;
 mod buffers;
 mod edges;
 mod flow;
+mod host;
 mod interval_set;
 mod kinds;
 mod launch;
@@ -35,7 +50,7 @@ use crate::plan::Plan;
 
 pub use violation::{BlockAt, BufferAt, Place, Violation};
 
-/// What the checker computed on its way.
+/// Figures that the checker computes on the way.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Checked {
     /// Planned peak of the whole process.
@@ -46,9 +61,9 @@ pub struct Checked {
     pub instant_count: u32,
 }
 
-/// Checks a plan against a weights section of that length.
+/// Checks a plan against the length of its weights section.
 ///
-/// Time: in proportion to the plan's size, but for logarithms. Never panics.
+/// Time: `O(n log n)` in the plan's size. Never panics.
 /// Errors: the first violation found.
 pub fn check(plan: &Plan, weights_len_bytes: u64) -> Result<Checked, Violation> {
     let peak_bytes = sizes::check(plan)?;
@@ -57,6 +72,7 @@ pub fn check(plan: &Plan, weights_len_bytes: u64) -> Result<Checked, Violation> 
     let arena_lower_bound_bytes = buffers::check(plan, instant_count)?;
     let owners = blocks::check(plan, weights_len_bytes)?;
     roles::check(plan)?;
+    host::check(plan)?;
     let edges = edges::Edges::check(plan)?;
     flow::check(plan, &spans, &owners, &edges, weights_len_bytes)?;
     residents::check(plan, &spans)?;

@@ -7,7 +7,7 @@ use arbtest::arbitrary::{self, Unstructured};
 use kiln_bundle::check::{Violation, check};
 use kiln_bundle::plan::{
     Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, DType, Dispatch, Feed, Gather,
-    Input, KernelId, NetworkId, Plan, Residency, Role, Slice, SlotId, Source, Step,
+    Input, KernelId, NetworkId, Plan, Port, Residency, Role, Slice, SlotId, Source, Step,
 };
 use kiln_bundle::testing;
 
@@ -98,6 +98,60 @@ fn branch(plan: &mut Plan) {
     let launch = dispatch(plan, 2, 3);
     launch.args.remove(1);
     set_region(&mut launch.args[1], 0, 128);
+}
+
+/// Gives the denoiser an output that the host does not read, in the buffer of the first one.
+fn second_output(plan: &mut Plan, shape: &[u32]) {
+    let outputs = &mut plan.networks[2].outputs;
+    let (name, shape) = ("second".into(), shape.to_vec());
+    outputs.push(Port { name, shape, ..outputs[0].clone() });
+}
+
+/// Puts an image encoder of one launch before the other networks, which become one instant later.
+fn image_encoder(plan: &mut Plan) {
+    for buffer in &mut plan.buffers {
+        (buffer.lower, buffer.upper) = (buffer.lower + 1, buffer.upper + 1);
+    }
+    for input in plan.networks.iter_mut().flat_map(|network| &mut network.inputs) {
+        if let Source::Output { network, .. } = &mut input.source {
+            network.0 += 1;
+        }
+    }
+    // The decoder the other way round.
+    let mut encoder = plan.networks[3].clone();
+    (encoder.name, encoder.role) = ("encoder".into(), Role::ImageEncoder);
+    let port = |name: &str, id, shape: [u32; 4]| Port {
+        name: name.into(),
+        buffer: BufferId(id),
+        dtype: DType::F32,
+        shape: shape.to_vec(),
+    };
+    let source = Source::Host(Feed::Image);
+    encoder.inputs = vec![Input { port: port("image", 12, [1, 8, 8, 3]), source }];
+    encoder.outputs = vec![port("latent", 13, [1, 4, 4, 4])];
+    let mut step = encoder.steps.swap_remove(1);
+    if let Step::Dispatch(dispatch) = &mut step {
+        let region = |id, len_bytes, access| Arg::Buffer {
+            buffer: BufferId(id),
+            offset_bytes: 0,
+            len_bytes,
+            access,
+        };
+        dispatch.args = vec![region(12, 768, Access::Read), region(13, 256, Access::Write)];
+    }
+    encoder.steps = vec![step];
+    for (name, offset_bytes, len_bytes) in [("image", 0, 768), ("latent", 768, 256)] {
+        let (name, kind) = (name.into(), BufferKind::Port);
+        plan.buffers.push(Buffer { name, kind, offset_bytes, len_bytes, lower: 0, upper: 1 });
+    }
+    plan.networks.insert(0, encoder);
+}
+
+/// The denoiser takes its latent from the image encoder.
+fn edge_from_the_image_encoder(plan: &mut Plan, slice: Slice) {
+    image_encoder(plan);
+    let source = Source::Output { network: NetworkId(0), output: 0, slice };
+    plan.networks[3].inputs[0].source = source;
 }
 
 /// A launch writes a buffer in addition to its own.
@@ -195,10 +249,9 @@ rejects! {
 
     port_nowhere: |plan| plan.networks[2].inputs[0].port.buffer = BufferId(99)
         => Violation::NoSuch { what: "buffer", id: 99, .. },
-    port_too_large: |plan| plan.networks[2].outputs[0].shape[0] = 2 => Violation::Region { .. },
-    port_overflow: |plan| plan.networks[2].outputs[0].shape = vec![u32::MAX; 9]
-        => Violation::Region { .. },
-    port_empty: |plan| plan.networks[2].outputs[0].shape[2] = 0 => Violation::Region { .. },
+    port_too_large: |plan| second_output(plan, &[2, 4, 4, 4]) => Violation::Region { .. },
+    port_overflow: |plan| second_output(plan, &[u32::MAX; 9]) => Violation::Region { .. },
+    port_empty: |plan| second_output(plan, &[1, 4, 0, 4]) => Violation::Region { .. },
     input_not_live: |plan| plan.networks[2].inputs[0].port.buffer = BufferId(6)
         => Violation::NotLive { .. },
     output_not_live: |plan| plan.buffers[7].upper = 9 => Violation::NotLive { .. },
@@ -285,6 +338,53 @@ rejects! {
     edge_from_the_host: |plan| plan.networks[2].inputs[1].source = Source::Host(Feed::Timestep)
         => Violation::Feed { feed: Feed::Timestep, .. },
 
+    no_output_of_the_denoiser: |plan| plan.networks[2].outputs.clear()
+        => Violation::NoSuch { what: "output", id: 0, count: 0, .. },
+    no_output_of_the_decoder: |plan| plan.networks[3].outputs.clear()
+        => Violation::NoSuch { what: "output", id: 0, count: 0, .. },
+    no_output_of_the_text_encoder: |plan| plan.networks[0].outputs.clear()
+        => Violation::NoSuch { what: "output", id: 0, count: 0, .. },
+    no_output_of_the_image_encoder: |plan| {
+        image_encoder(plan);
+        plan.networks[0].outputs.clear();
+    } => Violation::NoSuch { what: "output", id: 0, count: 0, .. },
+    noise_of_integers: |plan| plan.networks[2].outputs[0].dtype = DType::I32
+        => Violation::Output { role: Role::Denoiser, .. },
+    noise_of_fewer_channels: |plan| plan.networks[2].outputs[0].shape[3] = 3
+        => Violation::Output { role: Role::Denoiser, .. },
+    noise_of_two_rows: |plan| plan.networks[2].outputs[0].shape[0] = 2
+        => Violation::Output { role: Role::Denoiser, .. },
+    noise_of_one_row_of_two: |plan| {
+        plan.manifest.guidance_batch = 2;
+        plan.networks[2].inputs.remove(0);
+    } => Violation::Output { role: Role::Denoiser, .. },
+    noise_without_end: |plan| plan.networks[2].outputs[0].shape = vec![u32::MAX; 9]
+        => Violation::Output { role: Role::Denoiser, .. },
+    image_of_bytes: |plan| plan.networks[3].outputs[0].dtype = DType::I8
+        => Violation::Output { role: Role::Decoder, .. },
+    image_of_fewer_pixels: |plan| plan.manifest.image_px = 16
+        => Violation::Output { role: Role::Decoder, .. },
+    image_without_end: |plan| plan.manifest.image_px = u32::MAX
+        => Violation::Output { role: Role::Decoder, .. },
+    embedding_of_more_channels: |plan| plan.manifest.context_channels = u32::MAX
+        => Violation::Output { role: Role::TextEncoder, .. },
+    embedding_of_integers: |plan| plan.networks[0].outputs[0].dtype = DType::I32
+        => Violation::Output { role: Role::TextEncoder, .. },
+    latent_of_fewer_channels: |plan| {
+        image_encoder(plan);
+        plan.networks[0].outputs[0].shape[3] = 3;
+    } => Violation::Output { role: Role::ImageEncoder, .. },
+    image_of_fewer_rows: |plan| {
+        image_encoder(plan);
+        plan.networks[0].inputs[0].port.shape[1] = 4;
+    } => Violation::Feed { feed: Feed::Image, role: Role::ImageEncoder, .. },
+
+    source_in_an_image_encoder: |plan| edge_from_the_image_encoder(plan, Slice::Whole)
+        => Violation::SourceNotRun { .. },
+    source_in_place_in_an_image_encoder: |plan| {
+        edge_from_the_image_encoder(plan, Slice::InPlace);
+        plan.networks[3].inputs[0].port.buffer = BufferId(13);
+    } => Violation::SourceNotRun { .. },
     source_in_no_network: |plan| set_source(plan, 1, 4, 0, Slice::InPlace)
         => Violation::NoSuch { what: "network", id: 4, .. },
     source_in_no_output: |plan| set_source(plan, 1, 0, 1, Slice::InPlace)
@@ -311,6 +411,8 @@ rejects! {
         branch(plan);
         plan.networks[2].inputs.remove(0);
         plan.manifest.guidance_batch = 2;
+        let noise = &mut plan.networks[2].outputs[0];
+        (noise.dtype, noise.shape[0]) = (DType::F16, 2);
     } => Violation::Slice { slice: Slice::GuidanceBranch, .. },
     branch_of_four: |plan| { branch(plan); plan.networks[2].inputs[1].port.shape[0] = 2; }
         => Violation::Slice { slice: Slice::GuidanceBranch, .. },
@@ -405,8 +507,10 @@ rejects! {
     too_many_indices: |plan| gather(plan).index_count = 9 => Violation::Region { .. },
     indices_of_floats: |plan| gather_in_loop(plan, 5) => Violation::Indices { .. },
     indices_of_a_network: |plan| {
-        plan.networks[0].outputs[0].dtype = DType::I32;
+        let ids = Port { name: "ids".into(), ..plan.networks[0].outputs[0].clone() };
+        plan.networks[0].outputs.push(Port { dtype: DType::I32, ..ids });
         plan.networks[2].inputs[1].port.dtype = DType::I32;
+        set_source(plan, 1, 0, 1, Slice::InPlace);
         gather_in_loop(plan, 2);
     } => Violation::Indices { .. },
     indices_not_written: |plan| plan.networks[0].inputs.clear() => Violation::NotWritten { .. },
@@ -452,6 +556,13 @@ fn the_untouched_plan_is_sound() {
     assert_eq!(checked.peak_bytes, plan.memory.peak_bytes());
     assert_eq!(checked.arena_lower_bound_bytes, plan.memory.arena_lower_bound_bytes);
     assert_eq!(checked.instant_count, 13);
+}
+
+#[test]
+fn an_image_encoder_is_sound() {
+    let mut plan = testing::plan();
+    image_encoder(&mut plan);
+    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(14));
 }
 
 #[test]

@@ -1,7 +1,10 @@
-//! Walks the timeline once: what each network reads is written, and streamed weights are loaded.
+//! Walks the timeline once: each region that is read has been written, each block that is read is
+//! loaded.
 //!
-//! Nothing is known to be written when a network begins but its inputs: values cross from one network
-//! to another by edges alone.
+//! When a network begins, only its inputs count as written. Values cross from one network to another
+//! by edges alone.
+
+mod weights;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +14,7 @@ use super::launch::{self, Begun};
 use super::violation::{Place, Violation, block_at, buffer_at, place, port_len_bytes};
 use crate::plan::{
     Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Input, Network, Plan, Port,
-    ROW_CHECKSUM_BYTES, Residency, Role, Slice, SlotId, Source, Step,
+    ROW_CHECKSUM_BYTES, Role, Slice, SlotId, Source, Step,
 };
 
 /// Checks every port and every step.
@@ -154,7 +157,7 @@ impl<'a> Flow<'a> {
             });
         }
         for port in &network.outputs {
-            let by = || format!("output {:?} of network {:?}", port.name, network.name);
+            let by = || Violation::output(network, port);
             let region = self.port_region(port, by)?;
             self.check_use(region, self.span.1 - 1, by)?;
             self.check_written(region, by)?;
@@ -171,43 +174,6 @@ impl<'a> Flow<'a> {
             Step::Gather(gather) => self.gather(gather),
             Step::Dispatch(dispatch) => self.dispatch(dispatch),
             &Step::Free { block } => self.free(block),
-        }
-    }
-
-    fn load(&mut self, block: BlockId, slot: SlotId) -> Result<(), Violation> {
-        let len_bytes = self.streamed_len_bytes(block)?;
-        let slots = &self.plan.memory.slot_bytes;
-        let Some(&slot_bytes) = slots.get(slot.index()) else {
-            let by = self.place().to_string();
-            return Err(Violation::NoSuch { by, what: "slot", id: slot.0, count: slots.len() });
-        };
-        let (place, block_at_) = (|| self.place(), || block_at(self.plan, block));
-        if len_bytes > slot_bytes {
-            let (place, block) = (place(), block_at_());
-            return Err(Violation::SlotTooSmall { place, block, slot: slot.0, slot_bytes });
-        }
-        if let Some(slot) = self.slot_of.get(&block) {
-            let (place, block) = (place(), block_at_());
-            return Err(Violation::LoadedTwice { place, block, slot: slot.0 });
-        }
-        if let Some(&holds) = self.slots.get(&slot) {
-            let (place, block) = (place(), block_at_());
-            let holds = block_at(self.plan, holds);
-            return Err(Violation::SlotTaken { place, block, slot: slot.0, holds });
-        }
-        self.slots.insert(slot, block);
-        self.slot_of.insert(block, slot);
-        Ok(())
-    }
-
-    fn free(&mut self, block: BlockId) -> Result<(), Violation> {
-        self.streamed_len_bytes(block)?;
-        match self.slot_of.remove(&block) {
-            Some(slot) => {
-                self.slots.remove(&slot);
-                Ok(())
-            }
-            None => Err(self.not_loaded(block)),
         }
     }
 
@@ -290,28 +256,6 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
-    fn read_weight(&self, id: BlockId, offset_bytes: u64, len_bytes: u64) -> Result<(), Violation> {
-        let Some(block) = self.plan.blocks.get(id.index()) else {
-            return Err(self.no_such_block(id));
-        };
-        if !is_inside(offset_bytes, len_bytes, block.len_bytes) {
-            let (by, of) = (self.place().to_string(), block_at(self.plan, id).to_string());
-            return Err(Violation::Region { by, offset_bytes, len_bytes, of });
-        }
-        match block.residency {
-            Residency::Streamed if !self.slot_of.contains_key(&id) => Err(self.not_loaded(id)),
-            Residency::Resident(buffer) if !self.lives_through(buffer) => {
-                Err(Violation::ResidentNotLive {
-                    place: self.place(),
-                    block: block_at(self.plan, id),
-                    buffer: buffer_at(self.plan, buffer),
-                    span: self.span,
-                })
-            }
-            Residency::Streamed | Residency::Resident(_) => Ok(()),
-        }
-    }
-
     /// The region of a port, which may be longer than its buffer.
     fn port_region(&self, port: &Port, by: impl Fn() -> String) -> Result<Region, Violation> {
         let count = self.plan.buffers.len();
@@ -367,26 +311,6 @@ impl<'a> Flow<'a> {
     fn lives_through(&self, buffer: BufferId) -> bool {
         let buffer = &self.plan.buffers[buffer.index()];
         buffer.lower <= self.span.0 && self.span.1 <= buffer.upper
-    }
-
-    fn streamed_len_bytes(&self, id: BlockId) -> Result<u64, Violation> {
-        match self.plan.blocks.get(id.index()) {
-            None => Err(self.no_such_block(id)),
-            Some(block) if block.residency == Residency::Streamed => Ok(block.len_bytes),
-            Some(_) => {
-                let (place, block) = (self.place(), block_at(self.plan, id));
-                Err(Violation::NotStreamed { place, block })
-            }
-        }
-    }
-
-    fn no_such_block(&self, id: BlockId) -> Violation {
-        let (by, count) = (self.place().to_string(), self.plan.blocks.len());
-        Violation::NoSuch { by, what: "block", id: id.0, count }
-    }
-
-    fn not_loaded(&self, id: BlockId) -> Violation {
-        Violation::NotLoaded { place: self.place(), block: block_at(self.plan, id) }
     }
 }
 

@@ -308,6 +308,18 @@ pub enum Violation {
         /// The role of its network.
         role: Role,
     },
+    /// The output that the host reads does not fit the value that the role gives.
+    #[error("{by} has {len_bytes} bytes of {dtype:?}, not what the host reads of a {role:?}")]
+    Output {
+        /// The output.
+        by: String,
+        /// Length of the output; the largest number if 64 bits do not hold it.
+        len_bytes: u64,
+        /// Its element type.
+        dtype: DType,
+        /// The role of its network.
+        role: Role,
+    },
     /// An input comes from a network that may not have run before.
     #[error("{by} comes from network {network:?}, which may not have run by then")]
     SourceNotRun {
@@ -522,6 +534,11 @@ impl Violation {
     /// Names an input.
     pub(super) fn input(network: &Network, input: &Input) -> String {
         format!("input {:?} of network {:?}", input.port.name, network.name)
+    }
+
+    /// Names an output.
+    pub(super) fn output(network: &Network, output: &Port) -> String {
+        format!("output {:?} of network {:?}", output.name, network.name)
     }
 }
 

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::format::PAGE_BYTES;
 use crate::plan::{
-    Block, BlockKind, Buffer, BufferKind, DType, Feed, MemoryPlan, Network, Plan, Port, Residency,
-    Role, Slice, Step,
+    Block, BlockKind, Buffer, BufferKind, DType, Feed, Manifest, MemoryPlan, Network, Plan, Port,
+    Residency, Role, Slice, Step,
 };
 
 const ALIGN_BYTES: u64 = 128;
@@ -17,15 +17,25 @@ const ALIGN_BYTES: u64 = 128;
 /// Buffers of [`Ends`]. They are the last ones of a [`chain`].
 pub const CHAIN_END_BUFFERS: usize = 3;
 
-/// A valid plan whose denoiser, network 1, is a chain: launch `i` writes a value of `sizes[i]` bytes,
-/// reads up to two values before it and a weight block of the same size that is
-/// loaded just before it and freed just after. Value 0 is the text encoder's output, in place; the
-/// last one is the chain's. Buffers, blocks and launches have the same numbers: launch `i` is step
-/// `3 * i + 1` of the network. Text encoder and decoder are one launch each.
+/// A valid plan whose denoiser, network 1, is a chain. Launch `i` writes a value of `sizes[i]` bytes.
+/// It reads up to two values before it and a weight block of the same size, which is loaded just
+/// before it and freed just after.
 ///
-/// Requires: at least two sizes, none zero, each below 2^32.
+/// Value 0 is the text encoder's output, in place. The last value is the denoiser's output. Both are
+/// rounded up to whole elements, and the manifest has their shapes. Buffers, blocks and launches
+/// have the same numbers: launch `i` is step `3 * i + 1` of the network. Text encoder and decoder
+/// are one launch each.
+///
+/// Requires: at least two sizes, none zero, each below 2^31.
 pub fn chain(sizes: &[u64]) -> Plan {
     let count = sizes.len();
+    let mut sizes = sizes.to_vec();
+    // In FP16, the text encoder's output has 8 rows, the denoiser's is one pixel.
+    let context_channels = sizes[0].div_ceil(16) as u32;
+    let latent_channels = sizes[count - 1].div_ceil(2) as u32;
+    sizes[0] = 16 * u64::from(context_channels);
+    sizes[count - 1] = 2 * u64::from(latent_channels);
+    let manifest = Manifest { latent_px: 1, latent_channels, context_channels, ..manifest() };
     let instant_count = 3 * count as u32 + 2;
     let mut buffers: Vec<Buffer> = Vec::with_capacity(count);
     let mut blocks = Vec::with_capacity(count);
@@ -47,10 +57,11 @@ pub fn chain(sizes: &[u64]) -> Plan {
             residency: Residency::Streamed,
         });
         weights_len_bytes = (weights_len_bytes + len_bytes).next_multiple_of(PAGE_BYTES);
-        steps.extend(steps_of(index as u32, sizes));
+        steps.extend(steps_of(index as u32, &sizes));
     }
-    let first = port("first", 0, DType::I8, &[sizes[0] as u32]);
-    let ends = ends(first.clone(), count as u32, instant_count - 1, ALIGN_BYTES);
+    let first = port("first", 0, DType::F16, &[2, 4, context_channels]);
+    let last = port("last", count as u32 - 1, DType::F16, &[1, 1, 1, latent_channels]);
+    let ends = ends(&manifest, first.clone(), count as u32, instant_count - 1, ALIGN_BYTES);
     buffers.extend(ends.buffers);
     let arena_bytes = buffers.iter().map(|b| b.offset_bytes + b.len_bytes).max().unwrap_or(0);
     let slot_bytes = sizes.iter().copied().max().unwrap_or(0);
@@ -65,13 +76,13 @@ pub fn chain(sizes: &[u64]) -> Plan {
         name: "chain".into(),
         role: Role::Denoiser,
         inputs: vec![output_of(0, Slice::InPlace, first)],
-        outputs: vec![port("last", count as u32 - 1, DType::I8, &[sizes[count - 1] as u32])],
+        outputs: vec![last],
         loads: vec![],
         overwrites: vec![],
         steps,
     };
     Plan {
-        manifest: manifest(),
+        manifest,
         requirements: crate::plan::Requirements { max_alloc_bytes: 0, ..requirements() },
         memory,
         sources: vec!["__kernel void link() {}".into()],
@@ -93,16 +104,24 @@ pub struct Ends {
     pub buffers: [Buffer; CHAIN_END_BUFFERS],
 }
 
-/// Ends of a plan with [`Manifest`](crate::plan::Manifest) as that of [`plan`](super::plan).
+/// Ends of a plan whose manifest has the tokens and the image of [`plan`](super::plan)'s.
 ///
-/// The text encoder writes `output`, a buffer at the start of the arena; its tokens are behind it. The
-/// decoder runs at the instant `last`. `first_buffer` is the id that the first buffer will have.
-pub fn ends(output: Port, first_buffer: u32, last: u32, align_bytes: u64) -> Ends {
+/// The text encoder writes `output`, a buffer at the start of the arena. Its tokens are behind that
+/// buffer. The decoder runs at the instant `last`. `first_buffer` is the id of the first buffer.
+pub fn ends(
+    manifest: &Manifest,
+    output: Port,
+    first_buffer: u32,
+    last: u32,
+    align_bytes: u64,
+) -> Ends {
     let (tokens, latent, image) = (first_buffer, first_buffer + 1, first_buffer + 2);
     let elem_count: u32 = output.shape.iter().product();
     let len_bytes = u64::from(elem_count) * output.dtype.size_bytes();
-    let (tokens_at, image_at) =
-        (len_bytes.next_multiple_of(align_bytes), 256u64.next_multiple_of(align_bytes));
+    let latent_shape = [1, manifest.latent_px, manifest.latent_px, manifest.latent_channels];
+    let latent_bytes = latent_shape.map(u64::from).iter().product::<u64>() * 4;
+    let tokens_at = len_bytes.next_multiple_of(align_bytes);
+    let image_at = latent_bytes.next_multiple_of(align_bytes);
     let network = |name: &str, role, input, outputs, args| Network {
         name: name.into(),
         role,
@@ -113,16 +132,16 @@ pub fn ends(output: Port, first_buffer: u32, last: u32, align_bytes: u64) -> End
         steps: vec![dispatch(name, 0, args)],
     };
     let encode = vec![read(tokens, 0, 32), write_to(output.buffer.0, 0, len_bytes)];
-    let decode = vec![read(latent, 0, 256), write_to(image, 0, 768)];
+    let decode = vec![read(latent, 0, latent_bytes), write_to(image, 0, 768)];
     let tokens = host(Feed::Tokens, port("tokens", tokens, DType::I32, &[2, 4]));
-    let latent = host(Feed::Latent, port("latent", latent, DType::F32, &[1, 4, 4, 4]));
-    let image = port("image", image, DType::I8, &[16, 16, 3]);
+    let latent = host(Feed::Latent, port("latent", latent, DType::F32, &latent_shape));
+    let image = port("image", image, DType::F32, &[1, 8, 8, 3]);
     Ends {
         text_encoder: network("text_encoder", Role::TextEncoder, tokens, vec![output], encode),
         decoder: network("decoder", Role::Decoder, latent, vec![image], decode),
         buffers: [
             buffer("tokens", BufferKind::Port, tokens_at..tokens_at + 32, 0..1),
-            buffer("latent", BufferKind::Port, 0..256, last..last + 1),
+            buffer("latent", BufferKind::Port, 0..latent_bytes, last..last + 1),
             buffer("image", BufferKind::Port, image_at..image_at + 768, last..last + 1),
         ],
     }
