@@ -12,14 +12,11 @@ use std::sync::Arc;
 use kiln_bundle::BundleFile;
 
 use crate::error::RuntimeError;
-use crate::ffi::library;
+use crate::os::library;
 use crate::pipeline::{png, resize};
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
-use crate::session::{
-    DEFAULT_GUIDANCE, DEFAULT_STEPS, ExecutorOptions, Init, Picture, Progress, Request, Session,
-    SessionOptions,
-};
+use crate::session::{ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
 
 mod args;
@@ -63,10 +60,10 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0))]
     pub seed: u64,
     /// Steps of the sampler, for example 30
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = DEFAULT_STEPS))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_STEPS))]
     pub steps: usize,
     /// Scale of classifier-free guidance; 1 turns it off
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = DEFAULT_GUIDANCE))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_GUIDANCE))]
     pub guidance: f32,
     /// Sampler: ddim, euler, euler-a or dpm++2m
     #[cfg_attr(feature = "clap", arg(long, default_value = "ddim"))]
@@ -140,7 +137,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         fs::create_dir_all(folder).map_err(file_error("create", folder))?;
     }
     if let Some(library) = &args.opencl {
-        library::use_library(library)?;
+        library::use_library(library).map_err(RuntimeError::Input)?;
     }
     if jobs.is_empty() {
         return Ok(());

@@ -17,7 +17,7 @@ use opencl3::platform::{Platform, get_platforms};
 use serde::Serialize;
 
 use crate::error::{At, RuntimeError};
-use crate::ffi::library::{self, Attempt};
+use crate::os::library::{self, Attempt};
 
 /// What a device is made for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -74,6 +74,12 @@ pub struct DeviceFacts {
     pub extensions: Vec<String>,
     /// `CL_DEVICE_SVM_CAPABILITIES`, a bit field; 0 where there is no shared virtual memory.
     pub svm_capabilities: u64,
+    /// The driver compiles kernels when they are launched, not in `clBuildProgram`.
+    #[serde(skip)]
+    pub lazy_compiler: bool,
+    /// The driver crashes when two threads use it at once.
+    #[serde(skip)]
+    pub single_threaded: bool,
     #[serde(skip)]
     pub(crate) device: Device,
 }
@@ -87,9 +93,15 @@ impl DeviceFacts {
             kind if kind & CL_DEVICE_TYPE_ACCELERATOR != 0 => DeviceType::Accelerator,
             _ => DeviceType::Other,
         };
+        let platform_name = text(platform.name());
         DeviceFacts {
             index,
-            platform: text(platform.name()),
+            // OpenCL has no query for the quirks of a driver, so the platform's name decides.
+            // PoCL compiles a kernel anew for each work-group size, when a launch first has it.
+            lazy_compiler: platform_name == "Portable Computing Language",
+            // Oclgrind crashes when one thread launches while another one copies.
+            single_threaded: platform_name == "Oclgrind",
+            platform: platform_name,
             platform_version: text(platform.version()),
             name: text(device.name()),
             vendor: text(device.vendor()),
@@ -172,7 +184,7 @@ pub struct PlatformFacts {
 /// Errors: `NoLoader`, `NoPlatform`, `OpenCl`; a platform that fails alone keeps its error.
 pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
     let _driver = lock_driver();
-    let library = library::load()?;
+    let library = library::load().map_err(|tried| RuntimeError::NoLoader { tried })?;
     let platforms = match get_platforms() {
         Err(ClError(DLOPEN_RUNTIME_LOAD_FAILED)) => {
             let reason = "the bindings cannot open it".to_owned();

@@ -4,7 +4,7 @@ use kiln_bundle::BundleError;
 use opencl3::error_codes::{ClError, error_text};
 use thiserror::Error;
 
-use crate::ffi::library::Attempt;
+use crate::os::library::Attempt;
 use crate::pipeline::png::PngError;
 use crate::pipeline::sampler::SamplerError;
 use crate::pipeline::tokenizer::TokenizerError;

@@ -87,7 +87,7 @@ pub struct Executor {
     indices: HashMap<BufferId, Vec<i32>>,
     /// The rows of a gather on their way.
     rows: Vec<u8>,
-    /// Whether the driver bears only one thread at a time: Oclgrind's crashes with two.
+    /// Whether reads of weights and launches take turns, as [`DeviceFacts::single_threaded`] asks.
     lockstep: bool,
     /// Whether the page cache may keep the weights.
     page_cache: bool,
@@ -139,7 +139,7 @@ impl Executor {
             bindings,
             indices,
             rows,
-            lockstep: device.platform == "Oclgrind",
+            lockstep: device.single_threaded,
             device: device.clone(),
             page_cache,
             command_buffers,

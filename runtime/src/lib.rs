@@ -1,15 +1,23 @@
-//! The OpenCL runtime: walks a compiled plan on a device inside the memory it was promised.
+//! The OpenCL runtime: executes a compiled plan on a device inside the plan's memory.
 //!
-//! [`session`] is the entry: it opens a bundle and makes pictures or evaluates single networks.
-//! Under it, [`executor`] walks a network's steps, [`stream`] reads blocks into slots on a
-//! thread of its own, [`reading`] reads them past the page cache, [`memory`] holds every device
-//! allocation, [`binding`] resolves arguments, [`program`] builds kernels and [`device`] finds
-//! devices. [`pipeline`] is what surrounds the networks, and [`cli`] the command. [`probe`] runs
-//! single kernels, for self-tests of devices.
+//! [`session`] is the entry: it opens a bundle, then makes images or evaluates single networks. It
+//! rests on:
 //!
-//! **Invariant**: nothing is allocated on the device after load. **Invariant**: nothing is
-//! decided here that a plan can decide. `unsafe` is in [`memory`], [`program`], `launch`,
-//! `recording`, [`executor`], [`probe`] and [`ffi`], the C interface.
+//! - [`executor`], which walks the steps of a network;
+//! - [`stream`], which reads weight blocks into slots on a thread of its own, and [`reading`], which
+//!   keeps those reads out of the page cache;
+//! - [`memory`], which holds every device allocation;
+//! - [`binding`], which resolves kernel arguments;
+//! - [`program`], which builds kernels;
+//! - [`device`], which finds devices.
+//!
+//! [`pipeline`] is everything around the networks: tokenizer, samplers, PNG. [`cli`] is the command,
+//! [`ffi`] the C interface, [`os`] the calls into the operating system. [`probe`] runs single
+//! kernels for self-tests of devices.
+//!
+//! **Invariant**: nothing is allocated on the device after load. **Invariant**: the runtime makes
+//! no decision that a plan can make. `unsafe` is confined to [`memory`], [`program`], `launch`,
+//! `recording`, [`executor`], [`probe`], [`ffi`] and [`os`].
 #![deny(unsafe_code)]
 // Nobody is there to read why a program on a device ended: failures are errors, never panics.
 // Modules that work on the host's own arrays may index.
@@ -36,6 +44,7 @@ mod launch;
 pub mod memory;
 #[allow(clippy::indexing_slicing)]
 pub mod npy;
+pub mod os;
 #[allow(clippy::indexing_slicing)]
 pub mod pipeline;
 pub mod probe;

@@ -180,7 +180,7 @@ pub fn build_kernels(
     if loader.missing() > 0 {
         origin = ProgramOrigin::Built;
         // A lazy driver's binary would hold no kernel, and take the compiler to fetch.
-        let cache = options.cache.as_ref().filter(|_| !warm::is_lazy(device));
+        let cache = options.cache.as_ref().filter(|_| !device.lazy_compiler);
         loader.build(cache, progress)?;
     }
     let count = loader.specs.len();

@@ -73,7 +73,7 @@ impl WeightReader {
         self.bundle.read_weights(offset_bytes, out)?;
         if !self.keeps {
             #[cfg(any(target_os = "linux", target_os = "android"))]
-            crate::ffi::advice::forget(self.bundle.file(), at_bytes, out.len() as u64);
+            crate::os::advice::forget(self.bundle.file(), at_bytes, out.len() as u64);
         }
         Ok(())
     }

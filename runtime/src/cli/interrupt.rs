@@ -25,7 +25,7 @@ pub(super) fn listen() {
 }
 
 #[cfg(unix)]
-use crate::ffi::interrupt::on_interrupt;
+use crate::os::interrupt::on_interrupt;
 
 #[cfg(not(unix))]
 fn on_interrupt(body: fn()) -> Result<(), ctrlc::Error> {

@@ -1,10 +1,11 @@
-//! The border with C, in both directions: the interface that `include/kiln.h` declares, and the
-//! search for the OpenCL library.
+//! The C interface, which `include/kiln.h` declares.
 //!
-//! Every function returns a status or a value that says failure; the reason is text that the
-//! same thread may ask for. No panic crosses: it becomes [`KilnStatus::Internal`]. Knows nothing
-//! of how pictures are made. A change of a signature, a structure or a number here raises
-//! [`KILN_ABI_VERSION`], and `cargo test -p kiln-runtime --test header` writes the header.
+//! Every function returns a status, or a value that means failure. The reason is text that the
+//! same thread may ask for. No panic reaches the caller: it becomes [`KilnStatus::Internal`]. This
+//! module does not know how pictures are made.
+//!
+//! A change of a signature, a structure or a number here raises [`KILN_ABI_VERSION`].
+//! `KILN_WRITE_HEADER=1 cargo test -p kiln-runtime --test header` writes the header.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -16,15 +17,11 @@ use std::ptr;
 use kiln_bundle::BundleError;
 
 use crate::error::RuntimeError;
+use crate::os::library;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) mod advice;
 pub mod bundle;
 pub mod devices;
 pub mod generate;
-#[cfg(all(unix, feature = "cli"))]
-pub(crate) mod interrupt;
-pub mod library;
 pub mod picture;
 pub mod session;
 
@@ -238,7 +235,7 @@ pub unsafe extern "C" fn kiln_use_opencl(path: *const c_char) -> KilnStatus {
     guard(|| {
         // SAFETY: by this function's contract.
         let path = unsafe { text(path, "the path")? }.ok_or_else(|| Failure::null("the path"))?;
-        Ok(library::use_library(Path::new(path))?)
+        library::use_library(Path::new(path)).map_err(Failure::input)
     })
 }
 

@@ -1,5 +1,4 @@
-//! Ctrl-C, for the command alone: the library leaves signals to the application.
-#![allow(unsafe_code)]
+//! Ctrl-C, for the command only: the library leaves signals to the application.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,9 +9,9 @@ use std::thread;
 /// The end of a pipe that the handler writes to.
 static WRITER: AtomicI32 = AtomicI32::new(-1);
 
-/// Calls `body` on a thread of its own after every Ctrl-C, which then ends the process no more.
+/// Calls `body` on a thread of its own after every Ctrl-C. Ctrl-C does not end the process then.
 ///
-/// Errors: of the operating system; Ctrl-C is then as it was.
+/// Errors: those of the operating system; Ctrl-C then works as before.
 pub fn on_interrupt(body: fn()) -> io::Result<()> {
     let mut ends = [0; 2];
     // SAFETY: there is room for both ends.
@@ -33,8 +32,8 @@ pub fn on_interrupt(body: fn()) -> io::Result<()> {
     thread::Builder::new().name("kiln-interrupt".into()).spawn(listen)?;
     // Open for the rest of the process.
     WRITER.store(writer.into_raw_fd(), Ordering::SeqCst);
-    // SAFETY: all zeros are a valid action, with no signal blocked; the handler calls nothing but
-    // `write`, which is safe in handlers. SA_RESTART lets no other call fail.
+    // SAFETY: all zeros are a valid action that blocks no signal. The handler calls only `write`,
+    // which is safe in handlers. With SA_RESTART, interrupted calls go on instead of failing.
     let set = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handle as *const () as libc::sighandler_t;
@@ -46,6 +45,6 @@ pub fn on_interrupt(body: fn()) -> io::Result<()> {
 
 extern "C" fn handle(_signal: libc::c_int) {
     let byte = 0u8;
-    // SAFETY: one byte is read from a local variable. A full pipe has told already.
+    // SAFETY: one byte is read from a local variable. If the pipe is full, the reader knows already.
     unsafe { libc::write(WRITER.load(Ordering::SeqCst), (&raw const byte).cast(), 1) };
 }

@@ -1,12 +1,12 @@
-//! Which library is OpenCL.
+//! The search for the OpenCL library.
 //!
-//! A phone's maker puts it where he likes, and an application sees only what the linker's
-//! namespace lets it see. So names are tried in order, and each that fails leaves its reason for
-//! the error. What is found is handed to the bindings in `OPENCL_DYLIB_PATH`, before their first
-//! call.
+//! Phones keep the library under different names, and an application sees only the libraries that
+//! its linker namespace admits. The search tries names in order and keeps the reason of each
+//! failure for the error message. It passes its result to the OpenCL bindings in the environment
+//! variable `OPENCL_DYLIB_PATH`, before their first call.
 //!
-//! Order: what [`use_library`] was given; else what the user has set in `OPENCL_DYLIB_PATH`; else
-//! the [`CANDIDATES`]. A library that somebody named is not replaced by another one.
+//! Order: the library given to [`use_library`]; else the user's `OPENCL_DYLIB_PATH`; else the
+//! [`CANDIDATES`]. A library that somebody named is never replaced by another.
 
 use std::env;
 use std::fmt;
@@ -15,15 +15,13 @@ use std::sync::{Mutex, PoisonError};
 
 use dlopen2::raw::Library;
 
-use crate::error::RuntimeError;
-
-/// The bindings look here; several are separated by `;`.
+/// Where the bindings look for the library. `;` separates several names.
 const VARIABLE: &str = "OPENCL_DYLIB_PATH";
 
-/// What the bindings open where the variable is not set.
+/// The library that the bindings open if the variable is not set.
 const BINDINGS_DEFAULT: &str = "libOpenCL.so.1";
 
-/// Where OpenCL is on phones: a loader first, then the drivers that export it themselves.
+/// Names of OpenCL on phones: loaders first, then drivers that export OpenCL themselves.
 #[cfg(target_os = "android")]
 pub const CANDIDATES: &[&str] = &[
     "libOpenCL.so",
@@ -56,25 +54,25 @@ pub const CANDIDATES: &[&str] = &[
     "/vendor/lib/libPVROCL.so",
 ];
 
-/// Where OpenCL is on Linux: the loader, with and without its version, then boards that have only
-/// a driver.
+/// Names of OpenCL on Linux: the loader with and without its version, then the driver of boards
+/// that have no loader.
 #[cfg(all(unix, not(any(target_os = "android", target_os = "macos"))))]
 pub const CANDIDATES: &[&str] = &["libOpenCL.so.1", "libOpenCL.so", "libmali.so"];
 
-/// Where OpenCL is on macOS.
+/// Name of OpenCL on macOS.
 #[cfg(target_os = "macos")]
 pub const CANDIDATES: &[&str] = &["/System/Library/Frameworks/OpenCL.framework/OpenCL"];
 
-/// Where OpenCL is on Windows.
+/// Name of OpenCL on Windows.
 #[cfg(windows)]
 pub const CANDIDATES: &[&str] = &["OpenCL.dll"];
 
-/// A library that did not serve, and why.
+/// A library that cannot be used, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attempt {
-    /// What was tried.
+    /// Name of the library.
     pub library: String,
-    /// What the system said.
+    /// Reason that the operating system gives.
     pub reason: String,
 }
 
@@ -92,18 +90,18 @@ struct Choice {
 
 static CHOICE: Mutex<Choice> = Mutex::new(Choice { wanted: None, loaded: None });
 
-/// Names the library to use, instead of searching. Call it before anything asks for devices.
+/// Sets the library to use instead of the search. Call it before devices are listed.
 ///
-/// Errors: `Input` if another one is in use already, or the path is not text.
-pub fn use_library(path: &Path) -> Result<(), RuntimeError> {
+/// Errors, as text: another library is in use already, or the path cannot name a library.
+pub fn use_library(path: &Path) -> Result<(), String> {
     let mut choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(text) = path.to_str().filter(|text| !text.contains([';', '\0'])) else {
-        return Err(RuntimeError::Input(format!("{path:?} cannot name an OpenCL library")));
+        return Err(format!("{path:?} cannot name an OpenCL library"));
     };
     match &choice.loaded {
-        Some(loaded) if loaded != text => Err(RuntimeError::Input(format!(
+        Some(loaded) if loaded != text => Err(format!(
             "the OpenCL library {loaded} is in use; name another before devices are listed"
-        ))),
+        )),
         _ => {
             choice.wanted = Some(path.to_owned());
             Ok(())
@@ -111,11 +109,11 @@ pub fn use_library(path: &Path) -> Result<(), RuntimeError> {
     }
 }
 
-/// Finds the library and tells the bindings; returns what was found. A search that has failed
-/// may be repeated.
+/// Finds the library, tells the bindings, and returns its name. A search that failed may be
+/// repeated.
 ///
-/// Errors: `NoLoader` with every attempt.
-pub(crate) fn load() -> Result<String, RuntimeError> {
+/// Errors: every attempt, in order.
+pub(crate) fn load() -> Result<String, Vec<Attempt>> {
     let mut choice = CHOICE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &choice.loaded {
         return Ok(loaded.clone());
@@ -128,8 +126,8 @@ pub(crate) fn load() -> Result<String, RuntimeError> {
         Some(libraries) => libraries.split(';').collect(),
         None => CANDIDATES.to_vec(),
     };
-    let found = first_that_serves(&names).map_err(|tried| RuntimeError::NoLoader { tried })?;
-    // What the bindings would open by themselves needs no change to the environment.
+    let found = first_that_serves(&names)?;
+    // The environment stays as it is if the bindings would open the same library.
     let theirs = env::var(VARIABLE).unwrap_or_else(|_| BINDINGS_DEFAULT.to_owned());
     if found != theirs {
         tell_bindings(&found);
@@ -139,9 +137,10 @@ pub(crate) fn load() -> Result<String, RuntimeError> {
 }
 
 fn tell_bindings(library: &str) {
-    // SAFETY: Rust's readers of the environment are kept out by the standard library. A C thread
-    // that reads it at this moment is the caller's affair: `kiln.h` asks to choose the library,
-    // or to list devices, before other threads use the environment. It happens once a process.
+    // SAFETY: the standard library locks out Rust code that reads the environment. C code that
+    // reads it at this moment is the caller's responsibility: `kiln.h` asks callers to choose the
+    // library, or to list devices, before other threads use the environment. It happens once a
+    // process.
     unsafe { env::set_var(VARIABLE, library) }
 }
 
@@ -163,18 +162,18 @@ fn open(name: &str) -> Result<(), String> {
         Err(dlopen2::Error::OpeningLibraryError(error)) => return Err(readable(name, &error)),
         Err(error) => return Err(error.to_string()),
     };
-    // SAFETY: the type is the symbol's in Pixel's library, the only one that has it; it makes the
-    // other symbols work and may be called at any time.
+    // SAFETY: only Pixel's library has the symbol, with this type. The function makes the other
+    // symbols work, and may be called at any time.
     unsafe {
         if let Ok(enable) = library.symbol::<unsafe extern "C" fn()>("enableOpenCL") {
             enable();
         }
     }
-    // SAFETY: the symbol is looked for, not used.
+    // SAFETY: the symbol is looked up, not used.
     let symbol = unsafe { library.symbol::<*const ()>("clGetPlatformIDs") };
     match symbol {
         Ok(_) => {
-            // Drivers do not bear being unloaded, and the bindings open it again.
+            // Drivers may crash when they are unloaded, and the bindings open this one again.
             std::mem::forget(library);
             Ok(())
         }
@@ -182,7 +181,7 @@ fn open(name: &str) -> Result<(), String> {
     }
 }
 
-/// The system's reason without the name that it repeats, and with what an application can do.
+/// The system's reason without the name that it repeats, with advice for applications.
 fn readable(name: &str, error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix(name).map_or(text.as_str(), |rest| rest.trim_start_matches(": "));
@@ -201,7 +200,7 @@ mod tests {
         let names = ["libKilnNowhere.so", "/etc/passwd", "libc.so.6", "libOpenCL.so.1"];
         assert_eq!(first_that_serves(&names).unwrap(), "libOpenCL.so.1");
         let tried = first_that_serves(&names[..3]).unwrap_err();
-        let error = RuntimeError::NoLoader { tried }.to_string();
+        let error: String = tried.iter().map(Attempt::to_string).collect();
         for part in ["libKilnNowhere.so (", "/etc/passwd (", "libc.so.6 (it has no clGet"] {
             assert!(error.contains(part), "{error}");
         }
@@ -211,7 +210,7 @@ mod tests {
     fn a_library_in_use_is_not_exchanged() {
         let loaded = load().unwrap();
         assert!(use_library(Path::new(&loaded)).is_ok());
-        let error = use_library(Path::new("libOther.so")).unwrap_err().to_string();
+        let error = use_library(Path::new("libOther.so")).unwrap_err();
         assert!(error.contains(&loaded), "{error}");
         assert!(use_library(Path::new("a;b")).is_err());
     }

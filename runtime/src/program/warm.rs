@@ -20,11 +20,6 @@ use crate::error::{At, RuntimeError};
 /// PoCL's bound between narrow and wide grids, in work-items along an axis.
 const WIDE: u64 = 65535;
 
-/// Whether the driver compiles kernels when they are launched.
-pub(super) fn is_lazy(device: &DeviceFacts) -> bool {
-    device.platform == "Portable Computing Language"
-}
-
 /// Launches kernels for their compilation only.
 pub(super) struct Warmer<'a> {
     plan: &'a Plan,
@@ -41,7 +36,7 @@ impl<'a> Warmer<'a> {
         device: &DeviceFacts,
         plan: &'a Plan,
     ) -> Result<Option<Warmer<'a>>, RuntimeError> {
-        if !is_lazy(device) {
+        if !device.lazy_compiler {
             return Ok(None);
         }
         let len_bytes = dispatches(plan).flat_map(|dispatch| &dispatch.args).map(len_bytes).max();

@@ -2,6 +2,8 @@
 //! against `cargo tree`.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// The crates that `cargo tree` lists for a package, the package itself left out.
@@ -68,6 +70,41 @@ fn kiln_run_needs_no_c_compiler() {
     let all = tree("kiln-runtime", &device);
     for name in ["cc", "cmake", "bindgen", "autotools", "nasm-rs", "pkg-config", "vcpkg"] {
         assert!(!all.contains(name), "kiln-run is built with {name}");
+    }
+}
+
+/// The modules of the runtime that may be unsafe. `kiln-testkit` may, to launch kernels; every other
+/// library forbids it.
+#[test]
+fn unsafe_is_confined() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut allowed = BTreeSet::new();
+    let mut folders = vec![root.join("runtime/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().expect("the runtime's sources are there") {
+            let path = entry.expect("the folder is listed").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if fs::read_to_string(&path).unwrap().contains("allow(unsafe_code)") {
+                let name = path.strip_prefix(root.join("runtime/src")).unwrap();
+                allowed.insert(name.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let opencl =
+        ["executor.rs", "launch.rs", "memory.rs", "probe.rs", "program.rs", "recording.rs"];
+    let modules = opencl.into_iter().chain(["ffi/mod.rs", "os/mod.rs", "program/warm.rs"]);
+    assert_eq!(allowed, modules.map(str::to_owned).collect());
+    for library in [
+        "compiler/src",
+        "graphs/ir/src",
+        "graphs/src",
+        "kernels-templates",
+        "runtime/bundle/src",
+        "tools/synth/src",
+    ] {
+        let text = fs::read_to_string(root.join(library).join("lib.rs")).unwrap();
+        assert!(text.contains("#![forbid(unsafe_code)]"), "{library} may be unsafe");
     }
 }
 

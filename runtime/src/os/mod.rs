@@ -1,0 +1,11 @@
+//! Calls into the operating system that the standard library does not offer: the search for the
+//! OpenCL library, advice on the page cache, Ctrl-C.
+//!
+//! Knows nothing of the rest of the crate.
+#![allow(unsafe_code)]
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) mod advice;
+#[cfg(all(unix, feature = "cli"))]
+pub(crate) mod interrupt;
+pub mod library;
