@@ -59,9 +59,7 @@ impl TensorSource for NpyFolder {
         let info = &self.tensors[index];
         let path = file_path(&self.path, &info.name);
         let file = File::open(&path).with_context(|| path.display().to_string())?;
-        let size = info.dtype.size_bytes().unwrap_or(0);
-        let start_bytes = self.starts[index] + (start_elem * size) as u64;
-        read_f32_at(&file, &path, start_bytes, &info.dtype, out)
+        read_f32_at(&file, &path, (self.starts[index], &info.dtype), start_elem, out)
     }
 }
 

@@ -89,9 +89,8 @@ impl TensorSource for SafetensorsFile {
 
     fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
         let info = &self.tensors[index];
-        let size = info.dtype.size_bytes().unwrap_or(0);
-        let start_bytes = self.starts[index] + (start_elem * size) as u64;
-        read_f32_at(&self.file, &self.path, start_bytes, &info.dtype, out)
+        let stored = (self.starts[index], &info.dtype);
+        read_f32_at(&self.file, &self.path, stored, start_elem, out)
             .with_context(|| format!("tensor `{}`", one_line(&info.name)))
     }
 }

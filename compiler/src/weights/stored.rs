@@ -51,14 +51,15 @@ impl fmt::Display for StoredType {
     }
 }
 
-/// Fills `out` with the values that begin `start_bytes` into `file`.
+/// Fills `out` with a tensor's values from `start_elem` on. The tensor begins `start_bytes` into
+/// `file`.
 ///
 /// Errors: an unsupported type; a read that fails or meets the end of the file.
 pub(super) fn read_f32_at(
     file: &File,
     path: &Path,
-    start_bytes: u64,
-    dtype: &StoredType,
+    (start_bytes, dtype): (u64, &StoredType),
+    start_elem: usize,
     out: &mut [f32],
 ) -> Result<()> {
     let Some(size) = dtype.size_bytes() else {
@@ -66,7 +67,7 @@ pub(super) fn read_f32_at(
     };
     let mut bytes = vec![0u8; out.len().min(CHUNK_ELEMS) * size];
     let mut halves = Halves::default();
-    let mut at = start_bytes;
+    let mut at = start_bytes + (start_elem * size) as u64;
     for piece in out.chunks_mut(CHUNK_ELEMS) {
         let bytes = &mut bytes[..piece.len() * size];
         read_exact_at(file, bytes, at).with_context(|| {
