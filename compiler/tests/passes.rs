@@ -4,6 +4,7 @@ use kiln_compiler::passes::{self, hoist::hoist, unfuse_norm};
 use kiln_graphs::config::{ModelConfig, model};
 use kiln_ir::{DType, Graph, NodeKind, Op, Tensor, reference, verify};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// A model of the same structure, small enough to evaluate in moments.
 fn tiny() -> ModelConfig {
@@ -16,17 +17,10 @@ fn tiny() -> ModelConfig {
 
 /// Deterministic values in [-1, 1) from a name.
 fn values(name: &str, count: usize, gain: f32) -> Vec<f32> {
-    let seed = name
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    (0..count as u64)
-        .map(|i| {
-            let mut z = seed.wrapping_add(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z >> 40) as f32 * 2f32.powi(-23) - 1.0) * gain
-        })
-        .collect()
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let mut rng = fastrand::Rng::with_seed(hasher.finish());
+    (0..count).map(|_| (2.0 * rng.f32() - 1.0) * gain).collect()
 }
 
 fn checkpoint(graphs: &[&Graph]) -> HashMap<String, Tensor> {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Child;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Moments at which each command is killed.
 const KILLS: usize = 8;
@@ -23,15 +23,7 @@ fn kill(mut child: Child, after: Duration) {
 /// Moments up to `longest`, one at random in each of [`KILLS`] equal parts. Printed, so that a
 /// failure can be met again.
 fn moments(longest: Duration) -> Vec<Duration> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
-    let mut state = u64::from(now.subsec_nanos()) | 1;
-    let mut random = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f64 / (1u64 << 53) as f64
-    };
-    let part = |k: usize| longest.mul_f64((k as f64 + random()) / KILLS as f64);
+    let part = |k: usize| longest.mul_f64((k as f64 + fastrand::f64()) / KILLS as f64);
     let moments: Vec<_> = (0..KILLS).map(part).collect();
     println!("killed after {moments:?} of {longest:?}");
     moments
