@@ -14,7 +14,7 @@ use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::{self, StoredType, TensorInfo, TensorSource};
 use kiln_compiler::{Model, emit, plan_model};
 use kiln_graphs::config;
-use kiln_ir::{DType, NodeKind};
+use kiln_ir::NodeKind;
 use kiln_models::{ConfiguredModel, MERGES};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
