@@ -6,13 +6,6 @@ use crate::{Argument, Launch, Lowering, Problem, Target};
 use anyhow::Result;
 use std::sync::Arc;
 
-/// Vector types and arithmetic, in front of every vectorised template.
-pub(crate) const VECTOR: &str =
-    concat!(include_str!("exp.cl.tera"), include_str!("vector.cl.tera"));
-/// Of what a later work-item of a CPU needs, in front of those whose runs in memory are short.
-pub(crate) const FETCH: &str = include_str!("fetch.cl.tera");
-const LOOP: &str = include_str!("elementwise.cl.tera");
-
 /// Elements a work-item of a CPU handles, so that starting it costs little beside.
 const ELEMENTS_PER_ITEM: usize = 4096;
 
@@ -126,7 +119,6 @@ pub(crate) fn lower(
         .set("width", &width)
         .set("stride", &stride)
         .set("second", kind);
-    let template = [VECTOR, FETCH, definition, LOOP].concat();
-    let launch = set(call).launch(entry, &template, shares.global, Some(shares.local))?;
+    let launch = set(call).launch(entry, definition, shares.global, Some(shares.local))?;
     Ok(Lowering::of(launch))
 }

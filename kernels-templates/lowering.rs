@@ -79,7 +79,7 @@ pub struct Launch {
 
 impl Launch {
     /// A launch without local memory or arithmetic, whose bytes are those of its arguments.
-    pub(crate) fn new(
+    pub fn new(
         source: Arc<str>,
         entry: &'static str,
         args: Vec<Argument>,

@@ -1,12 +1,8 @@
 //! The shared part of the ops on rows: reductions by one work-item or by a work-group.
 
-use crate::elementwise::VECTOR;
 use crate::launch::{Call, floating};
 use crate::{DeviceClass, Lowering, Needs, Problem, Target};
 use anyhow::Result;
-
-const ROWS: &str = include_str!("rows.cl.tera");
-pub(crate) const TREE: &str = include_str!("tree.cl.tera");
 
 /// Elements a work-item of a CPU handles, so that starting it costs little beside.
 const ELEMENTS_PER_ITEM: usize = 4096;
@@ -27,10 +23,9 @@ fn group(problem: &Problem, target: &Target) -> usize {
     channels.div_ceil(10).next_power_of_two().clamp(1, most)
 }
 
-/// The call with the parameters of all kernels on rows: `rows` and `channels` of input 0.
-pub(crate) fn with_shape<'a>(problem: &'a Problem, call: Call<'a>) -> Call<'a> {
-    let x = &problem.inputs[0].ty;
-    call.set("rows", &x.rows()).set("channels", &x.channels())
+/// The call with the parameter of all kernels on rows: `channels` of input 0.
+fn with_shape<'a>(problem: &'a Problem, call: Call<'a>) -> Call<'a> {
+    call.set("channels", &problem.inputs[0].ty.channels())
 }
 
 /// One work-item a block of rows. `call` has the arguments and the op's own parameters.
@@ -44,11 +39,13 @@ pub(crate) fn lower_vector(
     let x = &problem.inputs[0].ty;
     let v = target.vector_width as usize;
     let row_block = (ELEMENTS_PER_ITEM / x.channels()).max(1);
-    let call =
-        with_shape(problem, call).set("v", &v).set("aligned", &false).set("row_block", &row_block);
+    let call = with_shape(problem, call)
+        .set("rows", &x.rows())
+        .set("v", &v)
+        .set("aligned", &false)
+        .set("row_block", &row_block);
     let global = [x.rows().div_ceil(row_block), 1, 1];
-    let template = [VECTOR, ROWS, template].concat();
-    let launch = call.launch(entry, &template, global, Some([1, 1, 1]))?;
+    let launch = call.launch(entry, template, global, Some([1, 1, 1]))?;
     Ok(Lowering::of(launch))
 }
 
@@ -65,8 +62,7 @@ pub(crate) fn lower_tree(
     let call = with_shape(problem, call).set("group", &group).set("each", &each);
     let call = call.local_mem_bytes(4 * group as u64);
     let global = [problem.inputs[0].ty.rows() * group, 1, 1];
-    let template = [TREE, template].concat();
-    let launch = call.launch(entry, &template, global, Some([group, 1, 1]))?;
+    let launch = call.launch(entry, template, global, Some([group, 1, 1]))?;
     Ok(Lowering::of(launch))
 }
 

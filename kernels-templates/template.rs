@@ -1,11 +1,19 @@
-//! Rendering: one place that knows tera.
+//! Rendering: one place that knows tera, and the heads of templates.
+//!
+//! A template begins with a comment, its head. Some of its lines are read here:
+//!
+//! ```text
+//! needs exp, half if run    shared files in front of it; `half` only where `run` is set and not 0
+//! then elementwise          a shared file behind it
+//! tensors X, OUT = f32: ..  tensors and the default of their storage type; none: absent by default
+//! param v = 4: ..           a parameter, its default as tera writes values, its meaning and range
+//! ```
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use kiln_ir::DType;
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use tera::{Context, Tera};
 
@@ -15,9 +23,36 @@ const COMMON: &str = include_str!("common.cl.tera");
 const NAME: &str = "kernel.cl";
 
 thread_local! {
-    /// Parsed templates by their text: a planner renders each of some dozens for hundreds of problems.
-    static PARSED: RefCell<HashMap<String, Tera>> = RefCell::default();
+    /// Parsed templates by their text: a planner renders each of some dozens for hundreds of
+    /// problems.
+    static PARSED: RefCell<HashMap<String, Parsed>> = RefCell::default();
 }
+
+macro_rules! shared {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!($name, ".cl.tera")))),*]
+    };
+}
+
+/// The files that heads name, by their paths.
+const SHARED: &[(&str, &str)] = shared![
+    "attention/extents",
+    "contraction/cpu/tile",
+    "contraction/epilogue",
+    "contraction/tensor_cores/cut",
+    "contraction/vector",
+    "contraction/winograd/transform",
+    "elementwise",
+    "exp",
+    "fetch",
+    "group_norm/extents",
+    "half",
+    "ptx",
+    "rows",
+    "shares",
+    "tree",
+    "vector",
+];
 
 /// A tensor as templates see it.
 #[derive(Serialize)]
@@ -28,7 +63,10 @@ struct TensorMacros {
 
 /// The values a template is specialized with.
 #[derive(Clone, Default)]
-pub struct Parameters(Context);
+pub struct Parameters {
+    values: Context,
+    names: Vec<&'static str>,
+}
 
 impl Parameters {
     /// No parameters.
@@ -38,36 +76,186 @@ impl Parameters {
 
     /// Sets a parameter.
     pub fn set<T: Serialize + ?Sized>(mut self, key: &'static str, value: &T) -> Self {
-        self.0.insert(key, value);
+        self.values.insert(key, value);
+        self.names.push(key);
         self
+    }
+}
+
+/// What the head of a file declares.
+#[derive(Default)]
+pub struct Head<'a> {
+    /// Shared files in front of it, each with its condition.
+    pub needs: Vec<&'a str>,
+    /// Shared files behind it.
+    pub then: Vec<&'a str>,
+    /// Tensors with the default of their storage type.
+    pub tensors: Vec<(&'a str, &'a str)>,
+    /// Parameters with their defaults, as tera writes values. A template's own head may give
+    /// another default than a shared file's.
+    pub parameters: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Head<'a> {
+    /// Reads the head of a file.
+    ///
+    /// Errors: there is none; a declaration without a default or a meaning.
+    pub fn of(file: &'a str) -> Result<Self> {
+        let comment = file.strip_prefix("{#").and_then(|rest| rest.split_once("#}"));
+        let (comment, _) = comment.context("a template without a head")?;
+        let list = |names: &'a str| names.split(',').map(str::trim);
+        let mut head = Head::default();
+        let mut rest = comment.trim_end_matches('-');
+        while !rest.is_empty() {
+            let (line, next) = rest.split_once('\n').unwrap_or((rest, ""));
+            match line.trim().split_once(' ').unwrap_or_default() {
+                ("needs", names) => head.needs.extend(list(names)),
+                ("then", names) => head.then.extend(list(names)),
+                ("tensors", _) => {
+                    let (names, dtype) = default(rest)?;
+                    head.tensors.extend(list(names).map(|name| (name, dtype)));
+                }
+                ("param", _) => head.parameters.push(default(rest)?),
+                _ => {}
+            }
+            rest = next;
+        }
+        Ok(head)
+    }
+}
+
+/// The name and the default of the declaration that `text` begins with. The meaning begins at the
+/// first colon outside brackets and strings.
+fn default(text: &str) -> Result<(&str, &str)> {
+    let (_, declared) = text.trim_start().split_once(' ').unwrap_or_default();
+    let (name, value) = declared.split_once(" = ").context("a declaration without default")?;
+    let (mut depth, mut quoted) = (0, false);
+    let end = value.find(|c| {
+        match c {
+            '"' => quoted = !quoted,
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth -= 1,
+            _ => {}
+        }
+        c == ':' && depth == 0 && !quoted
+    });
+    Ok((name, &value[..end.with_context(|| format!("{name} has no meaning"))?]))
+}
+
+fn shared(name: &str) -> Result<&'static str> {
+    let found = SHARED.iter().find(|(known, _)| *known == name);
+    Ok(found.with_context(|| format!("no shared file {name}"))?.1)
+}
+
+/// A template with the shared files that its head names, and all that their heads declare.
+struct Whole<'a> {
+    text: String,
+    heads: Vec<Head<'a>>,
+}
+
+impl<'a> Whole<'a> {
+    fn of(template: &'a str) -> Result<Self> {
+        let own = Head::of(template)?;
+        let mut text = COMMON.to_string();
+        let mut heads = vec![];
+        for need in &own.needs {
+            let (name, condition) = need.split_once(" if ").unwrap_or((need, ""));
+            let file = shared(name)?;
+            heads.push(Head::of(file)?);
+            match condition {
+                "" => text += file,
+                _ => text += &format!("{{% if {condition} -%}}{file}{{% endif -%}}"),
+            }
+        }
+        text += template;
+        for name in &own.then {
+            heads.push(Head::of(shared(name)?)?);
+            text += shared(name)?;
+        }
+        heads.push(own);
+        Ok(Self { text, heads })
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.heads.iter().flat_map(|head| head.parameters.iter().copied())
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.heads.iter().flat_map(|head| head.tensors.iter().copied())
+    }
+}
+
+/// A template ready to render, with the names that its heads declare.
+struct Parsed {
+    tera: Tera,
+    parameters: Vec<String>,
+    tensors: Vec<String>,
+}
+
+impl Parsed {
+    fn of(template: &str) -> Result<Self> {
+        let whole = Whole::of(template)?;
+        let parameters = whole.parameters().map(|(name, _)| name.to_string()).collect();
+        let tensors = whole.tensors().map(|(name, _)| name.to_string()).collect();
+        let mut tera = Tera::default();
+        tera.add_raw_template(NAME, &whole.text)?;
+        Ok(Self { tera, parameters, tensors })
+    }
+
+    fn render(&self, tensors: &[(&'static str, DType)], parameters: &Parameters) -> Result<String> {
+        for name in &parameters.names {
+            ensure!(
+                self.parameters.iter().any(|known| known == name),
+                "undeclared parameter {name}"
+            );
+        }
+        for (name, _) in tensors {
+            ensure!(self.tensors.iter().any(|known| known == name), "undeclared tensor {name}");
+        }
+        let macros: Vec<TensorMacros> = tensors
+            .iter()
+            .map(|(name, dtype)| TensorMacros { name, dtype: dtype.to_string() })
+            .collect();
+        let mut context = parameters.values.clone();
+        context.insert("tensors", &macros);
+        Ok(self.tera.render(NAME, &context)?)
     }
 }
 
 /// Renders `template` behind the load and store macros of `tensors` (`(NAME, storage type)`).
 ///
-/// Errors: a template that names an undefined parameter, with the place.
+/// Errors: a template that names an undefined parameter, with the place; a tensor or a parameter
+/// that no head declares.
 pub fn render(
     template: &str,
     tensors: &[(&'static str, DType)],
     parameters: &Parameters,
 ) -> Result<Arc<str>> {
-    let mut context = parameters.0.clone();
-    let macros: Vec<TensorMacros> = tensors
-        .iter()
-        .map(|(name, dtype)| TensorMacros { name, dtype: dtype.to_string() })
-        .collect();
-    context.insert("tensors", &macros);
-    let render = |parsed: &mut HashMap<String, Tera>| {
-        let tera = match parsed.entry([COMMON, template].concat()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let mut tera = Tera::default();
-                tera.add_raw_template(NAME, entry.key())?;
-                entry.insert(tera)
-            }
-        };
-        tera.render(NAME, &context)
+    let render = |parsed: &mut HashMap<String, Parsed>| {
+        if !parsed.contains_key(template) {
+            parsed.insert(template.to_string(), Parsed::of(template)?);
+        }
+        parsed[template].render(tensors, parameters)
     };
     let rendered = PARSED.with_borrow_mut(render).context("rendering a kernel template")?;
     Ok(rendered.into())
+}
+
+/// Renders `template` with the defaults that heads declare.
+///
+/// Errors: a head that declares too little.
+pub fn render_defaults(template: &str) -> Result<Arc<str>> {
+    let whole = Whole::of(template)?;
+    let tensors: Vec<String> = whole
+        .tensors()
+        .filter(|(_, dtype)| *dtype != "none")
+        .map(|(name, dtype)| format!(r#"{{ "name": "{name}", "dtype": "{dtype}" }}"#))
+        .collect();
+    let mut before = format!("{{% set tensors = [{}] -%}}\n", tensors.join(", "));
+    for (name, value) in whole.parameters() {
+        before += &format!("{{% set {name} = {value} -%}}\n");
+    }
+    let text = before + &whole.text;
+    let rendered = Tera::default().render_str(&text, &Context::new(), false);
+    Ok(rendered.context("rendering a kernel template with its defaults")?.into())
 }

@@ -1,7 +1,6 @@
 //! Online softmax for CPUs: registers hold tiles, queries are vector lanes.
 
 use super::Extents;
-use crate::elementwise::VECTOR;
 use crate::launch::floating;
 use crate::{DeviceClass, Lowering, Needs, Problem, Target, Variant};
 use anyhow::Result;
@@ -88,8 +87,8 @@ fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
         .set("block", &block)
         .set("dp", &dp)
         .set("pitch", &(dp + PAD));
-    let template = [VECTOR, include_str!("flash_cpu.cl.tera")].concat();
+    let template = include_str!("flash_cpu.cl.tera");
     let global = [e.lq.div_ceil(tile), e.heads, e.n];
-    let launch = call.launch("attention_flash_cpu", &template, global, Some([1, 1, 1]))?;
+    let launch = call.launch("attention_flash_cpu", template, global, Some([1, 1, 1]))?;
     Ok(Lowering::of(launch))
 }

@@ -56,12 +56,11 @@ fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let call = e
         .call(problem)
         .set("out_half", &(problem.output.dtype == DType::F16))
-        .set("warps", &warps)
         .local_mem_bytes(memory_bytes as u64);
     let global = [e.lq.div_ceil(16 * warps) * 32 * warps, e.heads, e.n];
-    let template = match half {
-        true => concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma_half.cl.tera")),
-        false => concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma.cl.tera")),
+    let (call, template) = match half {
+        true => (call.set("warps", &warps), include_str!("flash_mma_half.cl.tera")),
+        false => (call, include_str!("flash_mma.cl.tera")),
     };
     let local = [32 * warps, 1, 1];
     let launch = call.launch("attention_flash_mma", template, global, Some(local))?;

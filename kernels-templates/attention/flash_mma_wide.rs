@@ -35,7 +35,7 @@ fn lower(problem: &Problem, _: &Target) -> Result<Lowering> {
         .set("key_tiles", &key_tiles)
         .local_mem_bytes((2 * GROUP * key_tiles * 16) as u64);
     let global = [e.lq.div_ceil(QUERIES) * GROUP, e.heads, e.n];
-    let template = concat!(include_str!("../ptx.cl.tera"), include_str!("flash_mma_wide.cl.tera"));
+    let template = include_str!("flash_mma_wide.cl.tera");
     let launch = call.launch("attention_flash_mma_wide", template, global, Some([GROUP, 1, 1]))?;
     Ok(Lowering::of(launch))
 }

@@ -1,6 +1,6 @@
 //! Kernels of [`kiln_ir::ops::concat`].
 
-use crate::elementwise::{Shares, VECTOR};
+use crate::elementwise::Shares;
 use crate::launch::{Call, floating};
 use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::Result;
@@ -49,8 +49,8 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let shares = Shares::new(rows, widest, 1, target);
     let strides: Vec<usize> = sources.iter().map(|s| s.channels).collect();
     let call = shares.set(call, &strides).set("rows", &rows);
-    let template = [VECTOR, include_str!("vector.cl.tera")].concat();
-    let launch = call.launch("concat_vector", &template, shares.global, Some(shares.local))?;
+    let template = include_str!("vector.cl.tera");
+    let launch = call.launch("concat_vector", template, shares.global, Some(shares.local))?;
     Ok(Lowering::of(launch))
 }
 

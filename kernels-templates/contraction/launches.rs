@@ -1,6 +1,6 @@
 //! The launches of a contraction: their arguments, and its columns divided over several.
 
-use super::{Contraction, EPILOGUE, Split, splits, whole};
+use super::{Contraction, Split, splits, whole};
 use crate::packing::QuantizedPanel;
 use crate::template::{Parameters, render};
 use crate::{Argument, Launch, Lowering, Slot};
@@ -42,8 +42,7 @@ impl Contraction<'_> {
         splits: &[Split],
         global: impl Fn(usize) -> ([u64; 3], Option<[u64; 3]>),
     ) -> Result<Vec<Launch>> {
-        let text = [EPILOGUE, template].concat();
-        let source = render(&text, &self.tensors(), parameters)
+        let source = render(template, &self.tensors(), parameters)
             .with_context(|| format!("kernel {entry}"))?;
         let launch = |split: &Split| {
             let (global, local) = global(split.units);

@@ -24,9 +24,6 @@ use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::{ContractionOperands, DType, Op, TensorType};
 pub use split::{Split, splits};
 
-/// Declares the functions and components of the epilogue.
-pub const EPILOGUE: &str = include_str!("epilogue.cl.tera");
-
 /// Names of the sources in templates; also the most that a kernel reads as one.
 pub const SOURCE_NAMES: [&str; 4] = ["A0", "A1", "A2", "A3"];
 

@@ -91,7 +91,6 @@ impl Contraction<'_> {
             .set("e", &epilogue)
             .set("g", &self.geometry)
             .set("m", &self.m())
-            .set("n", &self.n)
             .set("out_n", &self.out_n)
             .set("k", &self.k)
             .set("channels", &self.channels())

@@ -1,9 +1,9 @@
 //! Kernels of [`kiln_ir::ops::conv2d`].
 
 use crate::contraction::{
-    self, Contraction, EPILOGUE, Geometry, Source, cpu, gpu, mobile, rounding, tensor_cores,
-    winograd,
+    self, Contraction, Geometry, Source, cpu, gpu, mobile, rounding, tensor_cores, winograd,
 };
+use crate::template::{Parameters, render};
 use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
@@ -42,9 +42,13 @@ fn im2col(problem: &Problem, target: &Target) -> Result<Lowering> {
     let (g, k) = (contraction.geometry, contraction.k);
     let rows = g.rows_total();
     let global = [contraction.channels(), g.kernel * g.kernel, rows];
-    let template = include_str!("im2col.cl.tera");
-    let scratch =
-        Scratch { template, entry: "conv2d_im2col", global, geometry: Geometry::rows(rows) };
+    let scratch = Scratch {
+        template: include_str!("im2col.cl.tera"),
+        parameters: contraction.parameters(),
+        entry: "conv2d_im2col",
+        global,
+        geometry: Geometry::rows(rows),
+    };
     scratch.lower(contraction, k, target)
 }
 
@@ -53,8 +57,13 @@ fn im2win(problem: &Problem, target: &Target) -> Result<Lowering> {
     let (geometry, channels) = (contraction.geometry.im2win(), contraction.channels());
     let pixels = geometry.batch * geometry.in_h * geometry.in_w;
     let global = [channels, geometry.kernel, pixels];
-    let template = include_str!("im2win.cl.tera");
-    let scratch = Scratch { template, entry: "conv2d_im2win", global, geometry };
+    let scratch = Scratch {
+        template: include_str!("im2win.cl.tera"),
+        parameters: contraction.parameters().set("w", &geometry),
+        entry: "conv2d_im2win",
+        global,
+        geometry,
+    };
     scratch.lower(contraction, channels, target)
 }
 
@@ -62,6 +71,7 @@ fn im2win(problem: &Problem, target: &Target) -> Result<Lowering> {
 /// element.
 struct Scratch {
     template: &'static str,
+    parameters: Parameters,
     entry: &'static str,
     global: [usize; 3],
     /// Where the rows of A lie in the copy.
@@ -88,9 +98,7 @@ impl Scratch {
         let read = contraction.sources.len() + usize::from(contraction.prologue.is_some());
         tensors.truncate(read);
         tensors.push(("OUT", dtype));
-        let parameters = contraction.parameters().set("w", &self.geometry);
-        let template = [EPILOGUE, self.template].concat();
-        let source = crate::template::render(&template, &tensors, &parameters)?;
+        let source = render(self.template, &tensors, &self.parameters)?;
         let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
         args.extend(contraction.affine());
         args.push(Argument::Scratch { index: 0, written: true });

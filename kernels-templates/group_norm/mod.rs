@@ -1,9 +1,8 @@
 //! Kernels of [`kiln_ir::ops::group_norm`].
 
 use crate::contraction::Source;
-use crate::elementwise::{FETCH, Shares, VECTOR};
+use crate::elementwise::Shares;
 use crate::launch::{Call, cpu, floating, literal};
-use crate::rows::TREE;
 use crate::template::{Parameters, render};
 use crate::{
     Argument, DeviceClass, Family, Launch, Lowering, Needs, Problem, Slot, Target, Variant,
@@ -191,9 +190,9 @@ fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
         .set("affine", &affine)
         .set("out", &problem.output.dtype.to_string())
         .local_mem_bytes(4 * group as u64);
-    let template = [TREE, include_str!("grouped.cl.tera")].concat();
+    let template = include_str!("grouped.cl.tera");
     let global = [e.groups * group, e.n, each.div_ceil(of_share)];
-    let launch = call.launch("group_norm_grouped", &template, global, Some([group, 1, 1]))?;
+    let launch = call.launch("group_norm_grouped", template, global, Some([group, 1, 1]))?;
     Ok(Lowering::of(launch))
 }
 
@@ -280,14 +279,14 @@ impl Moments {
             .parameters(Parameters::new(), &[x_channels, e.channels, base])
             .set("x_channels", &x_channels)
             .set("line", &(LINE_BYTES / self.dtype.size_bytes()));
-        let template = [VECTOR, FETCH, include_str!("chunked_moments.cl.tera")].concat();
+        let template = include_str!("chunked_moments.cl.tera");
         let tensors = [("X", self.dtype), ("MEANS", DType::F32), ("SQUARES", DType::F32)];
         let partial = |index| Argument::Scratch { index: scratch + index, written: true };
         let mut args = vec![self.argument, partial(MEANS), partial(SQUARES)];
         let extents = [e.rows, self.chunk_rows, self.chunks, e.channels, base];
         args.extend(extents.map(|extent| Argument::U32(extent as u32)));
         args.push(self.first_chunk);
-        let text = render(&template, &tensors, &parameters)?;
+        let text = render(template, &tensors, &parameters)?;
         let launch = shares.launch(text, "group_norm_moments", args);
         Ok(Launch { flops: 5 * (e.n * e.rows * x_channels) as u64, ..launch })
     }
@@ -321,9 +320,9 @@ pub(crate) fn combine(
         .set("group", &group)
         .set("eps", &literal(e.eps))
         .local_mem_bytes(4 * group as u64);
-    let template = [TREE, include_str!("chunked_combine.cl.tera")].concat();
+    let template = include_str!("chunked_combine.cl.tera");
     let global = [e.groups * group, e.n, 1];
-    call.launch("group_norm_combine", &template, global, Some([group, 1, 1]))
+    call.launch("group_norm_combine", template, global, Some([group, 1, 1]))
 }
 
 fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Result<Launch> {
@@ -340,8 +339,8 @@ fn apply(problem: &Problem, target: &Target, e: &Extents, source: usize) -> Resu
         .output("OUT");
     let strides = [x_channels, e.channels, e.base(source)];
     let call = shares.set(e.set_source(call, source), &strides);
-    let template = [VECTOR, FETCH, include_str!("chunked_apply.cl.tera")].concat();
-    call.launch("group_norm_apply", &template, shares.global, Some(shares.local))
+    let template = include_str!("chunked_apply.cl.tera");
+    call.launch("group_norm_apply", template, shares.global, Some(shares.local))
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {

@@ -1,6 +1,6 @@
 //! Kernels of [`kiln_ir::ops::permute`].
 
-use crate::elementwise::{Shares, VECTOR};
+use crate::elementwise::Shares;
 use crate::launch::{Call, floating};
 use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::{Result, bail};
@@ -50,8 +50,8 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
         .set("rows", &rows)
         .set("channels", &channels);
     let call = shares.set(call, &[channels]);
-    let template = [VECTOR, include_str!("vector.cl.tera")].concat();
-    let launch = call.launch("permute_vector", &template, shares.global, Some(shares.local))?;
+    let template = include_str!("vector.cl.tera");
+    let launch = call.launch("permute_vector", template, shares.global, Some(shares.local))?;
     Ok(Lowering::of(launch))
 }
 

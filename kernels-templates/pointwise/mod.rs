@@ -61,12 +61,7 @@ impl Pointwise {
     }
 
     fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
-        call.set("op", self.op)
-            .set("title", self.title)
-            .set("binary", &self.binary)
-            .set("value", self.value)
-            .set("naive_value", self.naive_value)
-            .set("source", self.source)
+        call.set("title", self.title).set("binary", &self.binary)
     }
 }
 
@@ -74,12 +69,15 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let op = Pointwise::of(problem)?;
     let second = if op.binary { Second::Repeat } else { Second::None };
     let definition = include_str!("vector.cl.tera");
-    elementwise::lower(problem, target, op.entries[0], definition, second, |call| op.set(call))
+    elementwise::lower(problem, target, op.entries[0], definition, second, |call| {
+        op.set(call).set("value", op.value).set("source", op.source)
+    })
 }
 
 fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     let op = Pointwise::of(problem)?;
     let mut call = op.set(Call::new(problem).input("X", 0));
+    call = call.set("op", op.op).set("naive_value", op.naive_value);
     if op.binary {
         call = call.input("Y", 1).set("period", &problem.inputs[1].ty.elem_count());
     }

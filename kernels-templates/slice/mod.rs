@@ -1,6 +1,6 @@
 //! Kernels of [`kiln_ir::ops::slice`].
 
-use crate::elementwise::{Shares, VECTOR};
+use crate::elementwise::Shares;
 use crate::launch::{Call, floating};
 use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::{Result, bail};
@@ -32,8 +32,8 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let shares = Shares::new(rows, channels, 1, target);
     let strides = [start, channels, problem.inputs[0].ty.channels()];
     let call = shares.set(call, &strides).set("rows", &rows);
-    let template = [VECTOR, include_str!("vector.cl.tera")].concat();
-    let launch = call.launch("slice_vector", &template, shares.global, Some(shares.local))?;
+    let template = include_str!("vector.cl.tera");
+    let launch = call.launch("slice_vector", template, shares.global, Some(shares.local))?;
     Ok(Lowering::of(launch))
 }
 

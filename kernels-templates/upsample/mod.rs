@@ -1,6 +1,6 @@
 //! Kernels of [`kiln_ir::ops::upsample`].
 
-use crate::elementwise::{FETCH, Shares, VECTOR};
+use crate::elementwise::Shares;
 use crate::launch::{Call, floating};
 use crate::{Family, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
@@ -22,8 +22,8 @@ fn vector(problem: &Problem, target: &Target) -> Result<Lowering> {
     let (call, [n, h, w, c]) = call(problem)?;
     let shares = Shares::new(n * h * w, c, 1, target);
     let call = shares.set(call, &[c]).set("rows", &(n * h * w));
-    let template = [VECTOR, FETCH, include_str!("vector.cl.tera")].concat();
-    let launch = call.launch("upsample_vector", &template, shares.global, Some(shares.local))?;
+    let template = include_str!("vector.cl.tera");
+    let launch = call.launch("upsample_vector", template, shares.global, Some(shares.local))?;
     Ok(Lowering::of(launch))
 }
 

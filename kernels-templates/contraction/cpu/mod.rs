@@ -5,11 +5,7 @@ use crate::{DeviceClass, Lowering, Needs, Packing, Target, Tiling, Variant};
 use anyhow::Result;
 use kiln_ir::DType;
 
-const TEMPLATE: &str = concat!(
-    include_str!("../vector.cl.tera"),
-    include_str!("tile.cl.tera"),
-    include_str!("tiled_cpu.cl.tera")
-);
+const TEMPLATE: &str = include_str!("tiled_cpu.cl.tera");
 
 /// Most channels of a row that are staged at once.
 const STAGED_CHANNELS: usize = 256;

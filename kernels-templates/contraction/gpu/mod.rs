@@ -5,8 +5,7 @@ use crate::packing::panel_count;
 use crate::{DeviceClass, Lowering, Needs, Target, Variant};
 use anyhow::{Context as _, Result};
 
-const TEMPLATE: &str =
-    concat!(include_str!("../vector.cl.tera"), include_str!("tiled_gpu.cl.tera"));
+const TEMPLATE: &str = include_str!("tiled_gpu.cl.tera");
 
 /// Channels of a local tile.
 const DEPTH: usize = 8;

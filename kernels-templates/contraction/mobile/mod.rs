@@ -21,13 +21,7 @@ use crate::{DeviceClass, Lowering, Needs, Problem, Target, Tiling, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
-const TEMPLATE: &str =
-    concat!(include_str!("../vector.cl.tera"), include_str!("tiled_mobile.cl.tera"));
-const HALF_TEMPLATE: &str = concat!(
-    include_str!("../../half.cl.tera"),
-    include_str!("../vector.cl.tera"),
-    include_str!("tiled_mobile.cl.tera")
-);
+const TEMPLATE: &str = include_str!("tiled_mobile.cl.tera");
 
 /// OpenCL C that names the operations of half arithmetic, in front of kernels that use it.
 pub const HALF_ARITHMETIC: &str = include_str!("../../half.cl.tera");
@@ -96,11 +90,11 @@ fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result
         .set("aligned", &contraction.out_n.is_multiple_of(4));
     let splits = contraction.panel_splits(width, 1);
     let tiles = contraction.m().div_ceil(rows) as u64;
-    let (template, entry) = match run {
-        0 => (TEMPLATE, "contraction_tiled_mobile"),
-        _ => (HALF_TEMPLATE, "contraction_tiled_mobile_half"),
+    let entry = match run {
+        0 => "contraction_tiled_mobile",
+        _ => "contraction_tiled_mobile_half",
     };
-    let mut launches = contraction.launches(template, &parameters, entry, &splits, |panels| {
+    let mut launches = contraction.launches(TEMPLATE, &parameters, entry, &splits, |panels| {
         ([panels as u64, tiles, 1], None)
     })?;
     launches.iter_mut().for_each(|launch| launch.half_arithmetic = run > 0);

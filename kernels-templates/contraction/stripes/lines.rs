@@ -1,7 +1,7 @@
 //! Padded lines of feature maps in scratch memory: what windows read without a look at borders.
 
 use crate::contraction::{Contraction, Geometry, Source};
-use crate::elementwise::{Shares, VECTOR};
+use crate::elementwise::Shares;
 use crate::template::{Parameters, render};
 use crate::{Argument, Launch, Slot, Target};
 use anyhow::Result;
@@ -93,7 +93,7 @@ impl Lines<'_> {
         let channels = contraction.channels();
         let rows = self.pixels() - keep * inside.in_w;
         let prologue = contraction.prologue;
-        let template = [VECTOR, include_str!("stripe.cl.tera")].concat();
+        let template = include_str!("stripe.cl.tera");
         let mut base = 0;
         let mut launches = vec![];
         for source in &contraction.sources {
@@ -127,7 +127,7 @@ impl Lines<'_> {
             ];
             args.extend(extents.map(|extent| Argument::U32(extent as u32)));
             args.extend([Slot::FirstMap, Slot::Top, Slot::SourceFirst].map(Argument::Late));
-            let text = render(&template, &tensors, &parameters)?;
+            let text = render(template, &tensors, &parameters)?;
             let launch = shares.launch(text, "conv2d_stripe", args);
             let bytes = Some(rows as u64 * source.channels as u64 * moved);
             launches.push(Launch { bytes, ..launch });
@@ -141,12 +141,12 @@ impl Lines<'_> {
         let channels = self.contraction.channels();
         let rows = keep * self.inside.in_w;
         let shares = Shares::new(rows, channels, 1, target);
-        let template = [VECTOR, include_str!("stripe_carry.cl.tera")].concat();
+        let template = include_str!("stripe_carry.cl.tera");
         let parameters = shares.parameters(Parameters::new(), &[channels]);
         let extents = [shares.run, shares.row_block, rows, channels, from * self.inside.in_w];
         let mut args = vec![self.memory(true)];
         args.extend(extents.map(|extent| Argument::U32(extent as u32)));
-        let text = render(&template, &[("OUT", self.dtype)], &parameters)?;
+        let text = render(template, &[("OUT", self.dtype)], &parameters)?;
         let launch = shares.launch(text, "conv2d_stripe_carry", args);
         let bytes = Some(2 * (rows * channels) as u64 * self.dtype.size_bytes());
         Ok(Launch { bytes, ..launch })

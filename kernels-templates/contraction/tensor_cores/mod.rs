@@ -9,13 +9,8 @@ use crate::{
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
-const TEMPLATE: &str = concat!(
-    include_str!("../vector.cl.tera"),
-    include_str!("../../ptx.cl.tera"),
-    include_str!("mma.cl.tera")
-);
-const SUM_TEMPLATE: &str =
-    concat!(include_str!("../vector.cl.tera"), include_str!("mma_sum.cl.tera"));
+const TEMPLATE: &str = include_str!("mma.cl.tera");
+const SUM_TEMPLATE: &str = include_str!("mma_sum.cl.tera");
 
 /// Bytes of a row of A in local memory: two steps of the tensor cores in FP16, one in FP32.
 const ROW_BYTES: usize = 64;
@@ -318,8 +313,8 @@ fn partial_arguments(contraction: &Contraction, split: &Split) -> Vec<Argument> 
 fn sum(contraction: &Contraction, parameters: &Parameters, whole: &Split) -> Result<Launch> {
     let mut tensors = contraction.tensors();
     tensors.retain(|(name, _)| !super::SOURCE_NAMES.contains(name) && *name != "W");
-    let text = [super::EPILOGUE, SUM_TEMPLATE].concat();
-    let source = render(&text, &tensors, parameters).context("kernel contraction_mma_sum")?;
+    let source =
+        render(SUM_TEMPLATE, &tensors, parameters).context("kernel contraction_mma_sum")?;
     let mut args = vec![Argument::Scratch { index: 0, written: false }];
     args.extend(contraction.epilogue_arguments(whole));
     let columns = contraction.out_n.div_ceil(4) as u64;

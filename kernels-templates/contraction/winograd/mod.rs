@@ -8,7 +8,7 @@
 //! written. Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
 
 use super::cpu::{self, Tile};
-use super::{Contraction, EPILOGUE, Source, Split, rounding};
+use super::{Contraction, Source, Split, rounding};
 use crate::template::render;
 use crate::{Argument, DeviceClass, Launch, Lowering, Needs, Packing, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
@@ -16,16 +16,8 @@ use kiln_ir::{DType, Op};
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
 use std::sync::Arc;
 
-const PATCHES: &str = concat!(
-    include_str!("../vector.cl.tera"),
-    include_str!("../../exp.cl.tera"),
-    include_str!("winograd_patches.cl.tera")
-);
-const TILES: &str = concat!(
-    include_str!("../vector.cl.tera"),
-    include_str!("../cpu/tile.cl.tera"),
-    include_str!("winograd.cl.tera")
-);
+const PATCHES: &str = include_str!("winograd_patches.cl.tera");
+const TILES: &str = include_str!("winograd.cl.tera");
 
 /// Most channels that are multiplied before the next group of tiles has its turn.
 const SEGMENT_CHANNELS: usize = 256;
@@ -218,7 +210,7 @@ impl Patches {
         tensors.truncate(contraction.sources.len() + usize::from(contraction.prologue.is_some()));
         tensors.push(("V", DType::F32));
         let parameters = parameters(contraction.parameters(), layout, transform);
-        let source = render(&[EPILOGUE, PATCHES].concat(), &tensors, &parameters)?;
+        let source = render(PATCHES, &tensors, &parameters)?;
         let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
         args.extend(contraction.affine());
         args.push(Argument::Scratch { index: 0, written: true });
@@ -264,8 +256,7 @@ impl Tiles {
             .set("unroll", &4)
             .set("part", &part)
             .set("ahead_bytes", &step_bytes.div_ceil(layout.groups));
-        let source = render(&[EPILOGUE, TILES].concat(), &inner.tensors(), &parameters)
-            .context("kernel winograd")?;
+        let source = render(TILES, &inner.tensors(), &parameters).context("kernel winograd")?;
         let lines = transform.patch() + transform.outputs;
         Ok(Self {
             source,

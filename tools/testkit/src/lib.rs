@@ -149,7 +149,8 @@ impl Runner {
         prepared
     }
 
-    fn build(&self, launch: &Launch) -> Kernel {
+    /// Builds the program of a launch, panics if it does not build, and gives its kernel.
+    pub fn build(&self, launch: &Launch) -> Kernel {
         let nvidia = self.vendor.contains("NVIDIA");
         let emulated = if nvidia { None } else { without_ptx(&launch.source) };
         // Optimized, PoCL 3.1 loses sums of some of them.

@@ -1,0 +1,110 @@
+//! The heads of templates: each declares what it reads, and the defaults alone make a program.
+
+use kiln_kernels::Launch;
+use kiln_kernels::template::{Head, render_defaults};
+use kiln_testkit::Runner;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+const SUFFIX: &str = ".cl.tera";
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A template's path without suffix, and its text.
+type Template = (String, String);
+
+fn paths(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let (folders, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let own = files.into_iter().filter(|path| path.to_string_lossy().ends_with(SUFFIX));
+    own.chain(folders.iter().flat_map(|folder| paths(folder))).collect()
+}
+
+fn templates() -> Vec<Template> {
+    let template = |path: PathBuf| {
+        let name = path.strip_prefix(ROOT).unwrap().to_str().unwrap();
+        let name = name.strip_suffix(SUFFIX).unwrap().to_owned();
+        (name, std::fs::read_to_string(path).unwrap())
+    };
+    let mut list: Vec<_> = paths(Path::new(ROOT)).into_iter().map(template).collect();
+    list.sort();
+    assert!(list.len() > 60, "{} templates", list.len());
+    list
+}
+
+fn head<'a>((name, text): &'a Template) -> Head<'a> {
+    Head::of(text).unwrap_or_else(|error| panic!("{name}: {error:#}"))
+}
+
+/// Shared files that a template names.
+fn named(template: &Template) -> Vec<&str> {
+    let head = head(template);
+    let names = head.needs.into_iter().chain(head.then);
+    names.map(|name| name.split(" if ").next().unwrap_or(name)).collect()
+}
+
+/// Words in tera's tags behind the head of a template.
+fn words((_, text): &Template) -> Vec<&str> {
+    let body = text.split_once("#}").unwrap().1;
+    let tags = |open, close: &'static str| {
+        body.split(open).skip(1).map(move |t| t.split(close).next().unwrap())
+    };
+    let all = tags("{{", "}}").chain(tags("{%", "%}"));
+    all.flat_map(|tag| tag.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
+}
+
+/// A plan asks a device for OpenCL C 1.2 and, for half arithmetic, one extension: kernels use no
+/// images and no subgroups, whose limits differ from device to device, and count work-items so that
+/// a launch may be cut in parts.
+#[test]
+fn templates_use_nothing_that_devices_lack() {
+    for (file, text) in templates() {
+        for word in ["image1d", "image2d", "image3d", "sub_group", "get_num_groups"] {
+            assert!(!text.contains(word), "{file} uses {word}");
+        }
+        // GROUP counts what these do not: the work-groups before a slice of a launch.
+        for word in ["get_group_id", "get_global_size"] {
+            assert!(file == "common" || !text.contains(word), "{file} uses {word}");
+        }
+        assert!(file == "half" || !text.contains("EXTENSION"), "{file} uses an extension");
+    }
+}
+
+/// A parameter that a head declares is read by its file, or one beside it in a program. (A parameter
+/// that is set and not declared, or read and not set, is an error of every rendering.)
+#[test]
+fn declared_parameters_are_read() {
+    let templates = templates();
+    let mut unread = vec![];
+    for template in &templates {
+        let name = template.0.as_str();
+        let own = named(template);
+        let together =
+            |other: &&Template| own.contains(&other.0.as_str()) || named(other).contains(&name);
+        let places = templates.iter().filter(together).chain([template]);
+        let read: BTreeSet<&str> = places.flat_map(words).collect();
+        let declared = head(template).parameters.into_iter().map(|(parameter, _)| parameter);
+        let others = declared.filter(|parameter| !read.contains(parameter));
+        unread.extend(others.map(|parameter| format!("{name} {parameter}")));
+    }
+    assert!(unread.is_empty(), "{unread:?}");
+}
+
+/// Every template that is a kernel makes a program of its defaults alone, and a kernel names every
+/// other.
+#[test]
+fn defaults_alone_make_programs() {
+    let templates = templates();
+    let shared: BTreeSet<&str> = templates.iter().flat_map(named).chain(["common"]).collect();
+    let mut kernels = 0;
+    for (name, text) in templates.iter().filter(|(name, _)| !shared.contains(name.as_str())) {
+        let source = render_defaults(text).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let entry = source.split_once("__kernel").and_then(|(_, rest)| rest.split_once("void "));
+        let entry = entry.and_then(|(_, rest)| rest.split_once('('));
+        let (entry, _) = entry.unwrap_or_else(|| panic!("{name} is no kernel, and none names it"));
+        let entry: &'static str = entry.to_string().leak();
+        println!("{name}: {entry}");
+        Runner::shared().build(&Launch::new(source, entry, vec![], [1; 3], None));
+        kernels += 1;
+    }
+    assert!(kernels > 50, "{kernels} kernels");
+}
