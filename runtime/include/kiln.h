@@ -1,10 +1,10 @@
-/* The Kiln runtime for C: a compiled model becomes a picture on an OpenCL device.
+/* The Kiln runtime for C: makes images with a compiled model on an OpenCL device.
  *
  * Made from runtime/src/ffi by `KILN_WRITE_HEADER=1 cargo test -p kiln-runtime --test header`.
  *
- * Texts are UTF-8 and end with a NUL. Objects are made by `open`, `create`, `list` and
- * `generate`, belong to the caller and go by `close` and `free`. A call that fails returns a
- * status other than KILN_STATUS_OK, or NULL, and kiln_last_error() says why. */
+ * Texts are UTF-8 and end with a NUL. `open`, `create`, `list` and `generate` make objects, which
+ * the caller owns and ends with `close` or `free`. A call that fails returns a status other than
+ * KILN_STATUS_OK, or NULL; kiln_last_error() has the reason. */
 
 #ifndef KILN_H
 #define KILN_H
@@ -15,30 +15,30 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-// Version of this interface. A program that was compiled with another one must not use it.
+// Version of this interface. A program compiled with another version must not use the library.
 #define KILN_ABI_VERSION 1
 
-// How a call ended. `kiln_last_error` says more.
+// Result of a call. `kiln_last_error` has the reason of a failure.
 typedef enum KilnStatus {
-  // Done.
+  // Success.
   KILN_STATUS_OK = 0,
   // The bundle is damaged, or of another version.
   KILN_STATUS_BUNDLE = 1,
-  // An argument or a file is not what it should be.
+  // An argument or a file is invalid.
   KILN_STATUS_INPUT = 2,
   // The device, its driver or its library failed, or is too small for the bundle.
   KILN_STATUS_DEVICE = 3,
-  // The bundle takes more memory than the budget.
+  // The bundle needs more memory than the budget.
   KILN_STATUS_BUDGET = 4,
-  // Cancelled, by `kiln_session_cancel` or the answer of a progress callback.
+  // Cancelled by `kiln_session_cancel` or by a progress callback.
   KILN_STATUS_CANCELLED = 5,
-  // Another thread is making a picture with this session.
+  // Another thread is making an image with this session.
   KILN_STATUS_BUSY = 6,
-  // A fault of this library. Close what was in use.
+  // A fault of this library. Close the objects in use.
   KILN_STATUS_INTERNAL = 7,
 } KilnStatus;
 
-// What a device is made for.
+// Kind of a device.
 typedef enum KilnDeviceType {
   // A graphics processor.
   KILN_DEVICE_TYPE_GPU = 0,
@@ -48,71 +48,72 @@ typedef enum KilnDeviceType {
   KILN_DEVICE_TYPE_OTHER = 2,
 } KilnDeviceType;
 
-// What is being done.
+// Stage of a call.
 typedef enum KilnStage {
-  // Kernels are being built: `step` of `of` are.
+  // Kernels are built: `step` of `of` are done.
   KILN_STAGE_LOAD = 0,
-  // The prompt is being encoded.
+  // The prompt is encoded.
   KILN_STAGE_PROMPT = 1,
-  // The sampler is at work: `step` of `of` steps are done.
+  // The sampler runs: `step` of `of` steps are done.
   KILN_STAGE_SAMPLE = 2,
-  // The picture is being decoded.
+  // The image is decoded.
   KILN_STAGE_DECODE = 3,
 } KilnStage;
 
-// An open bundle. Any thread may use it, several at a time.
+// An open bundle. Several threads may use it at a time.
 typedef struct KilnBundle KilnBundle;
 
-// The devices that were there when they were listed.
+// A list of devices, as of the time of the call.
 typedef struct KilnDevices KilnDevices;
 
-// A finished picture. Any thread may use it, several at a time. It needs no session.
+// A finished image. Several threads may use it at a time. It outlives its session.
 typedef struct KilnPicture KilnPicture;
 
-// A bundle that is loaded on a device. Any thread may use it; one at a time makes a picture.
+// A bundle that is loaded on a device. Any thread may use it; one at a time makes an image.
 typedef struct KilnSession KilnSession;
 
-// What a bundle is and needs. Its texts belong to the bundle and are valid until it is closed.
+// Properties and needs of a bundle. The texts belong to the bundle, valid until it is closed.
 typedef struct KilnBundleInfo {
   // Name of the model.
   const char *model;
-  // Storage of its weights, for example `fp16`.
+  // Storage of the weights, for example `fp16`.
   const char *precision;
-  // Width of a picture in pixels.
+  // Width of an image in pixels.
   uint32_t width;
-  // Height of a picture in pixels.
+  // Height of an image in pixels.
   uint32_t height;
-  // Networks; `kiln_bundle_network` names them.
+  // Number of networks; `kiln_bundle_network` gives their names.
   uint32_t network_count;
-  // OpenCL extensions that the device must have; `kiln_bundle_extension` names them.
+  // Number of OpenCL extensions that the device must have; `kiln_bundle_extension` gives their
+  // names.
   uint32_t extension_count;
-  // The most memory that the whole process takes, as planned.
+  // Planned peak of the whole process.
   uint64_t peak_bytes;
-  // The memory that the bundle was compiled for.
+  // Budget that the bundle was compiled for.
   uint64_t budget_bytes;
-  // Of the peak, what is allocated on the device.
+  // Bytes allocated on the device, a part of the peak.
   uint64_t device_bytes;
-  // The device must allow single allocations of this size.
+  // Largest single allocation that the device must allow.
   uint64_t max_alloc_bytes;
-  // The device must have this much local memory.
+  // Local memory that the device must have.
   uint64_t local_mem_bytes;
-  // The device must allow work-groups of this size.
+  // Largest work-group that the device must allow.
   uint64_t work_group_size;
 } KilnBundleInfo;
 
-// A device. Its texts belong to the list and are valid until that is freed.
+// A device. The texts belong to the list and are valid until the list is freed.
 typedef struct KilnDevice {
-  // Name of the device. A session takes it, a part of it, or its index in the list.
+  // Name of the device. A session takes this name, a part of it, or the index in the list.
   const char *name;
   // Name of the platform, which is the driver.
   const char *platform;
   // Version of the driver.
   const char *driver;
-  // What it is made for.
+  // Kind of the device.
   enum KilnDeviceType device_type;
-  // Compute units.
+  // Number of compute units.
   uint32_t compute_units;
-  // Memory.
+  // Device memory.
   uint64_t global_mem_bytes;
   // Largest single allocation.
   uint64_t max_alloc_bytes;
@@ -122,87 +123,87 @@ typedef struct KilnDevice {
   uint64_t max_work_group_size;
 } KilnDevice;
 
-// A picture that another is made from.
+// An image from which generation begins.
 typedef struct KilnImage {
-  // Red, green, blue and a byte that does not count, row by row from the top, without gaps:
+  // Red, green, blue and an ignored byte for each pixel, row by row from the top, without gaps:
   // `width * height * 4` bytes.
   const uint8_t *rgba;
-  // Width in pixels. The picture is scaled and cut to the model's size.
+  // Width in pixels. The image is scaled and cut to the model's size.
   uint32_t width;
   // Height in pixels.
   uint32_t height;
-  // How much is made anew: over 0, which keeps the picture, to 1, which keeps next to nothing.
-  // That share of the steps runs.
+  // Share of the steps that run, over 0 to 1. Small values keep the initial image, 1 keeps next
+  // to nothing of it.
   double strength;
 } KilnImage;
 
-// What is asked for. Fill it with `kiln_request_init` first.
+// A request for an image. Fill it with `kiln_request_init` first.
 typedef struct KilnRequest {
-  // What the picture shows, UTF-8. NULL is nothing.
+  // The prompt, UTF-8. NULL is the empty prompt.
   const char *prompt;
-  // What it does not, UTF-8. NULL is nothing.
+  // The negative prompt, UTF-8. NULL is the empty prompt.
   const char *negative_prompt;
-  // Seed of the noise: on one device the same request makes the same picture.
+  // Seed of the noise. On one device, equal requests give equal images.
   uint64_t seed;
-  // Steps of the sampler.
+  // Number of steps of the sampler.
   uint32_t steps;
   // Scale of classifier-free guidance; 1 turns it off.
   float guidance;
-  // Name of the sampler. NULL is the first, `ddim`.
+  // Name of the sampler. NULL is `ddim`.
   const char *sampler;
-  // Noise that each step adds, 0 to 1.
+  // Noise that each step of `ddim` adds, 0 to 1.
   float eta;
-  // Whether progress comes with a preview.
+  // Whether progress has previews.
   bool preview;
-  // A picture to begin with, for a bundle that has an encoder; NULL is none.
+  // Initial image, for a bundle with an image encoder; NULL is none.
   const struct KilnImage *initial_image;
 } KilnRequest;
 
-// How far it is. Valid, with what it points to, until the callback returns.
+// Progress of a call. Valid until the callback returns, with the preview.
 typedef struct KilnProgress {
-  // What is being done.
+  // The stage.
   enum KilnStage stage;
-  // How much of it is.
+  // Number of steps done.
   uint32_t step;
-  // Of how much; 0 where there is nothing to count.
+  // Number of steps in all; 0 if the stage has none.
   uint32_t of;
-  // How long the step took that was done last.
+  // Seconds of the last step.
   double seconds;
-  // A rough picture as red, green, blue, row by row; NULL if there is none.
+  // Preview as red, green, blue, row by row; NULL if there is none.
   const uint8_t *preview_rgb;
-  // Its width in pixels.
+  // Width of the preview in pixels.
   uint32_t preview_width;
-  // Its height in pixels.
+  // Height of the preview in pixels.
   uint32_t preview_height;
 } KilnProgress;
 
-// Hears how far it is, with the context that was given; answers whether to go on.
+// Receives progress and the caller's context. Returns whether to go on.
 //
 // Called on the thread that called the library. It must return: no exception, no `longjmp`.
 typedef bool (*KilnProgressFn)(void *context, const struct KilnProgress *progress);
 
-// How a session is made. Fill it with `kiln_session_options_init` first.
+// Options of a session. Fill them with `kiln_session_options_init` first.
 typedef struct KilnSessionOptions {
   // `auto`, an index in the list of devices, or a part of a name. NULL is `auto`.
   const char *device;
-  // A folder of the caller's, in which compiled kernels may be kept so that the next session
-  // starts sooner. It may be emptied at any time. NULL keeps none there.
+  // A folder of the caller for compiled kernels, so that the next session starts sooner. It may
+  // be emptied at any time. NULL keeps none.
   const char *cache_folder;
-  // The most memory that the bundle may plan to take; 0 leaves that to the bundle.
+  // Largest planned peak of the bundle; 0 accepts any.
   uint64_t budget_bytes;
 } KilnSessionOptions;
 
 // Memory, planned and measured.
 typedef struct KilnMemory {
-  // The most that the whole process takes, as planned.
+  // Planned peak of the whole process.
   uint64_t peak_bytes;
-  // What is allowed: the smaller of the session's budget and the bundle's.
+  // Budget: the smaller of the session's and the bundle's.
   uint64_t budget_bytes;
-  // What is allocated on the device now.
+  // Current allocations on the device.
   uint64_t device_bytes;
-  // What the process takes now; 0 if the system does not tell.
+  // Current memory of the process; 0 if the system does not report it.
   uint64_t process_bytes;
-  // The most that the process ever took; 0 if the system does not tell.
+  // Peak memory of the process; 0 if the system does not report it.
   uint64_t process_peak_bytes;
 } KilnMemory;
 
@@ -210,22 +211,22 @@ typedef struct KilnMemory {
 extern "C" {
 #endif // __cplusplus
 
-// Version of the interface that the library has: compare it with `KILN_ABI_VERSION`.
+// Version of the library's interface, to be compared with `KILN_ABI_VERSION`.
 //
 // Any thread, any time.
 uint32_t kiln_abi_version(void);
 
-// Why the last call that failed on this thread did: one line of UTF-8, empty if none has.
+// Reason of the last failed call on this thread: one line of UTF-8, empty if no call has failed.
 //
-// The text belongs to the library. It is valid on this thread until the next call that fails.
+// The text belongs to the library. It is valid on this thread until the next failure.
 const char *kiln_last_error(void);
 
-// Names the OpenCL library to use, instead of searching for one.
+// Sets the OpenCL library to use instead of a search.
 //
-// `path` is a file or a name that the linker knows. Without this call the library is the one in
-// the environment variable OPENCL_DYLIB_PATH, else the first of the places where phones have it.
-// Call it before anything else that asks for devices, and before other threads use the
-// environment: the choice is made once in a process, and is kept in that variable.
+// `path` is a file or a name that the linker knows. Without this call, the library is that of the
+// environment variable OPENCL_DYLIB_PATH, else the first one found in the usual places.
+// Call it before devices are listed or sessions created, and before other threads use the
+// environment: the choice is made once in a process, and is kept in this variable.
 // Fails with `KILN_STATUS_INPUT` if another library is in use.
 //
 // # Safety
@@ -233,47 +234,47 @@ const char *kiln_last_error(void);
 // `path` ends with a NUL.
 enum KilnStatus kiln_use_opencl(const char *path);
 
-// Opens a bundle and checks all of it but its weights, which are checked as they are read.
+// Opens a bundle and checks all of it except the weights, which are checked when they are read.
 //
-// On success `*out` is the caller's, to be closed with `kiln_bundle_close`; else it is NULL.
+// On success the caller owns `*out` and closes it with `kiln_bundle_close`; else it is NULL.
 // Any thread. Fails with `KILN_STATUS_BUNDLE` or `KILN_STATUS_INPUT`.
 //
 // # Safety
 //
-// `path` ends with a NUL; `out` may be written.
+// `path` ends with a NUL; `out` is writable.
 enum KilnStatus kiln_bundle_open(const char *path, struct KilnBundle **out);
 
-// As `kiln_bundle_open`, for a bundle that is a part of an open file: `len_bytes` from
-// `offset_bytes` on. An Android asset gives these three if it is stored without compression.
+// Like `kiln_bundle_open`, for a bundle that is a part of an open file: `len_bytes` from
+// `offset_bytes` on. An Android asset that is stored without compression gives these three values.
 //
-// The descriptor stays the caller's and may be closed at once: the library keeps a duplicate
-// until bundle and sessions are closed. Its position is neither used nor changed.
+// The caller keeps the descriptor and may close it at once: the library has a duplicate until
+// bundle and sessions are closed. The file position is neither used nor changed.
 //
 // # Safety
 //
-// `out` may be written.
+// `out` is writable.
 enum KilnStatus kiln_bundle_open_fd(int32_t fd,
                                     uint64_t offset_bytes,
                                     uint64_t len_bytes,
                                     struct KilnBundle **out);
 
-// Closes a bundle; NULL is allowed. Sessions that were made from it stay as they are.
+// Closes a bundle; NULL is allowed. Sessions made from it remain open.
 //
-// No thread may use the bundle, or a text from it, at that time or later.
+// No thread may use the bundle, or a text from it, during or after the call.
 //
 // # Safety
 //
 // `bundle` is NULL or open.
 void kiln_bundle_close(struct KilnBundle *bundle);
 
-// Tells what a bundle is and what it needs. Any thread.
+// Writes the properties and needs of a bundle to `*out`. Any thread.
 //
 // # Safety
 //
-// `bundle` is open; `out` may be written.
+// `bundle` is open; `out` is writable.
 enum KilnStatus kiln_bundle_info(const struct KilnBundle *bundle, struct KilnBundleInfo *out);
 
-// Name of a network, by its index below `network_count`; NULL if there is none.
+// Name of the network with an index below `network_count`; NULL if there is none.
 //
 // The text belongs to the bundle and is valid until it is closed. Any thread.
 //
@@ -282,8 +283,8 @@ enum KilnStatus kiln_bundle_info(const struct KilnBundle *bundle, struct KilnBun
 // `bundle` is NULL or open.
 const char *kiln_bundle_network(const struct KilnBundle *bundle, uint32_t index);
 
-// Name of an OpenCL extension that the device must have, by its index below
-// `extension_count`; NULL if there is none.
+// Name of a required OpenCL extension with an index below `extension_count`; NULL if there is
+// none.
 //
 // The text belongs to the bundle and is valid until it is closed. Any thread.
 //
@@ -294,32 +295,32 @@ const char *kiln_bundle_extension(const struct KilnBundle *bundle, uint32_t inde
 
 // Lists the devices of all drivers.
 //
-// This opens the drivers, and each costs the process memory that it never gives back.
-// On success `*out` is the caller's, to be freed with `kiln_devices_free`; else it is NULL.
-// Any thread. Fails with `KILN_STATUS_DEVICE`, and an error that says which libraries were tried.
+// The call opens all drivers. Each takes memory of the process that it never releases.
+// On success the caller owns `*out` and frees it with `kiln_devices_free`; else it is NULL.
+// Any thread. Fails with `KILN_STATUS_DEVICE`; the error names the libraries that were tried.
 //
 // # Safety
 //
-// `out` may be written.
+// `out` is writable.
 enum KilnStatus kiln_devices_list(struct KilnDevices **out);
 
-// How many devices a list has; 0 if it is NULL. Any thread.
+// Number of devices in a list; 0 if it is NULL. Any thread.
 //
 // # Safety
 //
 // `devices` is NULL or a list that has not been freed.
 uint32_t kiln_devices_count(const struct KilnDevices *devices);
 
-// Describes a device by its index. Any thread. Fails with `KILN_STATUS_INPUT` if there is none.
+// Describes the device with an index. Any thread. Fails with `KILN_STATUS_INPUT` if there is none.
 //
 // # Safety
 //
-// `devices` is a list that has not been freed; `out` may be written.
+// `devices` is a list that has not been freed; `out` is writable.
 enum KilnStatus kiln_devices_get(const struct KilnDevices *devices,
                                  uint32_t index,
                                  struct KilnDevice *out);
 
-// Frees a list; NULL is allowed. No thread may use it, or a text from it, then or later.
+// Frees a list; NULL is allowed. No thread may use it, or its texts, during or after the call.
 //
 // # Safety
 //
@@ -330,133 +331,133 @@ void kiln_devices_free(struct KilnDevices *devices);
 //
 // # Safety
 //
-// `request` may be written, or is NULL.
+// `request` is writable or NULL.
 void kiln_request_init(struct KilnRequest *request);
 
-// Makes a picture. Returns when it is done, has failed or was cancelled.
+// Makes an image. Returns when it is done, has failed or was cancelled.
 //
-// `progress` is called on this thread and may be NULL; nothing of `request` is kept.
-// On success `*out` is the caller's, to be freed with `kiln_picture_free`; else it is NULL.
-// Any thread, one at a time: while another one makes a picture with this session, it is
-// `KILN_STATUS_BUSY`. After a failure the session can be used again, except after
-// `KILN_STATUS_INTERNAL`. Fails also with `KILN_STATUS_INPUT` if the request is impossible, with
-// `KILN_STATUS_CANCELLED`, `KILN_STATUS_DEVICE`, or `KILN_STATUS_BUNDLE` if weights are damaged.
+// `progress` is called on this thread and may be NULL. The library keeps nothing of `request`.
+// On success the caller owns `*out` and frees it with `kiln_picture_free`; else it is NULL.
+// Any thread, one at a time: while another thread makes an image with this session, the call fails
+// with `KILN_STATUS_BUSY`. It also fails with `KILN_STATUS_INPUT` if the request is invalid,
+// `KILN_STATUS_BUNDLE` if weights are damaged, `KILN_STATUS_DEVICE`, or `KILN_STATUS_CANCELLED`.
+// The session can be used after a failure, except after `KILN_STATUS_INTERNAL`.
 //
 // # Safety
 //
-// `session` is open; `request` is valid, with texts that end with a NUL and an initial image of
-// as many pixels as it says; `out` may be written;
-// `progress` may be called with `context`.
+// `session` is open; `request` is valid, its texts end with a NUL, and its initial image has as
+// many pixels as its size says; `out` is writable; `progress` may be called with `context`.
 enum KilnStatus kiln_session_generate(const struct KilnSession *session,
                                       const struct KilnRequest *request,
                                       KilnProgressFn progress,
                                       void *context,
                                       struct KilnPicture **out);
 
-// Width in pixels; 0 if the picture is NULL. Any thread.
+// Width of an image in pixels; 0 if it is NULL. Any thread.
 //
 // # Safety
 //
 // `picture` is NULL or has not been freed.
 uint32_t kiln_picture_width(const struct KilnPicture *picture);
 
-// Height in pixels; 0 if the picture is NULL. Any thread.
+// Height of an image in pixels; 0 if it is NULL. Any thread.
 //
 // # Safety
 //
 // `picture` is NULL or has not been freed.
 uint32_t kiln_picture_height(const struct KilnPicture *picture);
 
-// Copies the pixels: red, green, blue and 255, row by row from the top, without gaps.
+// Copies the pixels as red, green, blue and 255, row by row from the top, without gaps.
 //
 // `len_bytes` must be `width * height * 4`. Any thread. Fails with `KILN_STATUS_INPUT`.
 //
 // # Safety
 //
-// `picture` has not been freed; `len_bytes` bytes at `out` may be written.
+// `picture` has not been freed; `len_bytes` bytes at `out` are writable.
 enum KilnStatus kiln_picture_rgba(const struct KilnPicture *picture,
                                   uint8_t *out,
                                   size_t len_bytes);
 
-// What the user should know, for example that a prompt was cut: warning `index`, counted from 0;
-// NULL if there are no more.
+// Warning `index` for the user, for example that a prompt was cut. Counted from 0; NULL after the
+// last one.
 //
-// The text belongs to the picture and is valid until it is freed. Any thread.
+// The text belongs to the image and is valid until the image is freed. Any thread.
 //
 // # Safety
 //
 // `picture` is NULL or has not been freed.
 const char *kiln_picture_warning(const struct KilnPicture *picture, uint32_t index);
 
-// Frees a picture; NULL is allowed. No thread may use it, or a text from it, then or later.
+// Frees an image; NULL is allowed. No thread may use it, or its texts, during or after the call.
 //
 // # Safety
 //
 // `picture` is NULL or has not been freed.
 void kiln_picture_free(struct KilnPicture *picture);
 
-// Fills options with what NULL and 0 mean: the first GPU, no cache folder, the bundle's budget.
+// Fills options with the defaults: device `auto`, no cache folder, the bundle's budget.
 //
 // # Safety
 //
-// `options` may be written, or is NULL.
+// `options` is writable or NULL.
 void kiln_session_options_init(struct KilnSessionOptions *options);
 
-// Loads a bundle on a device: builds its kernels and allocates all the memory it needs there.
+// Loads a bundle on a device: builds its kernels and allocates all its device memory.
 //
-// The first time on a device this takes as long as its driver compiles. `progress` hears of it
-// on this thread (`KILN_STAGE_LOAD`) and may be NULL; its answer is not asked for here.
-// The bundle may be closed afterwards, and nothing of `options` is kept.
-// On success `*out` is the caller's, to be closed with `kiln_session_close`; else it is NULL.
-// Any thread. Fails with any status but `KILN_STATUS_CANCELLED` and `KILN_STATUS_BUSY`.
+// The first time on a device, the driver compiles the kernels, which may take minutes. `progress`
+// is called on this thread (`KILN_STAGE_LOAD`) and may be NULL; its result is ignored here. The
+// bundle may be closed afterwards. The library keeps nothing of `options`. On success the caller
+// owns `*out` and closes it with `kiln_session_close`; else it is NULL. Any thread. Fails with any
+// status except `KILN_STATUS_CANCELLED` and `KILN_STATUS_BUSY`.
 //
 // # Safety
 //
-// `bundle` is open; `options` is NULL or valid, with texts that end with a NUL; `out` may be
-// written; `progress` may be called with `context`, and does not leave by an exception.
+// `bundle` is open; `options` is NULL or valid, and its texts end with a NUL; `out` is writable;
+// `progress` may be called with `context` and throws no exception.
 enum KilnStatus kiln_session_create(const struct KilnBundle *bundle,
                                     const struct KilnSessionOptions *options,
                                     KilnProgressFn progress,
                                     void *context,
                                     struct KilnSession **out);
 
-// Closes a session and frees all it has; NULL is allowed.
+// Closes a session and frees its memory; NULL is allowed. Images remain.
 //
-// No thread may use the session at that time or later: cancel, and wait for the thread that
-// makes a picture. Pictures stay.
+// No thread may use the session during or after the call: cancel first, and wait for the thread
+// that makes an image.
 //
 // # Safety
 //
 // `session` is NULL or open.
 void kiln_session_close(struct KilnSession *session);
 
-// Stops the picture that is being made: `kiln_session_generate` soon returns
-// `KILN_STATUS_CANCELLED` on its thread. Does nothing if none is being made.
+// Cancels the current image: `kiln_session_generate` soon returns `KILN_STATUS_CANCELLED` on its
+// thread. Does nothing if no image is made.
 //
-// Any thread, also a progress callback. Returns at once.
+// Any thread, also in a progress callback. Returns at once.
 //
 // # Safety
 //
 // `session` is open.
 enum KilnStatus kiln_session_cancel(const struct KilnSession *session);
 
-// Gives back what can be had again: the device's memory, host buffers, free pages of the heap.
-// Compiled kernels stay. Android's `onTrimMemory` is the place to call it.
+// Releases device memory, host buffers and free pages of the heap. Compiled kernels stay. Call it
+// in Android's `onTrimMemory`.
 //
-// The next picture allocates the same again and reads its weights from the bundle; it is not
-// different, and hardly slower. While a picture is being made, the memory goes at its end; to
-// have it sooner, cancel as well. Any thread. Fails with `KILN_STATUS_DEVICE`.
+// The next image allocates the same memory and reads its weights from the bundle. Its pixels do
+// not change. While an image is made, the memory is released at its end; to release it sooner,
+// cancel as well. Any thread. Fails with `KILN_STATUS_DEVICE`.
 //
 // # Safety
 //
 // `session` is open.
 enum KilnStatus kiln_session_trim(const struct KilnSession *session);
 
-// Tells what memory the session and its process take. Any thread, also while a picture is made.
+// Writes the memory of the session and its process to `*out`. Any thread, also while an image is
+// made.
 //
 // # Safety
 //
-// `session` is open; `out` may be written.
+// `session` is open; `out` is writable.
 enum KilnStatus kiln_session_memory(const struct KilnSession *session, struct KilnMemory *out);
 
 #ifdef __cplusplus

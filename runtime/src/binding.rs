@@ -1,6 +1,6 @@
-//! Resolves a plan's arguments to regions of device memory, once, before anything is allocated.
+//! Resolves the kernel arguments of a plan to regions of device memory, once, before allocation.
 //!
-//! Pure: knows where every buffer, block and slot is, and nothing of OpenCL.
+//! Pure: knows the place of every buffer, block and slot, and nothing of OpenCL.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use kiln_bundle::plan::{Arg, BlockId, BufferId, Network, Plan, Residency, SlotId
 
 use crate::error::RuntimeError;
 
-/// One of the allocations that regions are cut from.
+/// An allocation that has regions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Parent {
     /// The arena.
@@ -21,15 +21,15 @@ pub enum Parent {
 /// A region of one allocation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Region {
-    /// What it is cut from.
+    /// The allocation.
     pub parent: Parent,
-    /// Where it starts.
+    /// Start of the region in the allocation.
     pub offset_bytes: u64,
     /// Its length.
     pub len_bytes: u64,
 }
 
-/// One kernel argument, as it is set.
+/// The value of one kernel argument.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Binding {
     /// Index into [`Bindings::regions`].
@@ -62,7 +62,7 @@ impl Bindings {
         Ok(resolver.bindings)
     }
 
-    /// The arguments of one step; none if it is not a launch.
+    /// The arguments of one step. Empty if the step is not a launch.
     pub fn of(&self, network: usize, step: usize) -> &[Binding] {
         let range = self.ranges.get(network).and_then(|steps| steps.get(step));
         let args = range.and_then(|range| self.args.get(range.start as usize..range.end as usize));

@@ -1,6 +1,6 @@
-//! The command that makes pictures: its arguments, and what it does.
+//! The command that makes images: arguments and behaviour.
 //!
-//! Lives in the library so that `kiln run` is the same command as `kiln-run`.
+//! It is in the library so that `kiln run` and `kiln-run` are the same command.
 
 use std::ffi::OsString;
 use std::fs;
@@ -122,10 +122,10 @@ pub struct RunArgs {
     pub output: Option<PathBuf>,
 }
 
-/// Makes the pictures and writes what was asked for.
+/// Makes the images and writes their files.
 ///
-/// `prepare` are the arguments with which this program runs [`prepare()`].
-/// Says how far it is and what it took on standard error. Ctrl-C ends it after the step at hand.
+/// `prepare`: the arguments with which this program runs [`prepare()`].
+/// Reports progress, times and memory on standard error. Ctrl-C ends it after the current step.
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
 pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let (jobs, done) = jobs::jobs(args)?;
@@ -172,7 +172,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// What all pictures of a run are made from.
+/// The inputs that all images of a run share.
 struct Shared {
     latent: Option<Vec<f32>>,
     init: Option<Init>,
@@ -183,14 +183,14 @@ impl Shared {
         let latent = args.latent.as_deref().map(files::read_latent).transpose()?;
         let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
         let image = png::read_rgb(path)?;
-        // A large picture must be gone before the model takes its memory.
+        // A large image must be freed before the model is loaded.
         let px = BundleFile::open(&args.bundle)?.plan().manifest.image_px;
         let init = Init { image: resize::cover(&image, px, px)?, strength: args.strength };
         Ok(Shared { latent, init: Some(init) })
     }
 }
 
-/// Makes one picture and writes its files.
+/// Makes one image and writes its files.
 fn make(
     args: &RunArgs,
     job: &Job,
@@ -263,12 +263,12 @@ fn write(
     }
 }
 
-/// One line. A closed standard error is no reason to fail.
+/// Writes one line to standard error. A closed standard error is no failure.
 fn tell(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Warnings and what the picture took.
+/// Reports warnings and times of an image.
 fn say(picture: &Picture, output: &Path) {
     for warning in &picture.warnings {
         tell(&format!("warning: {warning}"));

@@ -1,8 +1,8 @@
-//! Finds devices and knows what they offer; nothing here allocates.
+//! Finds devices and reports their properties. Allocates no device memory.
 //!
-//! Listing opens every driver that the loader knows, and each costs the process memory that it
-//! never gives back (tens to hundreds of megabytes). Under a hard budget, leave one driver to the
-//! loader: `OCL_ICD_VENDORS=/etc/OpenCL/vendors/pocl.icd`.
+//! Listing opens every driver that the loader knows. Each driver takes tens to hundreds of
+//! megabytes of the process and never releases them. Under a hard budget, let the loader know only
+//! one driver: `OCL_ICD_VENDORS=/etc/OpenCL/vendors/pocl.icd`.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::error::{At, RuntimeError};
 use crate::os::library::{self, Attempt};
 
-/// What a device is made for.
+/// Kind of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceType {
@@ -27,13 +27,13 @@ pub enum DeviceType {
     Gpu,
     /// The host's own processor.
     Cpu,
-    /// A processor beside the host that is not for graphics.
+    /// A separate processor that is not for graphics.
     Accelerator,
     /// Anything else.
     Other,
 }
 
-/// What the planner wants to know of a device. A figure that the driver does not tell is 0.
+/// Properties of a device. A figure that the driver does not report is 0.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceFacts {
     /// Position in [`list`]'s answer.
@@ -44,35 +44,35 @@ pub struct DeviceFacts {
     pub platform_version: String,
     /// Name of the device.
     pub name: String,
-    /// Who makes it.
+    /// Maker of the device.
     pub vendor: String,
     /// Version of the driver.
     pub driver: String,
     /// OpenCL version.
     pub version: String,
-    /// What it is made for.
+    /// Kind of the device.
     pub device_type: DeviceType,
     /// Compute units.
     pub compute_units: u32,
     /// Highest clock in MHz.
     pub clock_mhz: u32,
-    /// Memory.
+    /// Device memory.
     pub global_mem_bytes: u64,
     /// Largest single allocation.
     pub max_alloc_bytes: u64,
     /// Local memory of a work-group.
     pub local_mem_bytes: u64,
-    /// Sub-buffers start at multiples of this. OpenCL reports it in bits.
+    /// Alignment of sub-buffers, in bytes. OpenCL reports it in bits.
     pub base_align_bytes: u64,
     /// Largest work-group.
     pub max_work_group_size: u64,
     /// Host and device share memory.
     pub unified_memory: bool,
-    /// Elements of the widest `float` vector that the device has instructions for.
+    /// Elements of the widest native `float` vector.
     pub native_vector_width_f32: u32,
-    /// Extensions.
+    /// OpenCL extensions.
     pub extensions: Vec<String>,
-    /// `CL_DEVICE_SVM_CAPABILITIES`, a bit field; 0 where there is no shared virtual memory.
+    /// `CL_DEVICE_SVM_CAPABILITIES`, a bit field; 0 without shared virtual memory.
     pub svm_capabilities: u64,
     /// The driver compiles kernels when they are launched, not in `clBuildProgram`.
     #[serde(skip)]
@@ -123,7 +123,7 @@ impl DeviceFacts {
         }
     }
 
-    /// Refuses a plan that needs more than this device has, and says what.
+    /// Refuses a plan that needs more than this device has. The error names the requirement.
     ///
     /// Errors: `Requirement`.
     pub fn meets(&self, plan: &Plan) -> Result<(), RuntimeError> {
@@ -150,7 +150,7 @@ impl DeviceFacts {
                 return refuse("the OpenCL extensions", extension.clone(), "no such one".into());
             }
         }
-        // 0 where the driver does not tell.
+        // 0 if the driver does not report it.
         let (taken, memory) = (plan.memory.device_bytes(), self.global_mem_bytes);
         if taken > memory && memory > 0 {
             return refuse("bytes of memory", taken.to_string(), memory.to_string());
@@ -159,29 +159,29 @@ impl DeviceFacts {
     }
 }
 
-/// Held while a driver starts or compiles: PoCL 3.1 does neither safely on two threads.
+/// Held while a driver starts or compiles. PoCL 3.1 does neither safely on two threads.
 static DRIVER: Mutex<()> = Mutex::new(());
 
 pub(crate) fn lock_driver() -> MutexGuard<'static, ()> {
     DRIVER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A platform, which is a driver, with what it offers.
+/// A platform (a driver) and its devices.
 #[derive(Debug)]
 pub struct PlatformFacts {
-    /// Its name.
+    /// Name of the platform.
     pub name: String,
-    /// Who makes it.
+    /// Maker of the platform.
     pub vendor: String,
     /// OpenCL version.
     pub version: String,
-    /// Its devices, or why it does not tell them.
+    /// The devices, or the reason why the platform lists none.
     pub devices: Result<Vec<DeviceFacts>, RuntimeError>,
 }
 
 /// All platforms with their devices, in the loader's order.
 ///
-/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`; a platform that fails alone keeps its error.
+/// Errors: `NoLoader`, `NoPlatform`, `OpenCl`. A platform that fails has its own error in the list.
 pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
     let _driver = lock_driver();
     let library = library::load().map_err(|tried| RuntimeError::NoLoader { tried })?;
@@ -216,10 +216,10 @@ pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
     Ok(found)
 }
 
-/// All devices of all drivers, in the loader's order. A driver that fails is passed over as long
-/// as another one has a device.
+/// All devices of all drivers, in the loader's order. A driver that fails is skipped if another one
+/// has a device.
 ///
-/// Errors: those of [`platforms`], also of a single platform.
+/// Errors: those of [`platforms`]; that of a platform if no platform has a device.
 pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
     let mut devices = Vec::new();
     let mut failure = None;
@@ -235,8 +235,8 @@ pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
     }
 }
 
-/// The device of that index, or the first whose name or platform contains the text, whatever the
-/// case; `auto` is the first GPU, else the first CPU, else the first device.
+/// Selects a device by its index, or the first one whose name or platform contains the text,
+/// ignoring case. `auto` selects the first GPU, else the first CPU, else the first device.
 ///
 /// Errors: those of [`list`]; `NoDevice`.
 pub fn select(wanted: &str) -> Result<DeviceFacts, RuntimeError> {

@@ -1,7 +1,7 @@
-//! Walks a network's steps in order; no decisions.
+//! Walks the steps of a network in order, without decisions.
 //!
-//! Owns the device's queue, kernels and memory. Knows networks by index and ports by their
-//! place; what they mean is the session's.
+//! Owns the device's queue, kernels and memory. Knows networks by index and ports by position. The
+//! session knows their meaning.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ use crate::stream::{Run, Stream, Weights};
 
 const LAUNCH: &str = "clEnqueueNDRangeKernel";
 
-/// How long one launch took on the device.
+/// Time of one launch on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LaunchTime {
     /// Index into the plan's networks.
@@ -43,8 +43,8 @@ pub struct LaunchTime {
 pub struct Canceller(Arc<AtomicBool>);
 
 impl Canceller {
-    /// The picture or evaluation that is being made ends with `Cancelled`, before its next launch.
-    /// Does nothing if there is none.
+    /// Ends the current image or evaluation with `Cancelled`, before its next launch. Does nothing
+    /// if there is none.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -61,21 +61,21 @@ impl Canceller {
 /// How a plan is loaded.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct ExecutorOptions {
-    /// Whether every launch is timed, by itself; see [`Executor::take_launch_times`].
+    /// Times every launch; see [`Executor::take_launch_times`].
     pub profiling: bool,
     /// Where compiled programs come from.
     pub programs: ProgramOptions,
-    /// Whether the system's page cache may keep the weights, in memory that is not the budget's.
+    /// Lets the system's page cache keep the weights, in memory outside of the budget.
     pub page_cache: bool,
-    /// Whether launches are recorded once and replayed where the device has
-    /// `cl_khr_command_buffer`, or enqueued one by one, as always when `profiling`. `None`:
-    /// recorded if the driver can, but not for CPUs (PoCL 3.1 takes up to a twentieth longer).
+    /// Records launches once and replays them, on devices with `cl_khr_command_buffer`. `false`
+    /// enqueues launches one by one, as `profiling` always does. `None` records if the driver can,
+    /// but not on CPUs, where PoCL 3.1 replays more slowly than it enqueues.
     pub command_buffers: Option<bool>,
 }
 
 /// A plan on a device, ready to run.
 pub struct Executor {
-    // Dropped in this order: what uses the device's objects before them.
+    // Fields are dropped in this order: users of the device's objects before the objects.
     kernels: Vec<Kernel>,
     loaded: Option<Loaded>,
     compute: CommandQueue,
@@ -83,23 +83,23 @@ pub struct Executor {
     bundle: Arc<BundleFile>,
     device: DeviceFacts,
     bindings: Bindings,
-    /// What the host wrote to the ports that gathers take their indices from.
+    /// Values that the host wrote to the ports from which gathers take indices.
     indices: HashMap<BufferId, Vec<i32>>,
-    /// The rows of a gather on their way.
+    /// Rows of a gather between file and device.
     rows: Vec<u8>,
     /// Whether reads of weights and launches take turns, as [`DeviceFacts::single_threaded`] asks.
     lockstep: bool,
     /// Whether the page cache may keep the weights.
     page_cache: bool,
     canceller: Canceller,
-    /// As in the options.
+    /// See [`ExecutorOptions::command_buffers`].
     command_buffers: Option<bool>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Event)>>,
     programs: ProgramOrigin,
 }
 
-/// The device's memory, what fills it, and what runs over it.
+/// The device's memory, the reader that fills it, and the recorded launches that use it.
 struct Loaded {
     recordings: Recordings,
     weights: Arc<Weights>,
@@ -109,7 +109,7 @@ struct Loaded {
 impl Executor {
     /// Allocates and builds everything that the bundle's plan needs.
     ///
-    /// `progress` hears how many kernels are built, and of how many.
+    /// `progress` receives the number of kernels that are built, and of all kernels.
     /// Errors: `Requirement`, `Build`, `OpenCl`, `Plan`.
     pub fn load(
         bundle: Arc<BundleFile>,
@@ -151,7 +151,7 @@ impl Executor {
         Ok(executor)
     }
 
-    /// Allocates everything on the device, unless that is so.
+    /// Allocates all device memory, unless it is allocated.
     fn allocate_memory(&mut self) -> Result<(), RuntimeError> {
         if self.loaded.is_some() {
             return Ok(());
@@ -192,8 +192,8 @@ impl Executor {
         }
     }
 
-    /// Frees everything on the device but the kernels, until the next stream starts. No stream
-    /// may be running.
+    /// Frees everything on the device except the kernels. The next stream allocates it again. No
+    /// stream may be running.
     pub fn release_memory(&mut self) -> Result<(), RuntimeError> {
         self.finish()?;
         self.loaded = None;
@@ -207,7 +207,7 @@ impl Executor {
         }
     }
 
-    /// What makes [`run`](Self::run) stop.
+    /// The handle that makes [`run`](Self::run) stop.
     pub fn canceller(&self) -> &Canceller {
         &self.canceller
     }
@@ -217,22 +217,22 @@ impl Executor {
         self.bundle.plan()
     }
 
-    /// Where the programs came from.
+    /// Source of the compiled programs.
     pub fn programs(&self) -> ProgramOrigin {
         self.programs
     }
 
-    /// How weights are read; `None` while the memory has been given back.
+    /// How weights are read; `None` while the device memory is released.
     pub fn weight_reads(&self) -> Option<WeightReads> {
         self.loaded.as_ref().map(|loaded| loaded.weights.reads())
     }
 
-    /// What is allocated on the device.
+    /// Device allocations.
     pub fn allocations(&self) -> Allocations {
         self.loaded.as_ref().map(|loaded| loaded.memory.allocations()).unwrap_or_default()
     }
 
-    /// The context, for what is measured beside a plan.
+    /// The context, for measurements outside of a plan.
     pub fn context(&self) -> &Context {
         &self.context
     }
@@ -249,8 +249,8 @@ impl Executor {
 
     /// Enqueues one run of a network. Returns before the device is done.
     ///
-    /// Errors: `OpenCl` with the step's name; `Bundle` if a weight cannot be read; `Input` if a
-    /// gather's index is outside of its table; `Cancelled`.
+    /// Errors: `OpenCl` with the step's name; `Bundle` if a weight cannot be read; `Input` if an
+    /// index of a gather is outside of its table; `Cancelled`.
     pub fn run(&mut self, network: usize, stream: &mut Stream) -> Result<(), RuntimeError> {
         if stream.next_has_residents() || self.lockstep {
             self.finish()?;
@@ -269,7 +269,7 @@ impl Executor {
                         self.finish()?;
                     }
                     let launched = self.marker()?;
-                    // A driver may keep launches back until it is told, and waiting does not tell it.
+                    // A driver may hold launches back until a flush.
                     self.compute.flush().at("clFlush", || "the wait for a weight block")?;
                     stream.wait(*block, *slot, &|| is_running(&launched))?;
                     1
@@ -291,8 +291,8 @@ impl Executor {
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
     }
 
-    /// Enqueues the launches of a network over whatever its memory holds, and reads no weights: what
-    /// the device alone takes for a network. The answer means nothing.
+    /// Enqueues the launches of a network without reading weights, to time the device alone. The
+    /// launches compute on whatever the memory holds, so the outputs mean nothing.
     pub fn launch(&mut self, network: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
@@ -306,19 +306,20 @@ impl Executor {
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
     }
 
-    /// Waits until the device is done with everything.
+    /// Waits until the device has finished all enqueued work.
     pub fn finish(&mut self) -> Result<(), RuntimeError> {
         self.compute.finish().at("clFinish", || "the end of a network")
     }
 
-    /// An event that is complete when all launches so far are.
+    /// An event that completes when all launches enqueued so far have.
     fn marker(&self) -> Result<Event, RuntimeError> {
-        // SAFETY: nothing is waited for but what is in the queue.
+        // SAFETY: the wait list is empty, so the marker waits for the queue alone.
         let marker = unsafe { self.compute.enqueue_marker_with_wait_list(&[]) };
         marker.at("clEnqueueMarkerWithWaitList", || "the launches so far")
     }
 
-    /// Enqueues a launch, or all of the recording that it begins; how many steps that are.
+    /// Enqueues a launch, or the whole recording that begins with it. Returns the number of steps
+    /// enqueued.
     fn dispatch(
         &mut self,
         dispatch: &Dispatch,
@@ -350,12 +351,12 @@ impl Executor {
         Ok(1)
     }
 
-    /// How many launches of a network the driver has recorded.
+    /// Number of launches of a network that the driver has recorded.
     pub fn recorded_launches(&self, network: usize) -> usize {
         self.loaded.as_ref().map_or(0, |loaded| loaded.recordings.launches(network))
     }
 
-    /// Reads the rows, verifies them, and writes them to the output.
+    /// Reads rows from the file, verifies them, and writes them to the output.
     fn gather(&mut self, gather: &Gather) -> Result<(), RuntimeError> {
         let indices = self.indices.get(&gather.indices).map_or(&[][..], Vec::as_slice);
         let indices = indices.iter().take(gather.index_count as usize);
@@ -380,7 +381,7 @@ impl Executor {
         found.map(|buffer| buffer.offset_bytes).ok_or_else(|| absent("buffer", buffer.index()))
     }
 
-    /// Writes a port's bytes, in its element type.
+    /// Writes the bytes of a port, in its element type.
     pub fn write_port(&mut self, port: &Port, bytes: &[u8]) -> Result<(), RuntimeError> {
         let offset_bytes = self.offset_of(port.buffer)?;
         if let Some(indices) = self.indices.get_mut(&port.buffer) {
@@ -391,13 +392,13 @@ impl Executor {
         self.memory()?.write(&self.compute, offset_bytes, bytes, &port.name)
     }
 
-    /// Reads a port's bytes, in its element type; waits for all launches before.
+    /// Reads the bytes of a port, in its element type, after all launches enqueued before.
     pub fn read_port(&self, port: &Port, out: &mut [u8]) -> Result<(), RuntimeError> {
         let offset_bytes = self.offset_of(port.buffer)?;
         self.memory()?.read(&self.compute, offset_bytes, out, &port.name)
     }
 
-    /// Copies part of one buffer to part of another, after all launches before.
+    /// Copies a region of one buffer to a region of another, after all launches enqueued before.
     pub fn copy(
         &self,
         from: (BufferId, u64),
@@ -408,7 +409,8 @@ impl Executor {
         self.memory()?.copy(&self.compute, from, to, len_bytes, "a port")
     }
 
-    /// The times of all launches since the last call, if profiling is on; waits for them.
+    /// Waits for all launches since the last call and returns their times. Empty without
+    /// profiling.
     pub fn take_launch_times(&mut self) -> Result<Vec<LaunchTime>, RuntimeError> {
         self.finish()?;
         let launches = self.launches.as_mut().map(std::mem::take).unwrap_or_default();
@@ -425,7 +427,7 @@ impl Executor {
 
 impl Drop for Executor {
     fn drop(&mut self) {
-        // Nothing may use the memory when it goes; an error was reported where it arose.
+        // Nothing may use the memory when it is freed. Errors were reported where they arose.
         let _ = self.compute.finish();
     }
 }
@@ -461,7 +463,7 @@ fn host_indices(plan: &Plan) -> HashMap<BufferId, Vec<i32>> {
     indices
 }
 
-/// Bytes of the gather with the most.
+/// Bytes of the largest gather.
 fn gathered_bytes(plan: &Plan) -> usize {
     let steps = plan.networks.iter().flat_map(|network| &network.steps);
     let bytes = |step: &Step| match step {

@@ -4,16 +4,16 @@
 //! rests on:
 //!
 //! - [`executor`], which walks the steps of a network;
-//! - [`stream`], which reads weight blocks into slots on a thread of its own, and [`reading`], which
-//!   keeps those reads out of the page cache;
+//! - [`stream`], which reads weight blocks into slots on a thread of its own, and [`reading`],
+//!   which keeps those reads out of the page cache;
 //! - [`memory`], which holds every device allocation;
 //! - [`binding`], which resolves kernel arguments;
 //! - [`program`], which builds kernels;
 //! - [`device`], which finds devices.
 //!
-//! [`pipeline`] is everything around the networks: tokenizer, samplers, PNG. [`cli`] is the command,
-//! [`ffi`] the C interface, [`os`] the calls into the operating system. [`probe`] runs single
-//! kernels for self-tests of devices.
+//! [`pipeline`] is everything around the networks: tokenizer, samplers, PNG. [`cli`] is the
+//! command, [`ffi`] the C interface, [`os`] the calls into the operating system. [`probe`] runs
+//! single kernels for self-tests of devices.
 //!
 //! **Invariant**: nothing is allocated on the device after load. **Invariant**: the runtime makes
 //! no decision that a plan can make. `unsafe` is confined to [`memory`], [`program`], `launch`,

@@ -1,8 +1,8 @@
 //! Every device allocation and every transfer between host and device.
 //!
 //! [`DeviceMemory::allocate`] makes one allocation for the arena, one for each slot and one for
-//! staging, and cuts all regions from them; nothing is allocated afterwards. Knows offsets and
-//! lengths, not what they hold.
+//! staging, and creates all regions as sub-buffers of them. Nothing is allocated afterwards. This
+//! module knows offsets and lengths, not contents.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -27,10 +27,10 @@ use opencl3::types::{CL_BLOCKING, CL_NON_BLOCKING, cl_event, cl_mem};
 use crate::binding::{Parent, Region};
 use crate::error::{At, RuntimeError};
 
-/// How much is read into mapped memory at a time, so that a cancelled read ends soon.
+/// Length of a read into mapped memory. Short reads let a cancelled load end soon.
 const CHUNK_BYTES: u64 = 4 << 20;
 
-/// What has been allocated on the device so far.
+/// Allocations on the device so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Allocations {
     /// Calls of `clCreateBuffer` and `clCreateSubBuffer`.
@@ -39,18 +39,18 @@ pub struct Allocations {
     pub arena_bytes: u64,
     /// Bytes of all slots.
     pub slot_bytes: u64,
-    /// Bytes of staging.
+    /// Bytes of the staging buffer.
     pub staging_bytes: u64,
-    /// The most bytes that were allocated at one time.
+    /// Most bytes that were allocated at one time.
     pub high_water_bytes: u64,
 }
 
-/// A filler of chunks: gets a chunk's place in the whole and its bytes.
+/// Fills one chunk of a region: takes the chunk's offset in the region, and its bytes.
 pub type Fill<'a> = dyn FnMut(u64, &mut [u8]) -> Result<(), RuntimeError> + 'a;
 
 /// All memory of a plan on a device.
 pub struct DeviceMemory {
-    // Regions go before what they are cut from.
+    // Regions are dropped before the buffers that they are part of.
     regions: Vec<Cut>,
     staging: Option<Mutex<Staging>>,
     slots: Vec<Buffer<u8>>,
@@ -65,16 +65,16 @@ enum Cut {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        // The last first: NVIDIA's driver (580) reads freed memory when sub-buffers go in the order in
-        // which they were made.
+        // In reverse order: NVIDIA's driver 580 reads freed memory if sub-buffers are released in
+        // the order of their creation.
         while self.regions.pop().is_some() {}
     }
 }
 
 impl DeviceMemory {
-    /// Allocates what `plan` says and cuts `regions`.
+    /// Allocates the memory of `plan` and creates `regions` in it.
     ///
-    /// `unified`: host and device share memory, so that mapping is free of copies.
+    /// `unified`: host and device share memory, so that mapping copies nothing.
     /// Errors: `OpenCl`; `Plan` if a region is outside of its allocation.
     pub fn allocate(
         context: &Context,
@@ -129,7 +129,7 @@ impl DeviceMemory {
             return Err(RuntimeError::Plan(format!("{region:?} is outside {parent_bytes} bytes")));
         }
         match region.parent {
-            // A kernel is not told its argument's length, so the slot itself serves.
+            // A kernel does not see the length of its argument, so the slot itself serves.
             Parent::Slot(slot) if region.offset_bytes == 0 => Ok(Cut::WholeSlot(slot.index())),
             parent => {
                 self.allocations.count += 1;
@@ -143,7 +143,7 @@ impl DeviceMemory {
         }
     }
 
-    /// What is allocated.
+    /// Allocations on the device.
     pub fn allocations(&self) -> Allocations {
         self.allocations
     }
@@ -168,7 +168,7 @@ impl DeviceMemory {
         self.slots.get(index).ok_or_else(|| RuntimeError::Plan(format!("there is no slot {index}")))
     }
 
-    /// Copies from the host into the arena; returns when it is done.
+    /// Copies from the host into the arena. Returns when the copy is done.
     pub fn write(
         &self,
         queue: &CommandQueue,
@@ -182,7 +182,7 @@ impl DeviceMemory {
             .at("clEnqueueWriteBuffer", || at)
     }
 
-    /// Copies from the arena to the host; returns when it is done, and with it all before it.
+    /// Copies from the arena to the host. Returns when the copy and all earlier commands are done.
     pub fn read(
         &self,
         queue: &CommandQueue,
@@ -206,7 +206,7 @@ impl DeviceMemory {
         event(done).map(drop).at("clEnqueueReadBuffer", || at)
     }
 
-    /// Copies inside of the arena, in the order of the queue.
+    /// Copies within the arena, in queue order.
     pub fn copy(
         &self,
         queue: &CommandQueue,
@@ -215,8 +215,8 @@ impl DeviceMemory {
         len_bytes: u64,
         at: &str,
     ) -> Result<(), RuntimeError> {
-        // SAFETY: both ends are the arena, which lives as long as the queue's commands: OpenCL
-        // retains it. OpenCL checks the ranges.
+        // SAFETY: source and target are the arena, which OpenCL retains until the command is done.
+        // OpenCL checks the ranges.
         let done = unsafe {
             enqueue_copy_buffer(
                 queue.get(),
@@ -232,9 +232,10 @@ impl DeviceMemory {
         event(done).map(drop).at("clEnqueueCopyBuffer", || at)
     }
 
-    /// Fills a region with what `fill` writes, chunk by chunk; returns when the device sees it.
+    /// Fills a region chunk by chunk with the bytes that `fill` writes. Returns when the device
+    /// sees them.
     ///
-    /// Through staging if the plan has it, else through a mapping.
+    /// Goes through the staging buffer if the plan has one, else through a mapping.
     pub fn fill(
         &self,
         queue: &CommandQueue,
@@ -251,7 +252,7 @@ impl DeviceMemory {
         }
     }
 
-    /// As [`fill`](Self::fill), always through a mapping.
+    /// Like [`fill`](Self::fill), always through a mapping.
     pub fn fill_mapped(
         &self,
         queue: &CommandQueue,
@@ -262,8 +263,8 @@ impl DeviceMemory {
         let buffer = self.parent(region.parent)?;
         let pointer = map(queue, buffer, CL_MAP_WRITE_INVALIDATE_REGION, region)
             .at("clEnqueueMapBuffer", at)?;
-        // SAFETY: the mapping has this length, is writable, and no command uses the region until
-        // it is unmapped: the caller waited for those before and issues none. Any byte is a `u8`.
+        // SAFETY: the mapping has this length and is writable. No command uses the region until it
+        // is unmapped: the caller waited for earlier commands and issues none. Any byte is a `u8`.
         let bytes =
             unsafe { slice::from_raw_parts_mut(pointer.cast::<u8>(), region.len_bytes as usize) };
         let mut position_bytes = 0;
@@ -272,7 +273,7 @@ impl DeviceMemory {
             position_bytes += chunk.len() as u64;
             fill(at_bytes, chunk)
         });
-        // SAFETY: `pointer` is what mapping gave, and `bytes` is not used any more.
+        // SAFETY: `pointer` comes from the mapping, and `bytes` is not used after this.
         let unmapped =
             unsafe { enqueue_unmap_mem_object(queue.get(), buffer.get(), pointer, 0, ptr::null()) };
         let unmapped = event(unmapped).and_then(|done| done.wait());
@@ -301,15 +302,15 @@ impl DeviceMemory {
                     done.wait().at("clWaitForEvents", at)?;
                 }
                 let len = staging.half_bytes.min(region.len_bytes - position_bytes) as usize;
-                // SAFETY: the two halves do not overlap and are inside of the mapping; the last
-                // write from this half is done.
+                // SAFETY: the two halves are disjoint and inside of the mapping. The last write
+                // from this half is done.
                 let chunk = unsafe {
                     let start = staging.pointer.0.add(turn * staging.half_bytes as usize);
                     slice::from_raw_parts_mut(start, len)
                 };
                 fill(position_bytes, chunk)?;
                 let to_bytes = region.offset_bytes + position_bytes;
-                // SAFETY: the half is not touched before the event that is kept is complete.
+                // SAFETY: the half is not touched before the kept event completes.
                 let done =
                     unsafe { self.enqueue_write(queue, parent, to_bytes, chunk, CL_NON_BLOCKING) };
                 *pending = Some(done.at("clEnqueueWriteBuffer", at)?);
@@ -356,7 +357,7 @@ impl DeviceMemory {
     }
 }
 
-/// Host memory that the device copies from without a copy in between. Mapped for ever.
+/// Pinned host memory from which the device copies. It stays mapped.
 struct Staging {
     pointer: Pointer,
     half_bytes: u64,
@@ -365,7 +366,7 @@ struct Staging {
 
 struct Pointer(*mut u8);
 
-// SAFETY: the memory belongs to the `Staging` that holds the pointer, and is used under its lock.
+// SAFETY: the memory belongs to the `Staging` with the pointer, and is used under its lock.
 unsafe impl Send for Pointer {}
 
 impl Staging {

@@ -1,9 +1,8 @@
-//! Runs kernels that belong to no plan, to find out whether a device computes them right, and how
-//! fast.
+//! Runs single kernels without a plan, to test their results and to measure their times.
 //!
-//! For self-tests of devices and drivers, and for measuring kernels one by one. **Its allocations are outside of any plan** and of any
-//! budget: a session never comes here. Sources are compiled each time, so that what is tested is
-//! the compiler that the driver has now.
+//! For self-tests of devices and drivers, and for measurements of kernels. **Its allocations are
+//! outside of any plan** and any budget: a session never uses this module. Sources are compiled
+//! each time, so that the driver's current compiler is tested.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -36,14 +35,14 @@ pub struct Launch {
     pub global: [u64; 3],
     /// Local work size; `None` leaves it to the driver.
     pub local: Option<[u64; 3]>,
-    /// First global id: over 0 where only a part of the work is launched.
+    /// Global offset. Not 0 if the launch is a later part of a split launch.
     pub first: [u64; 3],
 }
 
 /// An argument of a [`Launch`].
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Argument {
-    /// A buffer, by index into those that [`Probe::run`] is given.
+    /// A buffer, by index into the buffers given to [`Probe::run`].
     Buffer(usize),
     /// A 32-bit unsigned scalar.
     U32(u32),
@@ -51,16 +50,16 @@ pub enum Argument {
     F32(f32),
 }
 
-/// How long a probe took.
+/// Times of a probe.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct ProbeTimes {
-    /// To compile all sources.
+    /// Time to compile all sources.
     pub build_seconds: f64,
-    /// From the first launch until all were done.
+    /// Time from the first launch to the end of the last.
     pub run_seconds: f64,
 }
 
-/// Launches with their kernels and memory, to be run as often as wanted.
+/// Launches with their kernels and memory, which can run any number of times.
 pub struct Prepared {
     kernels: Vec<(Kernel, Launch)>,
     memory: Vec<Buffer<u8>>,
@@ -90,8 +89,7 @@ impl Probe {
     /// Compiles all launches, copies `buffers` to the device, runs the launches in order and
     /// copies the buffers back.
     ///
-    /// The kernels must stay inside of the buffers they are given. Errors: as
-    /// [`prepare`](Self::prepare).
+    /// The kernels must stay inside of their buffers. Errors: those of [`prepare`](Self::prepare).
     pub fn run(
         &self,
         launches: &[Launch],
@@ -109,8 +107,8 @@ impl Probe {
 
     /// Compiles all launches, each source once, and copies `buffers` to the device.
     ///
-    /// Errors: `Build` with the compiler's log; `Input` if a launch has not as many arguments as
-    /// its kernel, or names a buffer that is not there; `OpenCl`.
+    /// Errors: `Build` with the compiler's log; `Input` if the number of arguments differs from the
+    /// kernel's, or a buffer does not exist; `OpenCl`.
     pub fn prepare(
         &self,
         launches: &[Launch],
@@ -133,7 +131,8 @@ impl Probe {
         Ok(prepared)
     }
 
-    /// Runs all launches in order, `times` over, and waits for the last; seconds of it all.
+    /// Runs all launches in order, `times` times, and waits for the last. Returns the seconds in
+    /// all.
     pub fn time(&self, prepared: &Prepared, times: usize) -> Result<f64, RuntimeError> {
         let start = Instant::now();
         for _ in 0..times {
@@ -145,8 +144,8 @@ impl Probe {
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Runs the kernels once with the sizes of these launches instead of their own, and waits for
-    /// each; the seconds of each. The arguments stay as they were prepared.
+    /// Runs each kernel once with the sizes of `launches` in place of its own, and waits for each.
+    /// Returns the seconds of each. The arguments stay as prepared.
     pub fn time_each(
         &self,
         prepared: &Prepared,
@@ -161,7 +160,7 @@ impl Probe {
         prepared.kernels.iter().zip(launches).map(time).collect()
     }
 
-    /// Copies a buffer back, as much as `out` holds.
+    /// Copies the start of a buffer into `out`.
     ///
     /// Errors: `Input` if there is no such buffer; `OpenCl`.
     pub fn read(

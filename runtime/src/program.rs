@@ -1,8 +1,8 @@
 //! Loads or builds programs, makes kernels, and sets a kernel's arguments.
 //!
-//! A driver may take minutes and hundreds of megabytes to compile. So programs come from a
-//! [`cache`]; what it lacks is compiled by a process of its own, which leaves it there (see
-//! [`prepare`]). Only where that is impossible are they built in this process.
+//! A driver may take minutes and hundreds of megabytes to compile. Programs therefore come from a
+//! [`cache`]. Separate processes compile the missing ones into the cache (see [`prepare`]). Only if
+//! that fails are programs built in this process.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -28,36 +28,36 @@ mod warm;
 use cache::{Key, ProgramCache};
 use prepare::{Missing, PrepareCommand};
 
-/// Where compiled programs come from. The default is to build them.
+/// Sources of compiled programs. By default, programs are built in this process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ProgramOptions {
-    /// Where they are kept.
+    /// The cache.
     pub cache: Option<ProgramCache>,
-    /// What to run when the cache lacks some.
+    /// Command to run if the cache lacks programs.
     pub prepare: Option<PrepareCommand>,
 }
 
-/// Where the programs of a session came from.
+/// Source of the programs of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProgramOrigin {
     /// All were in the cache.
     Cached,
-    /// Another process compiled what was not.
+    /// Other processes compiled those that the cache lacked.
     Prepared,
-    /// Some were built here: the compiler's memory counts in this process.
+    /// Some were built in this process, which then has the compiler's memory.
     #[serde(rename = "built in process")]
     Built,
 }
 
-/// A program of a plan: a source with its options, and the kernels that are in it.
+/// A program of a plan: a source, its build options, and its kernels.
 struct Spec<'a> {
     source: &'a str,
     options: &'a str,
     /// Indices into the plan's kernels.
     kernels: Vec<usize>,
     key: Key,
-    /// The first kernel, for errors.
+    /// Description of the first kernel, for errors.
     at: String,
 }
 
@@ -81,12 +81,12 @@ fn specs<'a>(plan: &'a Plan, device: &DeviceFacts) -> Result<Vec<Spec<'a>>, Runt
     Ok(specs)
 }
 
-/// Kernels of a plan on the way.
+/// The kernels of a plan while they are loaded or built.
 struct Loader<'a> {
     context: &'a Context,
     plan: &'a Plan,
     specs: Vec<Spec<'a>>,
-    /// In the order of the plan; `None` while there is no program.
+    /// In the plan's order; `None` while the program is missing.
     kernels: Vec<Option<Kernel>>,
 }
 
@@ -95,12 +95,12 @@ impl Loader<'_> {
         spec.kernels.iter().all(|&index| self.kernels[index].is_some())
     }
 
-    /// How many programs are still to come.
+    /// Number of programs that are missing.
     fn missing(&self) -> usize {
         self.specs.iter().filter(|spec| !self.has(spec)).count()
     }
 
-    /// Loads what the cache has and the driver accepts; what it refuses is removed.
+    /// Loads programs from the cache. Those that the driver refuses are removed from it.
     fn load(&mut self, cache: &ProgramCache) {
         for index in 0..self.specs.len() {
             let spec = &self.specs[index];
@@ -116,7 +116,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Builds what is missing, and keeps it if `cache` is given.
+    /// Builds the missing programs, and writes them to `cache` if it is given.
     fn build(
         &mut self,
         cache: Option<&ProgramCache>,
@@ -143,9 +143,9 @@ impl Loader<'_> {
 
 /// Loads or builds every program of a plan and makes one kernel for each of its entry points.
 ///
-/// `bundle` is the file of the plan. `progress` hears how many programs are compiled, and of how
-/// many. Errors: `Build` with the compiler's log; `OpenCl`; `Plan` if a launch does not have as
-/// many arguments as its kernel. A cache that cannot be used is no error.
+/// `bundle` is the file of the plan. `progress` receives the number of programs that are compiled,
+/// and of all programs. Errors: `Build` with the compiler's log; `OpenCl`; `Plan` if the number of
+/// arguments of a launch differs from its kernel's. A cache that cannot be used is no error.
 pub fn build_kernels(
     context: &Context,
     device: &DeviceFacts,
@@ -157,7 +157,7 @@ pub fn build_kernels(
     let mut loader = Loader { context, plan, specs: specs(plan, device)?, kernels };
     let mut origin = ProgramOrigin::Cached;
     if let Some(cache) = &options.cache {
-        // Before anything is loaded: what is absent costs this process nothing.
+        // Before anything is loaded, so that missing programs take no memory of this process.
         let complete = loader.specs.iter().all(|spec| cache.contains(&spec.key));
         let mut prepare = |specs: &[Spec]| {
             if let Some(command) = &options.prepare {
@@ -179,7 +179,7 @@ pub fn build_kernels(
     }
     if loader.missing() > 0 {
         origin = ProgramOrigin::Built;
-        // A lazy driver's binary would hold no kernel, and take the compiler to fetch.
+        // A lazy compiler's binary would have no kernel in it yet.
         let cache = options.cache.as_ref().filter(|_| !device.lazy_compiler);
         loader.build(cache, progress)?;
     }
@@ -216,13 +216,13 @@ fn build(context: &Context, spec: &Spec) -> Result<Program, RuntimeError> {
     }
 }
 
-/// What the driver made of a program, after its kernels were created.
+/// The driver's binary of a program whose kernels have been created.
 fn binary(program: &Program, spec: &Spec) -> Result<Vec<u8>, RuntimeError> {
     let binaries = program.get_binaries().at("clGetProgramInfo", || &spec.at)?;
     Ok(binaries.into_iter().next().unwrap_or_default())
 }
 
-/// Gives the driver what it compiled earlier.
+/// Loads a program from the driver's binary.
 fn load(context: &Context, binary: &[u8], options: &str) -> Result<Program, RuntimeError> {
     let at = || "a cached program";
     // SAFETY: the device is the context's; OpenCL copies the binary.
@@ -270,8 +270,8 @@ pub(crate) fn set_args(
 ) -> Result<(), RuntimeError> {
     for (index, binding) in args.iter().enumerate() {
         let index = index as u32;
-        // SAFETY: OpenCL compares the size with the kernel's argument, and copies the value
-        // before it returns. The memory outlives the kernel: the executor owns both.
+        // SAFETY: OpenCL checks the size against the kernel's argument, and copies the value before
+        // it returns. The memory outlives the kernel: the executor owns both.
         let set = unsafe {
             match binding {
                 Binding::Region(region) => kernel.set_arg(index, &memory.region(*region)?.get()),

@@ -1,10 +1,9 @@
-//! Reads weights past the system's page cache, which a budget does not count and a small device
-//! does not have.
+//! Reads weights past the system's page cache, whose memory the budget does not count.
 //!
-//! Direct reads where the file system has them: whole pages, into the destination where that is
-//! aligned, else through a buffer that is allocated once; two at a time, as a disk that waits for
-//! each request loses a third of its rate. Elsewhere positioned reads, after which the system is
-//! told to forget what it kept.
+//! File systems with direct reads read whole pages: into the destination if it is aligned, else
+//! through a buffer that is allocated once. Two reads run at a time, because a disk that waits for
+//! each request is slower. Other file systems use positioned reads, after which the system is
+//! advised to drop the pages.
 
 use std::fs::File;
 use std::io;
@@ -16,21 +15,21 @@ use std::thread;
 use kiln_bundle::{BundleError, BundleFile};
 use serde::Serialize;
 
-/// Alignment of direct reads in the file and in memory: no disk in use asks for more.
+/// Alignment of direct reads in the file and in memory. Common disks require no more.
 const PAGE_BYTES: usize = 4096;
 
-/// Length of a direct read. Each of the two has a buffer, part of the plan's host memory.
+/// Length of a direct read. Each of the two has a buffer, counted in the plan's host memory.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// The way from the disk to the slots.
+/// How weights are read from the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightReads {
     /// Past the page cache (`O_DIRECT`).
     Direct,
-    /// Through the page cache, which forgets them at once.
+    /// Through the page cache, which drops them at once.
     Uncached,
-    /// Through the page cache, which may keep them in memory that is not the budget's.
+    /// Through the page cache, which may keep them in memory outside of the budget.
     Cached,
 }
 
@@ -42,13 +41,13 @@ pub struct WeightReader {
 }
 
 impl WeightReader {
-    /// `keeps`: let the page cache have the weights.
+    /// `keeps`: let the page cache keep the weights.
     pub fn new(bundle: Arc<BundleFile>, keeps: bool) -> WeightReader {
         let direct = if keeps { None } else { Direct::open(bundle.file()) };
         WeightReader { bundle, direct, keeps }
     }
 
-    /// The way that is taken; after the first read it does not change.
+    /// How weights are read. After the first read it does not change.
     pub fn reads(&self) -> WeightReads {
         match &self.direct {
             Some(direct) if !direct.refused.load(Ordering::Relaxed) => WeightReads::Direct,
@@ -69,7 +68,7 @@ impl WeightReader {
         {
             return Ok(());
         }
-        // What direct reads met, these meet again and name.
+        // An error of a direct read occurs here again, and is reported.
         self.bundle.read_weights(offset_bytes, out)?;
         if !self.keeps {
             #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -79,21 +78,21 @@ impl WeightReader {
     }
 }
 
-/// The file once more, opened for direct reads.
+/// The same file, opened again for direct reads.
 struct Direct {
     file: Arc<File>,
-    /// Its file system turned out not to do it.
+    /// The file system has refused direct reads.
     refused: AtomicBool,
     state: Mutex<(Buffer, Helper)>,
 }
 
 impl Direct {
-    /// `None` where there are no direct reads.
+    /// `None` on systems without direct reads.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn open(file: &File) -> Option<Direct> {
         use std::os::fd::AsRawFd;
         use std::os::unix::fs::OpenOptionsExt;
-        // Not by its path, where another file may be by now, or none.
+        // Not by its path: another file may be there, or none.
         let same = format!("/proc/self/fd/{}", file.as_raw_fd());
         let mut options = File::options();
         let file = options.read(true).custom_flags(libc::O_DIRECT).open(same).ok()?;
@@ -107,7 +106,7 @@ impl Direct {
         None
     }
 
-    /// Whether it filled `out`.
+    /// Fills `out` if it can. Returns whether it did.
     fn read(&self, at_bytes: u64, out: &mut [u8]) -> bool {
         if self.refused.load(Ordering::Relaxed) {
             return false;
@@ -124,7 +123,7 @@ impl Direct {
             let filled =
                 fill(mine, at, buffer.pages(), &mut |part, at| read_at(&self.file, part, at));
             at = others_at + others.len() as u64;
-            // What was begun is ended, whatever became of the other part.
+            // Every `begin` has its `end`, even if the other part failed.
             match others.is_empty() {
                 true => filled,
                 false => helper.end(others).and(filled),
@@ -151,7 +150,7 @@ impl Buffer {
     }
 }
 
-/// A thread that reads one part while the caller reads another. It ends when this is dropped.
+/// A thread that reads one part while the caller reads the other. Dropping this ends it.
 struct Helper {
     requests: SyncSender<(u64, usize, Buffer)>,
     answers: Receiver<(io::Result<()>, Buffer)>,
@@ -163,7 +162,7 @@ impl Helper {
         let (requests, asked) = sync_channel::<(u64, usize, Buffer)>(1);
         let (answer, answers) = sync_channel(1);
         let body = move || {
-            // For parts of pages alone.
+            // Only for reads that begin or end within a page.
             let mut edge = Buffer::new();
             while let Ok((at, len, mut buffer)) = asked.recv() {
                 let filled = match buffer.pages().get_mut(..len) {
@@ -197,10 +196,10 @@ impl Helper {
     }
 }
 
-/// Fills `out` with the bytes from `at_bytes` on by reads of whole pages at page boundaries: into
-/// `out` itself where it is aligned, else into `buffer`, which is.
+/// Fills `out` with the bytes from `at_bytes` on, by reads of whole pages at page boundaries. Reads
+/// go into `out` if it is aligned, else into `buffer`, which is aligned.
 ///
-/// `read` returns how much it read, less than asked for only before the end of the file.
+/// `read` returns the number of bytes that it read, which may be less than asked for.
 fn fill(
     out: &mut [u8],
     at_bytes: u64,
@@ -239,7 +238,7 @@ fn ended() -> io::Error {
     io::ErrorKind::UnexpectedEof.into()
 }
 
-/// Alignment that is not enough, or no direct reads at all.
+/// Whether the file system needs a larger alignment or has no direct reads.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }

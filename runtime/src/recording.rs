@@ -1,8 +1,8 @@
-//! Launches that the driver keeps and enqueues in one call: `cl_khr_command_buffer`, where the
-//! device has it.
+//! Recorded launches, which a driver enqueues in one call: `cl_khr_command_buffer`, on devices that
+//! have it.
 //!
-//! Between two waits for weights a plan's launches and their arguments are always the same, so
-//! each run of them is recorded once, when the memory is there.
+//! The launches between two waits for weights, and their arguments, are the same in every run of a
+//! network. Each such sequence is recorded once, after the memory is allocated.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -30,10 +30,10 @@ use crate::program::set_args;
 
 const EXTENSION: &str = "cl_khr_command_buffer";
 
-/// A single launch is as quickly enqueued by itself.
+/// Fewest launches that are worth a recording: a single launch is enqueued as fast without one.
 const FEWEST_LAUNCHES: usize = 2;
 
-/// What a plan's launches are recorded from.
+/// The objects that recordings of a plan refer to.
 pub(crate) struct Parts<'a> {
     pub device: &'a DeviceFacts,
     pub queue: &'a CommandQueue,
@@ -44,14 +44,14 @@ pub(crate) struct Parts<'a> {
     pub memory: &'a DeviceMemory,
 }
 
-/// The recorded runs of launches of a plan, by network and first step.
+/// The recorded launch sequences of a plan, by network and first step.
 #[derive(Default)]
 pub(crate) struct Recordings(HashMap<(usize, usize), Recording>);
 
 impl Recordings {
-    /// Records every run of launches; none where the device has no command buffers.
+    /// Records every launch sequence. Empty if the device has no command buffers.
     ///
-    /// Errors: `OpenCl`, of a driver that lists the extension and then refuses.
+    /// Errors: `OpenCl` if a driver lists the extension but refuses to record.
     pub(crate) fn of(parts: &Parts) -> Result<Recordings, RuntimeError> {
         let Some(api) = Api::of(parts.device) else { return Ok(Recordings::default()) };
         let mut recordings = HashMap::new();
@@ -68,8 +68,8 @@ impl Recordings {
         Ok(Recordings(recordings))
     }
 
-    /// Enqueues the recording that starts with a step; how many launches it has, 0 if there is
-    /// none. One that the device is still busy with is waited for.
+    /// Enqueues the recording that starts with a step. Returns its number of launches, 0 if there
+    /// is no such recording. Waits first if the device still runs the same recording.
     ///
     /// Errors: `OpenCl`.
     pub(crate) fn replay(&mut self, network: usize, step: usize) -> Result<usize, RuntimeError> {
@@ -81,7 +81,7 @@ impl Recordings {
         }
     }
 
-    /// How many launches of a network are recorded.
+    /// Number of launches of a network that are recorded.
     pub(crate) fn launches(&self, network: usize) -> usize {
         let of_network = self.0.iter().filter(|((n, _), _)| *n == network);
         of_network.map(|(_, recording)| recording.launches).sum()
@@ -92,7 +92,7 @@ fn is_launch(step: &Step) -> bool {
     matches!(step, Step::Dispatch(_))
 }
 
-/// The extension's functions, whose addresses only the platform tells.
+/// The functions of the extension, at addresses that the platform gives.
 #[derive(Clone, Copy)]
 struct Api {
     create: clCreateCommandBufferKHR_t,
@@ -103,7 +103,7 @@ struct Api {
 }
 
 impl Api {
-    /// `None` if the device has no command buffers, or none for a queue like ours.
+    /// `None` if the device has no command buffers, or requires queue properties for them.
     fn of(device: &DeviceFacts) -> Option<Api> {
         if !device.extensions.iter().any(|extension| extension == EXTENSION) {
             return None;
@@ -119,8 +119,8 @@ impl Api {
             let found = driver.clGetExtensionFunctionAddressForPlatform(platform, name.as_ptr());
             found.unwrap_or(ptr::null_mut())
         };
-        // SAFETY: the platform answers with the function of that name or with NULL, which is
-        // `None`; the types are those of the extension's header.
+        // SAFETY: the platform returns the function of the name, or NULL, which is `None`. The
+        // types are those of the extension's header.
         unsafe {
             Some(Api {
                 create: transmute::<*mut c_void, clCreateCommandBufferKHR_t>(address(
@@ -143,18 +143,18 @@ impl Api {
     }
 }
 
-/// A command buffer, finalized.
+/// A finalized command buffer.
 struct Recording {
     api: Api,
     buffer: cl_command_buffer_khr,
     launches: usize,
-    /// Complete when the device is done with the last replay.
+    /// Completes when the device has finished the last replay.
     last: Option<Event>,
-    /// One for each launch: PoCL 3.1 takes the arguments that a kernel has when it replays.
+    /// One kernel for each launch: PoCL 3.1 replays with the arguments that a kernel has then.
     kernels: Vec<Kernel>,
 }
 
-// SAFETY: OpenCL's objects may be used from any thread, by one at a time.
+// SAFETY: any thread may use OpenCL's objects, one thread at a time.
 unsafe impl Send for Recording {}
 
 impl Recording {
@@ -186,8 +186,8 @@ impl Recording {
         let [offset, global, local] = sizes.pointers();
         let (none, no_queue) = (ptr::null(), ptr::null_mut());
         let command = self.api.command.ok_or_else(absent)?;
-        // SAFETY: the arguments are set, and the driver copies the sizes, arrays of three, before it
-        // returns. The memory lives: whoever owns it drops the recordings first.
+        // SAFETY: the arguments are set. The sizes are arrays of three, which the driver copies
+        // before it returns. The memory outlives the recording: its owner drops recordings first.
         status(unsafe {
             command(
                 self.buffer,
@@ -214,12 +214,12 @@ impl Recording {
 
     fn enqueue(&mut self) -> Result<usize, ClError> {
         let enqueue = self.api.enqueue.ok_or_else(absent)?;
-        // A buffer may not be enqueued again while the device is busy with it.
+        // OpenCL forbids enqueueing a command buffer that is still running.
         if let Some(last) = self.last.take() {
             last.wait()?;
         }
         let (mut event, none) = (ptr::null_mut(), ptr::null());
-        // SAFETY: the buffer is finalized, and is not pending. PoCL 3.1 wants the event.
+        // SAFETY: the buffer is finalized and not pending. PoCL 3.1 requires the event.
         status(unsafe { enqueue(0, ptr::null_mut(), self.buffer, 0, none, &raw mut event) })?;
         self.last = Some(Event::new(event));
         Ok(self.launches)
@@ -229,7 +229,8 @@ impl Recording {
 impl Drop for Recording {
     fn drop(&mut self) {
         if let Some(release) = self.api.release {
-            // SAFETY: the buffer is valid, and this is its only owner. The answer is of no use.
+            // SAFETY: the buffer is valid, and this is its only owner. An error changes nothing
+            // here.
             let _ = unsafe { release(self.buffer) };
         }
     }

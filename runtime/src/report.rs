@@ -1,4 +1,4 @@
-//! What was promised and what it took.
+//! Planned and measured memory, and times.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
 use crate::stream::StreamStats;
 
-/// The plan's memory, part by part.
+/// The parts of a plan's memory.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct PlannedMemory {
-    /// What the user allowed.
+    /// Budget of the whole process.
     pub budget_bytes: u64,
     /// The sum of the parts.
     pub peak_bytes: u64,
     /// Activations and resident weights.
     pub arena_bytes: u64,
-    /// Of the arena, what resident weights take.
+    /// Resident weights, a part of the arena.
     pub resident_bytes: u64,
     /// Streamed weights.
     pub slot_bytes: u64,
@@ -30,11 +30,11 @@ pub struct PlannedMemory {
     pub host_bytes: u64,
     /// Compiled kernels.
     pub program_bytes: u64,
-    /// The process before anything.
+    /// The process with a driver loaded and nothing done.
     pub baseline_bytes: u64,
 }
 
-/// What the runtime and the operating system counted.
+/// Memory as counted by the runtime and the operating system.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct MeasuredMemory {
     /// Allocated for the arena.
@@ -43,22 +43,22 @@ pub struct MeasuredMemory {
     pub slot_bytes: u64,
     /// Allocated for staging.
     pub staging_bytes: u64,
-    /// The most that was allocated on the device at one time.
+    /// Most bytes that were allocated on the device at one time.
     pub device_high_water_bytes: u64,
-    /// The most memory the process ever had (`VmHWM`), where the system tells.
+    /// Peak memory of the process (`VmHWM`), if the system reports it.
     pub process_peak_bytes: Option<u64>,
-    /// The memory the process has now (`VmRSS`), where the system tells.
+    /// Current memory of the process (`VmRSS`), if the system reports it.
     pub process_bytes: Option<u64>,
 }
 
-/// Where the time went.
+/// Times of the stages.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Times {
     /// Opening the bundle, building kernels, allocating.
     pub load_seconds: f64,
-    /// Tokenizing, and the networks that run once for a prompt.
+    /// Tokenizing, and the networks that run once a prompt.
     pub prompt_seconds: f64,
-    /// The sampler's loop, with what is made for its timesteps.
+    /// The sampler's loop, with the projection of timesteps.
     pub sample_seconds: f64,
     /// The decoder.
     pub decode_seconds: f64,
@@ -68,57 +68,57 @@ pub struct Times {
     pub step_seconds: Vec<f64>,
 }
 
-/// One picture's account.
+/// Memory and times of one image.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Report {
     /// Name of the device.
     pub device: String,
-    /// Where the compiled kernels came from.
+    /// Source of the compiled kernels.
     pub programs: ProgramOrigin,
     /// Name of the model.
     pub model: String,
-    /// Promised memory.
+    /// Planned memory.
     pub planned: PlannedMemory,
-    /// Counted memory.
+    /// Measured memory.
     pub measured: MeasuredMemory,
-    /// Weights that were read.
+    /// Bytes and times of reading weights.
     pub stream: StreamStats,
-    /// How they were read.
+    /// How weights were read.
     pub weight_reads: Option<WeightReads>,
-    /// Time.
+    /// Times of the stages.
     pub times: Times,
 }
 
-/// How long one launch took, over all the runs of its network.
+/// Time of one launch over all runs of its network.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct LaunchProfile {
     /// Name of the network.
     pub network: String,
     /// Index into the network's steps.
     pub step: usize,
-    /// The op it is part of.
+    /// Name of the op.
     pub name: String,
-    /// How often it ran.
+    /// Number of runs.
     pub runs: u64,
-    /// From start to end on the device, the mean over the runs.
+    /// Mean time on the device.
     pub mean_ns: u64,
-    /// The shortest.
+    /// Shortest time on the device.
     pub min_ns: u64,
 }
 
-/// The measured time of every launch of a picture.
+/// The measured time of every launch of an image.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Profile {
     /// Name of the model.
     pub model: String,
-    /// How weights were read meanwhile.
+    /// How weights were read.
     pub weight_reads: Option<WeightReads>,
     /// The launches in the plan's order.
     pub launches: Vec<LaunchProfile>,
 }
 
 impl Profile {
-    /// Sums up the runs of each launch.
+    /// Combines the runs of each launch.
     pub fn new(plan: &Plan, weight_reads: Option<WeightReads>, times: &[LaunchTime]) -> Profile {
         let mut sums: BTreeMap<(usize, usize), (u64, u64, u64)> = BTreeMap::new();
         for time in times {
@@ -142,7 +142,7 @@ impl Profile {
 }
 
 impl PlannedMemory {
-    /// From a plan.
+    /// The planned memory of a plan.
     pub fn of(plan: &Plan) -> PlannedMemory {
         let memory = &plan.memory;
         let resident = |block: &&Block| matches!(block.residency, Residency::Resident(_));
@@ -161,7 +161,7 @@ impl PlannedMemory {
 }
 
 impl MeasuredMemory {
-    /// From the counters and the operating system, now.
+    /// The current figures of the counters and the operating system.
     pub fn now(allocations: Allocations) -> MeasuredMemory {
         MeasuredMemory {
             arena_bytes: allocations.arena_bytes,
@@ -174,7 +174,7 @@ impl MeasuredMemory {
     }
 }
 
-/// The most memory that this process ever had, in bytes, where the system tells.
+/// Peak memory of this process in bytes, if the system reports it.
 pub fn process_peak_bytes() -> Option<u64> {
     process_figure("VmHWM:")
 }

@@ -1,12 +1,12 @@
 //! Streams weights: a thread reads blocks into slots ahead of the kernels that need them.
 //!
-//! The order of all loads is known before the first: the [`Run`]s of networks to come, and in
-//! each the plan's `Load` steps. The thread goes through them one by one, waits until a slot's
-//! previous block is not used any more, and reads on across the end of a network into the next.
-//! Resident blocks are part of the order: they are loaded when their network is entered.
+//! The order of all loads is known in advance: the [`Run`]s of networks, and in each run the plan's
+//! `Load` steps. The thread follows this order. Before each load it waits until the slot's last
+//! block is free. It reads on across the end of a network into the next one. Resident blocks are
+//! part of the order: they are loaded when their network begins.
 //!
-//! Knows nothing of kernels. The executor waits here for blocks, and says when it is done with
-//! them; an error of the thread reaches the executor at its next wait.
+//! The thread knows nothing of kernels. The executor waits here for blocks and frees them. An error
+//! of the thread reaches the executor at its next wait.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,20 +25,20 @@ use crate::error::{At, RuntimeError};
 use crate::memory::DeviceMemory;
 use crate::reading::{WeightReader, WeightReads};
 
-/// How often a waiting executor looks whether the device still has work.
+/// Interval at which a waiting executor checks whether the device still has work.
 const POLL: Duration = Duration::from_millis(1);
-/// Stack of the thread that reads, as large as the main thread's: Intel's CPU runtime computes on any
-/// thread that waits, with the kernels' local memory on its stack.
+/// Stack of the reading thread, as large as a main thread's. Intel's CPU runtime runs kernels on
+/// any thread that waits, with their local memory on its stack.
 const STACK_BYTES: usize = 8 << 20;
 
-/// What the reading thread works with. Lives as long as the session.
+/// The state of the reading thread that outlives a stream.
 pub struct Weights {
     bundle: Arc<BundleFile>,
     reader: WeightReader,
     memory: Arc<DeviceMemory>,
     queue: CommandQueue,
     verified: Vec<AtomicBool>,
-    /// Of the block that is being read for the first time.
+    /// Hash of the block that is being read for the first time.
     hash: Mutex<Xxh3>,
     lockstep: bool,
 }
@@ -48,28 +48,28 @@ pub struct Weights {
 pub struct Run {
     /// Index into the plan's networks.
     pub network: usize,
-    /// Resident blocks to load before it.
+    /// Resident blocks to load before the run.
     pub residents: Vec<BlockId>,
 }
 
-/// What a stream of weights cost.
+/// Bytes and times of a stream of weights.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
 pub struct StreamStats {
     /// Bytes read into slots.
     pub streamed_bytes: u64,
     /// Bytes read into the arena.
     pub resident_bytes: u64,
-    /// Seconds in which the thread read.
+    /// Seconds that the thread spent reading.
     pub read_seconds: f64,
-    /// Seconds in which the device had nothing to do but wait for a slot's block.
+    /// Seconds that the device was idle because a streamed block was missing.
     pub stall_seconds: f64,
-    /// Seconds in which the device waited for resident blocks.
+    /// Seconds that the device waited for resident blocks.
     pub resident_seconds: f64,
 }
 
 impl Weights {
-    /// `queue` is used by the reading thread alone. `lockstep`: read only what the executor waits
-    /// for, so that only one thread uses the driver at a time. `page_cache`: let the system's page
+    /// `queue` belongs to the reading thread. `lockstep` reads a block only when the executor waits
+    /// for it, so that one thread at a time uses the driver. `page_cache` lets the system's page
     /// cache keep the weights.
     pub fn new(
         bundle: Arc<BundleFile>,
@@ -84,12 +84,12 @@ impl Weights {
         Weights { bundle, reader, memory, queue, verified, hash, lockstep }
     }
 
-    /// How they are read.
+    /// How weights are read.
     pub fn reads(&self) -> WeightReads {
         self.reader.reads()
     }
 
-    /// Reads one block to where it belongs. Verifies it the first time.
+    /// Reads one block to its region. Verifies the block the first time.
     fn load(&self, block: BlockId, to: Region, shared: &Shared) -> Result<(), RuntimeError> {
         let entry =
             self.bundle.plan().blocks.get(block.index()).zip(self.verified.get(block.index()));
@@ -143,7 +143,7 @@ impl Weights {
         Some(Region { parent: Parent::Arena, offset_bytes, len_bytes: entry.len_bytes })
     }
 
-    /// Goes through all loads in order.
+    /// Performs all loads in order.
     fn serve(&self, runs: &[Run], shared: &Shared) -> Result<(), RuntimeError> {
         let plan = self.bundle.plan();
         for (index, run) in runs.iter().enumerate() {
@@ -161,7 +161,7 @@ impl Weights {
                 if self.lockstep {
                     shared.wait_until(|state| state.expected > state.completed)?;
                 }
-                // A slot that is not there has no region either: the load fails.
+                // A slot that does not exist counts as free; the load then fails.
                 let taken = |state: &State| state.slots.get(slot.index()).is_none_or(|s| s.free);
                 shared.wait_until(taken)?;
                 let last_use = shared.lock().slots.get_mut(slot.index()).and_then(|slot| {
@@ -189,15 +189,15 @@ fn no_block(block: BlockId) -> RuntimeError {
 #[derive(Default)]
 struct State {
     slots: Vec<Slot>,
-    /// Runs that the executor has begun.
+    /// Number of runs that the executor has begun.
     entered: usize,
-    /// Loads that are done.
+    /// Number of completed loads.
     completed: u64,
-    /// Loads that the executor has waited for, counting the one it waits for.
+    /// Number of loads that the executor has waited for, including the current one.
     expected: u64,
     error: Option<RuntimeError>,
     cancelled: bool,
-    /// The thread does nothing more.
+    /// The thread has ended.
     stopped: bool,
     stats: StreamStats,
 }
@@ -239,7 +239,7 @@ impl Shared {
     }
 }
 
-/// Wakes the executor however the thread ends, a panic included.
+/// Wakes the executor when the thread ends, even by a panic.
 struct Stopped(Arc<Shared>);
 
 impl Drop for Stopped {
@@ -253,11 +253,11 @@ pub struct Stream {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     runs: Arc<Vec<Run>>,
-    /// Loads that the executor has waited for.
+    /// Number of loads that the executor has waited for.
     expected: u64,
-    /// Runs that the executor has begun.
+    /// Number of runs that the executor has begun.
     entered: usize,
-    /// What is in each slot, as the executor sees it.
+    /// The block in each slot, from the executor's point of view.
     occupants: Vec<Option<BlockId>>,
 }
 
@@ -287,8 +287,8 @@ impl Stream {
         Ok(Stream { shared, thread: Some(thread), runs, expected: 0, entered: 0, occupants })
     }
 
-    /// Whether the run that begins next loads resident blocks: then all earlier work of the
-    /// device must be complete before [`enter`](Self::enter).
+    /// Whether the next run loads resident blocks. If so, the device must have finished all earlier
+    /// work before [`enter`](Self::enter).
     pub fn next_has_residents(&self) -> bool {
         self.runs.get(self.entered).is_some_and(|run| !run.residents.is_empty())
     }
@@ -316,7 +316,7 @@ impl Stream {
 
     /// Waits until a block is in its slot. `busy` tells whether the device still has work.
     ///
-    /// Errors: what the thread met; `Plan` if the slot's last block was not freed.
+    /// Errors: those of the thread; `Plan` if the slot's last block was not freed.
     pub fn wait(
         &mut self,
         block: BlockId,
@@ -343,7 +343,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Since when the device has waited, if it has.
+    /// Waits for the expected loads. Returns the time since which the device was idle, if it was.
     fn wait_completed(&self, busy: &dyn Fn() -> bool) -> Result<Option<Instant>, RuntimeError> {
         let mut idle_since = None;
         let mut state = self.shared.lock();
@@ -371,7 +371,7 @@ impl Stream {
         Ok(idle_since)
     }
 
-    /// Says that no launch after `last_use` reads the block.
+    /// Frees a block. No launch after `last_use` reads it.
     pub fn free(&mut self, block: BlockId, last_use: Event) {
         let mut occupants = self.occupants.iter_mut().enumerate();
         if let Some((slot, occupant)) = occupants.find(|(_, o)| **o == Some(block)) {
@@ -384,7 +384,7 @@ impl Stream {
         }
     }
 
-    /// Waits for the thread, which must have nothing left to read, and tells what it did.
+    /// Ends the thread and returns its counts. The thread must have nothing left to read.
     pub fn finish(mut self) -> Result<StreamStats, RuntimeError> {
         self.join();
         let mut state = self.shared.lock();
@@ -397,7 +397,7 @@ impl Stream {
     fn join(&mut self) {
         self.shared.update(|state| state.cancelled = true);
         if let Some(thread) = self.thread.take() {
-            // A panic has been printed, and has reached the executor as `StreamStopped`.
+            // A panic was printed, and reached the executor as `StreamStopped`.
             let _ = thread.join();
         }
     }

@@ -1,18 +1,18 @@
-//! Tensors as callers see them, and as ports hold them.
+//! Tensors of callers, and their conversion to and from the layout of ports.
 //!
-//! Callers see NCHW and 32 bits; ports are channels last, in the element type of the plan.
+//! Callers use NCHW and 32-bit elements. Ports are channels last, in the element type of the plan.
 
 use half::f16;
 use kiln_bundle::plan::{DType, Port};
 
 use crate::error::RuntimeError;
 
-/// A tensor on the host, row-major; pictures and latents are `[N, C, H, W]`.
+/// A tensor on the host, row-major. Images and latents are `[N, C, H, W]`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tensor {
     /// Length of each axis; empty for a scalar.
     pub shape: Vec<usize>,
-    /// The elements, the last axis running fastest.
+    /// The elements. The last axis is contiguous.
     pub values: Values,
 }
 
@@ -36,7 +36,7 @@ impl Tensor {
         Tensor { shape: shape.to_vec(), values: Values::I32(values) }
     }
 
-    /// How many elements there are.
+    /// Number of elements.
     pub fn elem_count(&self) -> usize {
         match &self.values {
             Values::F32(values) => values.len(),
@@ -44,7 +44,7 @@ impl Tensor {
         }
     }
 
-    /// The numbers, if they are.
+    /// The elements if they are `f32`.
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.values {
             Values::F32(values) => Some(values),
@@ -53,17 +53,17 @@ impl Tensor {
     }
 }
 
-/// Elements of a port.
+/// Number of elements of a port.
 pub fn port_elems(port: &Port) -> usize {
     port.shape.iter().map(|&axis| axis as usize).product()
 }
 
-/// Bytes of a port.
+/// Length of a port in bytes.
 pub fn port_bytes(port: &Port) -> u64 {
     port_elems(port) as u64 * port.dtype.size_bytes()
 }
 
-/// Replaces `out` by the values in a port's element type.
+/// Replaces `out` by the values, in the port's element type.
 ///
 /// Errors: `Plan` if the port does not hold numbers.
 pub(crate) fn encode(
@@ -80,7 +80,7 @@ pub(crate) fn encode(
     Ok(())
 }
 
-/// Replaces `out` by integers in a port's element type.
+/// Replaces `out` by the integers, in the port's element type.
 ///
 /// Errors: `Plan` if the port does not hold integers of 32 bits.
 pub(crate) fn encode_i32(
@@ -96,7 +96,7 @@ pub(crate) fn encode_i32(
     Ok(())
 }
 
-/// Replaces `out` by the numbers that a port's bytes are.
+/// Replaces `out` by the numbers in the bytes of a port.
 ///
 /// Errors: `Plan` if the port does not hold numbers.
 pub(crate) fn decode(port: &Port, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), RuntimeError> {

@@ -6,13 +6,13 @@ use cbindgen::{Config, DocumentationStyle, EnumConfig, Language, RenameRule, Sty
 use kiln_runtime::session::{DEFAULT_GUIDANCE, DEFAULT_STEPS};
 
 const TOP: &str =
-    "/* The Kiln runtime for C: a compiled model becomes a picture on an OpenCL device.
+    "/* The Kiln runtime for C: makes images with a compiled model on an OpenCL device.
  *
  * Made from runtime/src/ffi by `KILN_WRITE_HEADER=1 cargo test -p kiln-runtime --test header`.
  *
- * Texts are UTF-8 and end with a NUL. Objects are made by `open`, `create`, `list` and
- * `generate`, belong to the caller and go by `close` and `free`. A call that fails returns a
- * status other than KILN_STATUS_OK, or NULL, and kiln_last_error() says why. */";
+ * Texts are UTF-8 and end with a NUL. `open`, `create`, `list` and `generate` make objects, which
+ * the caller owns and ends with `close` or `free`. A call that fails returns a status other than
+ * KILN_STATUS_OK, or NULL; kiln_last_error() has the reason. */";
 
 fn header() -> String {
     let mut config = Config {

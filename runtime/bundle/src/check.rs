@@ -7,26 +7,26 @@
 //! 1. **Sizes** (`sizes`): the parts of the memory plan add up to no more than the budget. No
 //!    allocation is larger than the device allows. Kernels with half arithmetic require its
 //!    extension. Time is counted in 32 bits. Networks and ports have unique names.
-//! 2. **Buffers** (`buffers`): each is aligned, inside the arena, and live for at least one instant.
-//!    No two share an address at the same instant. The stated lower bound is the largest sum of
-//!    live sizes.
+//! 2. **Buffers** (`buffers`): each is aligned, inside the arena, and live for at least one
+//!    instant. No two share an address at the same instant. The stated lower bound is the largest
+//!    sum of live sizes.
 //! 3. **Weights** (`blocks`): blocks are aligned, inside the weights section, and disjoint. A
 //!    resident block has a buffer of its own that is long enough.
-//! 4. **Roles** (`roles`): each role occurs at most once and in order, and none that generation needs
-//!    is missing. The denoiser's batch is one branch of guidance or all.
+//! 4. **Roles** (`roles`): each role occurs at most once and in order, and none that generation
+//!    needs is missing. The denoiser's batch is one branch of guidance or all.
 //! 5. **Host values** (`host`): every input that the host writes, and the first output of each
 //!    network that it reads (image encoder, text encoder, denoiser, decoder), has the element count
 //!    that the manifest implies and a type that the host converts.
-//! 6. **Edges** (`edges`): an input that comes from another network fits its slice of an output. Its
-//!    producer runs before, and always: never the image encoder, which runs only for an initial
+//! 6. **Edges** (`edges`): an input that comes from another network fits its slice of an output.
+//!    Its producer runs before, and always: never the image encoder, which runs only for an initial
 //!    image. The output stays live and is not overwritten until it is read for the last time.
-//! 7. **Flow** (`flow`): every region that is read has been written, all of it, by an earlier step of
-//!    the network or by an input. Every use falls into the live range of its buffer. Inputs of the
-//!    denoiser are live through the sampler's loop. Streamed blocks are loaded before use, are not
-//!    overwritten while in use, and are freed by the end of their network.
-//! 8. **Launches** (`launch`, called by `flow`): global and local sizes are ones that a device accepts.
-//!    None is predicted to take too long. The parts of a split launch follow one another and run
-//!    each work-item once.
+//! 7. **Flow** (`flow`): every region that is read has been written, all of it, by an earlier step
+//!    of the network or by an input. Every use falls into the live range of its buffer. Inputs of
+//!    the denoiser are live through the sampler's loop. Streamed blocks are loaded before use, are
+//!    not overwritten while in use, and are freed by the end of their network.
+//! 8. **Launches** (`launch`, called by `flow`): global and local sizes are ones that a device
+//!    accepts. None is predicted to take too long. The parts of a split launch follow one another
+//!    and run each work-item once.
 //! 9. **Residents** (`residents`): the lists of resident blocks that a network loads and overwrites
 //!    are what its steps and buffers imply.
 //! 10. **Kinds** (`kinds`): buffers and blocks are used as their kinds say.

@@ -1,7 +1,7 @@
-//! A plan as bytes: the only file that names bincode.
+//! The encoding of plans. The only file that names bincode.
 //!
-//! Integers are little-endian and of fixed width, so that the bytes a decoder claims are the
-//! bytes that are there, and the limit on a plan is exact.
+//! Integers are little-endian and of fixed width, so that the decoder's limit equals the length of
+//! its input.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::de::read::{Reader, SliceReader};
@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::plan::Plan;
 
-/// Largest encoded plan that is written or read.
+/// Largest encoded plan that is accepted.
 pub const MAX_PLAN_BYTES: usize = 16 << 20;
 
 const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_PLAN_BYTES>> =
@@ -37,7 +37,7 @@ pub enum CodecError {
     },
 }
 
-/// The bytes of a plan.
+/// Encodes a plan.
 ///
 /// Errors: `TooLong` if [`decode`] would refuse the result.
 pub fn encode(plan: &Plan) -> Result<Vec<u8>, CodecError> {
@@ -49,7 +49,7 @@ pub fn encode(plan: &Plan) -> Result<Vec<u8>, CodecError> {
     Ok(bytes)
 }
 
-/// The plan of some bytes, which may come from anywhere.
+/// Decodes a plan from bytes of any origin.
 ///
 /// Memory: no string is longer than `bytes`, and a vector grows only as its elements are read.
 /// Errors: `TooLong`, `Decode` or `Trailing`; never panics.

@@ -1,4 +1,4 @@
-//! The file: where its sections lie and how each is guarded.
+//! The file format: sections and their checksums.
 //!
 //! ```text
 //!      0  header page   magic, version, length of the file, section table, checksum
@@ -8,10 +8,10 @@
 //!    end
 //! ```
 //!
-//! Sections follow one another without gaps, so every byte of the file is under a checksum. The
-//! header is written last: an unfinished file is never taken for a bundle. Checksums are
-//! XXH3 with 64 bits; they find accidents, and the rules of [`crate::check`] hold against malice.
-//! Integers are little-endian. [`BundleWriter`] and [`BundleFile`] are the two sides.
+//! Sections follow one another without gaps, so that a checksum covers every byte of the file. The
+//! header is written last, so that an unfinished file is never taken for a bundle. Checksums are
+//! XXH3 with 64 bits. They find accidents; the rules of [`crate::check`] hold against malice.
+//! Integers are little-endian. [`BundleWriter`] writes the format, [`BundleFile`] reads it.
 
 use std::path::Path;
 
@@ -25,30 +25,30 @@ mod writer;
 pub use reader::BundleFile;
 pub use writer::BundleWriter;
 
-/// Version of the file format and of the plan's encoding; any change to either raises it.
+/// Version of the file format and of the plan's encoding. Any change to either raises it.
 pub const VERSION: u32 = 7;
 /// Alignment of the weights section and of each block in it.
 pub const PAGE_BYTES: u64 = 4096;
 /// Largest tokenizer section that is written or read.
 pub const MAX_TOKENIZER_BYTES: u64 = 16 << 20;
 
-/// Finds a transfer that rewrites line ends or drops the eighth bit, as PNG's does.
+/// Detects transfers that change line ends or drop the eighth bit, like PNG's signature.
 const MAGIC: [u8; 8] = *b"\x89KILN\r\n\x1a";
 const ENTRY_BYTES: usize = 32;
 const TABLE_AT: usize = 24;
 const CHECKSUM_AT: usize = PAGE_BYTES as usize - 8;
 
-/// XXH3-64 of some bytes: the checksum of sections and of weight blocks.
+/// XXH3-64 of bytes: the checksum of sections and of weight blocks.
 pub fn hash(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
-/// A table's row as it is stored: the row, then its checksum.
+/// The stored form of a row of a table: the row, then its checksum.
 pub fn sealed_row(row: &[u8]) -> Vec<u8> {
     [row, &hash(row).to_le_bytes()].concat()
 }
 
-/// One row of the section table.
+/// One entry of the section table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Section {
     offset_bytes: u64,
@@ -62,7 +62,7 @@ impl Section {
     }
 }
 
-/// The header page, decoded.
+/// The decoded header page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Header {
     file_bytes: u64,
@@ -88,10 +88,10 @@ impl Header {
         page
     }
 
-    /// Decodes the first page of a file that has `found_bytes` bytes.
+    /// Decodes the first page of a file of `found_bytes` bytes.
     ///
-    /// Holds afterwards: the sections lie in the file, one after the other, without gaps, and
-    /// plan and tokenizer are small enough to read.
+    /// Ensures: the sections lie in the file, one after the other, without gaps. Plan and tokenizer
+    /// are within their limits.
     fn from_page(page: &[u8], found_bytes: u64, path: &Path) -> Result<Header, BundleError> {
         let path = || path.to_owned();
         if !page.starts_with(&MAGIC) {
@@ -119,7 +119,7 @@ impl Header {
         if header.file_bytes != found_bytes {
             return Err(length(header.file_bytes));
         }
-        // One canonical encoding: kinds, counts, padding and all.
+        // The encoding is canonical, including kinds, counts and padding.
         if header.to_page() != page || !header.is_contiguous() {
             return Err(corrupt("the section table"));
         }

@@ -59,7 +59,8 @@ id!(
 pub enum DType {
     /// IEEE 754 binary32.
     F32,
-    /// IEEE 754 binary16; arithmetic is in binary32 but for kernels with [`Kernel::half_arithmetic`].
+    /// IEEE 754 binary16; arithmetic is in binary32 but for kernels with
+    /// [`Kernel::half_arithmetic`].
     F16,
     /// Two's complement, 8 bits.
     I8,

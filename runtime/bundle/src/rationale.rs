@@ -1,43 +1,43 @@
-//! Why a plan is what it is: for people and tools.
+//! The reasons for the decisions of a plan, for people and tools.
 //!
-//! The runtime reads none of it and the checker holds none of it, so whoever shows it takes
-//! every index with care.
+//! The runtime does not read them and the checker does not check them. Readers must therefore check
+//! every index.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::DType;
 
-/// What the planner knew when it decided.
+/// Facts and choices of the planner.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Rationale {
-    /// What the device was taken to sustain.
+    /// Sustained rates that the planner assumed of the device.
     pub rates: Rates,
-    /// The strategies that were tried, in order; the last one is the plan's.
+    /// The strategies that were tried, in order. The last one is the plan's.
     pub attempts: Vec<Attempt>,
-    /// Ops that differ in nothing but their names share a choice.
+    /// The choices of variants. Ops that differ only in their names share one.
     pub choices: Vec<Choice>,
     /// The ops in execution order over all networks.
     pub ops: Vec<OpChoice>,
-    /// How the weights of contractions are stored, each constant once.
+    /// The storage of the weights of contractions, each constant once.
     pub weights: Vec<StoredWeight>,
 }
 
-/// A constant that a contraction multiplies with.
+/// A constant operand of a contraction.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StoredWeight {
-    /// Its tensors in the checkpoint.
+    /// Names of its tensors in the checkpoint.
     pub name: String,
     /// Extents, output channels first.
     pub shape: Vec<u32>,
     /// Storage type.
     pub dtype: DType,
-    /// For INT8, how many places of an output channel's sum share a scale.
+    /// For INT8, the length of a scale group along the K axis.
     pub block: Option<u32>,
     /// Relative L2 error of the stored values, if it was measured.
     pub relative_error: Option<f64>,
 }
 
-/// Sustained rates of a device; 0 where they are not known.
+/// Sustained rates of a device; 0 if unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Rates {
     /// FP32 arithmetic, two for each multiply-add.
@@ -48,12 +48,12 @@ pub struct Rates {
     pub memory_bytes_per_s: u64,
     /// Reading weights from storage.
     pub io_bytes_per_s: u64,
-    /// What every launch takes beside its work.
+    /// Overhead of a launch.
     pub launch_ns: u64,
 }
 
 impl Rates {
-    /// Time of arithmetic, in FP16 if `half`, or memory traffic, whichever takes longer.
+    /// Time of arithmetic (in FP16 if `half`) or of memory traffic, whichever is longer.
     ///
     /// Units: nanoseconds, rounded up.
     pub fn work_ns(&self, flops: u64, half: bool, bytes: u64) -> u64 {
@@ -61,7 +61,7 @@ impl Rates {
         duration_ns(flops, flops_per_s).max(duration_ns(bytes, self.memory_bytes_per_s))
     }
 
-    /// Time of reading that many bytes of weights.
+    /// Time to read `bytes` of weights from storage.
     ///
     /// Units: nanoseconds, rounded up.
     pub fn load_ns(&self, bytes: u64) -> u64 {
@@ -77,16 +77,16 @@ fn duration_ns(amount: u64, per_s: u64) -> u64 {
     u64::try_from(ns).unwrap_or(u64::MAX)
 }
 
-/// A way to spend the budget, and whether it fitted.
+/// A strategy to spend the budget, and whether it fits.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attempt {
-    /// What sets it apart, for people.
+    /// Description of the strategy, for people.
     pub strategy: String,
-    /// The budget it would have needed; `None` for the one that fits.
+    /// Least budget that the strategy needs; `None` for the strategy that fits.
     pub needs_bytes: Option<u64>,
 }
 
-/// How the variant of some ops was chosen.
+/// The choice of a variant for one or more ops.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Choice {
     /// Types of the inputs and of the output, and the op's attributes.
@@ -97,32 +97,32 @@ pub struct Choice {
     pub alternatives: Vec<Alternative>,
 }
 
-/// A variant that was considered.
+/// A variant that the planner considered.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Alternative {
-    /// Its name.
+    /// Name of the variant.
     pub variant: String,
-    /// What spoke for or against it.
+    /// The verdict on the variant.
     pub verdict: Verdict,
 }
 
-/// Why a variant was taken or not.
+/// The reason why a variant was chosen or not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Verdict {
-    /// It is the plan's.
+    /// The plan uses the variant.
     Chosen(Cost),
-    /// A better one was taken.
+    /// Another variant is better.
     Later(Cost),
-    /// It takes more scratch memory than the strategy allows.
+    /// The variant takes more scratch memory than the strategy allows.
     Scratch(Cost),
-    /// It cannot compute the problem on this device.
+    /// The variant cannot compute the problem on this device.
     DoesNotApply,
-    /// It needs larger weights, and would not be faster, their reading included.
+    /// The variant needs larger weights, and is not faster if their reading counts.
     Weights(Cost),
 }
 
 impl Verdict {
-    /// What it would take, if it applies.
+    /// The predicted cost, if the variant applies.
     pub fn cost(&self) -> Option<Cost> {
         match self {
             Verdict::Chosen(cost)
@@ -134,22 +134,22 @@ impl Verdict {
     }
 }
 
-/// What a variant takes for one op.
+/// Predicted cost of a variant for one op.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Cost {
-    /// Launches.
+    /// Number of launches.
     pub launches: u32,
-    /// Temporary memory.
+    /// Scratch memory.
     pub scratch_bytes: u64,
     /// Arithmetic.
     pub flops: u64,
-    /// What the launches read and write, each region once.
+    /// Bytes read and written by the launches, each region once.
     pub bytes: u64,
-    /// What the launches should take.
+    /// Predicted time of the launches.
     pub predicted_ns: u64,
 }
 
-/// An op and its choice.
+/// The choice that applies to an op.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OpChoice {
     /// Instant of its first launch.

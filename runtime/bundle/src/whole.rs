@@ -1,18 +1,19 @@
-//! Files that are whole or not there, whatever ends the process that writes them.
+//! Files that are complete or absent, even if the process that writes them is killed.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// How many processes may write to one path at a time.
+/// Most processes that may write to one path at a time.
 const MAX_NAMES: u32 = 100;
 
-/// A file on its way: under a hidden name in the folder of its path, `.NAME.0.part`, until it is
-/// whole and on the disk.
+/// A file that is being written. It has a hidden name in the folder of its path, `.NAME.0.part`,
+/// until it is complete and on the disk.
 ///
-/// Dropped before that, it is removed. What a killed process left under the hidden name is
-/// overwritten by the next that writes to the path: a lock tells it from a file still in use.
+/// If it is dropped before that, it is removed. A hidden file that a killed process left is
+/// overwritten by the next process that writes to the path. A lock distinguishes it from a file in
+/// use.
 #[derive(Debug)]
 pub struct WholeFile {
     file: File,
@@ -22,10 +23,11 @@ pub struct WholeFile {
 }
 
 impl WholeFile {
-    /// Starts a file. Nothing is at `path` before [`finish`](Self::finish), unless an older file is
-    /// there, which stays until then. A symbolic link is followed.
+    /// Starts a file. It appears at `path` with [`finish`](Self::finish). An older file stays there
+    /// until then. A symbolic link is followed.
     ///
-    /// Errors: `path` is a folder or no regular file, its folder is not there or not writable.
+    /// Errors: `path` is a folder or not a regular file; its folder does not exist or is not
+    /// writable.
     pub fn create(path: &Path) -> io::Result<WholeFile> {
         let path = match fs::metadata(path) {
             Ok(found) if found.is_file() => fs::canonicalize(path)?,
@@ -52,7 +54,7 @@ impl WholeFile {
     /// Waits for the disk and gives the file its name.
     pub fn finish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
-        // Still locked, so that nobody takes it for abandoned.
+        // Still locked, so that no other process takes it for abandoned.
         fs::rename(&self.hidden, &self.path)?;
         self.is_named = true;
         sync_folder(&self.path);
@@ -79,14 +81,14 @@ impl Seek for WholeFile {
 impl Drop for WholeFile {
     fn drop(&mut self) {
         if !self.is_named {
-            // Nothing better can be done than to leave it.
+            // If it cannot be removed, it stays.
             let _ = fs::remove_file(&self.hidden);
         }
     }
 }
 
-/// Writes what `body` writes to a file that is whole or not there. What is no regular file (a
-/// pipe, a device) is written directly.
+/// Writes the output of `body` to a file that is complete or absent. A pipe or a device is written
+/// directly.
 ///
 /// Errors: those of [`WholeFile`] and of `body`.
 pub fn write<E: From<io::Error>>(
@@ -112,16 +114,16 @@ fn claim(path: &Path) -> io::Result<Option<File>> {
         Ok(file) => (file, true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match options.open(path) {
             Ok(file) => (file, false),
-            // It got its name just now, or belongs to someone else.
+            // Another process has just finished it, or owns it.
             Err(_) => return Ok(None),
         },
         Err(error) => return Err(error),
     };
     let is_ours = match file.try_lock() {
-        // Before it was locked, another process may have finished it as its own.
+        // Another process may have finished the file before the lock was taken.
         Ok(()) => is_at(&file, path).unwrap_or(is_new),
         Err(TryLockError::WouldBlock) => false,
-        // No locks on this file system: then nobody takes over what another made.
+        // Without locks on this file system, no process takes over the file of another.
         Err(TryLockError::Error(_)) => is_new,
     };
     if !is_ours {
@@ -131,7 +133,7 @@ fn claim(path: &Path) -> io::Result<Option<File>> {
     Ok(Some(file))
 }
 
-/// Whether `path` itself, and no other name, is the open file; `None` where that cannot be known.
+/// Whether `path` names the open file; `None` if the system cannot say.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> Option<bool> {
     use std::os::unix::fs::MetadataExt;
@@ -146,8 +148,8 @@ fn is_at(_: &File, _: &Path) -> Option<bool> {
     None
 }
 
-/// Makes the name as durable as the contents, where the system can: not all file systems let a
-/// folder be synced, and the file is whole either way.
+/// Makes the file's name durable, if the file system can sync folders. The file is complete either
+/// way.
 fn sync_folder(path: &Path) {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

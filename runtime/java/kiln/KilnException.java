@@ -1,13 +1,13 @@
 package kiln;
 
-/** A call that failed. The message says why. */
+/** A failed call. The message has the reason. */
 public final class KilnException extends RuntimeException {
     private static final long serialVersionUID = 1;
 
-    /** {@link #status} of a picture that was cancelled. */
+    /** {@link #status} of a cancelled image. */
     public static final int CANCELLED = 5;
 
-    /** The number of {@code KilnStatus} in {@code kiln.h}. */
+    /** The value of {@code KilnStatus} in {@code kiln.h}. */
     public final int status;
 
     KilnException(int status, String message) {

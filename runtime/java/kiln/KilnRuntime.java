@@ -1,37 +1,37 @@
 package kiln;
 
 /**
- * A compiled model on an OpenCL device: makes pictures from prompts.
+ * A compiled model on an OpenCL device: makes images from prompts.
  *
- * <p>A thin layer over the C interface ({@code kiln.h}). {@link #generate} takes long and belongs
- * on a thread of its own; {@link #cancel}, {@link #trim} and {@link #memory} may be called from
- * any thread at any time. Failures are {@link KilnException}s.
+ * <p>A thin layer over the C interface ({@code kiln.h}). {@link #generate} takes long; call it on a
+ * thread of its own. Any thread may call {@link #cancel}, {@link #trim} and {@link #memory} at any
+ * time. Failures throw {@link KilnException}.
  */
 public final class KilnRuntime implements AutoCloseable {
     static {
         System.loadLibrary("kiln_jni");
     }
 
-    /** What is being done. The order is that of {@code KilnStage}. */
+    /** Stage of a call, in the order of {@code KilnStage}. */
     public enum Stage {
-        /** Kernels are being built. */
+        /** Kernels are built. */
         LOAD,
-        /** The prompt is being encoded. */
+        /** The prompt is encoded. */
         PROMPT,
-        /** The sampler is at work. */
+        /** The sampler runs. */
         SAMPLE,
-        /** The picture is being decoded. */
+        /** The image is decoded. */
         DECODE
     }
 
-    /** Hears how far it is, on the thread that called. What it throws ends the call. */
+    /** Receives progress, on the thread of the call. An exception ends the call. */
     public interface Listener {
         /**
-         * @param stage what is being done
-         * @param step how much of it is
-         * @param of of how much; 0 where there is nothing to count
-         * @param seconds how long the last step took
-         * @param preview a rough picture, red, green and blue, row by row, of {@code width} x
+         * @param stage the stage
+         * @param step number of steps done
+         * @param of number of steps in all; 0 if the stage has none
+         * @param seconds seconds of the last step
+         * @param preview preview as red, green and blue, row by row, of {@code width} x
          *     {@code height} pixels; null if there is none
          * @return whether to go on
          */
@@ -40,33 +40,33 @@ public final class KilnRuntime implements AutoCloseable {
                 int height);
     }
 
-    /** What is asked for. */
+    /** A request for an image. */
     public static final class Request {
-        /** What the picture shows. */
+        /** The prompt. */
         public String prompt = "";
-        /** What it does not. */
+        /** The negative prompt. */
         public String negativePrompt = "";
         /** Seed of the noise. */
         public long seed = 0;
-        /** Steps of the sampler. */
+        /** Number of steps of the sampler. */
         public int steps = 20;
-        /** Scale of guidance; 1 turns it off. */
+        /** Scale of classifier-free guidance; 1 turns it off. */
         public float guidance = 7.5f;
-        /** Name of the sampler; null is the first. */
+        /** Name of the sampler; null is {@code ddim}. */
         public String sampler = null;
-        /** Whether progress comes with a preview. */
+        /** Whether progress has previews. */
         public boolean preview = false;
-        /** A picture to begin with, as {@link Picture#rgba}; null is none. */
+        /** Initial image, as {@link Picture#rgba}; null is none. */
         public byte[] initialRgba = null;
-        /** Its width in pixels. */
+        /** Width of the initial image in pixels. */
         public int initialWidth = 0;
-        /** Its height in pixels. */
+        /** Height of the initial image in pixels. */
         public int initialHeight = 0;
-        /** How much of it is made anew: over 0 to 1. */
+        /** Share of the steps that run on the initial image, over 0 to 1. */
         public double strength = 0.75;
     }
 
-    /** A finished picture. */
+    /** A finished image. */
     public static final class Picture {
         /** Width in pixels. */
         public final int width;
@@ -82,17 +82,17 @@ public final class KilnRuntime implements AutoCloseable {
         }
     }
 
-    /** Memory in bytes, planned and measured; 0 where the system does not tell. */
+    /** Memory in bytes, planned and measured; 0 if the system does not report it. */
     public static final class Memory {
-        /** The most that the process takes, as planned. */
+        /** Planned peak of the process. */
         public final long peak;
-        /** What is allowed. */
+        /** Budget. */
         public final long budget;
-        /** What is allocated on the device. */
+        /** Current allocations on the device. */
         public final long device;
-        /** What the process takes. */
+        /** Current memory of the process. */
         public final long process;
-        /** The most that the process ever took. */
+        /** Peak memory of the process. */
         public final long processPeak;
 
         Memory(long[] bytes) {
@@ -104,9 +104,9 @@ public final class KilnRuntime implements AutoCloseable {
         }
     }
 
-    /** Held while a picture is made, so that closing waits for it. */
+    /** Held while an image is made, so that closing waits for it. */
     private final Object making = new Object();
-    /** Guards {@link #session} where a call is short. */
+    /** Guards {@link #session} during short calls. */
     private final Object guard = new Object();
     /** The C object; 0 when closed. */
     private long session;
@@ -116,7 +116,7 @@ public final class KilnRuntime implements AutoCloseable {
     }
 
     /**
-     * Names the OpenCL library to use instead of searching for one. Call it first.
+     * Sets the OpenCL library to use instead of a search. Call it first.
      *
      * @param path a file or a name that the linker knows
      */
@@ -124,7 +124,7 @@ public final class KilnRuntime implements AutoCloseable {
         nativeUseOpenCl(path);
     }
 
-    /** Names of the devices there are. */
+    /** Names of all devices. */
     public static String[] devices() {
         return nativeDevices();
     }
@@ -134,9 +134,9 @@ public final class KilnRuntime implements AutoCloseable {
      *
      * @param path the bundle
      * @param device {@code auto}, an index, or a part of a name; null is {@code auto}
-     * @param cacheFolder where compiled kernels may be kept; null keeps none
-     * @param budgetBytes the most memory that the bundle may plan to take; 0 asks only the bundle
-     * @param listener hears of kernels being built; may be null
+     * @param cacheFolder folder for compiled kernels; null keeps none
+     * @param budgetBytes largest planned peak of the bundle; 0 accepts any
+     * @param listener receives the progress of building kernels; may be null
      */
     public static KilnRuntime open(
             String path, String device, String cacheFolder, long budgetBytes, Listener listener) {
@@ -145,13 +145,13 @@ public final class KilnRuntime implements AutoCloseable {
     }
 
     /**
-     * Loads a bundle that is a part of an open file, as an Android asset is. The descriptor may be
-     * closed afterwards.
+     * Loads a bundle that is a part of an open file, such as an Android asset. The caller may close
+     * the descriptor afterwards.
      *
      * @param fd the descriptor
-     * @param offsetBytes where the bundle starts
-     * @param lenBytes its length
-     * @param device as for the other {@code open}, and so are those that follow
+     * @param offsetBytes start of the bundle in the file
+     * @param lenBytes length of the bundle
+     * @param device as in the other {@code open}, like the parameters that follow
      */
     public static KilnRuntime open(
             int fd, long offsetBytes, long lenBytes, String device, String cacheFolder,
@@ -163,9 +163,9 @@ public final class KilnRuntime implements AutoCloseable {
     }
 
     /**
-     * Makes a picture; returns when it is done.
+     * Makes an image. Returns when it is done.
      *
-     * @param listener hears how far it is; may be null
+     * @param listener receives progress; may be null
      * @throws KilnException with {@link KilnException#CANCELLED} after {@link #cancel}
      */
     public Picture generate(Request request, Listener listener) {
@@ -181,7 +181,7 @@ public final class KilnRuntime implements AutoCloseable {
         }
     }
 
-    /** Stops the picture that is being made, if one is. */
+    /** Cancels the current image, if there is one. */
     public void cancel() {
         synchronized (guard) {
             if (session != 0) {
@@ -190,7 +190,7 @@ public final class KilnRuntime implements AutoCloseable {
         }
     }
 
-    /** Gives back what can be had again: for {@code onTrimMemory}. */
+    /** Releases memory that the next image allocates again. For {@code onTrimMemory}. */
     public void trim() {
         synchronized (guard) {
             if (session != 0) {
@@ -199,14 +199,14 @@ public final class KilnRuntime implements AutoCloseable {
         }
     }
 
-    /** Memory now. */
+    /** Current memory. */
     public Memory memory() {
         synchronized (guard) {
             return new Memory(nativeMemory(open()));
         }
     }
 
-    /** Cancels, waits, and frees everything. */
+    /** Cancels the current image, waits for its end, and frees everything. */
     @Override
     public void close() {
         cancel();

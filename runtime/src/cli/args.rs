@@ -1,7 +1,7 @@
 //! The arguments of `kiln-run`, read by lexopt.
 //!
-//! `kiln run` reads the same arguments by clap, which does not fit on a device; a test of the `kiln`
-//! command compares both.
+//! `kiln run` reads the same arguments by clap, which is too large for a device. A test of the
+//! `kiln` command compares the two.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use lexopt::Parser;
 use super::{CacheArgs, PrepareArgs, RunArgs};
 use crate::session::{DEFAULT_GUIDANCE, DEFAULT_STEPS};
 
-/// What `kiln-run --help` says.
+/// Output of `kiln-run --help`.
 pub const HELP: &str = "\
 Makes pictures from prompts with a compiled model
 
@@ -48,21 +48,21 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
   -V, --version
 ";
 
-/// What the arguments ask for.
+/// The command that the arguments ask for.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Pictures.
+    /// Make images.
     Run(Box<RunArgs>),
-    /// Kernels, compiled ahead.
+    /// Compile kernels ahead.
     Prepare(PrepareArgs),
-    /// [`HELP`].
+    /// Print [`HELP`].
     Help,
-    /// The version.
+    /// Print the version.
     Version,
 }
 
 impl Command {
-    /// Reads the arguments behind the program's name.
+    /// Reads the arguments after the program's name.
     ///
     /// Errors: one line that names the argument.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
@@ -136,7 +136,7 @@ impl Command {
 }
 
 impl RunArgs {
-    /// Everything as it is where nothing is said.
+    /// The defaults.
     fn of(bundle: PathBuf) -> RunArgs {
         RunArgs {
             bundle,
@@ -165,7 +165,7 @@ impl RunArgs {
     }
 }
 
-/// What goes together, and what does not.
+/// Checks which arguments require or exclude each other.
 fn check(run: &RunArgs, strength: Option<f64>) -> Result<(), String> {
     let batch = run.prompts.is_some();
     for (wrong, message) in [

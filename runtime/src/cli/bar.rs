@@ -1,40 +1,40 @@
-//! The line on the terminal that says how far a run is.
+//! The progress line of a run.
 
 use std::cell::RefCell;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Steps over which the time of one is averaged.
+/// Number of steps over which the time of a step is averaged.
 const RECENT_STEPS: usize = 8;
-/// Characters of the bar.
+/// Width of the bar in characters.
 const WIDTH: usize = 30;
 
-/// Time between two lines where standard error is no terminal.
+/// Time between two lines if standard error is not a terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A line that moves on a terminal. Elsewhere, such as in a log, a line every few seconds.
+/// A line that is redrawn on a terminal. In a log, a new line every few seconds.
 pub(super) struct Bar {
     terminal: bool,
     state: RefCell<State>,
 }
 
 struct State {
-    /// The line as it is shown; empty while there is none.
+    /// The line on the terminal; empty if there is none.
     line: String,
-    /// What is done at the moment.
+    /// The current activity.
     activity: Option<Activity>,
-    /// When the last line was written to a log.
+    /// Time of the last line in a log.
     logged: Instant,
-    /// Which picture of how many.
+    /// Number of the image, and of all images.
     place: (usize, usize),
-    /// Times of this picture's steps.
+    /// Times of this image's steps.
     seconds: Vec<f64>,
 }
 
 struct Activity {
     name: String,
     began: Instant,
-    /// How much was done when it began.
+    /// Progress at the start of the activity.
     first: usize,
 }
 
@@ -50,7 +50,7 @@ impl Bar {
         Bar { terminal: io::stderr().is_terminal(), state: RefCell::new(state) }
     }
 
-    /// The next picture, of so many.
+    /// Begins an image, given its number and that of all images.
     pub(super) fn begin(&self, number: usize, count: usize) {
         let mut state = self.state.borrow_mut();
         (state.place, state.activity) = ((number, count), None);
@@ -84,13 +84,13 @@ impl Bar {
         }
     }
 
-    /// A step is done that took so long.
+    /// Records a step and the seconds that it took.
     pub(super) fn step(&self, done: usize, steps: usize, seconds: f64) {
         self.state.borrow_mut().seconds.push(seconds);
         self.show(SAMPLING, done, steps);
     }
 
-    /// Lets something else write to the terminal.
+    /// Clears the line, so that something else can write to the terminal.
     pub(super) fn suspend<T>(&self, body: impl FnOnce() -> T) -> T {
         self.draw("");
         let answer = body();
@@ -103,7 +103,7 @@ impl Bar {
         self.draw("");
     }
 
-    /// Puts a line in the place of the last one. A terminal that is gone is no reason to fail.
+    /// Replaces the last line. A closed terminal is no failure.
     fn draw(&self, line: &str) {
         if self.terminal {
             let _ = write!(io::stderr(), "\r\x1b[2K{line}").and_then(|()| io::stderr().flush());
@@ -111,11 +111,11 @@ impl Bar {
     }
 }
 
-/// The activity whose pace is shown.
+/// The activity for which time per step is shown.
 const SAMPLING: &str = "sampling";
 
-/// Time of a step, and what is left of the sampling. The first step also waits for weights, so it
-/// counts only while it is alone.
+/// Time of a step and remaining time of the sampling. The first step also waits for weights, so it
+/// counts only until there is a second one.
 fn pace(seconds: &[f64], left: usize) -> String {
     let later = if seconds.len() > 1 { &seconds[1..] } else { seconds };
     let recent = &later[later.len().saturating_sub(RECENT_STEPS)..];
@@ -126,7 +126,7 @@ fn pace(seconds: &[f64], left: usize) -> String {
     format!(" {mean:.2} s/step, {} left", duration(mean * left as f64))
 }
 
-/// What is left of an activity that goes on as it went so far; nothing before it got anywhere.
+/// Remaining time of an activity at its pace so far; nothing before its first progress.
 fn time_left(seconds: f64, done: usize, left: usize) -> String {
     match done {
         0 => String::new(),

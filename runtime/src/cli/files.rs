@@ -1,4 +1,4 @@
-//! The files of a command other than its pictures: latents, dumped tensors, reports.
+//! Files of the command other than images: latents, dumped tensors, reports.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -39,7 +39,7 @@ pub(super) fn read_latent(path: &Path) -> Result<Vec<f32>, RuntimeError> {
     }
 }
 
-/// The file is whole or not there.
+/// Writes a file that is complete or absent.
 pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeError> {
     let written = whole::write(path, |file| match &tensor.values {
         Values::F32(values) => npy::write(file, &tensor.shape, values),
@@ -48,7 +48,7 @@ pub(super) fn write_tensor(path: &Path, tensor: &Tensor) -> Result<(), RuntimeEr
     written.map_err(|error| RuntimeError::Input(format!("{}: {error}", path.display())))
 }
 
-/// The file is whole or not there.
+/// Writes a file that is complete or absent.
 pub(super) fn write_report(path: &Path, report: &impl Serialize) -> Result<(), RuntimeError> {
     let written = whole::write(path, |file| {
         serde_json::to_writer_pretty(&mut *file, report)?;

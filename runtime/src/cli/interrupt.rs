@@ -1,4 +1,4 @@
-//! Ctrl-C: the first stops after the step at hand, the second at once; no file is left half done.
+//! Ctrl-C: the first stops after the current step, the second at once. No file is left incomplete.
 
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::RuntimeError;
 
-/// Whether a picture is on its way, which asks for an orderly end.
+/// Whether an image is being made, so that the first Ctrl-C waits for the step's end.
 static BUSY: AtomicBool = AtomicBool::new(false);
 /// Whether Ctrl-C has been pressed.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 /// Held while a file is written.
 static WRITING: Mutex<()> = Mutex::new(());
 
-/// Begins to listen. Where the system does not let it, Ctrl-C ends the process as ever.
+/// Begins to listen. If the system does not allow it, Ctrl-C ends the process at once.
 pub(super) fn listen() {
     let _ = on_interrupt(|| {
         let again = STOPPED.swap(true, Ordering::SeqCst);
@@ -32,7 +32,7 @@ fn on_interrupt(body: fn()) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(body)
 }
 
-/// From here on the first Ctrl-C waits for [`stopped`] to be asked.
+/// Makes the first Ctrl-C set [`stopped`] instead of ending the process.
 pub(super) fn begin() {
     BUSY.store(true, Ordering::SeqCst);
 }
@@ -42,7 +42,7 @@ pub(super) fn stopped() -> bool {
     STOPPED.load(Ordering::SeqCst)
 }
 
-/// While this is held, no Ctrl-C ends the process.
+/// While the guard is held, Ctrl-C does not end the process.
 pub(super) fn write() -> MutexGuard<'static, ()> {
     WRITING.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Which pictures a command asks for: one, a sequence of seeds, or the lines of a file.
+//! The images that a command asks for: one, a sequence of seeds, or the lines of a file.
 //!
 //! Owns the names of their files. Knows no device.
 
@@ -14,10 +14,10 @@ use super::{RunArgs, file_error};
 use crate::error::RuntimeError;
 use crate::pipeline::sampler::{self, SamplerOptions};
 
-/// What is replaced in an output's name.
+/// The text that the seed replaces in an output's name.
 const SEED: &str = "{seed}";
 
-/// One picture to make.
+/// One image to make.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Job {
     pub prompt: String,
@@ -29,7 +29,7 @@ pub(super) struct Job {
     pub output: PathBuf,
 }
 
-/// A line of a file of prompts. The arguments stand for the fields it leaves out.
+/// A line of a prompts file. Missing fields have the values of the arguments.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -43,11 +43,11 @@ struct Line {
 }
 
 impl Line {
-    /// Errors: what is wrong, and in which column.
+    /// Errors: the fault and its column.
     fn read(text: &str) -> Result<Line, String> {
         serde_json::from_str(text).map_err(|error| {
             let message = error.to_string();
-            // A line of a batch is one line of JSON: its column says where.
+            // Each line is one JSON value, so the column alone gives the place.
             match message.rsplit_once(" at line ") {
                 Some((what, _)) => format!("{what} at column {}", error.column()),
                 None => message,
@@ -56,9 +56,10 @@ impl Line {
     }
 }
 
-/// The pictures asked for, and how many of a batch are there already.
+/// The images to make, and the number of those in a batch that exist already.
 ///
-/// Errors: `Input` if a line is none, two pictures would have one name, or a sampler cannot be.
+/// Errors: `Input` if a line is invalid, two images would have the same name, or a sampler is
+/// unknown.
 pub(super) fn jobs(args: &RunArgs) -> Result<(Vec<Job>, usize), RuntimeError> {
     let mut jobs = match &args.prompts {
         Some(path) => of_file(args, path)?,
@@ -137,7 +138,7 @@ fn of_line(text: &str, number: usize, base: &Job, pattern: Option<&Path>) -> Res
     })
 }
 
-/// What the arguments say of every picture.
+/// The values of the arguments for an image.
 fn defaults(args: &RunArgs) -> Result<Job, RuntimeError> {
     Ok(Job {
         prompt: String::new(),
@@ -158,7 +159,7 @@ fn text(argument: &OsStr, name: &str) -> Result<String, RuntimeError> {
     }
 }
 
-/// `out.png` becomes `out-0001.png`, unless it says `{seed}` or there is no number.
+/// `out.png` becomes `out-0001.png`, unless it contains `{seed}` or there is no number.
 fn output_name(pattern: &Path, seed: u64, number: Option<usize>) -> PathBuf {
     if let Some(text) = pattern.to_str()
         && text.contains(SEED)

@@ -1,4 +1,4 @@
-//! Previews while a picture is on its way: a file beside it, and on terminals that show pictures.
+//! Previews while an image is made: a file beside it, and a display on terminals that show images.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use crate::error::RuntimeError;
 use crate::pipeline::png;
 use crate::pipeline::preview::Projection;
 
-/// Lines of the terminal that a preview takes.
+/// Height of a preview in lines of the terminal.
 const ROWS: usize = 12;
-/// Most characters of a picture in one escape sequence of kitty's protocol.
+/// Most characters of an image in one escape sequence of kitty's protocol.
 const KITTY_CHUNK: usize = 4096;
 
 /// Writes and shows previews.
@@ -21,12 +21,12 @@ pub(super) struct Previews<'a> {
     side: usize,
     terminal: Option<Terminal>,
     bar: &'a Bar,
-    /// Whether the terminal has room made for it.
+    /// Whether the terminal has free lines for the preview.
     shown: bool,
 }
 
 impl<'a> Previews<'a> {
-    /// Previews of a model's latents every so many steps, none if that is 0.
+    /// Previews of a model's latents every `every` steps; none if it is 0.
     pub(super) fn new(
         every: usize,
         output: &Path,
@@ -45,7 +45,7 @@ impl<'a> Previews<'a> {
         }
     }
 
-    /// A step is done; `picture` is the latent of the picture so far.
+    /// Handles the end of a step. `picture` is the latent of the image so far.
     pub(super) fn step(&mut self, done: usize, picture: &[f32]) -> Result<(), RuntimeError> {
         if self.every == 0 || !done.is_multiple_of(self.every) {
             return Ok(());
@@ -60,7 +60,7 @@ impl<'a> Previews<'a> {
             png::write_png(&mut file, &image, None)?;
             let text = terminal.place(&file, self.shown);
             self.shown = true;
-            // A terminal that is gone is no reason to fail.
+            // A closed terminal is no failure.
             self.bar.suspend(|| {
                 let _ = io::stderr().write_all(text.as_bytes());
             });
@@ -69,7 +69,7 @@ impl<'a> Previews<'a> {
     }
 }
 
-/// How a terminal takes pictures.
+/// Protocol by which a terminal shows images.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Terminal {
     /// kitty's graphics protocol.
@@ -83,7 +83,7 @@ impl Terminal {
         Terminal::by(|name| std::env::var(name).ok())
     }
 
-    /// By what the environment says. A multiplexer passes no pictures on.
+    /// Chosen by the environment. Multiplexers do not pass images on.
     fn by(variable: impl Fn(&str) -> Option<String>) -> Option<Terminal> {
         let value = |name: &str| variable(name).unwrap_or_default();
         if variable("TMUX").is_some() || variable("STY").is_some() {
@@ -97,8 +97,8 @@ impl Terminal {
         }
     }
 
-    /// What shows a PNG file in the lines above the cursor, which are made if not there yet, and
-    /// leaves the cursor where it was.
+    /// The escape sequence that shows a PNG file in the lines above the cursor and keeps the
+    /// cursor's place. It adds these lines if there are none yet.
     fn place(self, file: &[u8], again: bool) -> String {
         let room = if again { String::new() } else { "\n".repeat(ROWS) };
         format!("{room}\x1b[{ROWS}A\x1b7{}\x1b8\x1b[{ROWS}B", self.escape(&base64(file)))
@@ -112,7 +112,7 @@ impl Terminal {
             Terminal::Kitty => {
                 let mut text = String::new();
                 let mut rest = encoded;
-                // One image under one number, so that each replaces the one before.
+                // A fixed number, so that each preview replaces the last one.
                 let mut keys = format!("a=T,f=100,i=1,p=1,C=1,q=2,r={ROWS},");
                 while !rest.is_empty() || !keys.is_empty() {
                     let (chunk, left) = rest.split_at(rest.len().min(KITTY_CHUNK));

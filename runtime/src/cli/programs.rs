@@ -23,7 +23,7 @@ impl CacheArgs {
         self.cache.clone().map(ProgramCache::new).or_else(ProgramCache::of_user)
     }
 
-    /// For a session. `prepare` are the arguments with which this program runs [`prepare()`].
+    /// Options of a session. `prepare`: the arguments with which this program runs [`prepare()`].
     pub fn programs(&self, prepare: &[&str]) -> ProgramOptions {
         ProgramOptions { cache: self.cache(), prepare: PrepareCommand::this_program(prepare) }
     }
@@ -50,9 +50,9 @@ pub struct PrepareArgs {
     pub worker: bool,
 }
 
-/// Compiles what the cache lacks.
+/// Compiles the programs that the cache lacks.
 ///
-/// `command` are the arguments with which this program runs this function.
+/// `command`: the arguments with which this program runs this function.
 /// Errors: those of [`prepare::prepare`]; `Input` if there is no folder for a cache.
 pub fn prepare(args: &PrepareArgs, command: &[&str]) -> Result<(), RuntimeError> {
     let Some(cache) = args.cache.cache() else {

@@ -1,4 +1,4 @@
-//! Bundles for C: open them from a path or a part of a file, and ask what they need.
+//! Bundles for C: open them from a path or from a part of a file, and query their needs.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
@@ -9,7 +9,7 @@ use kiln_bundle::BundleFile;
 
 use super::{Failure, KilnStatus, c_text, create, free, give, given, guard, text};
 
-/// An open bundle. Any thread may use it, several at a time.
+/// An open bundle. Several threads may use it at a time.
 pub struct KilnBundle {
     pub(super) file: Arc<BundleFile>,
     model: CString,
@@ -31,43 +31,44 @@ impl KilnBundle {
     }
 }
 
-/// What a bundle is and needs. Its texts belong to the bundle and are valid until it is closed.
+/// Properties and needs of a bundle. The texts belong to the bundle, valid until it is closed.
 #[repr(C)]
 pub struct KilnBundleInfo {
     /// Name of the model.
     pub model: *const c_char,
-    /// Storage of its weights, for example `fp16`.
+    /// Storage of the weights, for example `fp16`.
     pub precision: *const c_char,
-    /// Width of a picture in pixels.
+    /// Width of an image in pixels.
     pub width: u32,
-    /// Height of a picture in pixels.
+    /// Height of an image in pixels.
     pub height: u32,
-    /// Networks; `kiln_bundle_network` names them.
+    /// Number of networks; `kiln_bundle_network` gives their names.
     pub network_count: u32,
-    /// OpenCL extensions that the device must have; `kiln_bundle_extension` names them.
+    /// Number of OpenCL extensions that the device must have; `kiln_bundle_extension` gives their
+    /// names.
     pub extension_count: u32,
-    /// The most memory that the whole process takes, as planned.
+    /// Planned peak of the whole process.
     pub peak_bytes: u64,
-    /// The memory that the bundle was compiled for.
+    /// Budget that the bundle was compiled for.
     pub budget_bytes: u64,
-    /// Of the peak, what is allocated on the device.
+    /// Bytes allocated on the device, a part of the peak.
     pub device_bytes: u64,
-    /// The device must allow single allocations of this size.
+    /// Largest single allocation that the device must allow.
     pub max_alloc_bytes: u64,
-    /// The device must have this much local memory.
+    /// Local memory that the device must have.
     pub local_mem_bytes: u64,
-    /// The device must allow work-groups of this size.
+    /// Largest work-group that the device must allow.
     pub work_group_size: u64,
 }
 
-/// Opens a bundle and checks all of it but its weights, which are checked as they are read.
+/// Opens a bundle and checks all of it except the weights, which are checked when they are read.
 ///
-/// On success `*out` is the caller's, to be closed with `kiln_bundle_close`; else it is NULL.
+/// On success the caller owns `*out` and closes it with `kiln_bundle_close`; else it is NULL.
 /// Any thread. Fails with `KILN_STATUS_BUNDLE` or `KILN_STATUS_INPUT`.
 ///
 /// # Safety
 ///
-/// `path` ends with a NUL; `out` may be written.
+/// `path` ends with a NUL; `out` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_bundle_open(
     path: *const c_char,
@@ -82,15 +83,15 @@ pub unsafe extern "C" fn kiln_bundle_open(
     })
 }
 
-/// As `kiln_bundle_open`, for a bundle that is a part of an open file: `len_bytes` from
-/// `offset_bytes` on. An Android asset gives these three if it is stored without compression.
+/// Like `kiln_bundle_open`, for a bundle that is a part of an open file: `len_bytes` from
+/// `offset_bytes` on. An Android asset that is stored without compression gives these three values.
 ///
-/// The descriptor stays the caller's and may be closed at once: the library keeps a duplicate
-/// until bundle and sessions are closed. Its position is neither used nor changed.
+/// The caller keeps the descriptor and may close it at once: the library has a duplicate until
+/// bundle and sessions are closed. The file position is neither used nor changed.
 ///
 /// # Safety
 ///
-/// `out` may be written.
+/// `out` is writable.
 #[cfg(unix)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_bundle_open_fd(
@@ -105,7 +106,7 @@ pub unsafe extern "C" fn kiln_bundle_open_fd(
         if fd < 0 {
             return Err(Failure::input(format!("{fd} is not a file descriptor")));
         }
-        // SAFETY: it is not -1. If it is not open, or is closed meanwhile, duplicating it fails.
+        // SAFETY: the descriptor is not -1. If it is not open, duplicating it fails.
         let theirs = unsafe { BorrowedFd::borrow_raw(fd) };
         let name = format!("file descriptor {fd} from {offset_bytes} on");
         let own = theirs
@@ -118,9 +119,9 @@ pub unsafe extern "C" fn kiln_bundle_open_fd(
     guard(|| unsafe { create(out, open) })
 }
 
-/// Closes a bundle; NULL is allowed. Sessions that were made from it stay as they are.
+/// Closes a bundle; NULL is allowed. Sessions made from it remain open.
 ///
-/// No thread may use the bundle, or a text from it, at that time or later.
+/// No thread may use the bundle, or a text from it, during or after the call.
 ///
 /// # Safety
 ///
@@ -131,11 +132,11 @@ pub unsafe extern "C" fn kiln_bundle_close(bundle: *mut KilnBundle) {
     unsafe { free(bundle) }
 }
 
-/// Tells what a bundle is and what it needs. Any thread.
+/// Writes the properties and needs of a bundle to `*out`. Any thread.
 ///
 /// # Safety
 ///
-/// `bundle` is open; `out` may be written.
+/// `bundle` is open; `out` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_bundle_info(
     bundle: *const KilnBundle,
@@ -165,7 +166,7 @@ pub unsafe extern "C" fn kiln_bundle_info(
     })
 }
 
-/// Name of a network, by its index below `network_count`; NULL if there is none.
+/// Name of the network with an index below `network_count`; NULL if there is none.
 ///
 /// The text belongs to the bundle and is valid until it is closed. Any thread.
 ///
@@ -181,8 +182,8 @@ pub unsafe extern "C" fn kiln_bundle_network(
     name_at(unsafe { bundle.as_ref() }.map(|bundle| &bundle.networks), index)
 }
 
-/// Name of an OpenCL extension that the device must have, by its index below
-/// `extension_count`; NULL if there is none.
+/// Name of a required OpenCL extension with an index below `extension_count`; NULL if there is
+/// none.
 ///
 /// The text belongs to the bundle and is valid until it is closed. Any thread.
 ///

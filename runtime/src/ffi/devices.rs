@@ -5,7 +5,7 @@ use std::ffi::{CString, c_char};
 use super::{Failure, KilnStatus, c_text, create, free, give, given, guard};
 use crate::device::{self, DeviceFacts, DeviceType};
 
-/// The devices that were there when they were listed.
+/// A list of devices, as of the time of the call.
 pub struct KilnDevices(Vec<Listed>);
 
 struct Listed {
@@ -15,7 +15,7 @@ struct Listed {
     facts: DeviceFacts,
 }
 
-/// What a device is made for.
+/// Kind of a device.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KilnDeviceType {
@@ -27,20 +27,20 @@ pub enum KilnDeviceType {
     Other = 2,
 }
 
-/// A device. Its texts belong to the list and are valid until that is freed.
+/// A device. The texts belong to the list and are valid until the list is freed.
 #[repr(C)]
 pub struct KilnDevice {
-    /// Name of the device. A session takes it, a part of it, or its index in the list.
+    /// Name of the device. A session takes this name, a part of it, or the index in the list.
     pub name: *const c_char,
     /// Name of the platform, which is the driver.
     pub platform: *const c_char,
     /// Version of the driver.
     pub driver: *const c_char,
-    /// What it is made for.
+    /// Kind of the device.
     pub device_type: KilnDeviceType,
-    /// Compute units.
+    /// Number of compute units.
     pub compute_units: u32,
-    /// Memory.
+    /// Device memory.
     pub global_mem_bytes: u64,
     /// Largest single allocation.
     pub max_alloc_bytes: u64,
@@ -52,13 +52,13 @@ pub struct KilnDevice {
 
 /// Lists the devices of all drivers.
 ///
-/// This opens the drivers, and each costs the process memory that it never gives back.
-/// On success `*out` is the caller's, to be freed with `kiln_devices_free`; else it is NULL.
-/// Any thread. Fails with `KILN_STATUS_DEVICE`, and an error that says which libraries were tried.
+/// The call opens all drivers. Each takes memory of the process that it never releases.
+/// On success the caller owns `*out` and frees it with `kiln_devices_free`; else it is NULL.
+/// Any thread. Fails with `KILN_STATUS_DEVICE`; the error names the libraries that were tried.
 ///
 /// # Safety
 ///
-/// `out` may be written.
+/// `out` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_devices_list(out: *mut *mut KilnDevices) -> KilnStatus {
     let list = || {
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn kiln_devices_list(out: *mut *mut KilnDevices) -> KilnSt
     guard(|| unsafe { create(out, list) })
 }
 
-/// How many devices a list has; 0 if it is NULL. Any thread.
+/// Number of devices in a list; 0 if it is NULL. Any thread.
 ///
 /// # Safety
 ///
@@ -85,11 +85,11 @@ pub unsafe extern "C" fn kiln_devices_count(devices: *const KilnDevices) -> u32 
     unsafe { devices.as_ref() }.map_or(0, |devices| devices.0.len() as u32)
 }
 
-/// Describes a device by its index. Any thread. Fails with `KILN_STATUS_INPUT` if there is none.
+/// Describes the device with an index. Any thread. Fails with `KILN_STATUS_INPUT` if there is none.
 ///
 /// # Safety
 ///
-/// `devices` is a list that has not been freed; `out` may be written.
+/// `devices` is a list that has not been freed; `out` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_devices_get(
     devices: *const KilnDevices,
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn kiln_devices_get(
     })
 }
 
-/// Frees a list; NULL is allowed. No thread may use it, or a text from it, then or later.
+/// Frees a list; NULL is allowed. No thread may use it, or its texts, during or after the call.
 ///
 /// # Safety
 ///

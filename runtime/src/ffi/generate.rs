@@ -1,4 +1,4 @@
-//! Pictures for C: what is asked for, and how far it is.
+//! Generation for C: requests and progress.
 
 use std::ffi::{c_char, c_void};
 use std::ops::ControlFlow;
@@ -12,74 +12,74 @@ use crate::pipeline::png::RgbImage;
 use crate::pipeline::preview::Projection;
 use crate::session::{Init, Progress, Request};
 
-/// What is asked for. Fill it with `kiln_request_init` first.
+/// A request for an image. Fill it with `kiln_request_init` first.
 #[repr(C)]
 pub struct KilnRequest {
-    /// What the picture shows, UTF-8. NULL is nothing.
+    /// The prompt, UTF-8. NULL is the empty prompt.
     pub prompt: *const c_char,
-    /// What it does not, UTF-8. NULL is nothing.
+    /// The negative prompt, UTF-8. NULL is the empty prompt.
     pub negative_prompt: *const c_char,
-    /// Seed of the noise: on one device the same request makes the same picture.
+    /// Seed of the noise. On one device, equal requests give equal images.
     pub seed: u64,
-    /// Steps of the sampler.
+    /// Number of steps of the sampler.
     pub steps: u32,
     /// Scale of classifier-free guidance; 1 turns it off.
     pub guidance: f32,
-    /// Name of the sampler. NULL is the first, `ddim`.
+    /// Name of the sampler. NULL is `ddim`.
     pub sampler: *const c_char,
-    /// Noise that each step adds, 0 to 1.
+    /// Noise that each step of `ddim` adds, 0 to 1.
     pub eta: f32,
-    /// Whether progress comes with a preview.
+    /// Whether progress has previews.
     pub preview: bool,
-    /// A picture to begin with, for a bundle that has an encoder; NULL is none.
+    /// Initial image, for a bundle with an image encoder; NULL is none.
     pub initial_image: *const KilnImage,
 }
 
-/// A picture that another is made from.
+/// An image from which generation begins.
 #[repr(C)]
 pub struct KilnImage {
-    /// Red, green, blue and a byte that does not count, row by row from the top, without gaps:
+    /// Red, green, blue and an ignored byte for each pixel, row by row from the top, without gaps:
     /// `width * height * 4` bytes.
     pub rgba: *const u8,
-    /// Width in pixels. The picture is scaled and cut to the model's size.
+    /// Width in pixels. The image is scaled and cut to the model's size.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// How much is made anew: over 0, which keeps the picture, to 1, which keeps next to nothing.
-    /// That share of the steps runs.
+    /// Share of the steps that run, over 0 to 1. Small values keep the initial image, 1 keeps next
+    /// to nothing of it.
     pub strength: f64,
 }
 
-/// What is being done.
+/// Stage of a call.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KilnStage {
-    /// Kernels are being built: `step` of `of` are.
+    /// Kernels are built: `step` of `of` are done.
     Load = 0,
-    /// The prompt is being encoded.
+    /// The prompt is encoded.
     Prompt = 1,
-    /// The sampler is at work: `step` of `of` steps are done.
+    /// The sampler runs: `step` of `of` steps are done.
     Sample = 2,
-    /// The picture is being decoded.
+    /// The image is decoded.
     Decode = 3,
 }
 
-/// How far it is. Valid, with what it points to, until the callback returns.
+/// Progress of a call. Valid until the callback returns, with the preview.
 #[repr(C)]
 pub struct KilnProgress {
-    /// What is being done.
+    /// The stage.
     pub stage: KilnStage,
-    /// How much of it is.
+    /// Number of steps done.
     pub step: u32,
-    /// Of how much; 0 where there is nothing to count.
+    /// Number of steps in all; 0 if the stage has none.
     pub of: u32,
-    /// How long the step took that was done last.
+    /// Seconds of the last step.
     pub seconds: f64,
-    /// A rough picture as red, green, blue, row by row; NULL if there is none.
+    /// Preview as red, green, blue, row by row; NULL if there is none.
     pub preview_rgb: *const u8,
-    /// Its width in pixels.
+    /// Width of the preview in pixels.
     pub preview_width: u32,
-    /// Its height in pixels.
+    /// Height of the preview in pixels.
     pub preview_height: u32,
 }
 
@@ -97,7 +97,7 @@ impl KilnProgress {
     }
 }
 
-/// Hears how far it is, with the context that was given; answers whether to go on.
+/// Receives progress and the caller's context. Returns whether to go on.
 ///
 /// Called on the thread that called the library. It must return: no exception, no `longjmp`.
 pub type KilnProgressFn =
@@ -107,7 +107,7 @@ pub type KilnProgressFn =
 ///
 /// # Safety
 ///
-/// `request` may be written, or is NULL.
+/// `request` is writable or NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
     guard(|| {
@@ -128,20 +128,19 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
     });
 }
 
-/// Makes a picture. Returns when it is done, has failed or was cancelled.
+/// Makes an image. Returns when it is done, has failed or was cancelled.
 ///
-/// `progress` is called on this thread and may be NULL; nothing of `request` is kept.
-/// On success `*out` is the caller's, to be freed with `kiln_picture_free`; else it is NULL.
-/// Any thread, one at a time: while another one makes a picture with this session, it is
-/// `KILN_STATUS_BUSY`. After a failure the session can be used again, except after
-/// `KILN_STATUS_INTERNAL`. Fails also with `KILN_STATUS_INPUT` if the request is impossible, with
-/// `KILN_STATUS_CANCELLED`, `KILN_STATUS_DEVICE`, or `KILN_STATUS_BUNDLE` if weights are damaged.
+/// `progress` is called on this thread and may be NULL. The library keeps nothing of `request`.
+/// On success the caller owns `*out` and frees it with `kiln_picture_free`; else it is NULL.
+/// Any thread, one at a time: while another thread makes an image with this session, the call fails
+/// with `KILN_STATUS_BUSY`. It also fails with `KILN_STATUS_INPUT` if the request is invalid,
+/// `KILN_STATUS_BUNDLE` if weights are damaged, `KILN_STATUS_DEVICE`, or `KILN_STATUS_CANCELLED`.
+/// The session can be used after a failure, except after `KILN_STATUS_INTERNAL`.
 ///
 /// # Safety
 ///
-/// `session` is open; `request` is valid, with texts that end with a NUL and an initial image of
-/// as many pixels as it says; `out` may be written;
-/// `progress` may be called with `context`.
+/// `session` is open; `request` is valid, its texts end with a NUL, and its initial image has as
+/// many pixels as its size says; `out` is writable; `progress` may be called with `context`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_generate(
     session: *const KilnSession,
@@ -217,7 +216,7 @@ unsafe fn own_request(asked: &KilnRequest) -> Result<Request<'static>, Failure> 
 
 /// # Safety
 ///
-/// The pixels are NULL or as many as the picture's size says.
+/// The pixels are NULL or as many as the image's size says.
 unsafe fn own_image(image: &KilnImage) -> Result<Init, Failure> {
     if image.rgba.is_null() {
         return Err(Failure::null("the address of the initial image's pixels"));
@@ -236,8 +235,8 @@ unsafe fn own_image(image: &KilnImage) -> Result<Init, Failure> {
     Ok(Init { image: pixels, strength: image.strength })
 }
 
-/// Translates progress. `projection` makes previews of latents of that side, and `colours` keeps
-/// what the answer points to.
+/// Translates progress. `projection` makes previews of latents of this side. `colours` holds the
+/// preview to which the result points.
 fn tell(
     news: Progress<'_>,
     steps: usize,
@@ -250,7 +249,7 @@ fn tell(
         Progress::Step { done, steps, seconds, picture, .. } => {
             let mut told = KilnProgress::new(KilnStage::Sample, done, steps);
             told.seconds = seconds;
-            // A preview that cannot be made is none.
+            // Without a preview if it cannot be made.
             *colours = projection.and_then(|(p, side)| p.show(picture, side).ok());
             if let Some(image) = colours {
                 told.preview_rgb = image.pixels().as_ptr();

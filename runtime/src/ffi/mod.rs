@@ -25,32 +25,32 @@ pub mod generate;
 pub mod picture;
 pub mod session;
 
-/// Version of this interface. A program that was compiled with another one must not use it.
+/// Version of this interface. A program compiled with another version must not use the library.
 pub const KILN_ABI_VERSION: u32 = 1;
 
-/// How a call ended. `kiln_last_error` says more.
+/// Result of a call. `kiln_last_error` has the reason of a failure.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KilnStatus {
-    /// Done.
+    /// Success.
     Ok = 0,
     /// The bundle is damaged, or of another version.
     Bundle = 1,
-    /// An argument or a file is not what it should be.
+    /// An argument or a file is invalid.
     Input = 2,
     /// The device, its driver or its library failed, or is too small for the bundle.
     Device = 3,
-    /// The bundle takes more memory than the budget.
+    /// The bundle needs more memory than the budget.
     Budget = 4,
-    /// Cancelled, by `kiln_session_cancel` or the answer of a progress callback.
+    /// Cancelled by `kiln_session_cancel` or by a progress callback.
     Cancelled = 5,
-    /// Another thread is making a picture with this session.
+    /// Another thread is making an image with this session.
     Busy = 6,
-    /// A fault of this library. Close what was in use.
+    /// A fault of this library. Close the objects in use.
     Internal = 7,
 }
 
-/// What a call failed with.
+/// Status and text of a failed call.
 struct Failure {
     status: KilnStatus,
     text: String,
@@ -94,16 +94,16 @@ thread_local! {
 }
 
 fn remember(text: &str) {
-    // A thread that is ending has no place for it any more.
+    // A thread that is ending has no storage for it.
     let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = c_text(text));
 }
 
-/// Text for C. A NUL inside would end it early, so there is none.
+/// Text for C. A NUL inside would end it early, so each becomes a space.
 fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', " ")).unwrap_or_default()
 }
 
-/// Runs the body of an exported function: errors become a status, and panics do not leave.
+/// Runs the body of an exported function. Errors and panics become a status.
 fn guard(body: impl FnOnce() -> Result<(), Failure>) -> KilnStatus {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => KilnStatus::Ok,
@@ -118,14 +118,14 @@ fn guard(body: impl FnOnce() -> Result<(), Failure>) -> KilnStatus {
                 .or_else(|| payload.downcast_ref::<&str>().copied())
                 .unwrap_or("no message");
             remember(&format!("a fault of this library: {message}"));
-            // Its destructor might panic again.
+            // The destructor of the payload might panic.
             std::mem::forget(payload);
             KilnStatus::Internal
         }
     }
 }
 
-/// As [`guard`], for what only frees.
+/// Like [`guard`], for functions that only free.
 fn guard_drop(body: impl FnOnce()) {
     guard(|| {
         body();
@@ -137,7 +137,7 @@ fn guard_drop(body: impl FnOnce()) {
 ///
 /// # Safety
 ///
-/// `text` is NULL or points to bytes that end with a NUL and stay as they are while it is used.
+/// `text` is NULL or points to bytes that end with a NUL and do not change while it is used.
 unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<Option<&'a str>, Failure> {
     if text.is_null() {
         return Ok(None);
@@ -150,21 +150,21 @@ unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<Option<&'a str>, F
     }
 }
 
-/// What a pointer from C refers to.
+/// The object of a pointer from C.
 ///
 /// # Safety
 ///
-/// `pointer` is NULL or came from this library, and what it refers to has not been freed.
+/// `pointer` is NULL or came from this library, and its object has not been freed.
 unsafe fn given<'a, T>(pointer: *const T, name: &str) -> Result<&'a T, Failure> {
     // SAFETY: by this function's contract.
     unsafe { pointer.as_ref() }.ok_or_else(|| Failure::null(name))
 }
 
-/// Puts a result where the caller wants it.
+/// Writes a result to the caller's place.
 ///
 /// # Safety
 ///
-/// `out` is NULL or may be written; it need not hold a value.
+/// `out` is NULL or writable. It need not hold a value.
 unsafe fn give<T>(out: *mut T, name: &str, value: T) -> Result<(), Failure> {
     if out.is_null() {
         return Err(Failure::null(name));
@@ -174,7 +174,7 @@ unsafe fn give<T>(out: *mut T, name: &str, value: T) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Hands an object over to the caller. On failure `*out` is NULL.
+/// Makes an object and passes it to the caller. On failure `*out` is NULL.
 ///
 /// # Safety
 ///
@@ -194,7 +194,7 @@ unsafe fn create<T>(
 ///
 /// # Safety
 ///
-/// `object` is NULL or came from [`create`], and nothing uses it now or later.
+/// `object` is NULL or came from [`create`]. Nothing uses it during or after the call.
 unsafe fn free<T>(object: *mut T) {
     if !object.is_null() {
         // SAFETY: by this function's contract.
@@ -202,7 +202,7 @@ unsafe fn free<T>(object: *mut T) {
     }
 }
 
-/// Version of the interface that the library has: compare it with `KILN_ABI_VERSION`.
+/// Version of the library's interface, to be compared with `KILN_ABI_VERSION`.
 ///
 /// Any thread, any time.
 #[unsafe(no_mangle)]
@@ -210,21 +210,21 @@ pub extern "C" fn kiln_abi_version() -> u32 {
     KILN_ABI_VERSION
 }
 
-/// Why the last call that failed on this thread did: one line of UTF-8, empty if none has.
+/// Reason of the last failed call on this thread: one line of UTF-8, empty if no call has failed.
 ///
-/// The text belongs to the library. It is valid on this thread until the next call that fails.
+/// The text belongs to the library. It is valid on this thread until the next failure.
 #[unsafe(no_mangle)]
 pub extern "C" fn kiln_last_error() -> *const c_char {
     const NOTHING: &CStr = c"";
     LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(NOTHING.as_ptr())
 }
 
-/// Names the OpenCL library to use, instead of searching for one.
+/// Sets the OpenCL library to use instead of a search.
 ///
-/// `path` is a file or a name that the linker knows. Without this call the library is the one in
-/// the environment variable OPENCL_DYLIB_PATH, else the first of the places where phones have it.
-/// Call it before anything else that asks for devices, and before other threads use the
-/// environment: the choice is made once in a process, and is kept in that variable.
+/// `path` is a file or a name that the linker knows. Without this call, the library is that of the
+/// environment variable OPENCL_DYLIB_PATH, else the first one found in the usual places.
+/// Call it before devices are listed or sessions created, and before other threads use the
+/// environment: the choice is made once in a process, and is kept in this variable.
 /// Fails with `KILN_STATUS_INPUT` if another library is in use.
 ///
 /// # Safety

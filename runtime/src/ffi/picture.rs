@@ -1,4 +1,4 @@
-//! Finished pictures for C.
+//! Finished images for C.
 
 use std::ffi::{CString, c_char};
 use std::ptr;
@@ -9,7 +9,7 @@ use crate::session::Picture;
 
 const CHANNELS: usize = 4;
 
-/// A finished picture. Any thread may use it, several at a time. It needs no session.
+/// A finished image. Several threads may use it at a time. It outlives its session.
 pub struct KilnPicture {
     width: u32,
     height: u32,
@@ -30,7 +30,7 @@ impl KilnPicture {
     }
 }
 
-/// Width in pixels; 0 if the picture is NULL. Any thread.
+/// Width of an image in pixels; 0 if it is NULL. Any thread.
 ///
 /// # Safety
 ///
@@ -41,7 +41,7 @@ pub unsafe extern "C" fn kiln_picture_width(picture: *const KilnPicture) -> u32 
     unsafe { picture.as_ref() }.map_or(0, |picture| picture.width)
 }
 
-/// Height in pixels; 0 if the picture is NULL. Any thread.
+/// Height of an image in pixels; 0 if it is NULL. Any thread.
 ///
 /// # Safety
 ///
@@ -52,13 +52,13 @@ pub unsafe extern "C" fn kiln_picture_height(picture: *const KilnPicture) -> u32
     unsafe { picture.as_ref() }.map_or(0, |picture| picture.height)
 }
 
-/// Copies the pixels: red, green, blue and 255, row by row from the top, without gaps.
+/// Copies the pixels as red, green, blue and 255, row by row from the top, without gaps.
 ///
 /// `len_bytes` must be `width * height * 4`. Any thread. Fails with `KILN_STATUS_INPUT`.
 ///
 /// # Safety
 ///
-/// `picture` has not been freed; `len_bytes` bytes at `out` may be written.
+/// `picture` has not been freed; `len_bytes` bytes at `out` are writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_picture_rgba(
     picture: *const KilnPicture,
@@ -75,16 +75,16 @@ pub unsafe extern "C" fn kiln_picture_rgba(
             let needed = rgba.len();
             return Err(Failure::input(format!("{len_bytes} bytes for {needed} of pixels")));
         }
-        // SAFETY: by this function's contract, for the length that was just compared.
+        // SAFETY: by this function's contract, for the length that is compared above.
         unsafe { slice::from_raw_parts_mut(out, len_bytes) }.copy_from_slice(rgba);
         Ok(())
     })
 }
 
-/// What the user should know, for example that a prompt was cut: warning `index`, counted from 0;
-/// NULL if there are no more.
+/// Warning `index` for the user, for example that a prompt was cut. Counted from 0; NULL after the
+/// last one.
 ///
-/// The text belongs to the picture and is valid until it is freed. Any thread.
+/// The text belongs to the image and is valid until the image is freed. Any thread.
 ///
 /// # Safety
 ///
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn kiln_picture_warning(
     warning.map_or(ptr::null(), |warning| warning.as_ptr())
 }
 
-/// Frees a picture; NULL is allowed. No thread may use it, or a text from it, then or later.
+/// Frees an image; NULL is allowed. No thread may use it, or its texts, during or after the call.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! Sessions for C: a bundle on a device, shared by the threads that make, cancel and trim.
+//! Sessions for C: a bundle on a device, shared by threads that generate, cancel and trim.
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -14,49 +14,49 @@ use crate::program::cache::ProgramCache;
 use crate::report::MeasuredMemory;
 use crate::session::{Canceller, Session, SessionOptions};
 
-/// A bundle that is loaded on a device. Any thread may use it; one at a time makes a picture.
+/// A bundle that is loaded on a device. Any thread may use it; one at a time makes an image.
 pub struct KilnSession {
     session: Mutex<Session>,
     canceller: Canceller,
-    /// Somebody asked to trim while a picture was being made.
+    /// A trim was requested while an image was made.
     trim_asked: AtomicBool,
     peak_bytes: u64,
     budget_bytes: u64,
-    /// What loading allocates.
+    /// Device bytes that loading allocates.
     load_bytes: u64,
-    /// What is allocated.
+    /// Device bytes that are allocated.
     device_bytes: AtomicU64,
 }
 
-/// How a session is made. Fill it with `kiln_session_options_init` first.
+/// Options of a session. Fill them with `kiln_session_options_init` first.
 #[repr(C)]
 pub struct KilnSessionOptions {
     /// `auto`, an index in the list of devices, or a part of a name. NULL is `auto`.
     pub device: *const c_char,
-    /// A folder of the caller's, in which compiled kernels may be kept so that the next session
-    /// starts sooner. It may be emptied at any time. NULL keeps none there.
+    /// A folder of the caller for compiled kernels, so that the next session starts sooner. It may
+    /// be emptied at any time. NULL keeps none.
     pub cache_folder: *const c_char,
-    /// The most memory that the bundle may plan to take; 0 leaves that to the bundle.
+    /// Largest planned peak of the bundle; 0 accepts any.
     pub budget_bytes: u64,
 }
 
 /// Memory, planned and measured.
 #[repr(C)]
 pub struct KilnMemory {
-    /// The most that the whole process takes, as planned.
+    /// Planned peak of the whole process.
     pub peak_bytes: u64,
-    /// What is allowed: the smaller of the session's budget and the bundle's.
+    /// Budget: the smaller of the session's and the bundle's.
     pub budget_bytes: u64,
-    /// What is allocated on the device now.
+    /// Current allocations on the device.
     pub device_bytes: u64,
-    /// What the process takes now; 0 if the system does not tell.
+    /// Current memory of the process; 0 if the system does not report it.
     pub process_bytes: u64,
-    /// The most that the process ever took; 0 if the system does not tell.
+    /// Peak memory of the process; 0 if the system does not report it.
     pub process_peak_bytes: u64,
 }
 
 impl KilnSession {
-    /// The session, unless a picture is being made with it.
+    /// The session, unless a thread makes an image with it.
     pub(super) fn try_lock(&self) -> Result<MutexGuard<'_, Session>, Failure> {
         match self.session.try_lock() {
             Ok(session) => Ok(session),
@@ -70,12 +70,13 @@ impl KilnSession {
         }
     }
 
-    /// The device's memory is about to be allocated, if it is not.
+    /// Records that the device memory is about to be allocated.
     pub(super) fn allocating(&self) {
         self.device_bytes.store(self.load_bytes, Ordering::Relaxed);
     }
 
-    /// Trims if somebody asked for it and nobody makes a picture. Whoever does asks again after.
+    /// Trims if it was requested and no image is made. A thread that makes one calls this at its
+    /// end.
     pub(super) fn trim_if_asked(&self) -> Result<(), Failure> {
         while self.trim_asked.load(Ordering::SeqCst) {
             let mut session = match self.try_lock() {
@@ -95,14 +96,14 @@ impl KilnSession {
     }
 }
 
-/// What the C library's allocator has free goes back to the system.
+/// Returns free memory of the C library's allocator to the system.
 fn give_free_pages_back() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         unsafe extern "C" {
             fn malloc_trim(pad: usize) -> i32;
         }
-        // SAFETY: glibc's; any thread may call it at any time.
+        // SAFETY: a function of glibc that any thread may call at any time.
         unsafe { malloc_trim(0) };
     }
     #[cfg(target_os = "android")]
@@ -111,16 +112,16 @@ fn give_free_pages_back() {
         unsafe extern "C" {
             fn mallopt(option: i32, value: i32) -> i32;
         }
-        // SAFETY: bionic's; any thread may call it at any time.
+        // SAFETY: a function of bionic that any thread may call at any time.
         unsafe { mallopt(M_PURGE, 0) };
     }
 }
 
-/// Fills options with what NULL and 0 mean: the first GPU, no cache folder, the bundle's budget.
+/// Fills options with the defaults: device `auto`, no cache folder, the bundle's budget.
 ///
 /// # Safety
 ///
-/// `options` may be written, or is NULL.
+/// `options` is writable or NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_options_init(options: *mut KilnSessionOptions) {
     let defaults =
@@ -131,18 +132,18 @@ pub unsafe extern "C" fn kiln_session_options_init(options: *mut KilnSessionOpti
     });
 }
 
-/// Loads a bundle on a device: builds its kernels and allocates all the memory it needs there.
+/// Loads a bundle on a device: builds its kernels and allocates all its device memory.
 ///
-/// The first time on a device this takes as long as its driver compiles. `progress` hears of it
-/// on this thread (`KILN_STAGE_LOAD`) and may be NULL; its answer is not asked for here.
-/// The bundle may be closed afterwards, and nothing of `options` is kept.
-/// On success `*out` is the caller's, to be closed with `kiln_session_close`; else it is NULL.
-/// Any thread. Fails with any status but `KILN_STATUS_CANCELLED` and `KILN_STATUS_BUSY`.
+/// The first time on a device, the driver compiles the kernels, which may take minutes. `progress`
+/// is called on this thread (`KILN_STAGE_LOAD`) and may be NULL; its result is ignored here. The
+/// bundle may be closed afterwards. The library keeps nothing of `options`. On success the caller
+/// owns `*out` and closes it with `kiln_session_close`; else it is NULL. Any thread. Fails with any
+/// status except `KILN_STATUS_CANCELLED` and `KILN_STATUS_BUSY`.
 ///
 /// # Safety
 ///
-/// `bundle` is open; `options` is NULL or valid, with texts that end with a NUL; `out` may be
-/// written; `progress` may be called with `context`, and does not leave by an exception.
+/// `bundle` is open; `options` is NULL or valid, and its texts end with a NUL; `out` is writable;
+/// `progress` may be called with `context` and throws no exception.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_create(
     bundle: *const KilnBundle,
@@ -179,11 +180,11 @@ pub unsafe extern "C" fn kiln_session_create(
     guard(|| unsafe { create(out, make) })
 }
 
-/// Options, and the budget in bytes.
+/// The options of a session, from C.
 ///
 /// # Safety
 ///
-/// `options` is NULL or valid, with texts that end with a NUL.
+/// `options` is NULL or valid, and its texts end with a NUL.
 unsafe fn session_options(
     options: *const KilnSessionOptions,
 ) -> Result<(SessionOptions, u64), Failure> {
@@ -207,10 +208,10 @@ unsafe fn session_options(
     Ok((own, budget_bytes))
 }
 
-/// Closes a session and frees all it has; NULL is allowed.
+/// Closes a session and frees its memory; NULL is allowed. Images remain.
 ///
-/// No thread may use the session at that time or later: cancel, and wait for the thread that
-/// makes a picture. Pictures stay.
+/// No thread may use the session during or after the call: cancel first, and wait for the thread
+/// that makes an image.
 ///
 /// # Safety
 ///
@@ -222,10 +223,10 @@ pub unsafe extern "C" fn kiln_session_close(session: *mut KilnSession) {
     give_free_pages_back();
 }
 
-/// Stops the picture that is being made: `kiln_session_generate` soon returns
-/// `KILN_STATUS_CANCELLED` on its thread. Does nothing if none is being made.
+/// Cancels the current image: `kiln_session_generate` soon returns `KILN_STATUS_CANCELLED` on its
+/// thread. Does nothing if no image is made.
 ///
-/// Any thread, also a progress callback. Returns at once.
+/// Any thread, also in a progress callback. Returns at once.
 ///
 /// # Safety
 ///
@@ -239,12 +240,12 @@ pub unsafe extern "C" fn kiln_session_cancel(session: *const KilnSession) -> Kil
     })
 }
 
-/// Gives back what can be had again: the device's memory, host buffers, free pages of the heap.
-/// Compiled kernels stay. Android's `onTrimMemory` is the place to call it.
+/// Releases device memory, host buffers and free pages of the heap. Compiled kernels stay. Call it
+/// in Android's `onTrimMemory`.
 ///
-/// The next picture allocates the same again and reads its weights from the bundle; it is not
-/// different, and hardly slower. While a picture is being made, the memory goes at its end; to
-/// have it sooner, cancel as well. Any thread. Fails with `KILN_STATUS_DEVICE`.
+/// The next image allocates the same memory and reads its weights from the bundle. Its pixels do
+/// not change. While an image is made, the memory is released at its end; to release it sooner,
+/// cancel as well. Any thread. Fails with `KILN_STATUS_DEVICE`.
 ///
 /// # Safety
 ///
@@ -259,11 +260,12 @@ pub unsafe extern "C" fn kiln_session_trim(session: *const KilnSession) -> KilnS
     })
 }
 
-/// Tells what memory the session and its process take. Any thread, also while a picture is made.
+/// Writes the memory of the session and its process to `*out`. Any thread, also while an image is
+/// made.
 ///
 /// # Safety
 ///
-/// `session` is open; `out` may be written.
+/// `session` is open; `out` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_memory(
     session: *const KilnSession,

@@ -45,6 +45,7 @@ pub fn on_interrupt(body: fn()) -> io::Result<()> {
 
 extern "C" fn handle(_signal: libc::c_int) {
     let byte = 0u8;
-    // SAFETY: one byte is read from a local variable. If the pipe is full, the reader knows already.
+    // SAFETY: one byte is read from a local variable. If the pipe is full, the reader knows
+    // already.
     unsafe { libc::write(WRITER.load(Ordering::SeqCst), (&raw const byte).cast(), 1) };
 }

@@ -1,8 +1,8 @@
-//! A folder of compiled programs, so that a driver compiles each only once on a machine.
+//! A folder of compiled programs, so that a driver compiles each program once on a machine.
 //!
-//! One file a program, named by the hash of its [`Key`]; bundles share what they have in common.
-//! A file is complete or absent: it is written under another name and renamed. Whatever is wrong
-//! with one, it counts as absent. Knows bytes, not what a driver does with them.
+//! Each program has one file, named by the hash of its [`Key`]. Bundles share equal programs. A
+//! file is complete or absent: it is written under another name and renamed. A damaged file counts
+//! as absent. This module knows bytes, not programs.
 
 use std::env;
 use std::fs::{self, DirBuilder, File};
@@ -16,13 +16,13 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::device::DeviceFacts;
 
-/// Format of the files, the last digit its version.
+/// Format of the files. The last digit is the version.
 const MAGIC: [u8; 8] = *b"KILNPRG1";
 /// Magic, length of the key, checksum.
 const HEADER_BYTES: usize = 8 + 4 + 8;
-/// How much a cache holds unless told otherwise.
+/// Default limit of a cache.
 const LIMIT_BYTES: u64 = 512 << 20;
-/// A file that was not renamed after this long never will be.
+/// Age after which an unfinished file is abandoned.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Everything that a compiled program depends on.
@@ -32,7 +32,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// Of a source with its build options on a device.
+    /// The key of a source with its build options on a device.
     pub fn new(device: &DeviceFacts, source: &str, options: &str) -> Key {
         let DeviceFacts { platform, platform_version, name, vendor, driver, version, .. } = device;
         let (hash, len_bytes) = (xxh3_128(source.as_bytes()), source.len());
@@ -67,18 +67,18 @@ pub struct ProgramCache {
 }
 
 impl ProgramCache {
-    /// The cache in a folder, which is made when something is written.
+    /// The cache in a folder. The first write creates the folder.
     pub fn new(folder: impl Into<PathBuf>) -> ProgramCache {
         ProgramCache { folder: folder.into(), limit_bytes: LIMIT_BYTES }
     }
 
-    /// The same with another bound on its size.
+    /// The same cache with another limit.
     pub fn with_limit(self, limit_bytes: u64) -> ProgramCache {
         ProgramCache { limit_bytes, ..self }
     }
 
-    /// The user's cache: `$KILN_CACHE`, else `kiln/programs` in the XDG cache folder; `None` where
-    /// there is no such folder.
+    /// The user's cache: `$KILN_CACHE`, else `kiln/programs` in the XDG cache folder. `None` if
+    /// there is neither.
     pub fn of_user() -> Option<ProgramCache> {
         let folder = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         if let Some(folder) = folder("KILN_CACHE") {
@@ -89,22 +89,22 @@ impl ProgramCache {
         Some(ProgramCache::new(xdg.or_else(home)?.join("kiln/programs")))
     }
 
-    /// Where it is.
+    /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Whether there is a file for a program. It may turn out to be useless.
+    /// Whether a program has a file. The file may be damaged.
     pub fn contains(&self, key: &Key) -> bool {
         self.path(key).is_file()
     }
 
-    /// The driver's binary of a program. A file that is not what was written is removed.
+    /// The driver's binary of a program. A damaged file is removed.
     pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
         let mut file = File::open(self.path(key)).ok()?;
         let binary = self.read_file(&mut file, key).ok().flatten();
         match &binary {
-            // Its age decides what is evicted; a folder that cannot be written loses nothing.
+            // The age decides about eviction. In a read-only folder it does not matter.
             Some(_) => drop(file.set_modified(SystemTime::now())),
             None => self.remove(key),
         }
@@ -124,9 +124,9 @@ impl ProgramCache {
         Ok((front == self::front(key, &binary)).then_some(binary))
     }
 
-    /// Keeps a program.
+    /// Writes a program.
     ///
-    /// Errors: those of the file system; what was there before is untouched.
+    /// Errors: those of the file system. An older file then stays.
     pub fn write(&self, key: &Key, binary: &[u8]) -> io::Result<()> {
         create_folder(&self.folder)?;
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -142,13 +142,13 @@ impl ProgramCache {
         write().inspect_err(|_| drop(fs::remove_file(&path)))
     }
 
-    /// Forgets a program.
+    /// Removes a program.
     pub fn remove(&self, key: &Key) {
-        // If it cannot be removed it will be refused again.
+        // A file that cannot be removed is refused at the next read again.
         let _ = fs::remove_file(self.path(key));
     }
 
-    /// Removes what was used least recently until the rest is within the limit.
+    /// Removes the least recently used programs until the rest is within the limit.
     ///
     /// Errors: the folder cannot be listed.
     pub fn evict(&self) -> io::Result<()> {
@@ -184,7 +184,7 @@ impl ProgramCache {
     }
 }
 
-/// What stands before the binary in its file.
+/// The bytes before the binary in its file.
 fn front(key: &Key, binary: &[u8]) -> Vec<u8> {
     let mut front = Vec::with_capacity(HEADER_BYTES + key.text.len());
     front.extend(MAGIC);
@@ -194,7 +194,7 @@ fn front(key: &Key, binary: &[u8]) -> Vec<u8> {
     front
 }
 
-/// Only its owner may put programs there: a driver runs them.
+/// Creates the folder with access for its owner alone, because a driver runs the files.
 fn create_folder(folder: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);

@@ -1,8 +1,8 @@
-//! Compiles a bundle's programs into a cache, in processes made for that.
+//! Compiles the programs of a bundle into a cache, in worker processes.
 //!
-//! A driver compiles on one thread, in memory that it may never give back. Workers are therefore
-//! processes: as many as there are processors and the plan's budget holds. They take the programs
-//! one at a time, in the plan's order, and end when none is left.
+//! A driver compiles on one thread, in memory that it may never release. Each worker is therefore a
+//! process. Their number is limited by the processors and by the plan's budget. Workers take
+//! programs one at a time, in the plan's order, and end when none is left.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Lines, Write};
@@ -22,17 +22,17 @@ use super::{Spec, binary, build, create_kernels, specs};
 use crate::device::{self, DeviceFacts, lock_driver};
 use crate::error::{At, RuntimeError};
 
-/// Memory of one worker: PoCL 3.1 took 360 MiB for the 146 programs of emoji-256.
+/// Memory of one worker, somewhat above the need of PoCL 3.1 for all programs of emoji-256.
 const WORKER_BYTES: u64 = 400 << 20;
 
-/// A command that does what [`work`] does.
+/// A command that runs [`work`].
 ///
-/// To its arguments are added the bundle, `--worker`, `--device INDEX` and `--cache FOLDER`.
+/// The bundle, `--worker`, `--device INDEX` and `--cache FOLDER` follow its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PrepareCommand {
-    /// What is run.
+    /// The program to run.
     pub program: PathBuf,
-    /// Its first arguments.
+    /// The first arguments.
     pub args: Vec<OsString>,
 }
 
@@ -42,9 +42,9 @@ pub(super) struct Missing<'a> {
     pub plan: &'a Plan,
     pub device: &'a DeviceFacts,
     pub cache: &'a ProgramCache,
-    /// Their positions among the bundle's programs.
+    /// Positions among the bundle's programs.
     pub programs: Vec<usize>,
-    /// How many programs the bundle has.
+    /// Number of programs in the bundle.
     pub count: usize,
 }
 
@@ -75,11 +75,11 @@ impl PrepareCommand {
         Some(PrepareCommand { program, args: args.iter().map(OsString::from).collect() })
     }
 
-    /// Has workers compile what is missing. `progress` hears how many of the bundle's programs
-    /// are compiled, and how many there are.
+    /// Lets workers compile the missing programs. `progress` receives the number of programs that
+    /// are compiled, and of all programs of the bundle.
     ///
-    /// Errors: a worker cannot be started or fails. What a worker says is lost: whoever builds
-    /// what is still missing meets the same error.
+    /// Errors: a worker cannot be started or fails. Messages of workers are discarded: a later
+    /// build of the same program reports the same error.
     pub(super) fn run(
         &self,
         missing: &Missing,
@@ -139,7 +139,7 @@ impl Worker {
     ) -> io::Result<()> {
         let next = || queue.lock().ok().and_then(|mut queue| queue.next());
         while let Some(program) = next() {
-            // A worker that is gone says why by its status.
+            // If the worker has ended, its exit status says why.
             if writeln!(self.input, "{program}").is_err() || self.answers.next().is_none() {
                 break;
             }
@@ -153,11 +153,12 @@ impl Worker {
     }
 }
 
-/// Compiles what a cache lacks of a bundle's programs, and evicts what is too much.
+/// Compiles the programs of a bundle that a cache lacks, then evicts old programs beyond its limit.
 ///
-/// `device` as in [`device::select`]. Without a command, or where its workers fail, the programs are
-/// compiled in this process, which takes the memory of the driver's compiler. `progress` as in
-/// [`PrepareCommand`]. Errors: those of the device; `Build`; `Io` if the cache cannot be written.
+/// `device` as in [`device::select`]. Without a command, or if its workers fail, the programs are
+/// compiled in this process, which then has the compiler's memory. `progress` receives the number
+/// of programs that are compiled, and of all programs. Errors: those of the device; `Build`; `Io`
+/// if the cache cannot be written.
 pub fn prepare(
     bundle: &Path,
     device: &str,
@@ -171,7 +172,7 @@ pub fn prepare(
     let specs = specs(plan, &device)?;
     let missing = || Missing::of((bundle, plan), &device, cache, &specs);
     if let Some(command) = command.filter(|_| !missing().programs.is_empty()) {
-        // What they left undone is compiled below, with the error if there is one.
+        // Programs that the workers left are compiled below, which reports errors.
         let _ = command.run(&missing(), progress);
     }
     let Missing { programs, count, .. } = missing();
@@ -188,10 +189,10 @@ pub fn prepare(
     cache.evict().or(Ok(()))
 }
 
-/// What a worker does: reads the position of a program among the bundle's programs, a line each,
-/// compiles it into the cache, and answers with the line.
+/// The body of a worker. Reads positions of programs, one a line. Compiles each program into the
+/// cache and answers with the same line.
 ///
-/// Errors: those of [`prepare`]; `Input` for a line that is no program's position.
+/// Errors: those of [`prepare`]; `Input` if a line is not the position of a program.
 pub fn work(
     bundle: &Path,
     device: &str,
@@ -211,7 +212,7 @@ pub fn work(
         let spec = spec.ok_or_else(|| RuntimeError::Input(format!("no program {line:?}")))?;
         compiler.compile(spec)?;
         if writeln!(output, "{line}").and_then(|()| output.flush()).is_err() {
-            // Whoever asked is gone.
+            // The process that asked has ended.
             break;
         }
     }

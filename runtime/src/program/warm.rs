@@ -1,8 +1,9 @@
-//! Makes a driver compile what it leaves for the first launch.
+//! Makes a lazy driver compile its kernels ahead of their first launch.
 //!
-//! PoCL compiles a kernel for the work-group size, for narrow or wide grids, and for grids at an
-//! offset or not, of each launch when it comes to it; only what it has compiled goes into a program's binary. So every such
-//! combination is launched once, with a single work-group and what memory there is.
+//! PoCL compiles a kernel separately for each work-group size, for narrow and wide grids, and for
+//! grids with and without an offset, at the first such launch. A program's binary has only the
+//! versions compiled so far. Every combination in the plan is therefore launched once, with a
+//! single work-group.
 #![allow(unsafe_code)]
 
 use std::collections::HashSet;
@@ -24,13 +25,13 @@ const WIDE: u64 = 65535;
 pub(super) struct Warmer<'a> {
     plan: &'a Plan,
     queue: CommandQueue,
-    /// Stands for every buffer and weight: as long as the longest, never touched but where the
-    /// one work-group does.
+    /// Stands for every buffer and weight. It is as long as the longest of them; only the single
+    /// work-group touches it.
     memory: Buffer<u8>,
 }
 
 impl<'a> Warmer<'a> {
-    /// `None` where the driver compiles everything in `clCreateKernel` or before.
+    /// `None` if the driver is not lazy.
     pub(super) fn new(
         context: &Context,
         device: &DeviceFacts,
@@ -50,7 +51,7 @@ impl<'a> Warmer<'a> {
         Ok(Some(Warmer { plan, queue, memory }))
     }
 
-    /// Launches a kernel of the plan once in every way the plan does.
+    /// Launches a kernel once for each combination of sizes in the plan.
     pub(super) fn launch(&self, index: usize, kernel: &Kernel) -> Result<(), RuntimeError> {
         let mut seen = HashSet::new();
         for dispatch in dispatches(self.plan).filter(|d| d.kernel.index() == index) {
@@ -71,7 +72,7 @@ impl<'a> Warmer<'a> {
     ) -> Result<(), RuntimeError> {
         let at = || dispatch.name.as_str();
         for (index, arg) in (0..).zip(&dispatch.args) {
-            // SAFETY: OpenCL compares the size with the kernel's argument, and copies the value.
+            // SAFETY: OpenCL checks the size against the kernel's argument, and copies the value.
             let set = unsafe {
                 match arg {
                     Arg::Buffer { .. } | Arg::Weight { .. } => {
@@ -86,8 +87,8 @@ impl<'a> Warmer<'a> {
         let global = global.map(|items| items as usize);
         let offset = dispatch.offset.map(|items| items as usize);
         let local = local.map(|local| local.map(|items| items as usize));
-        // SAFETY: sizes and the offset are arrays of three. The work-items are some of the dispatch's own, so
-        // they stay inside of its regions, none of which is longer than the memory.
+        // SAFETY: sizes and offset are arrays of three. The work-items are a subset of the
+        // dispatch's, so they stay inside of its regions, none of which is longer than the memory.
         let launched = unsafe {
             self.queue.enqueue_nd_range_kernel(
                 kernel.get(),
@@ -116,9 +117,9 @@ fn len_bytes(arg: &Arg) -> u64 {
     }
 }
 
-/// The fewest work-items of a dispatch for which PoCL compiles the same.
+/// The smallest sizes for which PoCL compiles the same version as for a dispatch.
 ///
-/// Where PoCL chooses the work-group itself, it does so by the whole size.
+/// If PoCL chooses the work-group itself, it does so by the whole global size.
 fn smallest(dispatch: &Dispatch) -> ([u64; 3], Option<[u64; 3]>) {
     let Some(local) = dispatch.local else { return (dispatch.global, None) };
     let wide = (0..3).find(|&axis| dispatch.global[axis] >= WIDE);

@@ -15,8 +15,8 @@ use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
 use crate::stream::Stream;
 use crate::tensor::{self, Tensor};
 
-/// Is called with each tensor on the way to an image: `tokens`, `embedding`, `latent_000` (the noise),
-/// the latent after each step, `decoded`. Numbers are NCHW.
+/// Is called with each tensor on the way to an image: `tokens`, `embedding`, `latent_000` (the
+/// noise), the latent after each step, `decoded`. Numbers are NCHW.
 pub type DumpHook<'a> = dyn Fn(&str, &Tensor) -> Result<(), RuntimeError> + 'a;
 
 /// What a caller asks for.
@@ -110,8 +110,8 @@ pub enum Progress<'a> {
         seconds: f64,
         /// The latent after the step, NCHW.
         latent: &'a [f32],
-        /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise from
-        /// the first step on.
+        /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise
+        /// from the first step on.
         picture: &'a [f32],
     },
     /// The latent is being decoded.

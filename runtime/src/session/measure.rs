@@ -61,8 +61,8 @@ impl Session {
     }
 
     /// Runs a network `passes` times in a row, weights and inputs included. Returns the seconds of
-    /// each pass until the device is done, and the counts of the stream. If `cold`, resident weights
-    /// are read again before the first pass.
+    /// each pass until the device is done, and the counts of the stream. If `cold`, resident
+    /// weights are read again before the first pass.
     pub fn time_passes(
         &mut self,
         network: usize,
@@ -85,7 +85,8 @@ impl Session {
         })
     }
 
-    /// Times a network's launches alone. Resident weights are in their places; slots hold any bytes.
+    /// Times a network's launches alone. Resident weights are in their places; slots hold any
+    /// bytes.
     pub fn time_launches(&mut self, network: usize) -> Result<LaunchSeconds, RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         if network >= bundle.plan().networks.len() {

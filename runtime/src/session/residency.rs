@@ -1,7 +1,7 @@
 //! Which resident blocks are in the arena.
 //!
-//! The plan says for each network which resident blocks it reads and which it overwrites. The blocks to
-//! load before each run therefore follow from the sequence of networks.
+//! The plan says for each network which resident blocks it reads and which it overwrites. The
+//! blocks to load before each run therefore follow from the sequence of networks.
 
 use kiln_bundle::plan::Plan;
 

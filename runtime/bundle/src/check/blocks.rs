@@ -1,10 +1,10 @@
-//! Weight blocks in their section, and the buffers of those that stay.
+//! Weight blocks in their section, and the buffers of resident blocks.
 
 use super::violation::{Violation, block_at, buffer_at};
 use crate::format::PAGE_BYTES;
 use crate::plan::{BlockId, BufferId, Plan, Residency};
 
-/// Checks every block; returns, for each buffer, the block that is resident in it.
+/// Checks every block. Returns the resident block of each buffer.
 pub(super) fn check(
     plan: &Plan,
     weights_len_bytes: u64,

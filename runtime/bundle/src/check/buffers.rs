@@ -1,4 +1,4 @@
-//! Buffers as rectangles in time and address: each in bounds, no two over one another.
+//! Buffers as rectangles in time and address: each in bounds, no two overlapping.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use super::violation::{Violation, buffer_at};
 use crate::plan::{BufferId, Plan};
 
-/// Checks every buffer and every pair; returns the largest sum of live sizes.
+/// Checks every buffer and every pair. Returns the largest sum of live sizes.
 pub(super) fn check(plan: &Plan, instant_count: u32) -> Result<u64, Violation> {
     for id in (0..).map(BufferId).take(plan.buffers.len()) {
         check_bounds(plan, id, instant_count)?;
@@ -41,8 +41,8 @@ fn check_bounds(plan: &Plan, id: BufferId, instant_count: u32) -> Result<(), Vio
     Ok(())
 }
 
-/// Moves through time with the live buffers in order of address. They are disjoint, so a buffer
-/// that comes to life can only meet its two neighbours, and their sum fits the arena.
+/// Sweeps over time with the live buffers in order of address. They are disjoint, so a buffer that
+/// becomes live can overlap only its two neighbours, and the sum of sizes fits the arena.
 ///
 /// Requires: every buffer is within its bounds.
 fn sweep(plan: &Plan) -> Result<u64, Violation> {

@@ -1,4 +1,4 @@
-//! Edges between networks: each input that is an output of a network before.
+//! Edges between networks: inputs that are outputs of an earlier network.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use crate::plan::{
     BufferId, GUIDANCE_BRANCHES, Input, Network, NetworkId, Plan, Port, Role, Slice, Source,
 };
 
-/// The outputs that networks still have to read.
+/// The outputs that networks read, by buffer.
 pub(super) struct Edges {
     holds: HashMap<BufferId, Vec<Hold>>,
 }
@@ -26,7 +26,7 @@ struct Hold {
 }
 
 impl Edges {
-    /// Checks that each producer is there, runs before its consumer and has an output that fits.
+    /// Checks that each producer exists, runs before its consumer and has an output that fits.
     ///
     /// Requires: roles are unique and in order.
     pub(super) fn check(plan: &Plan) -> Result<Edges, Violation> {
@@ -40,7 +40,7 @@ impl Edges {
                 let reader = Violation::input(network, input);
                 let hold = Hold { producer, consumer, last, looped, reader };
                 let list = holds.entry(output.buffer).or_default();
-                // One for each pair of networks, however many inputs there are.
+                // One hold for each pair of networks, whatever the number of inputs.
                 if !list.iter().any(|h| (h.producer, h.consumer) == (producer, consumer)) {
                     list.push(hold);
                 }
@@ -49,7 +49,8 @@ impl Edges {
         Ok(Edges { holds })
     }
 
-    /// Checks that the buffers which a network's inputs come from are live until all are taken.
+    /// Checks that the sources of a network's inputs are live until they are read for the last
+    /// time.
     ///
     /// Requires: every buffer is in the plan. `spans` has one entry a network.
     pub(super) fn check_live(
@@ -60,7 +61,7 @@ impl Edges {
         let network = &plan.networks[consumer];
         let until = match plan.with_role(Role::Denoiser).filter(|_| network.role.is_looped()) {
             Some(denoiser) => spans[denoiser].1,
-            // All inputs are taken at the network's first instant.
+            // All inputs are read at the network's first instant.
             None => spans[consumer].0 + 1,
         };
         for input in &network.inputs {
@@ -74,9 +75,9 @@ impl Edges {
         Ok(())
     }
 
-    /// Who has still to read a buffer when a step of a network writes it.
+    /// The input that still has to read a buffer when a step of a network writes to it.
     pub(super) fn overwritten_by_step(&self, network: usize, buffer: BufferId) -> Option<&str> {
-        // A consumer that runs once has taken its inputs when its steps begin.
+        // A consumer that runs once has read its inputs when its steps begin.
         let held = |hold: &&Hold| match hold.looped {
             true => hold.producer < network && network <= hold.last,
             false => hold.producer < network && network < hold.last,
@@ -84,7 +85,7 @@ impl Edges {
         self.of(buffer).find(held).map(|hold| hold.reader.as_str())
     }
 
-    /// Who has still to read a buffer when an input of a network is written to it.
+    /// The input that still has to read a buffer when an input of a network is written to it.
     pub(super) fn overwritten_by_input(&self, network: usize, buffer: BufferId) -> Option<&str> {
         let held = |hold: &&Hold| hold.producer < network && network <= hold.last;
         self.of(buffer).find(held).map(|hold| hold.reader.as_str())
@@ -108,7 +109,7 @@ fn output_of<'a>(
     let no_such = |what, id, count| Violation::NoSuch { by: by(), what, id, count };
     let count = plan.networks.len();
     let producer = plan.networks.get(id as usize).ok_or_else(|| no_such("network", id, count))?;
-    // An image encoder runs only for an image to begin with.
+    // An image encoder runs only for an initial image.
     if id as usize >= consumer || producer.role == Role::ImageEncoder {
         return Err(Violation::SourceNotRun { by: by(), network: producer.name.clone() });
     }

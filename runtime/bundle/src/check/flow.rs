@@ -1,8 +1,8 @@
 //! Walks the timeline once: each region that is read has been written, each block that is read is
 //! loaded.
 //!
-//! When a network begins, only its inputs count as written. Values cross from one network to another
-//! by edges alone.
+//! When a network begins, only its inputs count as written. Values cross from one network to
+//! another by edges alone.
 
 mod weights;
 
@@ -67,10 +67,10 @@ struct Flow<'a> {
     written: Vec<IntervalSet>,
     /// The `i32` inputs that the host writes for the current network, and their lengths.
     index_bytes: HashMap<BufferId, u64>,
-    /// The block in each slot, and the other way round.
+    /// The block in each slot, and the slot of each loaded block.
     slots: BTreeMap<SlotId, BlockId>,
     slot_of: HashMap<BlockId, SlotId>,
-    /// The launch of which not all parts have run.
+    /// The split launch of which parts are still to run.
     begun: Option<Begun<'a>>,
     network: usize,
     span: (u32, u32),
@@ -95,7 +95,7 @@ impl<'a> Flow<'a> {
         place(self.plan, self.network, self.step, self.instant())
     }
 
-    /// The inputs are written or copied, or are there already.
+    /// Begins a network: its inputs are written, copied, or in place.
     fn enter(&mut self, network: &Network) -> Result<(), Violation> {
         self.index_bytes.clear();
         self.written.clear();
@@ -122,7 +122,7 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
-    /// An input that is written or copied takes the place of no output that is still to be read.
+    /// An input that is written or copied must not overwrite an output that is still to be read.
     fn check_not_held(
         &self,
         input: &Input,
@@ -147,7 +147,7 @@ impl<'a> Flow<'a> {
         Err(Violation::Overwritten { by: by(), buffer, reader: reader.to_owned() })
     }
 
-    /// The host reads the outputs.
+    /// Ends a network: all slots are free, and its outputs are live and written.
     fn leave(&mut self, network: &Network) -> Result<(), Violation> {
         if let Some((&slot, &block)) = self.slots.first_key_value() {
             return Err(Violation::NotFreed {
@@ -207,7 +207,7 @@ impl<'a> Flow<'a> {
         self.write(region(gather.output, row_bytes.saturating_mul(index_count.into())))
     }
 
-    /// No part of a launch may be missing now.
+    /// Checks that no part of a launch is missing.
     fn end_launch(&self) -> Result<(), Violation> {
         self.begun.as_ref().map_or(Ok(()), |begun| Err(begun.broken_off(|| self.place())))
     }
@@ -256,7 +256,7 @@ impl<'a> Flow<'a> {
         Ok(())
     }
 
-    /// The region of a port, which may be longer than its buffer.
+    /// The region of a port. It may exceed its buffer.
     fn port_region(&self, port: &Port, by: impl Fn() -> String) -> Result<Region, Violation> {
         let count = self.plan.buffers.len();
         if port.buffer.index() >= count {
@@ -265,7 +265,8 @@ impl<'a> Flow<'a> {
         Ok(Region { buffer: port.buffer, offset_bytes: 0, len_bytes: port_len_bytes(port) })
     }
 
-    /// The buffer is there, live and no resident weights, and the region is inside it.
+    /// Checks that the buffer exists, is live and holds no resident weights, and that the region is
+    /// inside of it.
     fn check_use(
         &self,
         region: Region,

@@ -1,4 +1,5 @@
-//! Values that cross between the host and the networks: feeds that it writes, outputs that it reads.
+//! Values that cross between the host and the networks: feeds that it writes, outputs that it
+//! reads.
 //!
 //! The host sizes its own buffers by the manifest. A port of another length would leave bytes of a
 //! feed unwritten, or give the host fewer numbers than it takes.

@@ -1,4 +1,4 @@
-//! Kinds of buffers and blocks, held against what uses them.
+//! Kinds of buffers and blocks, compared with their users.
 
 use super::violation::{Violation, block_at, buffer_at};
 use crate::plan::{
@@ -33,7 +33,7 @@ pub(super) fn check(plan: &Plan, owners: &[Option<BlockId>]) -> Result<(), Viola
     Ok(())
 }
 
-/// Who uses a buffer.
+/// The users of a buffer.
 #[derive(Clone, Copy, PartialEq)]
 enum Users<'a> {
     None,

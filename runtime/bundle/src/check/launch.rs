@@ -1,4 +1,4 @@
-//! Work sizes that a device accepts, and launches in parts.
+//! Work sizes that a device accepts, and split launches.
 
 use super::violation::{Place, Violation};
 use crate::plan::{Dispatch, Requirements};
@@ -33,20 +33,20 @@ pub(super) fn check(
     Ok(())
 }
 
-/// A launch of which some parts have run, and the rest must follow.
+/// A split launch of which some parts are still to run.
 pub(super) struct Begun<'a> {
     last: &'a Dispatch,
-    /// The axis that it is cut along.
+    /// The axis along which the launch is split.
     axis: usize,
     /// First work-item of the next part.
     next: u64,
 }
 
 impl<'a> Begun<'a> {
-    /// After `dispatch`, what still has to run of its launch.
+    /// Returns the state after `dispatch`: the launch if parts of it are still to run.
     ///
-    /// Requires: [`check`] accepts it. Errors: it does not begin a launch where none has begun, or
-    /// is not the next part of the one that has.
+    /// Requires: [`check`] accepts `dispatch`. Errors: it is neither the first part of a launch nor
+    /// the next part of the one that has begun.
     pub(super) fn follow(
         begun: Option<Begun<'a>>,
         dispatch: &'a Dispatch,
@@ -75,13 +75,13 @@ impl<'a> Begun<'a> {
         Ok((next < range[axis]).then_some(begun))
     }
 
-    /// The launch ends here, although parts of it are missing.
+    /// The violation of a launch that ends before its last part.
     pub(super) fn broken_off(&self, place: impl Fn() -> Box<Place>) -> Violation {
         parts(self.last, place)
     }
 }
 
-/// The axis along which less than the range runs; any if there is none.
+/// The axis along which a dispatch is smaller than its range; the first one if there is none.
 fn axis_of(global: &[u64; 3], range: &[u64; 3]) -> usize {
     (0..3).find(|&axis| global[axis] != range[axis]).unwrap_or(0)
 }

@@ -1,11 +1,11 @@
-//! Resident weights: which networks read them, and which put something else in their place.
+//! Resident weights: the networks that read them, and the networks that overwrite them.
 
 use std::collections::BTreeSet;
 
 use super::violation::{Violation, block_at};
 use crate::plan::{Arg, BlockId, Network, Plan, Residency, Step};
 
-/// Checks every network's lists of blocks against its steps and its buffers.
+/// Checks the block lists of every network against its steps and buffers.
 ///
 /// Requires: every block and buffer is within its bounds; `spans` has one entry a network.
 pub(super) fn check(plan: &Plan, spans: &[(u32, u32)]) -> Result<(), Violation> {
@@ -56,8 +56,8 @@ fn read(plan: &Plan, network: &Network) -> BTreeSet<BlockId> {
 
 /// The resident blocks that share bytes of the arena with a buffer that is live in the interval.
 ///
-/// The buffers that meet `[start, end)` are those that start before its end, but for those that end
-/// before its start: both are counted by a search in sorted addresses.
+/// A buffer meets `[start, end)` if it starts before `end` and does not end before `start`. A
+/// search in sorted addresses counts both.
 fn overwritten(plan: &Plan, span: (u32, u32)) -> BTreeSet<BlockId> {
     let is_live = |lower: u32, upper: u32| lower < span.1 && span.0 < upper;
     let live = plan.buffers.iter().filter(|buffer| is_live(buffer.lower, buffer.upper));

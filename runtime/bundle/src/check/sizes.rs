@@ -1,11 +1,11 @@
-//! Sums, limits and names, which need neither time nor addresses.
+//! Sums, limits and names: rules without time and addresses.
 
 use std::collections::HashSet;
 
 use super::violation::Violation;
 use crate::plan::{HALF_EXTENSION, Plan};
 
-/// Checks allocations, budget, kernels and names; returns the planned peak.
+/// Checks allocations, budget, kernels and names. Returns the planned peak.
 pub(super) fn check(plan: &Plan) -> Result<u64, Violation> {
     let align_bytes = plan.requirements.base_align_bytes;
     if !align_bytes.is_power_of_two() {

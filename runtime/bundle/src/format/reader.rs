@@ -1,4 +1,4 @@
-//! The read side: everything small is validated when the file is opened, weights on demand.
+//! Reads bundles: everything small is validated when the file is opened, weights on demand.
 
 use std::fs::File;
 use std::io;
@@ -12,16 +12,16 @@ use crate::codec;
 use crate::error::BundleError;
 use crate::plan::{Block, BlockId, Gather, Plan, ROW_CHECKSUM_BYTES};
 
-/// How much of the weights [`BundleFile::verify_all`] holds at a time.
+/// Length of the chunks in which [`BundleFile::verify_all`] reads weights.
 const CHUNK_BYTES: u64 = 1 << 20;
 
 /// An open bundle whose plan has passed [`check::check`].
 ///
-/// Threads may share it: reads carry their own position.
+/// Threads may share it: every read has its own position.
 pub struct BundleFile {
     file: File,
     path: PathBuf,
-    /// Where the bundle starts in the file.
+    /// Start of the bundle in the file.
     base_bytes: u64,
     weights: Section,
     plan: Plan,
@@ -30,10 +30,10 @@ pub struct BundleFile {
 }
 
 impl BundleFile {
-    /// Opens a bundle from anywhere and validates all of it but the weights' bytes.
+    /// Opens a bundle of any origin and validates all of it except the bytes of the weights.
     ///
-    /// Memory: bounded by the file's length and the limits of [`crate::format`] and
-    /// [`crate::codec`], whatever the file says of itself. Never panics.
+    /// Memory: bounded by the file's length and by the limits of [`crate::format`] and
+    /// [`crate::codec`], whatever the file contains. Never panics.
     /// Errors: `NotABundle`, `Version`, `Length`, `Corrupt`, `TooLarge`, `Codec`, `Unsound`, `Io`.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
         let file = File::open(path).map_err(BundleError::io("open", path))?;
@@ -44,11 +44,11 @@ impl BundleFile {
         BundleFile::read(file, 0, metadata.len(), path)
     }
 
-    /// As [`open`](Self::open), for a bundle that is a part of an open file: `len_bytes` from
-    /// `offset_bytes` on, as in an application's package. `name` stands for the path in errors.
+    /// Like [`open`](Self::open), for a bundle that is a part of an open file: `len_bytes` from
+    /// `offset_bytes` on, as in an application's package. Errors have `name` in place of the path.
     ///
-    /// The file must be one that can be read at any position; its own position is left alone.
-    /// Errors: also `Length` if the file ends before the part does.
+    /// The file must be readable at any position. Its own position is not changed.
+    /// Errors: also `Length` if the file ends before the part.
     pub fn open_at(
         file: File,
         offset_bytes: u64,
@@ -70,8 +70,8 @@ impl BundleFile {
         BundleFile::read(file, offset_bytes, len_bytes, name)
     }
 
-    /// Reads and validates what lies between `base_bytes` and `base_bytes + len_bytes`, which
-    /// are in the file.
+    /// Reads and validates the bundle between `base_bytes` and `base_bytes + len_bytes`, which must
+    /// be in the file.
     fn read(file: File, base_bytes: u64, len_bytes: u64, path: &Path) -> Result<Self, BundleError> {
         let mut page = vec![0; len_bytes.min(PAGE_BYTES) as usize];
         read_exact_at(&file, &mut page, base_bytes).map_err(BundleError::io("read", path))?;
@@ -92,7 +92,7 @@ impl BundleFile {
         &self.plan
     }
 
-    /// What the checker found out about the plan.
+    /// The figures that the checker computed.
     pub fn checked(&self) -> &Checked {
         &self.checked
     }
@@ -107,8 +107,8 @@ impl BundleFile {
         self.weights.len_bytes
     }
 
-    /// Where the weights section starts in the file, a multiple of [`PAGE_BYTES`] if the bundle
-    /// is: for readers that go past the page cache with a handle of their own.
+    /// Start of the weights section in the file, a multiple of [`PAGE_BYTES`] if the bundle's start
+    /// is one. For readers with a file handle of their own, past the page cache.
     pub fn weights_at_bytes(&self) -> u64 {
         self.base_bytes + self.weights.offset_bytes
     }
@@ -118,15 +118,15 @@ impl BundleFile {
         &self.file
     }
 
-    /// Where the bundle was opened, or the name it was given.
+    /// Path of the bundle, or the name given to it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Fills `out` with the weights from `offset_bytes` on.
     ///
-    /// Errors: `OutOfRange` if they end before that, `Truncated` if the file has become shorter
-    /// since it was opened, `Io`.
+    /// Errors: `OutOfRange` if the range leaves the section; `Truncated` if the file has become
+    /// shorter since it was opened; `Io`.
     pub fn read_weights(&self, offset_bytes: u64, out: &mut [u8]) -> Result<(), BundleError> {
         let len_bytes = out.len() as u64;
         let end_bytes = offset_bytes.checked_add(len_bytes);
@@ -148,7 +148,7 @@ impl BundleFile {
         })
     }
 
-    /// Reads row `row` of a table into `out`, `gather.row_bytes` long, and verifies it.
+    /// Reads a row of a table into `out`, which has `gather.row_bytes` bytes, and verifies it.
     ///
     /// Errors: `CorruptRow`; those of [`read_weights`](Self::read_weights).
     pub fn read_row(&self, gather: &Gather, row: u32, out: &mut [u8]) -> Result<(), BundleError> {
@@ -166,7 +166,7 @@ impl BundleFile {
 
     /// Compares a block's bytes with its checksum.
     ///
-    /// Errors: `CorruptBlock`, also when `bytes` is not as long as the block; `NoSuchBlock`.
+    /// Errors: `CorruptBlock`, also if `bytes` has another length than the block; `NoSuchBlock`.
     pub fn verify_block(&self, block: BlockId, bytes: &[u8]) -> Result<(), BundleError> {
         let Some(entry) = self.plan.blocks.get(block.index()) else {
             return Err(BundleError::NoSuchBlock { path: self.path.clone(), block: block.0 });
@@ -177,10 +177,11 @@ impl BundleFile {
         Ok(())
     }
 
-    /// Reads all weights once, in the order of the file, and compares every block and the whole
-    /// section with their checksums; the second covers the tables, which are in no block.
+    /// Reads all weights once, in file order, and compares every block and the whole section with
+    /// their checksums. The section's checksum covers tables, which are in no block.
     ///
-    /// `progress` hears how many bytes of [`weights_len_bytes`](Self::weights_len_bytes) are done.
+    /// `progress` receives the number of bytes done, of
+    /// [`weights_len_bytes`](Self::weights_len_bytes).
     pub fn verify_all(&self, mut progress: impl FnMut(u64)) -> Result<(), BundleError> {
         let mut order: Vec<usize> = (0..self.plan.blocks.len()).collect();
         order.sort_by_key(|&index| self.plan.blocks[index].offset_bytes);
@@ -227,7 +228,7 @@ impl BundleFile {
     }
 }
 
-/// The part of a block that is in a chunk of the section which starts at `at_bytes`.
+/// The part of a block in a chunk of the section that starts at `at_bytes`.
 fn part_of<'a>(block: &Block, chunk: &'a [u8], at_bytes: u64) -> &'a [u8] {
     let within =
         |offset_bytes: u64| offset_bytes.saturating_sub(at_bytes).min(chunk.len() as u64) as usize;

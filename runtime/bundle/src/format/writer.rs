@@ -1,4 +1,4 @@
-//! The write side: weights as they come, the plan when it is known, the header last.
+//! Writes bundles: weights first, then the plan, the header last.
 
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -12,37 +12,36 @@ use crate::error::BundleError;
 use crate::plan::Plan;
 use crate::whole::WholeFile;
 
-/// Writes a bundle as a [`WholeFile`]: it has its name only when it is whole and on the disk.
-/// Dropped before that, it removes what it wrote.
+/// Writes a bundle as a [`WholeFile`], which gets its name when it is complete and on the disk. A
+/// writer that is dropped before that removes the file.
 ///
 /// Order of calls: any number of [`write_block`](Self::write_block) and
-/// [`write_stream`](Self::write_stream), then [`finish`](Self::finish). After an error only
-/// dropping makes sense.
+/// [`write_stream`](Self::write_stream), then [`finish`](Self::finish). After an error, drop the
+/// writer.
 pub struct BundleWriter {
     layout: Layout<BufWriter<WholeFile>>,
 }
 
 impl BundleWriter {
-    /// Starts a bundle; nothing is at `path` before [`finish`](Self::finish), unless an older
-    /// bundle is there, which stays until then.
+    /// Starts a bundle. It appears at `path` with [`finish`](Self::finish). An older bundle stays
+    /// there until then.
     pub fn create(path: &Path) -> Result<Self, BundleError> {
         let file = WholeFile::create(path).map_err(BundleError::io("create", path))?;
         Ok(BundleWriter { layout: Layout::new(BufWriter::new(file), path)? })
     }
 
-    /// Appends a weight block and returns its offset in the weights section, its length and its
-    /// checksum: the fields of a [`Block`](crate::plan::Block). The offset is a multiple of
-    /// [`PAGE_BYTES`], the length is that of `bytes`.
+    /// Appends a weight block. Returns its offset in the weights section (a multiple of
+    /// [`PAGE_BYTES`]), its length and its checksum, for a [`Block`](crate::plan::Block).
     pub fn write_block(&mut self, bytes: &[u8]) -> Result<(u64, u64, u64), BundleError> {
         let offset_bytes = self.layout.align()?;
         self.layout.append(bytes)?;
         Ok((offset_bytes, bytes.len() as u64, hash(bytes)))
     }
 
-    /// Appends a table that need not be in memory at once, piece by piece without gaps, and
-    /// returns its offset in the weights section, a multiple of [`PAGE_BYTES`].
+    /// Appends a table in chunks without gaps, so that it need not be in memory at once. Returns
+    /// its offset in the weights section, a multiple of [`PAGE_BYTES`].
     ///
-    /// Errors: the first that `chunks` yields, or the writer's own.
+    /// Errors: the first one in `chunks`, or the writer's own.
     pub fn write_stream<B, E>(
         &mut self,
         chunks: impl IntoIterator<Item = Result<B, E>>,
@@ -58,17 +57,17 @@ impl BundleWriter {
         Ok(offset_bytes)
     }
 
-    /// Bytes of the weights section so far.
+    /// Current length of the weights section.
     pub fn weights_len_bytes(&self) -> u64 {
         self.layout.weights_len_bytes
     }
 
-    /// Writes plan, tokenizer and header, waits for the disk, gives the file its name and
-    /// returns its length.
+    /// Writes plan, tokenizer and header, waits for the disk, and gives the file its name. Returns
+    /// its length.
     ///
-    /// Errors: `Unsound` if the plan breaks a rule of [`check::check`], so that no bundle is
-    /// written that [`BundleFile::open`](super::BundleFile::open) would refuse; `DiskFull`;
-    /// `Io`. Whatever the error, the unfinished file is removed.
+    /// Errors: `Unsound` if the plan breaks a rule of [`check::check`], since
+    /// [`BundleFile::open`](super::BundleFile::open) would refuse the bundle; `DiskFull`; `Io`. The
+    /// unfinished file is removed after any error.
     pub fn finish(self, plan: &Plan, tokenizer: &[u8]) -> Result<u64, BundleError> {
         let path = self.layout.path.clone();
         let (sink, file_bytes) = self.layout.finish(plan, tokenizer)?;
@@ -80,7 +79,7 @@ impl BundleWriter {
     }
 }
 
-/// Lays the sections out in anything that can be written and sought.
+/// Writes the sections to any seekable output.
 struct Layout<S> {
     sink: S,
     path: PathBuf,
@@ -179,7 +178,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// A disk with room for so many bytes.
+    /// A disk with room for a number of bytes.
     struct SmallDisk {
         file: Cursor<Vec<u8>>,
         room_bytes: usize,

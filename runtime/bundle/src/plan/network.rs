@@ -121,7 +121,8 @@ pub enum Slice {
     /// The row of the guidance branch that runs, copied. The output holds
     /// [`GUIDANCE_BRANCHES`] rows, each as long as the input.
     GuidanceBranch,
-    /// The row of the sampler's timestep, copied. The output holds [`Manifest::timestep_rows`] rows.
+    /// The row of the sampler's timestep, copied. The output holds [`Manifest::timestep_rows`]
+    /// rows.
     TimestepRow {
         /// Length of a row.
         row_bytes: u64,

@@ -17,14 +17,14 @@ const ALIGN_BYTES: u64 = 128;
 /// Buffers of [`Ends`]. They are the last ones of a [`chain`].
 pub const CHAIN_END_BUFFERS: usize = 3;
 
-/// A valid plan whose denoiser, network 1, is a chain. Launch `i` writes a value of `sizes[i]` bytes.
-/// It reads up to two values before it and a weight block of the same size, which is loaded just
-/// before it and freed just after.
+/// A valid plan whose denoiser, network 1, is a chain. Launch `i` writes a value of `sizes[i]`
+/// bytes. It reads up to two values before it and a weight block of the same size, which is loaded
+/// just before it and freed just after.
 ///
-/// Value 0 is the text encoder's output, in place. The last value is the denoiser's output. Both are
-/// rounded up to whole elements, and the manifest has their shapes. Buffers, blocks and launches
-/// have the same numbers: launch `i` is step `3 * i + 1` of the network. Text encoder and decoder
-/// are one launch each.
+/// Value 0 is the text encoder's output, in place. The last value is the denoiser's output. Both
+/// are rounded up to whole elements, and the manifest has their shapes. Buffers, blocks and
+/// launches have the same numbers: launch `i` is step `3 * i + 1` of the network. Text encoder and
+/// decoder are one launch each.
 ///
 /// Requires: at least two sizes, none zero, each below 2^31.
 pub fn chain(sizes: &[u64]) -> Plan {
