@@ -80,6 +80,14 @@ pub struct Problem<'a> {
     pub max_scratch_bytes: u64,
 }
 
+impl<'a> Problem<'a> {
+    /// A problem whose weights need not be split, with as much scratch memory as a variant likes.
+    pub fn unlimited(op: &'a Op, inputs: &'a [Operand], output: &'a TensorType) -> Self {
+        let (max_weight_bytes, max_scratch_bytes) = (u64::MAX, u64::MAX);
+        Self { op, inputs, output, max_weight_bytes, max_scratch_bytes }
+    }
+}
+
 /// The op without names: `f32[2,77,1024] x f16[1024,1024] -> f32[2,77,1024] sources=1`.
 impl std::fmt::Display for Problem<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

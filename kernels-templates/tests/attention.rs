@@ -3,12 +3,9 @@
 use kiln_ir::ops::attention::{Attention, Columns};
 use kiln_testkit::{Tolerance, check};
 
-/// Scores of `d` products are off by `d` roundings, weights by as much; values are at most 1.
-const TOLERANCE: Tolerance = Tolerance { abs: 4e-6, rel: 4e-6 };
-
 fn separate(n: usize, lq: usize, lk: usize, heads: usize, d: usize, causal: bool) {
     let (q, k) = ([n, lq, heads * d], [n, lk, heads * d]);
-    check(Attention::separate(heads * d, heads, causal), &[&q, &k, &k], 1.0, TOLERANCE);
+    check(Attention::separate(heads * d, heads, causal), &[&q, &k, &k], 1.0, Tolerance::ATTENTION);
 }
 
 #[test]
@@ -63,10 +60,10 @@ fn column_ranges_of_shared_inputs() {
         k: at(0, 96),
         v: at(0, 192),
     };
-    check(merged, &[&[2, 5, 7, 288]], 1.0, TOLERANCE);
+    check(merged, &[&[2, 5, 7, 288]], 1.0, Tolerance::ATTENTION);
     let odd =
         Attention { channels: 34, heads: 2, causal: true, q: at(0, 3), k: at(1, 1), v: at(1, 36) };
-    check(odd, &[&[1, 70, 41], &[1, 70, 71]], 1.0, TOLERANCE);
+    check(odd, &[&[1, 70, 41], &[1, 70, 71]], 1.0, Tolerance::ATTENTION);
 }
 
 #[test]

@@ -5,9 +5,9 @@ use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::ops::group_affine::GroupAffine;
 use kiln_ir::ops::matmul::Matmul;
-use kiln_ir::{DType, Op, Tensor, TensorType};
+use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::{Lowering, Operand, Problem, Target, candidates};
-use kiln_testkit::{Runner, Tolerance, check_in_place, check_parts, compare, random, stored};
+use kiln_testkit::{Check, Tolerance, random, random_stored};
 
 /// A chain over `[batch, height, width]`, its channels from source to output, and whether
 /// its residual is its source.
@@ -88,28 +88,26 @@ fn whole_numbers(shape: &[usize], values: &[f32], factor: f32) -> Vec<f32> {
 fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
     let (chain, inputs) = case.op();
     let values: Vec<_> = (inputs.iter().enumerate())
-        .map(|(i, (input, factor))| {
-            let values = random(i as u64 + 1, input.ty.elem_count());
-            match input.ty.dtype {
-                DType::I8 => whole_numbers(&input.ty.shape, &values, *factor),
-                dtype => stored(dtype, &values.iter().map(|v| v * factor).collect::<Vec<_>>()),
+        .map(|(i, (input, factor))| match input.ty.dtype {
+            DType::I8 => {
+                let values = random(i as u64 + 1, input.ty.elem_count());
+                whole_numbers(&input.ty.shape, &values, *factor)
             }
+            _ => random_stored(i as u64 + 1, &input.ty, *factor),
         })
         .collect();
     let inputs: Vec<_> = inputs.into_iter().map(|(input, _)| input).collect();
     let op: Op = chain.into();
     let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
     let output = op.infer(&types).unwrap();
-    let tensors: Vec<_> =
-        inputs.iter().zip(&values).map(|(i, v)| Tensor::new(&i.ty.shape, v.clone())).collect();
-    let expected = op.eval(&tensors.iter().collect::<Vec<_>>());
     // Two sums of values of about 1. What is stored in FP16 between them (and, off CPUs, once more
     // normalized) is off by 2^-11 of up to 6, each value by itself: 6 standard deviations of their
     // sum, the weights of which are 1.2 / sqrt(k) in the mean; statistics average over all of it.
     let halves =
         if case.activations == DType::F16 { 6.0 * 1.2 * 6.0 * 2f32.powi(-11) } else { 0.0 };
     let tolerance = Tolerance { abs: 2e-5 + halves, rel: 1e-5 };
-    let runner = Runner::shared();
+    let unlimited = Problem::unlimited(&op, &inputs, &output);
+    let check = Check::new(&unlimited, &values, 1.0, tolerance);
     let mut seen: Vec<Lowering> = vec![];
     for target in targets {
         for max_scratch_bytes in scratch_bytes {
@@ -124,18 +122,10 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
             assert_eq!(variants.iter().map(|v| v.name).collect::<Vec<_>>(), ["striped", "naive"]);
             for variant in variants {
                 let lowering = variant.lower(&problem, target).unwrap();
-                if seen.contains(&lowering) {
-                    continue;
+                if !seen.contains(&lowering) {
+                    check.hold(&problem, variant, &lowering, target);
+                    seen.push(lowering);
                 }
-                let what =
-                    format!("{} {} {types:?} {:?}", variant.name, op.attributes(), target.class);
-                let prepared = runner.prepare(&problem, &lowering, &values);
-                runner.run(&prepared);
-                let found = runner.output(&prepared);
-                compare(&found, &expected.data, output.dtype, tolerance, &what);
-                check_parts(runner, &problem, &lowering, &values, (variant.name, &found));
-                check_in_place(runner, &problem, &lowering, &values, (variant.name, &found));
-                seen.push(lowering);
             }
         }
     }

@@ -8,9 +8,6 @@ fn norm(groups: usize, activation: Activation) -> GroupNorm {
     GroupNorm { sources: 1, groups, eps: 1e-5, activation }
 }
 
-/// Some roundings of a normal value of at most about 10.
-const TOLERANCE: Tolerance = Tolerance { abs: 3e-6, rel: 3e-6 };
-
 #[test]
 fn small_group_norm() {
     let cases: [(&[usize], usize); 6] = [
@@ -24,15 +21,25 @@ fn small_group_norm() {
     for (shape, groups) in cases {
         let c = &shape[shape.len() - 1..];
         for activation in [Activation::None, Activation::Silu] {
-            check(norm(groups, activation), &[shape, c, c], 2.0, TOLERANCE);
+            check(norm(groups, activation), &[shape, c, c], 2.0, Tolerance::GROUP_NORM);
         }
     }
 }
 
 #[test]
 fn many_chunks_and_channels() {
-    check(norm(32, Activation::Silu), &[&[2, 40, 41, 320], &[320], &[320]], 2.0, TOLERANCE);
-    check(norm(32, Activation::None), &[&[1, 8, 8, 1280], &[1280], &[1280]], 2.0, TOLERANCE);
+    check(
+        norm(32, Activation::Silu),
+        &[&[2, 40, 41, 320], &[320], &[320]],
+        2.0,
+        Tolerance::GROUP_NORM,
+    );
+    check(
+        norm(32, Activation::None),
+        &[&[1, 8, 8, 1280], &[1280], &[1280]],
+        2.0,
+        Tolerance::GROUP_NORM,
+    );
 }
 
 #[test]
@@ -49,23 +56,25 @@ fn a_large_mean_does_not_cancel() {
 #[test]
 fn small_two_sources_with_groups_across_them() {
     let two = |groups| GroupNorm { sources: 2, ..norm(groups, Activation::Silu) };
-    check(two(4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, TOLERANCE);
-    check(two(32), &[&[1, 8, 8, 640], &[1, 8, 8, 320], &[960], &[960]], 2.0, TOLERANCE);
+    check(two(4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, Tolerance::GROUP_NORM);
+    check(two(32), &[&[1, 8, 8, 640], &[1, 8, 8, 320], &[960], &[960]], 2.0, Tolerance::GROUP_NORM);
 }
-
-/// Scales of up to 2 / 0.5 standard deviations, shifts of up to 2 and a few of their roundings.
-const AFFINE: Tolerance = Tolerance { abs: 5e-6, rel: 5e-6 };
 
 #[test]
 fn small_group_affine() {
     let op = |sources, groups| GroupAffine { sources, groups, eps: 1e-5 };
-    check(op(1, 3), &[&[2, 5, 7, 21], &[21], &[21]], 2.0, AFFINE);
-    check(op(1, 37), &[&[1, 6, 6, 37], &[37], &[37]], 2.0, AFFINE);
-    check(op(2, 4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, AFFINE);
+    check(op(1, 3), &[&[2, 5, 7, 21], &[21], &[21]], 2.0, Tolerance::GROUP_AFFINE);
+    check(op(1, 37), &[&[1, 6, 6, 37], &[37], &[37]], 2.0, Tolerance::GROUP_AFFINE);
+    check(op(2, 4), &[&[2, 3, 3, 5], &[2, 3, 3, 7], &[12], &[12]], 2.0, Tolerance::GROUP_AFFINE);
 }
 
 #[test]
 fn many_channels_of_two_sources_as_scales_and_shifts() {
     let op = GroupAffine { sources: 2, groups: 32, eps: 1e-5 };
-    check(op, &[&[2, 24, 41, 640], &[2, 24, 41, 320], &[960], &[960]], 2.0, AFFINE);
+    check(
+        op,
+        &[&[2, 24, 41, 640], &[2, 24, 41, 320], &[960], &[960]],
+        2.0,
+        Tolerance::GROUP_AFFINE,
+    );
 }

@@ -8,14 +8,11 @@ use kiln_testkit::{Tolerance, check, check_values, random};
 
 const SHAPES: [&[usize]; 6] = [&[1, 1], &[3, 37], &[2, 5, 7], &[1, 64], &[2, 257], &[70, 16]];
 
-/// Sums of `n` terms under 1 in any order that is at worst sequential, divided by `n`.
-const MEAN: Tolerance = Tolerance { abs: 2e-6, rel: 2e-7 };
-
 #[test]
 fn small_mean_and_variance() {
     for shape in SHAPES {
-        check(Mean, &[shape], 1.0, MEAN);
-        check(Variance, &[shape], 1.0, MEAN);
+        check(Mean, &[shape], 1.0, Tolerance::MEAN);
+        check(Variance, &[shape], 1.0, Tolerance::MEAN);
     }
 }
 
@@ -38,9 +35,8 @@ fn variance_of_a_large_mean_does_not_cancel() {
 
 #[test]
 fn small_softmax() {
-    let tolerance = Tolerance { abs: 0.0, rel: 3e-6 };
     for shape in SHAPES {
-        check(Softmax, &[shape], 6.0, tolerance);
+        check(Softmax, &[shape], 6.0, Tolerance::SOFTMAX);
     }
     check(Softmax, &[&[5, 77]], 60.0, Tolerance { abs: 1e-35, rel: 1e-5 });
 }
@@ -60,10 +56,9 @@ fn softmax_of_long_rows() {
 
 #[test]
 fn small_layer_norm() {
-    let tolerance = Tolerance { abs: 2e-6, rel: 2e-6 };
     for shape in SHAPES {
         let channels = &shape[shape.len() - 1..];
-        check(LayerNorm { eps: 1e-5 }, &[shape, channels, channels], 2.0, tolerance);
+        check(LayerNorm { eps: 1e-5 }, &[shape, channels, channels], 2.0, Tolerance::LAYER_NORM);
     }
 }
 

@@ -1,8 +1,8 @@
-//! Runs single kernels without a plan, to test their results and to measure their times.
+//! Runs kernels that belong to no plan: self-tests of devices and drivers, and measurements of single
+//! kernels.
 //!
-//! For self-tests of devices and drivers, and for measurements of kernels. **Its allocations are
-//! outside of any plan** and any budget: a session never uses this module. Sources are compiled
-//! each time, so that the driver's current compiler is tested.
+//! **The allocations of a probe are outside of any plan** and of any budget; a session never comes
+//! here. Each probe compiles its sources anew, so that it tests the compiler that the driver has now.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -24,25 +24,25 @@ use crate::launch::Sizes;
 
 /// One kernel to compile and run.
 #[derive(Clone, Debug)]
-pub struct Launch {
+pub struct ProbeLaunch {
     /// OpenCL C, complete.
     pub source: String,
+    /// Options of the driver's compiler.
+    pub options: &'static str,
     /// Name of the kernel function.
     pub entry: String,
     /// Arguments in order.
-    pub args: Vec<Argument>,
+    pub args: Vec<ProbeArgument>,
     /// Global work size.
     pub global: [u64; 3],
     /// Local work size; `None` leaves it to the driver.
     pub local: Option<[u64; 3]>,
-    /// Global offset. Not 0 if the launch is a later part of a split launch.
-    pub first: [u64; 3],
 }
 
-/// An argument of a [`Launch`].
+/// An argument of a [`ProbeLaunch`].
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Argument {
-    /// A buffer, by index into the buffers given to [`Probe::run`].
+pub enum ProbeArgument {
+    /// A buffer, by index into those that [`Probe::prepare`] is given.
     Buffer(usize),
     /// A 32-bit unsigned scalar.
     U32(u32),
@@ -50,19 +50,26 @@ pub enum Argument {
     F32(f32),
 }
 
-/// Times of a probe.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct ProbeTimes {
-    /// Time to compile all sources.
-    pub build_seconds: f64,
-    /// Time from the first launch to the end of the last.
-    pub run_seconds: f64,
+/// Some of the work-items of a launch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// The first global id.
+    pub first: [u64; 3],
+    /// How many work-items, from there.
+    pub global: [u64; 3],
 }
 
-/// Launches with their kernels and memory, which can run any number of times.
+/// Launches with their kernels and memory, to be run as often as wanted.
 pub struct Prepared {
-    kernels: Vec<(Kernel, Launch)>,
+    kernels: Vec<(Kernel, ProbeLaunch)>,
     memory: Vec<Buffer<u8>>,
+}
+
+impl Prepared {
+    /// The launches in order.
+    pub fn launches(&self) -> impl Iterator<Item = &ProbeLaunch> {
+        self.kernels.iter().map(|(_, launch)| launch)
+    }
 }
 
 /// A device with a queue of its own.
@@ -86,32 +93,31 @@ impl Probe {
         Ok(Probe { queue, context })
     }
 
-    /// Compiles all launches, copies `buffers` to the device, runs the launches in order and
-    /// copies the buffers back.
+    /// Compiles a source and looks for kernels in it: a driver may leave out a kernel that it cannot
+    /// compile, and report success.
     ///
-    /// The kernels must stay inside of their buffers. Errors: those of [`prepare`](Self::prepare).
-    pub fn run(
+    /// Errors: `Build` with the compiler's log; `OpenCl`.
+    pub fn build_kernels(
         &self,
-        launches: &[Launch],
-        buffers: &mut [Vec<u8>],
-    ) -> Result<ProbeTimes, RuntimeError> {
-        let start = Instant::now();
-        let prepared = self.prepare(launches, buffers)?;
-        let build_seconds = start.elapsed().as_secs_f64();
-        let run_seconds = self.time(&prepared, 1)?;
-        for (index, bytes) in buffers.iter_mut().enumerate() {
-            self.read(&prepared, index, bytes)?;
+        source: &str,
+        options: &str,
+        entries: &[&str],
+    ) -> Result<(), RuntimeError> {
+        let program = self.build(source, options, "a trial")?;
+        for entry in entries {
+            Kernel::create(&program, entry).at("clCreateKernel", || *entry)?;
         }
-        Ok(ProbeTimes { build_seconds, run_seconds })
+        Ok(())
     }
 
     /// Compiles all launches, each source once, and copies `buffers` to the device.
     ///
-    /// Errors: `Build` with the compiler's log; `Input` if the number of arguments differs from the
-    /// kernel's, or a buffer does not exist; `OpenCl`.
+    /// The kernels must stay inside of the buffers they are given. Errors: `Build` with the
+    /// compiler's log; `Input` if a launch has not as many arguments as its kernel, or names a buffer
+    /// that is not there; `OpenCl`.
     pub fn prepare(
         &self,
-        launches: &[Launch],
+        launches: &[ProbeLaunch],
         buffers: &[Vec<u8>],
     ) -> Result<Prepared, RuntimeError> {
         let mut programs: HashMap<&str, Program> = HashMap::new();
@@ -119,7 +125,9 @@ impl Probe {
         for launch in launches {
             let program = match programs.entry(&launch.source) {
                 Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => entry.insert(self.build(launch)?),
+                Entry::Vacant(entry) => {
+                    entry.insert(self.build(&launch.source, launch.options, &launch.entry)?)
+                }
             };
             kernels.push((kernel(program, launch)?, launch.clone()));
         }
@@ -131,36 +139,36 @@ impl Probe {
         Ok(prepared)
     }
 
-    /// Runs all launches in order, `times` times, and waits for the last. Returns the seconds in
-    /// all.
+    /// Runs all launches in order, `times` over, and waits for the last; seconds of it all.
     pub fn time(&self, prepared: &Prepared, times: usize) -> Result<f64, RuntimeError> {
         let start = Instant::now();
         for _ in 0..times {
             for (kernel, launch) in &prepared.kernels {
-                self.enqueue(kernel, launch)?;
+                self.enqueue(kernel, launch, Part { first: [0; 3], global: launch.global })?;
             }
         }
         self.queue.finish().at("clFinish", || "a measurement")?;
         Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Runs each kernel once with the sizes of `launches` in place of its own, and waits for each.
-    /// Returns the seconds of each. The arguments stay as prepared.
-    pub fn time_each(
+    /// Runs part of one launch and waits for it; seconds.
+    ///
+    /// Errors: `Input` if there is no such launch; `OpenCl`.
+    pub fn time_part(
         &self,
         prepared: &Prepared,
-        launches: &[Launch],
-    ) -> Result<Vec<f64>, RuntimeError> {
-        let time = |((kernel, _), launch): (&(Kernel, Launch), &Launch)| {
-            let start = Instant::now();
-            self.enqueue(kernel, launch)?;
-            self.queue.finish().at("clFinish", || "a measurement")?;
-            Ok(start.elapsed().as_secs_f64())
-        };
-        prepared.kernels.iter().zip(launches).map(time).collect()
+        launch: usize,
+        part: Part,
+    ) -> Result<f64, RuntimeError> {
+        let missing = || RuntimeError::Input(format!("there is no launch {launch}"));
+        let (kernel, launch) = prepared.kernels.get(launch).ok_or_else(missing)?;
+        let start = Instant::now();
+        self.enqueue(kernel, launch, part)?;
+        self.queue.finish().at("clFinish", || "a measurement")?;
+        Ok(start.elapsed().as_secs_f64())
     }
 
-    /// Copies the start of a buffer into `out`.
+    /// Copies a buffer back, as much as `out` holds.
     ///
     /// Errors: `Input` if there is no such buffer; `OpenCl`.
     pub fn read(
@@ -181,14 +189,13 @@ impl Probe {
             .at("clEnqueueReadBuffer", || "a measurement")
     }
 
-    fn build(&self, launch: &Launch) -> Result<Program, RuntimeError> {
+    fn build(&self, source: &str, options: &str, at: &str) -> Result<Program, RuntimeError> {
         let _driver = lock_driver();
-        let entry = launch.entry.as_str();
-        let mut program = Program::create_from_source(&self.context, &launch.source)
-            .at("clCreateProgramWithSource", || entry)?;
-        if let Err(ClError(code)) = program.build(self.context.devices(), "") {
+        let mut program = Program::create_from_source(&self.context, source)
+            .at("clCreateProgramWithSource", || at)?;
+        if let Err(ClError(code)) = program.build(self.context.devices(), options) {
             let log = program.get_build_log(self.context.default_device()).unwrap_or_default();
-            return Err(RuntimeError::Build { at: entry.to_owned(), code, log });
+            return Err(RuntimeError::Build { at: at.to_owned(), code, log });
         }
         Ok(program)
     }
@@ -209,15 +216,19 @@ impl Probe {
         Ok(buffer)
     }
 
-    fn enqueue(&self, kernel: &Kernel, launch: &Launch) -> Result<(), RuntimeError> {
-        let Launch { first, global, local, .. } = launch;
-        let sizes = Sizes::of(*first, *global, *local);
+    fn enqueue(
+        &self,
+        kernel: &Kernel,
+        launch: &ProbeLaunch,
+        Part { first, global }: Part,
+    ) -> Result<(), RuntimeError> {
+        let sizes = Sizes::of(first, global, launch.local);
         crate::launch::launch(&self.queue, kernel, &sizes)
             .at("clEnqueueNDRangeKernel", || launch.entry.as_str())
     }
 }
 
-fn kernel(program: &Program, launch: &Launch) -> Result<Kernel, RuntimeError> {
+fn kernel(program: &Program, launch: &ProbeLaunch) -> Result<Kernel, RuntimeError> {
     let entry = launch.entry.as_str();
     let kernel = Kernel::create(program, entry).at("clCreateKernel", || entry)?;
     let takes = kernel.num_args().at("clGetKernelInfo", || entry)? as usize;
@@ -229,20 +240,24 @@ fn kernel(program: &Program, launch: &Launch) -> Result<Kernel, RuntimeError> {
     Ok(kernel)
 }
 
-fn set_args(kernel: &Kernel, launch: &Launch, memory: &[Buffer<u8>]) -> Result<(), RuntimeError> {
+fn set_args(
+    kernel: &Kernel,
+    launch: &ProbeLaunch,
+    memory: &[Buffer<u8>],
+) -> Result<(), RuntimeError> {
     let entry = launch.entry.as_str();
     for (index, argument) in (0u32..).zip(&launch.args) {
         // SAFETY: OpenCL compares the size with the kernel's argument, and copies the value before
         // it returns; `memory` lives as long as the kernels it is prepared for.
         let set = match argument {
-            Argument::Buffer(buffer) => {
+            ProbeArgument::Buffer(buffer) => {
                 let missing = || format!("kernel {entry} is given no buffer {buffer}");
                 let buffer = memory.get(*buffer);
                 let buffer = buffer.ok_or_else(|| RuntimeError::Input(missing()))?;
                 unsafe { kernel.set_arg(index, &buffer.get()) }
             }
-            Argument::U32(value) => unsafe { kernel.set_arg(index, value) },
-            Argument::F32(value) => unsafe { kernel.set_arg(index, value) },
+            ProbeArgument::U32(value) => unsafe { kernel.set_arg(index, value) },
+            ProbeArgument::F32(value) => unsafe { kernel.set_arg(index, value) },
         };
         set.at("clSetKernelArg", || format!("argument {index} of {entry}"))?;
     }
@@ -265,9 +280,13 @@ mod tests {
         if (get_global_id(0) < n) x[get_global_id(0)] *= (uint)f;
     }";
 
-    fn launch(args: Vec<Argument>) -> Launch {
+    fn launch(args: Vec<ProbeArgument>) -> ProbeLaunch {
         let (source, entry) = (SOURCE.to_owned(), "twice".to_owned());
-        Launch { source, entry, args, global: [4, 1, 1], local: None, first: [0; 3] }
+        ProbeLaunch { source, options: "", entry, args, global: [4, 1, 1], local: None }
+    }
+
+    fn bytes(values: [u32; 4]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
     }
 
     fn probe() -> Probe {
@@ -275,25 +294,35 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_changes_its_buffer() {
-        let args = vec![Argument::Buffer(0), Argument::U32(3), Argument::F32(2.0)];
-        let mut buffers = [[1u32, 2, 3, 4].iter().flat_map(|v| v.to_le_bytes()).collect()];
-        probe().run(&[launch(args.clone()), launch(args)], &mut buffers).unwrap();
-        let expected: Vec<u8> = [4u32, 8, 12, 4].iter().flat_map(|v| v.to_le_bytes()).collect();
-        assert_eq!(buffers, [expected]);
+    fn a_kernel_changes_its_buffer_whole_and_in_part() {
+        let args = vec![ProbeArgument::Buffer(0), ProbeArgument::U32(3), ProbeArgument::F32(2.0)];
+        let probe = probe();
+        let launches = [launch(args.clone()), launch(args)];
+        let prepared = probe.prepare(&launches, &[bytes([1, 2, 3, 4])]).unwrap();
+        let mut found = vec![0; 16];
+        probe.time(&prepared, 1).unwrap();
+        probe.read(&prepared, 0, &mut found).unwrap();
+        assert_eq!(found, bytes([4, 8, 12, 4]));
+        let part = Part { first: [1, 0, 0], global: [1, 1, 1] };
+        probe.time_part(&prepared, 1, part).unwrap();
+        probe.read(&prepared, 0, &mut found).unwrap();
+        assert_eq!(found, bytes([4, 16, 12, 4]));
+        assert!(probe.time_part(&prepared, 2, part).is_err());
     }
 
     #[test]
     fn faults_are_told_apart() {
         let probe = probe();
-        let mut buffers = [vec![0u8; 16]];
-        let error = probe.run(&[launch(vec![])], &mut buffers).unwrap_err().to_string();
+        let fault = |launch| probe.prepare(&[launch], &[vec![0u8; 16]]).err().unwrap();
+        let error = fault(launch(vec![])).to_string();
         assert!(error.contains("takes 3"), "{error}");
-        let args = vec![Argument::Buffer(7), Argument::U32(3), Argument::F32(2.0)];
-        let error = probe.run(&[launch(args)], &mut buffers).unwrap_err().to_string();
+        let args = vec![ProbeArgument::Buffer(7), ProbeArgument::U32(3), ProbeArgument::F32(2.0)];
+        let error = fault(launch(args)).to_string();
         assert!(error.contains("no buffer 7"), "{error}");
-        let broken = Launch { source: "kernel void twice() { nonsense }".into(), ..launch(vec![]) };
-        let error = probe.run(&[broken], &mut buffers).unwrap_err();
+        let source = "kernel void twice() { nonsense }".to_owned();
+        let error = fault(ProbeLaunch { source, ..launch(vec![]) });
         assert!(matches!(error, RuntimeError::Build { .. }), "{error}");
+        assert!(probe.build_kernels(SOURCE, "", &["twice"]).is_ok());
+        assert!(probe.build_kernels(SOURCE, "", &["thrice"]).is_err());
     }
 }

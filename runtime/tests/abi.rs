@@ -1,8 +1,8 @@
 //! The C interface, from C, from Java, and with arguments that are wrong.
 
-mod native;
 mod small;
 
+use kiln_testkit::native;
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::AsRawFd;

@@ -55,6 +55,8 @@ class Torch:
         """The ways to compute an op, by name; none if it is not known."""
         functional, kind = self.torch.nn.functional, op["op"]
         x, *others = [self.random(shape) for shape in op["inputs"]]
+        if not plain(op):
+            return {}
         if kind == "matmul":
             return {"": lambda: functional.linear(x, *others)}
         if kind == "attention":
@@ -113,7 +115,7 @@ class Tinygrad:
 
     def calls(self, op):
         kind = op["op"]
-        if kind not in ("matmul", "conv2d"):
+        if kind not in ("matmul", "conv2d") or not plain(op):
             return {}
         x_shape, shape = op["inputs"]
         if kind == "conv2d":
@@ -135,6 +137,12 @@ class Tinygrad:
 
 
 ENGINES = {"torch": Torch, "tinygrad": Tinygrad}
+
+
+def plain(op):
+    """Whether an op has no INT8 weights, and a contraction one source and no residual."""
+    contraction = op["op"] in ("matmul", "conv2d")
+    return " i8[" not in op["problem"] and (not contraction or len(op["inputs"]) == 2)
 
 
 def attribute(op, name):

@@ -1,11 +1,9 @@
 //! Runs the variants of a case and compares them with the reference.
 
 use crate::cases::Case;
-use kiln_ir::{DType, Op, Tensor};
+use kiln_ir::{DType, Op};
 use kiln_kernels::{Problem, Target, candidates};
-use kiln_testkit::{
-    Runner, Tolerance, check_in_place, check_parts, compare, random, sampled, stored,
-};
+use kiln_testkit::{Check, Tolerance, random, random_stored, sampled};
 
 /// One of how many cases a test runs by default.
 pub const SAMPLE: usize = 3;
@@ -17,51 +15,33 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
     let output = case.op.infer(&types).unwrap();
     let weights = types[case.op.weights()[0]];
     let k = weights.elem_count() / weights.shape[0];
-    let values: Vec<_> = case
-        .inputs
-        .iter()
-        .enumerate()
+    let values: Vec<_> = (case.inputs.iter().enumerate())
         .map(|(i, input)| {
             let is_weight = input.constant && input.ty.shape.len() > 1;
             let scale = if is_weight { 2.0 / (k as f32).sqrt() } else { 1.0 };
-            let values = random(i as u64 + 1, input.ty.elem_count());
             if input.ty.dtype == DType::I8 {
+                let values = random(i as u64 + 1, input.ty.elem_count());
                 return quantized(&input.ty.shape, &values, input.scale_group, scale);
             }
-            stored(input.ty.dtype, &values.iter().map(|v| v * scale).collect::<Vec<_>>())
+            random_stored(i as u64 + 1, &input.ty, scale)
         })
         .collect();
-    let tensors: Vec<_> =
-        case.inputs.iter().zip(&values).map(|(i, v)| Tensor::new(&i.ty.shape, v.clone())).collect();
-    let expected = case.op.eval(&tensors.iter().collect::<Vec<_>>());
     let problem = case.problem(&output);
     let normalized = matches!(&case.op, Op::Conv2d(op) if op.prologue.is_some());
-    // What is multiplied is up to 1, normalized up to 1 * 1 + 1.
+    // Values to multiply are up to 1, normalized ones up to 1 * 1 + 1.
     let largest = if normalized { 2.0 } else { 1.0 };
-    let abs = largest * (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
-    let runner = Runner::shared();
+    let check = Check::new(&problem, &values, largest, Tolerance::contraction(k, largest));
     let variants = candidates(&problem, target);
     assert!(!variants.is_empty(), "{} has no variant", case.op.name());
     for variant in variants.into_iter().take(most_variants) {
         let lowering = variant.lower(&problem, target).unwrap();
-        let what = || {
-            let types: Vec<_> = types.iter().map(|t| t.to_string()).collect();
-            format!("{} {} {} {types:?}", variant.name, case.op.name(), case.op.attributes())
-        };
-        verify_regions(&problem, &lowering, &what());
+        let what = format!("{} {} {problem}", variant.name, case.op.name());
+        verify_regions(&problem, &lowering, &what);
         if !variant.name.starts_with("winograd") {
             let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
-            assert_eq!(flops, case.op.flops(&types, &output), "{}", what());
+            assert_eq!(flops, case.op.flops(&types, &output), "{what}");
         }
-        let rounding = (variant.rounding)(&problem, target, largest);
-        let abs = rounding.scale * abs + rounding.abs;
-        let tolerance = Tolerance { abs, rel: 16.0 * f32::EPSILON };
-        let prepared = runner.prepare(&problem, &lowering, &values);
-        runner.run(&prepared);
-        let found = runner.output(&prepared);
-        compare(&found, &expected.data, output.dtype, tolerance, &what());
-        check_parts(runner, &problem, &lowering, &values, (variant.name, &found));
-        check_in_place(runner, &problem, &lowering, &values, (variant.name, &found));
+        check.hold(&problem, variant, &lowering, target);
     }
 }
 

@@ -75,10 +75,8 @@ fn multiply_add_of_halves_is_rounded_once() {
         bytes: None,
     };
     let lowering = Lowering { launches: vec![launch], ..Lowering::default() };
-    let values = lists.each_ref().map(|list| list.iter().map(|x| x.to_f32()).collect());
-    let prepared = runner.prepare(&problem, &lowering, &values);
-    runner.run(&prepared);
-    let found = runner.output(&prepared);
+    let values = lists.each_ref().map(|list| list.iter().map(|x| x.to_f32()).collect::<Vec<f32>>());
+    let found = runner.load(&problem, &lowering, &values).result().unwrap();
     let [a, b, c] = &lists;
     for i in 0..count {
         let expected = exact(a[i], b[i], c[i]).to_f32();
@@ -137,9 +135,8 @@ fn error(k: usize, run: u32, signed: bool) -> f64 {
     assert_eq!(variant.name, "tiled_mobile_half");
     let lowering = variant.lower(&problem, &target).unwrap();
     assert!(lowering.launches.iter().all(|launch| launch.half_arithmetic));
-    let prepared = Runner::shared().prepare(&problem, &lowering, &[x.clone(), w.clone()]);
-    Runner::shared().run(&prepared);
-    let found = Runner::shared().output(&prepared);
+    let values = [x.clone(), w.clone()];
+    let found = Runner::shared().load(&problem, &lowering, &values).result().unwrap();
     let (mut off, mut norm) = (0.0, 0.0);
     for (i, found) in found.iter().enumerate() {
         let (x, w) = (&x[i / COLUMNS * k..][..k], &w[i % COLUMNS * k..][..k]);

@@ -1,12 +1,11 @@
 //! The small model's picture from `kiln run`, from C and from Java.
 
 mod harness;
-#[path = "../../../runtime/tests/native/mod.rs"]
-mod native;
 
 use std::process::Command;
 
 use harness::{arg, kiln_ok, scratch};
+use kiln_testkit::native;
 
 #[test]
 fn an_emoji_is_the_same_from_the_command_from_c_and_from_java() {

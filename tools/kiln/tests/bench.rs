@@ -2,7 +2,8 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_answers, kiln_err, kiln_ok, npy, relative_l2, scratch};
+use harness::{arg, emoji, kiln_answers, kiln_err, kiln_ok, npy, scratch};
+use kiln_testkit::{bounds, relative_l2};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -173,7 +174,7 @@ fn a_tuned_bundle_computes_the_same() {
     let eval = ["eval", arg(&tuned), "--network", "text_encoder", "--input", &tokens];
     kiln_ok(&[&eval[..], &["--output", arg(&out)]].concat());
     let error = relative_l2(&npy(&out), &npy(&emoji("0-text.npy")));
-    assert!(error <= 1e-4, "relative L2 {error:e}");
+    assert!(error <= bounds::NETWORK_FP32, "relative L2 {error:e}");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_ok, npy, psnr, relative_l2, scratch};
-use kiln_testkit::sampled;
+use harness::{arg, emoji, kiln_ok, npy, psnr, scratch};
+use kiln_testkit::{bounds, relative_l2, sampled};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -43,8 +43,18 @@ struct Precision {
 /// FP32, and in `make test-full` FP16, whose kernels take a driver minutes to compile.
 fn precisions() -> impl Iterator<Item = &'static Precision> {
     const ALL: [Precision; 2] = [
-        Precision { precision: "fp32", bundle: fp32, limit: 1e-4, picture_db: 40.0 },
-        Precision { precision: "fp16", bundle: fp16, limit: 8e-3, picture_db: 30.0 },
+        Precision {
+            precision: "fp32",
+            bundle: fp32,
+            limit: bounds::NETWORK_FP32,
+            picture_db: 40.0,
+        },
+        Precision {
+            precision: "fp16",
+            bundle: fp16,
+            limit: bounds::NETWORK_FP16,
+            picture_db: 30.0,
+        },
     ];
     sampled(&ALL, ALL.len())
 }
@@ -164,8 +174,7 @@ fn pictures_agree() {
             if precision != "fp32" {
                 continue;
             }
-            // Each step multiplies the error of the one before by what guidance does with it.
-            for (step, limit) in [(1, 1e-4), (10, 1e-3), (20, 1e-3)] {
+            for (step, limit) in bounds::LATENTS_FP32 {
                 let found = folder.join(format!("latent_{step:03}.npy"));
                 expect_close(&found, &emoji(&format!("{k}-latents-{step:02}.npy")), limit);
             }

@@ -7,7 +7,7 @@
 
 mod harness;
 #[allow(dead_code, reason = "the command's")]
-use harness::{arg, kiln_ok, npy, relative_l2, scratch, sd21};
+use harness::{arg, kiln_ok, npy, scratch, sd21};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::quantize::{self, Choices};
 use kiln_compiler::request::PlanRequest;
@@ -15,17 +15,18 @@ use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::{StoredType, TensorInfo, TensorSource};
 use kiln_compiler::{emit, plan_model};
 use kiln_synth::values::Values;
+use kiln_testkit::{bounds, relative_l2};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Precision, budget in MiB, most relative L2 error of a network.
 const CASES: [(&str, u64, f64); 6] = [
-    ("fp32", 1024, 1e-4),
-    ("fp16", 1024, 8e-3),
-    ("int8", 1024, 5e-2),
-    ("fp32", 470, 1e-4),
-    ("fp16", 330, 8e-3),
-    ("int8", 290, 5e-2),
+    ("fp32", 1024, bounds::NETWORK_FP32),
+    ("fp16", 1024, bounds::NETWORK_FP16),
+    ("int8", 1024, bounds::NETWORK_INT8),
+    ("fp32", 470, bounds::NETWORK_FP32),
+    ("fp16", 330, bounds::NETWORK_FP16),
+    ("int8", 290, bounds::NETWORK_INT8),
 ];
 
 /// Values that a thread makes at a time.
@@ -179,7 +180,7 @@ fn networks_agree_inside_their_budgets() {
         let inputs = [("latent", decoder_input.as_path())];
         check("decoder", eval_error(&bundle, "decoder", &inputs, "decoder_output.npy"), *limit);
         if every && *precision == "fp32" {
-            check("latents after 4 steps", picture_error(&bundle, budget_bytes), 1e-3);
+            check("latents after 4 steps", picture_error(&bundle, budget_bytes), bounds::RUN_FP32);
         }
         fs::remove_file(&bundle).expect("the bundle was written here");
     }

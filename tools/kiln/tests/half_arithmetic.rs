@@ -5,24 +5,16 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln, kiln_ok, npy, relative_l2, scratch};
+use harness::{arg, emoji, kiln, kiln_ok, npy, scratch};
 use kiln_bundle::plan::HALF_EXTENSION;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::Planned;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
 use kiln_compiler::{emit, plan_model, weights};
-use kiln_runtime::device;
-use kiln_runtime::probe::Probe;
 use kiln_testkit::half::Way;
+use kiln_testkit::{Runner, bounds, relative_l2};
 use std::path::{Path, PathBuf};
-
-/// How this machine's device builds half arithmetic.
-fn way() -> Way {
-    let device = device::select("auto").expect("an OpenCL device");
-    let probe = Probe::open(&device).expect("it opens");
-    harness::half_way(&probe)
-}
 
 /// The plan of emoji-256 for Mali, everything in FP16.
 fn planned() -> Planned {
@@ -55,12 +47,12 @@ fn built(mut planned: Planned, way: Way) -> Planned {
 fn expect_close(found: &Path, expected: &Path) {
     let error = relative_l2(&npy(found), &npy(expected));
     println!("{}: relative L2 {error:.1e}", found.display());
-    assert!(error <= 8e-3, "{}: relative L2 {error:e}", found.display());
+    assert!(error <= bounds::NETWORK_FP16, "{}: relative L2 {error:e}", found.display());
 }
 
 #[test]
 fn networks_in_half_arithmetic_agree() {
-    let way = way();
+    let way = Runner::shared().half();
     let planned = planned();
     let in_halves = planned.plan.kernels.iter().filter(|kernel| kernel.half_arithmetic).count();
     assert!(in_halves > 30, "{in_halves} kernels");

@@ -1,10 +1,9 @@
 //! Pictures made from pictures, against the encoder and the sampler of diffusers.
 
 mod harness;
-#[path = "../../../runtime/tests/native/mod.rs"]
-mod native;
 
-use harness::{arg, emoji, kiln_err, kiln_ok, npy, relative_l2, scratch};
+use harness::{arg, emoji, kiln_err, kiln_ok, npy, scratch};
+use kiln_testkit::{bounds, native, relative_l2};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -36,9 +35,9 @@ fn encode(bundle: &Path, name: &str) -> PathBuf {
 
 #[test]
 fn the_encoder_agrees() {
-    expect_close(&encode(bundle(), "mean.npy"), "1-mean.npy", 1e-4);
+    expect_close(&encode(bundle(), "mean.npy"), "1-mean.npy", bounds::NETWORK_FP32);
     let fp16 = compile("fp16.kiln", &["--with-encoder", "--precision", "fp16"]);
-    expect_close(&encode(&fp16, "mean-fp16.npy"), "1-mean.npy", 8e-3);
+    expect_close(&encode(&fp16, "mean-fp16.npy"), "1-mean.npy", bounds::NETWORK_FP16);
 }
 
 #[test]
@@ -49,7 +48,7 @@ fn the_last_steps_of_a_run_agree() {
     let fixed = ["run", arg(bundle()), "--prompt", "a red heart", "--init-image", arg(&init)];
     let files = ["--strength", "0.75", "--dump", arg(&folder), "-o", arg(&picture)];
     kiln_ok(&[&fixed[..], &files[..]].concat());
-    expect_close(&folder.join("latent_015.npy"), "0-img2img-latents-15.npy", 1e-3);
+    expect_close(&folder.join("latent_015.npy"), "0-img2img-latents-15.npy", bounds::RUN_FP32);
     assert!(!folder.join("latent_016.npy").exists());
     let text = kiln_ok(&["show", arg(&picture), "--json"]);
     let text: serde_json::Value = serde_json::from_str(&text).expect("JSON");

@@ -33,7 +33,7 @@ fn our_crates_import_only_what_they_may() {
         ("kiln-kernels", &["kiln-ir"]),
         ("kiln-compiler", &["kiln-ir", "kiln-kernels", "kiln-bundle"]),
         ("kiln-runtime", &["kiln-bundle"]),
-        ("kiln-testkit", &["kiln-ir", "kiln-kernels"]),
+        ("kiln-testkit", &["kiln-ir", "kiln-kernels", "kiln-runtime"]),
         (
             "kiln",
             &[

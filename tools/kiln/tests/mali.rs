@@ -12,8 +12,7 @@
 //! KILN_EVERY=1 cargo test --release -p kiln --test mali -- --nocapture
 //! ```
 
-mod harness;
-
+use anyhow::Result;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::lower::{LoweringCache, Work, lower_model};
 use kiln_compiler::request::PlanRequest;
@@ -24,26 +23,17 @@ use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, Tensor, TensorType};
-use kiln_kernels::contraction::mobile::mean_error;
-use kiln_kernels::{Lowering, Operand, Packing};
-use kiln_runtime::device;
-use kiln_runtime::probe::{Argument, Launch, Probe};
-use kiln_testkit::half::Way;
-use kiln_testkit::{decode, stored};
+use kiln_kernels::{Lowering, Operand, Problem, Target};
+use kiln_runtime::probe::Part;
+use kiln_testkit::{Runner, Tolerance, assert_close, random_stored, reference};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 /// Arithmetic up to which an op is run whole.
 const WHOLE_FLOPS: u64 = 200_000_000;
 
-/// What memory holds before a kernel writes it: NaN in every storage type.
-const UNWRITTEN: u8 = 0xff;
-
-/// Bytes behind an output that no kernel may change.
-const GUARD_BYTES: usize = 256;
-
 /// An op of the plan with its types and launches.
-struct Problem {
+struct PlannedOp {
     op: Op,
     inputs: Vec<Operand>,
     output: TensorType,
@@ -51,7 +41,11 @@ struct Problem {
     lowering: Lowering,
 }
 
-impl Problem {
+impl PlannedOp {
+    fn problem(&self) -> Problem<'_> {
+        Problem::unlimited(&self.op, &self.inputs, &self.output)
+    }
+
     fn types(&self) -> Vec<&TensorType> {
         self.inputs.iter().map(|input| &input.ty).collect()
     }
@@ -71,9 +65,8 @@ impl Problem {
     }
 }
 
-/// The distinct problems of sd21-base for Mali, in a fixed order, and how many products are added as
-/// halves.
-fn problems(half_arithmetic: bool) -> (Vec<Problem>, u32) {
+/// The distinct ops of sd21-base for Mali, in a fixed order, and what they are lowered for.
+fn planned_ops(half_arithmetic: bool) -> (Vec<PlannedOp>, Target) {
     let model = kiln_models::find("sd21-base").expect("it is known");
     let (_, mut profile) = DeviceProfile::load("mali-g78").expect("it ships");
     // Whole launches, of which this test chooses its own parts.
@@ -91,85 +84,72 @@ fn problems(half_arithmetic: bool) -> (Vec<Problem>, u32) {
     let strategy = strategies.iter().find(|s| s.read_price == ReadPrice::FULL);
     let cache = &mut LoweringCache::default();
     let networks = lower_model(&model, *strategy.expect("it is tried"), &request, cache);
-    let mut problems = BTreeMap::new();
+    let mut ops = BTreeMap::new();
     for network in networks.expect("every op has a kernel") {
         for op in network.ops {
             let Work::Kernels { variant, lowering, .. } = op.work else { continue };
             let node = network.source.graph.node(op.id);
-            let problem = Problem {
+            let op = PlannedOp {
                 op: node.op().expect("it was lowered").clone(),
                 inputs: op.inputs,
                 output: node.ty.clone(),
                 variant,
                 lowering,
             };
-            problems.entry(problem.name()).or_insert(problem);
+            ops.entry(op.name()).or_insert(op);
         }
     }
-    // Problems that differ in scalar arguments alone have the same kernels.
+    // Ops that differ in scalar arguments alone have the same kernels.
     let mut kernels = HashSet::new();
-    let mut is_new = |problem: &Problem| {
-        let launches = problem.lowering.launches.iter();
+    let mut is_new = |op: &PlannedOp| {
+        let launches = op.lowering.launches.iter();
         kernels.insert(launches.map(|l| (l.source.clone(), l.global)).collect::<Vec<_>>())
     };
-    let distinct = problems.into_values().filter(|problem| is_new(problem)).collect();
-    (distinct, profile.target.half_run)
-}
-
-/// Values spread evenly over `[-spread, spread)`, rounded to the storage type.
-fn random(seed: u64, ty: &TensorType, spread: f32) -> Vec<f32> {
-    let values = kiln_testkit::random(seed, ty.elem_count()).into_iter();
-    stored(ty.dtype, &values.map(|v| v * spread).collect::<Vec<_>>())
+    let distinct = ops.into_values().filter(|op| is_new(op)).collect();
+    (distinct, profile.target)
 }
 
 /// Inputs on which sums are about 1.
-fn inputs(problem: &Problem) -> Vec<Tensor> {
-    let weights = problem.op.contraction().map(|operands| operands.weights);
-    let tensor = |(index, input): (usize, &Operand)| {
+fn inputs(op: &PlannedOp) -> Vec<Vec<f32>> {
+    let weights = op.op.contraction().map(|operands| operands.weights);
+    let values = |(index, input): (usize, &Operand)| {
         let fan_in: usize = input.ty.shape[1..].iter().product();
         let spread = if weights == Some(index) { 2.0 / (fan_in as f32).sqrt() } else { 1.0 };
-        Tensor::new(&input.ty.shape, random(index as u64 + 1, &input.ty, spread))
+        random_stored(index as u64 + 1, &input.ty, spread)
     };
-    problem.inputs.iter().enumerate().map(tensor).collect()
+    op.inputs.iter().enumerate().map(values).collect()
 }
 
-/// Allowed difference, absolute and as a part of the reference, of arithmetic in FP32, but for runs of
-/// halves.
-fn tolerance(problem: &Problem, half_run: u32) -> (f32, f32) {
-    match &problem.op {
+fn tolerance(op: &PlannedOp, target: &Target) -> Tolerance {
+    let normalized = matches!(&op.op, Op::Conv2d(op) if op.prologue.is_some());
+    // Values to multiply are up to 1, normalized ones up to 1 * 1 + 1.
+    let largest = if normalized { 2.0 } else { 1.0 };
+    let of_sums = match &op.op {
         Op::Matmul(_) | Op::Conv2d(_) => {
-            let weights = problem.inputs.iter().find(|input| input.constant).expect("weights");
-            let k: usize = weights.ty.shape[1..].iter().product();
-            // Roundings of a sum of k terms grow with the root of k.
-            let abs = (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
-            // The normalized copy is stored in halves: as in the tests of the variants.
-            let copied = 6.0 * 1.2 * 2f32.powi(-11) / 3f32.sqrt();
-            let normalized = matches!(&problem.op, Op::Conv2d(op) if op.prologue.is_some());
-            // Six standard deviations; a sum is 2 / 3 in the mean, of what was normalized 1.2 times that.
-            let halved =
-                if problem.is_in_halves() { 6.0 * 0.8 * mean_error(half_run) } else { 0.0 };
-            let abs = if normalized { 2.0 * abs + copied } else { abs };
-            (abs + halved, 16.0 * f32::EPSILON)
+            let weights = &op.inputs[op.op.weights()[0]].ty;
+            Tolerance::contraction(weights.shape[1..].iter().product(), largest)
         }
-        // As in the tests of the variants.
-        Op::Attention(_) => (4e-6, 4e-6),
-        Op::GroupNorm(_) | Op::LayerNorm(_) => (3e-6, 3e-6),
-        _ => (6e-6, 6e-7),
-    }
+        Op::Attention(_) => Tolerance::ATTENTION,
+        Op::GroupNorm(_) | Op::LayerNorm(_) => Tolerance::GROUP_NORM,
+        _ => Tolerance::GEGLU,
+    };
+    let family = kiln_kernels::family(op.op.name()).expect("it was lowered");
+    let variant = family.variant(op.variant).expect("it was lowered by it");
+    of_sums.rounded((variant.rounding)(&op.problem(), target, largest)).stored_as(op.output.dtype)
 }
 
-/// The rows of an output that are run, and what its launches become.
+/// The rows of an output that are run, and the parts of each launch that compute them.
 struct Sample {
     rows: Vec<usize>,
-    /// Each place of a launch: first work-item and work-items.
-    places: Vec<([u64; 3], [u64; 3])>,
+    /// Extents of 0 stay whole.
+    parts: Vec<Part>,
 }
 
 /// The launch that normalizes what a convolution reads; always run whole.
 const NORMALIZE: &str = "conv2d_stripe";
 
 /// Contractions: three tiles of rows (global 1) over all panels of columns (global 0).
-fn sample_contraction(problem: &Problem) -> Sample {
+fn sample_contraction(problem: &PlannedOp) -> Sample {
     let launches = &problem.lowering.launches;
     let global = launches.iter().find(|l| l.entry != NORMALIZE).expect("it multiplies").global;
     let tiles = global[1] as usize;
@@ -178,99 +158,41 @@ fn sample_contraction(problem: &Problem) -> Sample {
     let chosen = [0, tiles / 2 + 1, tiles - 1];
     Sample {
         rows: chosen.iter().flat_map(|t| t * tile_rows..((t + 1) * tile_rows).min(rows)).collect(),
-        places: chosen.iter().map(|&t| ([0, t as u64, 0], [0, 1, 1])).collect(),
+        parts: chosen
+            .iter()
+            .map(|&t| Part { first: [0, t as u64, 0], global: [0, 1, 1] })
+            .collect(),
     }
 }
 
 /// Attention: the first work-group of every head of the first batch row.
-fn sample_attention(problem: &Problem) -> Sample {
+fn sample_attention(problem: &PlannedOp) -> Sample {
     let launch = &problem.lowering.launches[0];
     let group = launch.local.expect("it is cut into groups")[0];
     let queries = (problem.output.rows() as u64).div_ceil(launch.global[0] / group);
-    Sample { rows: (0..queries as usize).collect(), places: vec![([0; 3], [group, 0, 1])] }
+    let parts = vec![Part { first: [0; 3], global: [group, 0, 1] }];
+    Sample { rows: (0..queries as usize).collect(), parts }
 }
 
-/// The launches that compute a sample; extents of 0 stay whole.
-fn launches(
-    problem: &Problem,
-    way: Way,
-    args: Vec<Vec<Argument>>,
-    sample: Option<&Sample>,
-) -> Vec<Launch> {
-    let whole = vec![([0; 3], [0; 3])];
-    let places = sample.map_or(&whole, |sample| &sample.places);
-    let mut launches = vec![];
-    for (launch, args) in problem.lowering.launches.iter().zip(args) {
-        let places = if launch.entry == NORMALIZE { &whole } else { places };
-        for (first, items) in places {
-            let extent = |axis: usize| match items[axis] {
+/// Runs an op, or a sample of it; its output.
+fn run(op: &PlannedOp, values: &[Vec<f32>], sample: Option<&Sample>) -> Result<Vec<f32>> {
+    let loaded = Runner::shared().load(&op.problem(), &op.lowering, values);
+    let Some(sample) = sample else { return loaded.result() };
+    for (index, launch) in op.lowering.launches.iter().enumerate() {
+        if launch.entry == NORMALIZE {
+            loaded.run_part(index, Part { first: [0; 3], global: launch.global })?;
+            continue;
+        }
+        for part in &sample.parts {
+            let extent = |axis: usize| match part.global[axis] {
                 0 => launch.global[axis],
                 items => items,
             };
-            launches.push(Launch {
-                source: way.source(&launch.source),
-                entry: launch.entry.to_string(),
-                args: args.clone(),
-                first: *first,
-                global: [extent(0), extent(1), extent(2)],
-                local: launch.local,
-            });
+            let global = [extent(0), extent(1), extent(2)];
+            loaded.run_part(index, Part { first: part.first, global })?;
         }
     }
-    launches
-}
-
-/// Where kernels are run, and how those with half arithmetic are built there.
-struct Device {
-    probe: Probe,
-    way: Way,
-    name: String,
-}
-
-impl Device {
-    fn open() -> Self {
-        let device = device::select("auto").expect("an OpenCL device");
-        let probe = Probe::open(&device).expect("it opens");
-        let way = harness::half_way(&probe);
-        Device { probe, way, name: device.name }
-    }
-}
-
-/// Runs the launches; the output as `f32`.
-fn run(device: &Device, problem: &Problem, inputs: &[Tensor], sample: Option<&Sample>) -> Vec<f32> {
-    let packed: Vec<Vec<u8>> = (problem.inputs.iter().zip(inputs).enumerate())
-        .map(|(index, (input, tensor))| {
-            let packing = problem.lowering.packings.iter().find(|(i, _)| *i == index);
-            let packing = packing.map_or(Packing::RowMajor(input.ty.dtype), |(_, p)| *p);
-            packing.pack(&input.ty.shape, &tensor.data)
-        })
-        .collect();
-    let len = problem.output.size_bytes() as usize;
-    let mut buffers = vec![vec![UNWRITTEN; len + GUARD_BYTES]];
-    buffers.extend(problem.lowering.scratch_bytes.iter().map(|n| vec![UNWRITTEN; *n as usize]));
-    let mut regions: BTreeMap<(usize, u64, u64), usize> = BTreeMap::new();
-    let mut argument = |argument: &kiln_kernels::Argument| match *argument {
-        kiln_kernels::Argument::Output => Argument::Buffer(0),
-        kiln_kernels::Argument::Scratch { index, .. } => Argument::Buffer(1 + index),
-        kiln_kernels::Argument::U32(value) => Argument::U32(value),
-        kiln_kernels::Argument::F32(value) => Argument::F32(value),
-        kiln_kernels::Argument::Late(slot) => panic!("not told {slot:?}"),
-        kiln_kernels::Argument::Input { index, offset_bytes, len_bytes } => {
-            let region = regions.entry((index, offset_bytes, len_bytes)).or_insert_with(|| {
-                let start = offset_bytes as usize;
-                buffers.push(packed[index][start..start + len_bytes as usize].to_vec());
-                buffers.len() - 1
-            });
-            Argument::Buffer(*region)
-        }
-    };
-    let args = problem.lowering.launches.iter();
-    let args = args.map(|launch| launch.args.iter().map(&mut argument).collect()).collect();
-    let launches = launches(problem, device.way, args, sample);
-    device.probe.run(&launches, &mut buffers).unwrap_or_else(|e| panic!("{}: {e}", problem.name()));
-    let (bytes, guard) = buffers[0].split_at(len);
-    assert!(guard.iter().all(|b| *b == UNWRITTEN), "{} writes behind", problem.name());
-    decode(problem.output.dtype, bytes)
+    loaded.output()
 }
 
 /// Some rows of a tensor seen as a matrix.
@@ -379,68 +301,58 @@ fn contraction(op: Matmul, sources: Vec<Tensor>, inputs: &[Tensor], rows: &[usiz
     Op::from(op).eval(&all.iter().collect::<Vec<_>>()).data
 }
 
-/// Compiles, runs and compares one problem.
-fn check(device: &Device, problem: &Problem, half_run: u32) {
-    let inputs = inputs(problem);
-    let sample = match problem.op {
-        Op::Matmul(_) | Op::Conv2d(_) if problem.is_large() => Some(sample_contraction(problem)),
-        Op::Attention(_) if problem.is_large() => Some(sample_attention(problem)),
+/// Compiles, runs and compares one op.
+fn check(op: &PlannedOp, target: &Target) {
+    let values = inputs(op);
+    let sample = match op.op {
+        Op::Matmul(_) | Op::Conv2d(_) if op.is_large() => Some(sample_contraction(op)),
+        Op::Attention(_) if op.is_large() => Some(sample_attention(op)),
         _ => None,
     };
-    let found = run(device, problem, &inputs, sample.as_ref());
+    let name = op.name();
+    let found = run(op, &values, sample.as_ref()).unwrap_or_else(|e| panic!("{name}: {e:#}"));
     let (found, expected) = match &sample {
         Some(Sample { rows, .. }) => {
-            let width = problem.output.channels();
+            let width = op.output.channels();
             let found = rows.iter().flat_map(|r| &found[r * width..(r + 1) * width]);
-            let found = found.copied().collect();
-            (found, expected(&problem.op, &inputs, &problem.output, rows))
+            let tensor = |(input, data): (&Operand, _)| Tensor::new(&input.ty.shape, data);
+            let tensors: Vec<_> = op.inputs.iter().zip(values).map(tensor).collect();
+            (found.copied().collect(), expected(&op.op, &tensors, &op.output, rows))
         }
-        None => (found, problem.op.eval(&inputs.iter().collect::<Vec<_>>()).data),
+        None => (found, reference(&op.problem(), &values)),
     };
-    assert_eq!(found.len(), expected.len(), "{}", problem.name());
-    let (abs, rel) = tolerance(problem, half_run);
-    // Half a unit in the last place of a 16-bit output.
-    let half = if problem.output.dtype == DType::F16 { (3e-8, 4.9e-4) } else { (0.0, 0.0) };
-    let wrong = found.iter().zip(&expected).filter(|(found, expected)| {
-        let allowed = abs + half.0 + (rel + half.1) * expected.abs();
-        let error = (*found - *expected).abs();
-        error.is_nan() || error > allowed
-    });
-    let worst: Vec<_> = wrong.clone().take(3).collect();
-    let (wrong, all) = (wrong.count(), found.len());
-    assert!(wrong == 0, "{}: {wrong} of {all} elements are wrong: {worst:?}", problem.name());
+    assert_close(&found, &expected, tolerance(op, target), &name);
 }
 
 /// Compiles, runs and compares one in `KILN_EVERY` of these, and one of each variant.
-fn check_some(problems: &[Problem], half_run: u32) {
+fn check_some(ops: &[PlannedOp], target: &Target) {
     let every = std::env::var("KILN_EVERY").map_or(6, |n| n.parse().expect("KILN_EVERY=N"));
     let mut seen = HashSet::new();
-    let chosen: Vec<&Problem> = (problems.iter().enumerate())
-        .filter(|(index, p)| seen.insert((p.op.name(), p.variant)) || index % every == 0)
-        .map(|(_, problem)| problem)
+    let chosen: Vec<&PlannedOp> = (ops.iter().enumerate())
+        .filter(|(index, op)| seen.insert((op.op.name(), op.variant)) || index % every == 0)
+        .map(|(_, op)| op)
         .collect();
-    let device = Device::open();
-    for problem in &chosen {
+    for op in &chosen {
         let start = std::time::Instant::now();
-        check(&device, problem, half_run);
-        println!("{:6.2} s  {}", start.elapsed().as_secs_f64(), problem.name());
+        check(op, target);
+        println!("{:6.2} s  {}", start.elapsed().as_secs_f64(), op.name());
     }
-    println!("{} of {} problems agree on {}", chosen.len(), problems.len(), device.name);
+    println!("{} of {} ops agree on {}", chosen.len(), ops.len(), Runner::shared().name());
 }
 
 #[test]
 fn kernels_of_sd21_base_are_right_on_this_device() {
-    let (problems, half_run) = problems(true);
-    let in_halves = problems.iter().filter(|problem| problem.is_in_halves()).count();
-    println!("{in_halves} of {} problems in runs of {half_run} halves", problems.len());
+    let (ops, target) = planned_ops(true);
+    let in_halves = ops.iter().filter(|op| op.is_in_halves()).count();
+    println!("{in_halves} of {} ops in runs of {} halves", ops.len(), target.half_run);
     assert!(in_halves > 60, "{in_halves}");
-    check_some(&problems, half_run);
+    check_some(&ops, &target);
 }
 
 #[test]
 fn contractions_of_sd21_base_without_half_arithmetic_are_right_on_this_device() {
-    let (mut problems, half_run) = problems(false);
-    problems.retain(|problem| matches!(problem.op, Op::Matmul(_) | Op::Conv2d(_)));
-    assert!(problems.len() > 60 && !problems.iter().any(Problem::is_in_halves));
-    check_some(&problems, half_run);
+    let (mut ops, target) = planned_ops(false);
+    ops.retain(|op| matches!(op.op, Op::Matmul(_) | Op::Conv2d(_)));
+    assert!(ops.len() > 60 && !ops.iter().any(PlannedOp::is_in_halves));
+    check_some(&ops, &target);
 }

@@ -2,12 +2,10 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_ok, npy, relative_l2, scratch};
+use harness::{arg, emoji, kiln_ok, npy, scratch};
+use kiln_testkit::{bounds, relative_l2};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-
-/// Steps multiply errors by what guidance does with them; the last step has most.
-const LIMIT: f64 = 1e-3;
 
 fn bundle() -> &'static PathBuf {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
@@ -30,7 +28,7 @@ fn expect_reference(sampler: &str) {
     let expected = npy(&emoji(&format!("0-{sampler}-latents-20.npy")));
     let error = relative_l2(&found, &expected);
     println!("{sampler}: relative L2 {error:.2e}");
-    assert!(error <= LIMIT, "{sampler}: relative L2 {error:e} over {LIMIT:e}");
+    assert!(error <= bounds::RUN_FP32, "{sampler}: relative L2 {error:e} over the bound");
 }
 
 #[test]

@@ -84,13 +84,7 @@ fn kernel(op: impl Into<Op>, x: &[usize], weights: &[usize], target: Target) -> 
     let inputs = [Operand::new(ty(x)), Operand::constant(ty(weights))];
     let op = op.into();
     let output = op.infer(&[&inputs[0].ty, &inputs[1].ty]).expect("shapes that fit");
-    let problem = Problem {
-        op: &op,
-        inputs: &inputs,
-        output: &output,
-        max_weight_bytes: u64::MAX,
-        max_scratch_bytes: u64::MAX,
-    };
+    let problem = Problem::unlimited(&op, &inputs, &output);
     let variant = candidates(&problem, &target)[0];
     let lowering = variant.lower(&problem, &target).expect("it applies");
     let launch = lowering.launches.into_iter().next().expect("it has one");

@@ -1,6 +1,7 @@
-//! Values for tests, as storage types hold them, and their comparison.
+//! Values for tests, as storage types hold them, and what the references make of them.
 
-use kiln_ir::DType;
+use kiln_ir::{DType, Tensor, TensorType};
+use kiln_kernels::Problem;
 use kiln_kernels::packing::encode;
 
 /// The values of an array as a device stores it.
@@ -34,37 +35,26 @@ pub fn random(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Allowed difference `abs + rel * |reference|` of the arithmetic in `f32`; rounding of a 16-bit
-/// output is added by [`compare`].
-#[derive(Clone, Copy)]
-pub struct Tolerance {
-    /// Absolute part.
-    pub abs: f32,
-    /// Relative part.
-    pub rel: f32,
+/// [`random`] values over `[-spread, spread)` for a type, as it stores them.
+pub fn random_stored(seed: u64, ty: &TensorType, spread: f32) -> Vec<f32> {
+    let values = random(seed, ty.elem_count()).into_iter();
+    stored(ty.dtype, &values.map(|v| v * spread).collect::<Vec<_>>())
 }
 
-/// Panics with the worst element if any differs by more than the tolerance.
-pub fn compare(found: &[f32], expected: &[f32], dtype: DType, tolerance: Tolerance, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}: element count");
-    let (half_abs, half_rel) =
-        if dtype == DType::F16 { (3e-8, 4.9e-4) } else { (f32::MIN_POSITIVE, 0.0) };
-    let excess = |i: usize| {
-        let allowed = tolerance.abs + half_abs + (tolerance.rel + half_rel) * expected[i].abs();
-        let ratio = (found[i] - expected[i]).abs() / allowed;
-        if ratio.is_nan() { f32::INFINITY } else { ratio }
-    };
-    let worst = (0..found.len()).max_by(|a, b| excess(*a).total_cmp(&excess(*b)));
-    if let Some(i) = worst.filter(|i| excess(*i) > 1.0) {
-        let bad = (0..found.len()).filter(|i| excess(*i) > 1.0).count();
-        panic!(
-            "{what}: {bad} of {} elements differ, worst {i}: {}, expected {} ({} times allowed)",
-            found.len(),
-            found[i],
-            expected[i],
-            excess(i)
-        );
-    }
+/// What the op's reference makes of values.
+pub fn reference(problem: &Problem, values: &[Vec<f32>]) -> Vec<f32> {
+    let inputs = problem.inputs.iter().zip(values);
+    let tensors: Vec<Tensor> =
+        inputs.map(|(input, v)| Tensor::new(&input.ty.shape, v.clone())).collect();
+    problem.op.eval(&tensors.iter().collect::<Vec<_>>()).data
+}
+
+/// `|found - expected| / |expected|`.
+pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len(), "element count");
+    let error: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (error / norm.max(f64::MIN_POSITIVE)).sqrt()
 }
 
 /// Which cases of a list a test runs: the first of every `KILN_EVERY`, or of every `default` where

@@ -4,11 +4,12 @@ use anyhow::{Context, Result};
 use kiln_bundle::whole;
 use kiln_kernels::{Lowering, Problem, Target, Tiling, Tuning, candidates};
 use kiln_runtime::probe::Probe;
+use kiln_testkit::Loaded;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use super::bench::problems::{Item, Resolved, Subject, resolve};
-use super::bench::timing::{Candidate, check, expected, inputs};
+use super::bench::timing::{check, expected, inputs, time};
 use super::bench::{bar, duration, median};
 
 /// Begins the entries that are written; what follows it is replaced by the next tuning.
@@ -156,19 +157,19 @@ impl Tuner<'_> {
         let answer = expected(self.probe, &problem, target, &values)?;
         let list = choices(item, target)?;
         let (untuned, lowering) = list.first().context("no variant applies")?;
-        let own = Candidate::new(self.probe, &problem, lowering, &values)?;
-        check(&own.output()?, &answer, problem.output.dtype)
+        let own = Loaded::new(self.probe, &problem, lowering, &values)?;
+        check(&own.result()?, &answer, problem.output.dtype)
             .with_context(|| format!("{} gives a wrong answer", untuned.variant))?;
-        let mut best = (0, own.time()?.seconds);
+        let mut best = (0, time(&own)?.seconds);
         self.say(untuned, best.1, &problem);
         for (index, (tuning, lowering)) in list.iter().enumerate().skip(1) {
             if !more() {
                 break;
             }
             self.tried += 1;
-            let timed = Candidate::new(self.probe, &problem, lowering, &values).and_then(|c| {
-                check(&c.output()?, &answer, problem.output.dtype)?;
-                c.time()
+            let timed = Loaded::new(self.probe, &problem, lowering, &values).and_then(|loaded| {
+                check(&loaded.result()?, &answer, problem.output.dtype)?;
+                time(&loaded)
             });
             match timed {
                 Ok(timing) => {
@@ -192,11 +193,11 @@ impl Tuner<'_> {
             return Ok(untuned_winner(best.1));
         }
         let (tuning, lowering) = &list[best.0];
-        let other = Candidate::new(self.probe, &problem, lowering, &values)?;
+        let other = Loaded::new(self.probe, &problem, lowering, &values)?;
         let (mut seconds, mut untuned_seconds) = (vec![], vec![]);
         for _ in 0..PAIRS {
-            untuned_seconds.push(own.time()?.seconds);
-            seconds.push(other.time()?.seconds);
+            untuned_seconds.push(time(&own)?.seconds);
+            seconds.push(time(&other)?.seconds);
         }
         let ratios: Vec<f64> = seconds.iter().zip(&untuned_seconds).map(|(a, b)| a / b).collect();
         let (seconds, untuned_seconds) = (median(&seconds), median(&untuned_seconds));

@@ -1,8 +1,6 @@
 //! Runs the built `kiln` and compares its tensors with references.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use kiln_runtime::probe::{Argument, Launch, Probe};
-use kiln_testkit::half::{TRIAL, Way};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -88,14 +86,6 @@ pub fn npy(path: &Path) -> Vec<f32> {
     file.into_vec::<f32>().expect("FP32 elements")
 }
 
-/// ||found - expected|| / ||expected||.
-pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(found.len(), expected.len(), "element count");
-    let error: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    let norm: f64 = expected.iter().map(|b| f64::from(*b).powi(2)).sum();
-    (error / norm).sqrt()
-}
-
 /// Peak signal-to-noise ratio of pictures in [-1, 1], in dB, after clamping as a PNG does.
 pub fn psnr(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len(), "element count");
@@ -137,19 +127,4 @@ pub fn eval_unet(bundle: &Path, latent: &Path, timestep: &Path, context: &Path, 
         "--output",
         arg(output),
     ]);
-}
-
-/// How a device builds half arithmetic.
-pub fn half_way(probe: &Probe) -> Way {
-    Way::find(|source| {
-        let launch = Launch {
-            source: source.to_owned(),
-            entry: TRIAL.to_owned(),
-            args: vec![Argument::Buffer(0); 4],
-            global: [1; 3],
-            local: None,
-            first: [0; 3],
-        };
-        probe.prepare(&[launch], &[vec![0; 16]]).is_ok()
-    })
 }

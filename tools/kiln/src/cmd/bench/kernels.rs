@@ -8,13 +8,14 @@ use kiln_ir::DType;
 use kiln_kernels::{Lowering, Variant};
 use kiln_runtime::device;
 use kiln_runtime::probe::Probe;
+use kiln_testkit::Loaded;
 use serde::Serialize;
 use std::io::{BufRead, Write};
 
 use super::peak::{Peak, copy_bytes_per_s};
 use super::problems::{Single, variants};
 use super::shapes::{Bound, Shape, shapes};
-use super::timing::{Candidate, Timing, inputs};
+use super::timing::{Timing, inputs, time};
 
 /// Measure bare kernels on shapes of Stable Diffusion 2.1, beside what the device sustains
 #[derive(clap::Args)]
@@ -24,8 +25,9 @@ use super::timing::{Candidate, Timing, inputs};
   kiln bench kernels --filter attention --all-variants --json
 
 A matmul is named by M x N x K, a convolution by channels in->out@height x width, an attention by
-heads x queries x channels of a head. Ops have no bias and no residual. The variant is the one that
-the compiler takes for resident weights. Inputs and weights are random.
+heads x queries x channels of a head. Ops have no bias, and a residual where the name says so.
+Weights that are named int8 have a scale for each output channel, or for 64 inputs of it (int8/64).
+The variant is the one that the compiler takes for resident weights. Inputs and weights are random.
 
 % peak is the share of the FP32 multiply-add peak. Winograd and tensor cores may exceed 100.
 GB/s count each input and the output once, in their storage types; % copy compares that with a
@@ -136,7 +138,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut times = Vec::new();
     for kernel in kernels {
         bar.set_message(kernel.name.clone());
-        let timing = kernel.candidate(&probe)?.time().with_context(|| kernel.name.clone())?;
+        let timing = time(&kernel.load(&probe)?).with_context(|| kernel.name.clone())?;
         times.push(kernel.took(timing));
         bar.inc(1);
     }
@@ -229,10 +231,10 @@ impl Kernel {
     }
 
     /// Compiled, with its inputs on the device.
-    fn candidate<'a>(&self, probe: &'a Probe) -> Result<Candidate<'a>> {
+    fn load<'a>(&self, probe: &'a Probe) -> Result<Loaded<'a>> {
         let problem = self.single.problem();
-        let candidate = Candidate::new(probe, &problem, &self.lowering, &inputs(&problem));
-        candidate.with_context(|| format!("{}: {}", self.name, self.variant))
+        let loaded = Loaded::new(probe, &problem, &self.lowering, &inputs(&problem));
+        loaded.with_context(|| format!("{}: {}", self.name, self.variant))
     }
 
     fn took(self, Timing { seconds, part }: Timing) -> KernelTime {
@@ -250,7 +252,7 @@ fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Valu
     writeln!(out, "{head}")?;
     out.flush()?;
     // Only the last one stays: together they would take gigabytes.
-    let mut ready: Option<(&Kernel, Candidate)> = None;
+    let mut ready: Option<(&Kernel, Loaded)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let name = line.trim();
@@ -258,10 +260,10 @@ fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Valu
             drop(ready.take());
             let kernel = kernels.iter().find(|kernel| kernel.name == name);
             let kernel = kernel.with_context(|| format!("no op '{name}' was asked for"))?;
-            ready = Some((kernel, kernel.candidate(probe)?));
+            ready = Some((kernel, kernel.load(probe)?));
         }
-        let Some((kernel, candidate)) = &ready else { continue };
-        let Timing { seconds, part } = candidate.time().with_context(|| kernel.name.clone())?;
+        let Some((kernel, loaded)) = &ready else { continue };
+        let Timing { seconds, part } = time(loaded).with_context(|| kernel.name.clone())?;
         let answer = serde_json::json!({ "name": kernel.name, "seconds": seconds, "part": part });
         writeln!(out, "{answer}")?;
         out.flush()?;

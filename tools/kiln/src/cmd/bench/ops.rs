@@ -3,11 +3,12 @@
 use anyhow::{Context, Result};
 use kiln_kernels::candidates;
 use kiln_runtime::probe::Probe;
+use kiln_testkit::Loaded;
 use serde::Serialize;
 
 use super::peak::Peak;
 use super::problems::{Item, Resolved, Subject, resolve};
-use super::timing::{Candidate, inputs};
+use super::timing::{inputs, time};
 
 /// Measure each distinct op of a model's networks and each of its kernel variants
 #[derive(clap::Args)]
@@ -125,8 +126,8 @@ fn measure(probe: &Probe, resolved: &Resolved, item: &Item, chosen: bool) -> Res
     let mut variants = Vec::new();
     for variant in list.into_iter().take(count) {
         let lowering = variant.lower(&problem, target)?;
-        let candidate = Candidate::new(probe, &problem, &lowering, &values)?;
-        let timing = candidate.time().with_context(|| variant.name)?;
+        let loaded = Loaded::new(probe, &problem, &lowering, &values)?;
+        let timing = time(&loaded).with_context(|| variant.name)?;
         variants.push(VariantTime {
             variant: variant.name,
             seconds: timing.seconds,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kiln_kernels::{DeviceClass, Target};
 use kiln_runtime::device::DeviceFacts;
-use kiln_runtime::probe::{Argument, Launch, Prepared, Probe};
+use kiln_runtime::probe::{Prepared, Probe, ProbeArgument, ProbeLaunch};
 
 use super::processor_seconds;
 
@@ -70,7 +70,7 @@ impl<'a> Peak<'a> {
 }
 
 /// Chains of multiply-adds in registers, and their arithmetic.
-fn kernel(target: &Target) -> (Launch, u64) {
+fn kernel(target: &Target) -> (ProbeLaunch, u64) {
     let cpu = target.class == DeviceClass::Cpu;
     let (vector, chains) = match target.class {
         DeviceClass::Cpu => (target.vector_width.clamp(4, 16), CHAINS),
@@ -90,13 +90,13 @@ fn kernel(target: &Target) -> (Launch, u64) {
         each(&|i| format!("c{i} = fma(c{i}, a, a); ")),
         (0..chains).map(|i| format!("c{i}")).collect::<Vec<_>>().join(" + "),
     );
-    let launch = Launch {
+    let launch = ProbeLaunch {
         source,
         entry: "peak".into(),
-        args: vec![Argument::Buffer(0)],
+        args: vec![ProbeArgument::Buffer(0)],
         global: [items, 1, 1],
         local: Some([local, 1, 1]),
-        first: [0; 3],
+        options: "",
     };
     (launch, items * TURNS * chains as u64 * 2 * u64::from(vector))
 }
@@ -112,7 +112,7 @@ pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) ->
     let room = [device.max_alloc_bytes, device.global_mem_bytes / 8];
     let room_bytes = room.into_iter().filter(|b| *b > 0).fold(COPY_BYTES, u64::min);
     let groups = (room_bytes / group_bytes).max(1);
-    let launch = Launch {
+    let launch = ProbeLaunch {
         source: format!(
             "kernel void copy(global const float *x, global float *y) {{\n\
              for (int i = 0; i < {run}; i++) {{\n\
@@ -120,10 +120,10 @@ pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) ->
              vstore{vector}(vload{vector}(at, x), at, y);\n}}\n}}"
         ),
         entry: "copy".into(),
-        args: vec![Argument::Buffer(0), Argument::Buffer(1)],
+        args: vec![ProbeArgument::Buffer(0), ProbeArgument::Buffer(1)],
         global: [groups * local, 1, 1],
         local: Some([local, 1, 1]),
-        first: [0; 3],
+        options: "",
     };
     let bytes = groups * group_bytes;
     let prepared = probe.prepare(&[launch], &[vec![0; bytes as usize], vec![0; bytes as usize]])?;
@@ -138,13 +138,13 @@ pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) ->
 
 /// Seconds that each of many launches takes which do nothing.
 pub fn launch_seconds(probe: &Probe) -> Result<f64> {
-    let launch = Launch {
+    let launch = ProbeLaunch {
         source: "kernel void empty(global float *out) { if (get_global_id(0)) out[0] = 0; }".into(),
         entry: "empty".into(),
-        args: vec![Argument::Buffer(0)],
+        args: vec![ProbeArgument::Buffer(0)],
         global: [1, 1, 1],
         local: Some([1, 1, 1]),
-        first: [0; 3],
+        options: "",
     };
     let prepared = probe.prepare(&[launch], &[vec![0; 4]])?;
     probe.time(&prepared, EMPTY_LAUNCHES)?;

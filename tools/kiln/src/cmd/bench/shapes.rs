@@ -4,7 +4,7 @@
 use anyhow::Result;
 use kiln_compiler::strategy::Strategy;
 use kiln_ir::ops::{
-    attention::Attention, conv2d::Conv2d, epilogue::Activation, geglu::Geglu,
+    attention::Attention, conv2d::Conv2d, epilogue::Activation, epilogue::Epilogue, geglu::Geglu,
     group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, pointwise::Add,
     upsample::Upsample,
 };
@@ -35,21 +35,39 @@ pub struct Shape {
     values: Vec<Vec<usize>>,
     /// Weights, which follow them.
     constants: Vec<Vec<usize>>,
+    /// Values behind the weights.
+    residual: Option<Vec<usize>>,
+    /// Of INT8 weights, how many K indices share a scale at most; 0 for other weights.
+    scale_group: usize,
 }
 
 impl Shape {
-    /// The op as a strategy has it compiled: matrices and filters are stored as `weights`, values
-    /// as the strategy says, and all else in FP32.
+    fn new(
+        name: String,
+        bound: Bound,
+        op: impl Into<Op>,
+        values: Vec<Vec<usize>>,
+        constants: Vec<Vec<usize>>,
+    ) -> Self {
+        Self { name, bound, op: op.into(), values, constants, residual: None, scale_group: 0 }
+    }
+
+    /// The op as a strategy has it compiled: matrices and filters are stored as `weights` or in INT8,
+    /// values as the strategy says, and all else in FP32.
     ///
     /// Errors: the shapes break a rule of the op.
     pub fn single(&self, strategy: &Strategy, weights: DType) -> Result<Single> {
         let value = |s: &Vec<usize>| Operand::new(TensorType::new(strategy.activations, s));
-        let constant = |s: &Vec<usize>| {
-            let dtype = if s.len() < 2 { DType::F32 } else { weights };
-            Operand::constant(TensorType::new(dtype, s))
+        let constant = |s: &Vec<usize>| match (s.len(), self.scale_group) {
+            (..2, _) => Operand::constant(TensorType::f32(s)),
+            (_, 0) => Operand::constant(TensorType::new(weights, s)),
+            (_, group) => Operand {
+                scale_group: group.min(s[1..].iter().product()),
+                ..Operand::constant(TensorType::new(DType::I8, s))
+            },
         };
-        let values = self.values.iter().map(value);
-        let inputs: Vec<Operand> = values.chain(self.constants.iter().map(constant)).collect();
+        let inputs = self.values.iter().map(value).chain(self.constants.iter().map(constant));
+        let inputs: Vec<Operand> = inputs.chain(self.residual.iter().map(value)).collect();
         let output = self.op.infer(&inputs.iter().map(|i| &i.ty).collect::<Vec<_>>())?;
         Ok(Single::new(self.op.clone(), inputs, output, strategy))
     }
@@ -63,6 +81,9 @@ pub fn shapes() -> Vec<Shape> {
         matmul(1024, 640, 640),
         matmul(256, 1280, 1280),
         matmul(4096, 4096, 4096),
+        residual(matmul(4096, 320, 1280), vec![4096, 320]),
+        int8(matmul(64, 1280, 1280), usize::MAX),
+        int8(matmul(64, 1280, 1280), 64),
         conv3x3(320, 320, 64),
         conv3x3(640, 640, 32),
         conv3x3(1280, 1280, 16),
@@ -70,6 +91,9 @@ pub fn shapes() -> Vec<Shape> {
         conv3x3(128, 128, 512),
         conv3x3(128, 3, 512),
         conv3x3(4, 320, 64),
+        two_sources([320, 320], 320, 64),
+        int8(conv3x3(1280, 1280, 8), usize::MAX),
+        int8(conv3x3(1280, 1280, 8), 64),
         attention("self", 5, 64, 4096, 4096),
         attention("cross", 5, 64, 4096, 77),
         attention("decoder", 1, 512, 4096, 4096),
@@ -83,13 +107,12 @@ pub fn shapes() -> Vec<Shape> {
 }
 
 fn arithmetic(name: String, op: impl Into<Op>, value: Vec<usize>, weights: Vec<usize>) -> Shape {
-    let (values, constants) = (vec![value], vec![weights]);
-    Shape { name, bound: Bound::Arithmetic, op: op.into(), values, constants }
+    Shape::new(name, Bound::Arithmetic, op, vec![value], vec![weights])
 }
 
 fn memory(name: String, op: impl Into<Op>, values: Vec<Vec<usize>>, channels: &[usize]) -> Shape {
     let constants = channels.iter().map(|c| vec![*c]).collect();
-    Shape { name, bound: Bound::Memory, op: op.into(), values, constants }
+    Shape::new(name, Bound::Memory, op, values, constants)
 }
 
 /// `m` rows of `k` by weights `[n, k]`.
@@ -102,16 +125,34 @@ fn conv3x3(c: usize, o: usize, extent: usize) -> Shape {
     arithmetic(name, Conv2d::new(3, 1), vec![1, extent, extent, c], vec![o, c, 3, 3])
 }
 
+/// Over two feature maps.
+fn two_sources(c: [usize; 2], o: usize, extent: usize) -> Shape {
+    let op = Conv2d { sources: 2, ..Conv2d::new(3, 1) };
+    let name = format!("conv3x3 {}+{}->{o}@{extent}x{extent}", c[0], c[1]);
+    let values = c.map(|c| vec![1, extent, extent, c]).to_vec();
+    Shape::new(name, Bound::Arithmetic, op, values, vec![vec![o, c[0] + c[1], 3, 3]])
+}
+
+/// A matmul whose epilogue adds a tensor of its output's shape.
+fn residual(shape: Shape, output: Vec<usize>) -> Shape {
+    let epilogue = Epilogue { residual: true, ..Epilogue::default() };
+    let op = Matmul { sources: 1, epilogue }.into();
+    Shape { name: shape.name + " + residual", op, residual: Some(output), ..shape }
+}
+
+/// With INT8 weights and a scale for so many K indices, or for an output channel.
+fn int8(shape: Shape, scale_group: usize) -> Shape {
+    let of = if scale_group == usize::MAX { String::new() } else { format!("/{scale_group}") };
+    Shape { name: shape.name + " int8" + &of, scale_group, ..shape }
+}
+
 fn attention(kind: &str, heads: usize, head: usize, queries: usize, keys: usize) -> Shape {
     let channels = heads * head;
     let over = if keys == queries { String::new() } else { format!(" over {keys}") };
-    Shape {
-        name: format!("attention {kind} {heads}x{queries}x{head}{over}"),
-        bound: Bound::Arithmetic,
-        op: Attention::separate(channels, heads, false).into(),
-        values: [queries, keys, keys].map(|rows| vec![1, rows, channels]).to_vec(),
-        constants: vec![],
-    }
+    let name = format!("attention {kind} {heads}x{queries}x{head}{over}");
+    let values = [queries, keys, keys].map(|rows| vec![1, rows, channels]).to_vec();
+    let op = Attention::separate(channels, heads, false);
+    Shape::new(name, Bound::Arithmetic, op, values, vec![])
 }
 
 fn layer_norm(rows: usize, c: usize) -> Shape {
@@ -145,6 +186,7 @@ mod tests {
     use super::*;
     use kiln_compiler::device::DeviceProfile;
     use kiln_compiler::strategy::strategies;
+    use kiln_kernels::candidates;
     use std::collections::BTreeSet;
 
     fn problem(profile: &str, dtype: DType, name: &str) -> String {
@@ -172,5 +214,23 @@ mod tests {
         assert_eq!(found, "f32[4096,320] x f16[2560,320] -> f32[4096,2560]");
         let found = problem("gpu", DType::F32, matmul);
         assert_eq!(found, "f32[4096,320] x f32[2560,320] -> f32[4096,2560]");
+        let found = problem("cpu-avx2", DType::F32, "conv3x3 1280->1280@8x8 int8/64");
+        assert!(found.starts_with("f32[1,8,8,1280] x i8[1280,1280,3,3] -> "), "{found}");
+    }
+
+    #[test]
+    fn all_have_kernels_on_every_profile() {
+        for name in ["cpu-avx2", "gpu", "nvidia", "mali-g78"] {
+            let (_, profile) = DeviceProfile::load(name).unwrap();
+            let strategy = strategies(&profile, DType::F16, None)[0];
+            for shape in shapes() {
+                let single = shape.single(&strategy, DType::F16).unwrap();
+                assert!(
+                    !candidates(&single.problem(), &profile.target).is_empty(),
+                    "{}",
+                    shape.name
+                );
+            }
+        }
     }
 }

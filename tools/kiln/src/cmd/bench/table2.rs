@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use kiln_bundle::BundleFile;
 use kiln_kernels::{Variant, family};
 use kiln_runtime::probe::Probe;
+use kiln_testkit::Loaded;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +15,7 @@ use std::time::Instant;
 
 use super::peak::Peak;
 use super::problems::{Item, Resolved, Subject, resolve};
-use super::timing::{Candidate, inputs};
+use super::timing::{inputs, time};
 
 /// Measure networks by naive kernels, im2col, im2win, im2win with tiled matmul, and as compiled
 #[derive(clap::Args)]
@@ -227,8 +228,8 @@ fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Resu
                 continue;
             }
             let lowering = variant.lower(&problem, &target.tuned(&problem))?;
-            let timed = Candidate::new(probe, &problem, &lowering, &values)
-                .and_then(|candidate| candidate.time())
+            let timed = Loaded::new(probe, &problem, &lowering, &values)
+                .and_then(|loaded| time(&loaded))
                 .with_context(|| format!("{} {problem}", variant.name))?;
             times.insert((index, variant.name), timed.seconds);
         }

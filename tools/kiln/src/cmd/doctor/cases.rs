@@ -9,6 +9,7 @@ use kiln_ir::ops::{
     upsample::Upsample,
 };
 use kiln_ir::{DType, Op};
+use kiln_testkit::Tolerance;
 
 /// An op with its inputs and the error that its arithmetic in FP32 may make.
 #[derive(Clone)]
@@ -17,10 +18,8 @@ pub struct Case {
     pub op: Op,
     /// Its inputs.
     pub inputs: Vec<Input>,
-    /// Allowed difference, absolute part.
-    pub abs: f32,
-    /// Allowed difference, as a part of the reference.
-    pub rel: f32,
+    /// Allowed difference.
+    pub tolerance: Tolerance,
 }
 
 /// An input of a case.
@@ -44,17 +43,16 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn case(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, abs: f32, rel: f32) -> Case {
+fn case(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, tolerance: Tolerance) -> Case {
     let input = |shape: &&[usize]| Input { shape: shape.to_vec(), constant: false, spread };
-    Case { op: op.into(), inputs: shapes.iter().map(input).collect(), abs, rel }
+    Case { op: op.into(), inputs: shapes.iter().map(input).collect(), tolerance }
 }
 
 /// A contraction of `k` products with a bias, an activation and a residual.
 fn contraction(op: impl Into<Op>, x: &[usize], weights: &[usize], y: &[usize]) -> Case {
     let k: usize = weights[1..].iter().product();
-    // Roundings of a sum of k terms grow with the root of k.
-    let abs = (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
-    let mut case = case(op, &[x, weights, &weights[..1], y], 1.0, abs, 16.0 * f32::EPSILON);
+    let shapes = [x, weights, &weights[..1], y];
+    let mut case = case(op, &shapes, 1.0, Tolerance::contraction(k, 1.0));
     case.inputs[1].constant = true;
     case.inputs[1].spread = 2.0 / (k as f32).sqrt();
     case.inputs[2].constant = true;
@@ -71,7 +69,7 @@ fn contractions() -> Vec<Case> {
         chain(),
         contraction(matmul, &[1, 13, 37], &[35, 37], &[1, 13, 35]),
         contraction(conv2d, &[2, 5, 7, 11], &[19, 11, 3, 3], &[2, 5, 7, 19]),
-        case(Attention::separate(120, 3, false), &[q, k, k], 1.0, 4e-6, 4e-6),
+        case(Attention::separate(120, 3, false), &[q, k, k], 1.0, Tolerance::ATTENTION),
     ]
 }
 
@@ -83,9 +81,8 @@ fn chain() -> Case {
     let second = Link::Conv2d(conv2d.clone());
     let op = Chain { first: conv2d, between: DType::F32, second };
     let shapes: [&[usize]; 5] = [&[2, 5, 7, 11], &[19, 11, 3, 3], &[19], &[5, 19, 3, 3], &[5]];
-    // What is between is up to 3, and off by what the first may be off.
-    let abs = 4.0 * (16.0 + 2.0 * (19.0f32 * 9.0).sqrt()) * f32::EPSILON;
-    let mut case = case(op, &shapes, 1.0, abs, 16.0 * f32::EPSILON);
+    // The value between the two is up to 3, and off by as much as the first may be off.
+    let mut case = case(op, &shapes, 1.0, Tolerance::contraction(19 * 9, 4.0));
     for input in &mut case.inputs[1..] {
         input.constant = true;
         let k: usize = input.shape[1..].iter().product();
@@ -98,12 +95,12 @@ fn normalizations() -> Vec<Case> {
     let group_norm = GroupNorm { sources: 1, groups: 3, eps: 1e-5, activation: Activation::Silu };
     let group_affine = GroupAffine { sources: 1, groups: 3, eps: 1e-5 };
     vec![
-        case(group_affine, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, 5e-6, 5e-6),
-        case(group_norm, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, 3e-6, 3e-6),
-        case(LayerNorm { eps: 1e-5 }, &[&[3, 37], &[37], &[37]], 2.0, 2e-6, 2e-6),
-        case(Softmax, &[&[3, 37]], 6.0, 0.0, 3e-6),
-        case(Mean, &[&[3, 257]], 1.0, 2e-6, 2e-7),
-        case(Variance, &[&[3, 257]], 1.0, 2e-6, 2e-7),
+        case(group_affine, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, Tolerance::GROUP_AFFINE),
+        case(group_norm, &[&[2, 5, 7, 21], &[21], &[21]], 2.0, Tolerance::GROUP_NORM),
+        case(LayerNorm { eps: 1e-5 }, &[&[3, 37], &[37], &[37]], 2.0, Tolerance::LAYER_NORM),
+        case(Softmax, &[&[3, 37]], 6.0, Tolerance::SOFTMAX),
+        case(Mean, &[&[3, 257]], 1.0, Tolerance::MEAN),
+        case(Variance, &[&[3, 257]], 1.0, Tolerance::MEAN),
     ]
 }
 
@@ -111,13 +108,13 @@ fn pointwise() -> Vec<Case> {
     let shape: &[usize] = &[2, 5, 7, 11];
     let embedding = TimestepEmbedding { channels: 38, max_period: 10000.0 };
     vec![
-        case(Add, &[shape, &[7, 11]], 3.0, 0.0, 6e-8),
-        case(Mul, &[shape, &[11]], 3.0, 0.0, 6e-8),
-        case(Scale { factor: 0.18215 }, &[shape], 3.0, 0.0, 6e-8),
-        case(Silu, &[shape], 8.0, 1e-7, 6e-7),
-        case(Gelu, &[shape], 8.0, 1.5e-6, 6e-7),
-        case(Geglu, &[&[3, 74]], 4.0, 6e-6, 6e-7),
-        case(embedding, &[&[3]], 1.0, 4e-7, 0.0),
+        case(Add, &[shape, &[7, 11]], 3.0, Tolerance::ROUNDED),
+        case(Mul, &[shape, &[11]], 3.0, Tolerance::ROUNDED),
+        case(Scale { factor: 0.18215 }, &[shape], 3.0, Tolerance::ROUNDED),
+        case(Silu, &[shape], 8.0, Tolerance::SILU),
+        case(Gelu, &[shape], 8.0, Tolerance::GELU),
+        case(Geglu, &[&[3, 74]], 4.0, Tolerance::GEGLU),
+        case(embedding, &[&[3]], 1.0, Tolerance::TIMESTEP_EMBEDDING),
     ]
 }
 
@@ -125,10 +122,10 @@ fn pointwise() -> Vec<Case> {
 fn movements() -> Vec<Case> {
     let order = vec![0, 2, 3, 1];
     vec![
-        case(Concat, &[&[2, 3, 17], &[2, 3, 5], &[2, 3, 64]], 1.0, 0.0, 0.0),
-        case(Permute { order }, &[&[2, 3, 5, 7]], 1.0, 0.0, 0.0),
-        case(Slice { start: 5, len: 37 }, &[&[2, 3, 43]], 1.0, 0.0, 0.0),
-        case(Upsample, &[&[2, 3, 5, 7]], 1.0, 0.0, 0.0),
+        case(Concat, &[&[2, 3, 17], &[2, 3, 5], &[2, 3, 64]], 1.0, Tolerance::EXACT),
+        case(Permute { order }, &[&[2, 3, 5, 7]], 1.0, Tolerance::EXACT),
+        case(Slice { start: 5, len: 37 }, &[&[2, 3, 43]], 1.0, Tolerance::EXACT),
+        case(Upsample, &[&[2, 3, 5, 7]], 1.0, Tolerance::EXACT),
     ]
 }
 

@@ -1,14 +1,12 @@
 //! Builds and runs the C and Java programs of `runtime/examples` with the tools of the system.
-#![allow(dead_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The folder of this crate's sources.
+/// The folder of the runtime.
 fn runtime() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    if own.ends_with("runtime") { own.to_owned() } else { own.join("../../runtime") }
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtime")
 }
 
 /// Where the build puts `libkiln_runtime.so`: beside the test.

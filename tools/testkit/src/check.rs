@@ -1,0 +1,148 @@
+//! Holds the variants of an op to its reference.
+
+use kiln_ir::{DType, Op, TensorType};
+use kiln_kernels::{DeviceClass, Launch, Lowering, Operand, Problem, Target, Variant};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use crate::runner::Runner;
+use crate::tolerance::{Tolerance, assert_close};
+use crate::values::{random, reference, stored};
+
+/// The targets whose kernels are tested on every device: all of them are legal OpenCL C.
+pub fn targets() -> Vec<Target> {
+    let mobile = Target { class: DeviceClass::MobileGpu, max_work_group: 128, ..Target::gpu() };
+    let narrow = Target { vector_width: 8, ..Target::cpu() };
+    vec![Target::cpu(), narrow, Target::gpu(), Target::nvidia(), mobile]
+}
+
+/// Runs every variant of `op` for every target and storage type on random inputs of these
+/// shapes, scaled by `spread`, and compares with the reference.
+pub fn check(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, tolerance: Tolerance) {
+    let op = op.into();
+    let values: Vec<Vec<f32>> = (shapes.iter().enumerate())
+        .map(|(i, s)| random(i as u64 + 1, s.iter().product()))
+        .map(|v| v.into_iter().map(|x| x * spread).collect())
+        .collect();
+    for storage in [DType::F32, DType::F16] {
+        check_values(&op, shapes, &values, storage, tolerance);
+    }
+}
+
+/// [`check`] on given values and one storage type.
+pub fn check_values(
+    op: &Op,
+    shapes: &[&[usize]],
+    values: &[Vec<f32>],
+    storage: DType,
+    tolerance: Tolerance,
+) {
+    let inputs: Vec<Operand> =
+        (shapes.iter()).map(|s| Operand::new(TensorType::new(storage, s))).collect();
+    let types: Vec<&TensorType> = inputs.iter().map(|o| &o.ty).collect();
+    let output = op.infer(&types).unwrap();
+    let problem = Problem::unlimited(op, &inputs, &output);
+    let values: Vec<Vec<f32>> = values.iter().map(|v| stored(storage, v)).collect();
+    let largest = values.iter().flatten().fold(0.0f32, |most, v| most.max(v.abs()));
+    let check = Check::new(&problem, &values, largest, tolerance);
+    let mut seen: Vec<Lowering> = vec![];
+    for target in targets() {
+        for variant in kiln_kernels::candidates(&problem, &target) {
+            let lowering = variant.lower(&problem, &target).unwrap();
+            if !seen.contains(&lowering) {
+                check_limits(&lowering, &target, &format!("{}: {problem}", variant.name));
+                check.hold(&problem, variant, &lowering, &target);
+                seen.push(lowering);
+            }
+        }
+    }
+    assert!(!seen.is_empty(), "no variant applies to {} {problem}", op.name());
+}
+
+/// Values with what the reference makes of them.
+pub struct Check<'a> {
+    values: &'a [Vec<f32>],
+    expected: Vec<f32>,
+    /// The largest value that is multiplied or weighed.
+    largest: f32,
+    tolerance: Tolerance,
+}
+
+impl<'a> Check<'a> {
+    /// Evaluates the reference. The tolerance is that of sums in FP32; [`Variant::rounding`] widens
+    /// it.
+    pub fn new(
+        problem: &Problem,
+        values: &'a [Vec<f32>],
+        largest: f32,
+        tolerance: Tolerance,
+    ) -> Self {
+        Self { values, expected: reference(problem, values), largest, tolerance }
+    }
+
+    /// Holds a variant's lowering to the reference: whole, in parts and in place.
+    pub fn hold(&self, problem: &Problem, variant: &Variant, lowering: &Lowering, target: &Target) {
+        let op = problem.op.name();
+        let what = format!("{op}/{} {problem} for {:?}", variant.name, target.class);
+        let rounding = (variant.rounding)(problem, target, self.largest);
+        let found = Runner::shared().load(problem, lowering, self.values).result().expect(&what);
+        let tolerance = self.tolerance.rounded(rounding).stored_as(problem.output.dtype);
+        assert_close(&found, &self.expected, tolerance, &what);
+        self.hold_parts(problem, lowering, variant.name, &found);
+        self.hold_in_place(problem, lowering, variant.name, &found);
+    }
+
+    /// A lowering makes the same bits in parts: once for each variant and set of axes that it can be
+    /// cut along, for drivers compile kernels anew for it.
+    fn hold_parts(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
+        static SEEN: Seen = Mutex::new(BTreeSet::new());
+        let axes = |launch: &Launch| {
+            let local = launch.local.unwrap_or([1; 3]);
+            [0, 1, 2].map(|axis| launch.global[axis] > local[axis])
+        };
+        let axes: Vec<_> = lowering.launches.iter().map(axes).collect();
+        let kind = format!("{}/{variant} cut along {axes:?}", problem.op.name());
+        if is_new(&SEEN, &kind) {
+            let loaded = Runner::shared().load(problem, lowering, self.values);
+            loaded.run_in_parts().expect(&kind);
+            assert!(bits(&loaded.output().expect(&kind)) == bits(whole), "{kind} differs");
+        }
+    }
+
+    /// A lowering makes the same bits with its output in the memory of each input that allows it: once
+    /// for each variant, input and kind of launches.
+    fn hold_in_place(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
+        static SEEN: Seen = Mutex::new(BTreeSet::new());
+        let several = lowering.launches.len() > 2;
+        for input in kiln_kernels::in_place(problem, lowering) {
+            let kind = format!("{}/{variant} {several} over {input}", problem.op.name());
+            if is_new(&SEEN, &kind) {
+                let loaded = Runner::shared().load_in_place(problem, lowering, self.values, input);
+                assert!(bits(&loaded.result().expect(&kind)) == bits(whole), "{kind} differs");
+            }
+        }
+    }
+}
+
+/// The kinds of lowerings that were checked in some way.
+type Seen = Mutex<BTreeSet<String>>;
+
+fn is_new(seen: &Seen, kind: &str) -> bool {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_string())
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn check_limits(lowering: &Lowering, target: &Target, what: &str) {
+    for launch in &lowering.launches {
+        assert!(launch.local_mem_bytes <= target.local_mem_bytes, "{what}: local memory");
+        let Some(local) = launch.local else { continue };
+        let work_group: u64 = local.iter().product();
+        assert!(work_group <= target.max_work_group.into(), "{what}: work-group");
+        for (global, local) in launch.global.iter().zip(local) {
+            assert_eq!(global % local, 0, "{what}: work-groups fill {:?}", launch.global);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The device of the tests.
+
+use anyhow::Result;
+use kiln_kernels::{Launch, Lowering, Problem};
+use kiln_runtime::device;
+use kiln_runtime::probe::Probe;
+use std::sync::OnceLock;
+
+use crate::half;
+use crate::loaded::{Loaded, Source};
+
+/// An OpenCL device that runs kernels of all targets: what it has no instructions for is emulated.
+pub struct Runner {
+    probe: Probe,
+    name: String,
+    vendor: String,
+    half: OnceLock<half::Way>,
+}
+
+impl Runner {
+    /// The device, opened once for all tests of a binary: `KILN_TEST_DEVICE` or else `auto`, as
+    /// `--device` takes them. Panics if there is none.
+    pub fn shared() -> &'static Self {
+        static RUNNER: OnceLock<Runner> = OnceLock::new();
+        RUNNER.get_or_init(|| {
+            let wanted = std::env::var("KILN_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+            let device = device::select(&wanted).unwrap_or_else(|error| panic!("{error}"));
+            let probe = Probe::open(&device).expect("it opens");
+            Self { probe, name: device.name, vendor: device.vendor, half: OnceLock::new() }
+        })
+    }
+
+    /// Name of the device.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who made the device.
+    pub fn vendor(&self) -> &str {
+        &self.vendor
+    }
+
+    /// How the device does half arithmetic.
+    pub fn half(&self) -> half::Way {
+        *self.half.get_or_init(|| half::Way::find(|trial| self.builds_trial(trial)))
+    }
+
+    /// Whether the device builds one of [`half::trials`].
+    pub fn builds_trial(&self, source: &str) -> bool {
+        self.probe.build_kernels(source, "", &[half::TRIAL, half::KERNEL]).is_ok()
+    }
+
+    /// Builds the kernel of a launch; panics with its numbered source if it does not build.
+    pub fn build(&self, launch: &Launch) {
+        let (source, options) = self.source(launch);
+        let built = self.probe.build_kernels(&source, options, &[launch.entry]);
+        built.unwrap_or_else(|error| panic!("{}\n{error}", numbered(&source)));
+    }
+
+    /// A lowering on the device; panics with the numbered source of a kernel that does not build.
+    pub fn load(&self, problem: &Problem, lowering: &Lowering, values: &[Vec<f32>]) -> Loaded<'_> {
+        self.load_with(problem, lowering, values, None)
+    }
+
+    /// [`Runner::load`] with the output in the memory of an input, which must be of its type.
+    pub fn load_in_place(
+        &self,
+        problem: &Problem,
+        lowering: &Lowering,
+        values: &[Vec<f32>],
+        input: usize,
+    ) -> Loaded<'_> {
+        self.load_with(problem, lowering, values, Some(input))
+    }
+
+    fn load_with(
+        &self,
+        problem: &Problem,
+        lowering: &Lowering,
+        values: &[Vec<f32>],
+        in_place: Option<usize>,
+    ) -> Loaded<'_> {
+        let source = |launch: &Launch| self.source(launch);
+        let loaded: Result<_> =
+            Loaded::with_sources(&self.probe, problem, lowering, values, &source, in_place);
+        loaded.unwrap_or_else(|error| {
+            let sources = lowering.launches.iter().map(|launch| numbered(&source(launch).0));
+            panic!("{}\n{error:#}", sources.collect::<Vec<_>>().join("\n"))
+        })
+    }
+
+    fn source(&self, launch: &Launch) -> Source {
+        let nvidia = self.vendor.contains("NVIDIA");
+        if let Some(emulated) = (!nvidia).then(|| without_ptx(&launch.source)).flatten() {
+            // Optimized, PoCL 3.1 loses sums of some of them.
+            return (emulated, "-cl-opt-disable");
+        }
+        match launch.half_arithmetic {
+            true => (self.half().source(&launch.source), ""),
+            false => (launch.source.to_string(), ""),
+        }
+    }
+}
+
+/// A kernel with OpenCL C in place of its inline PTX; `None` if it has none.
+fn without_ptx(source: &str) -> Option<String> {
+    let begin = source.find("/* PTX of")?;
+    let end = source.find("/* End of PTX. */")?;
+    let emulated = [&source[..begin], include_str!("ptx.cl"), &source[end..]].concat();
+    // Loops with barriers in them are not worth unrolling.
+    let rolled = emulated.replace("    #pragma unroll\n", "\n");
+    let area = "    __local uint ptx_area[256][6];\n    __local uint4 memory";
+    Some(rolled.replace("    __local uint4 memory", area))
+}
+
+fn numbered(source: &str) -> String {
+    source.lines().enumerate().map(|(i, l)| format!("{:4} {l}\n", i + 1)).collect()
+}
