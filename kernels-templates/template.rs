@@ -164,7 +164,7 @@ impl<'a> Whole<'a> {
             heads.push(Head::of(file)?);
             match condition {
                 "" => text += file,
-                _ => text += &format!("{{% if {condition} -%}}{file}{{% endif -%}}"),
+                _ => text += &format!("{{% if {condition} %}}{file}{{% endif %}}"),
             }
         }
         text += template;
