@@ -81,7 +81,7 @@ fn on_a_full_cache(cache: &Path, args: &[String]) -> (Option<i32>, String) {
     let output = child.wait_with_output().expect("it is this test's child");
     // Whoever met one has removed it.
     let left = names.iter().filter(|name| fs::remove_file(name).is_ok()).count();
-    assert_eq!(left, names.len() - 1, "programs were written under other names");
+    assert!(left < names.len(), "programs were written under other names");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
