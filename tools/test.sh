@@ -1,24 +1,40 @@
 #!/bin/sh
-# Runs every test of the workspace, in two lanes at a time, as drivers compile kernels on one thread.
-# The lane of the command's tests talks; the other one's words follow when it is done. Binaries run in
-# alphabetical order, so that later ones find the small model's kernels in the cache.
+# Runs every test of the workspace in two lanes at a time, as drivers compile kernels on one thread.
+# The command's tests run in order: later ones find the small model's kernels in the cache. Test
+# programs are run by themselves, since cargo, asked for a part of the workspace, builds crates anew
+# with the features of that part.
 set -eu
 cd "$(dirname "$0")/.."
-run() { cargo test --release --locked --no-fail-fast "$@"; }
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+cargo test --release --locked --workspace --no-run --message-format=json-render-diagnostics >"$logs/built"
+# Folder and program of each test binary, as cargo would run them.
+sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\1 \2|p' \
+    "$logs/built" | sort >"$logs/tests"
+grep -e '/tools/kiln ' -e '/runtime ' "$logs/tests" | grep -v '/full_size-' >"$logs/command"
+grep -vxFf "$logs/command" "$logs/tests" >"$logs/rest"
+[ -s "$logs/command" ] && [ -s "$logs/rest" ] || { echo "cargo lists no tests" >&2; exit 1; }
 
-run --workspace --no-run
-run -p kiln --test full_size --no-run
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-{
-    good=true
-    run -p kiln --test full_size || good=false
-    run --workspace --exclude kiln || good=false
-    $good
-} </dev/null >"$log" 2>&1 &
-rest=$!
-failed=
-run -p kiln </dev/null || failed="tests of the command"
-wait "$rest" || failed="${failed:+$failed, }tests of the libraries or at full size"
-cat "$log"
-[ -z "$failed" ] || { echo "failed: $failed" >&2; exit 1; }
+# Runs the tests of a list, and prints what each said when it is done.
+lane() {
+    while read -r folder program; do
+        name=$(basename "$program")
+        begun=$(date +%s)
+        (cd "$folder" && "$program") </dev/null >"$logs/$name" 2>&1 || echo "$name" >>"$logs/failed"
+        {
+            echo
+            echo "$folder: $name, $(($(date +%s) - begun)) s"
+            cat "$logs/$name"
+        } >"$logs/$name.said"
+        cat "$logs/$name.said"
+    done <"$1"
+}
+
+lane "$logs/command" &
+lane "$logs/rest"
+wait
+if [ -s "$logs/failed" ]; then
+    echo "failed:" $(cat "$logs/failed") >&2
+    exit 1
+fi
+cargo test --release --locked --workspace --doc
