@@ -164,8 +164,9 @@ pub fn build_kernels(
                 origin = ProgramOrigin::Prepared;
                 let missing = Missing::of((bundle, plan), device, cache, specs);
                 // What it did not leave in the cache is built below.
-                let _ = command.run(&missing, progress);
-                let _ = cache.evict();
+                if command.run(&missing, progress).is_ok() {
+                    let _ = cache.evict();
+                }
             }
         };
         if !complete {

@@ -1,9 +1,9 @@
 //! The bundle: one file that holds a compiled model, and the contract between compiler and runtime.
 //!
-//! [`plan`] says what a program is, [`check`] decides, independently of the planner, whether a plan
-//! keeps its promises, [`rationale`] why it is as it is, [`mod@format`] lays sections out in a
-//! file, [`codec`] turns a plan into bytes and [`whole`] writes files that are whole. This crate
-//! knows nothing of OpenCL, of graphs or of checkpoints.
+//! [`plan`] says what a program is, [`rationale`] why. [`check`] decides whether a plan keeps its
+//! promises; it shares no code with the planner. [`mod@format`] lays sections out in a file,
+//! [`codec`] turns a plan into bytes, and [`whole`] gives a file its name when it is complete. This
+//! crate knows nothing of OpenCL, graphs or checkpoints.
 #![forbid(unsafe_code)]
 
 pub mod check;
