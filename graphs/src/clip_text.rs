@@ -5,7 +5,7 @@ use crate::blocks::{Layers, causal_attention, gelu_feed_forward};
 use kiln_ir::ops::embedding::Embedding;
 use kiln_ir::{DType, Graph, IrError, TensorType, ValueId};
 
-/// The text encoder for `batch` prompts at once.
+/// The text encoder for a batch of prompts.
 ///
 /// Inputs: `tokens: i32 [batch, context_tokens]`. Output: `embedding: [batch, context_tokens, C]`.
 /// Source: Cherti et al. 2022 (arXiv:2212.07143), ViT-H/14; `FrozenOpenCLIPEmbedder` with

@@ -1,11 +1,11 @@
-//! The sizes that tell one model of the family from another, and the registry of known models.
+//! Sizes of the models of the family, and the registry of known models.
 
-/// A text-to-image model: three networks and the facts that its sampler needs.
+/// A text-to-image model: its networks, and the facts that its sampler needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Name in the registry and on the command line.
     pub name: &'static str,
-    /// Width and height of the picture in pixels.
+    /// Width and height of the image in pixels.
     pub image_px: usize,
     /// Width and height of the latent: `image_px` over [`VaeConfig::factor`].
     pub latent_px: usize,
@@ -13,9 +13,9 @@ pub struct ModelConfig {
     pub latent_channels: usize,
     /// Tokens of a prompt, padding included.
     pub context_tokens: usize,
-    /// The U-Net predicts velocity rather than noise.
+    /// Whether the U-Net predicts velocity instead of noise.
     pub v_prediction: bool,
-    /// Standard deviation of latents is brought to 1 by this factor; the decoder divides by it.
+    /// Factor that brings the standard deviation of latents to 1. The decoder divides by it.
     pub scaling_factor: f32,
     /// The text encoder.
     pub text: TextConfig,
@@ -23,9 +23,9 @@ pub struct ModelConfig {
     pub unet: UnetConfig,
     /// The autoencoder.
     pub vae: VaeConfig,
-    /// Name of the checkpoint's file as published.
+    /// File name of the published checkpoint.
     pub weights_file: &'static str,
-    /// Name of the file that has the autoencoder's encoder, if the checkpoint has not.
+    /// Name of the file with the autoencoder's encoder, if the checkpoint lacks it.
     pub encoder_file: Option<&'static str>,
 }
 
@@ -36,7 +36,8 @@ pub struct TextConfig {
     pub width: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Blocks that run. The checkpoint stores one more: the penultimate block's output is used.
+    /// Number of blocks that run. The checkpoint stores one more, because the penultimate block's
+    /// output is used.
     pub layers: usize,
     /// Rows of the token table.
     pub vocab: usize,
@@ -47,13 +48,14 @@ pub struct TextConfig {
 pub struct UnetConfig {
     /// Channels of the first level.
     pub channels: usize,
-    /// Channels of each level over those of the first; each level halves width and height.
+    /// Channels of each level, as multiples of the first level's. Each level halves width and
+    /// height.
     pub multipliers: &'static [usize],
-    /// Residual blocks of a level on the way down; one more on the way up.
+    /// Residual blocks of a level on the way down. The way up has one more.
     pub res_blocks: usize,
-    /// Columns of an attention head.
+    /// Number of columns of an attention head.
     pub head_channels: usize,
-    /// Levels with a spatial transformer after each residual block; the middle always has one.
+    /// Levels with a spatial transformer after each residual block. The middle always has one.
     pub attention_levels: &'static [usize],
     /// Channels of a context token.
     pub context_width: usize,
@@ -64,11 +66,11 @@ pub struct UnetConfig {
 pub struct VaeConfig {
     /// Channels of the largest level: the encoder's first, the decoder's last.
     pub channels: usize,
-    /// Channels of each level over `channels`, the largest picture first.
+    /// Channels of each level, as multiples of `channels`, the largest feature map first.
     pub multipliers: &'static [usize],
-    /// Residual blocks of a level in the encoder; the decoder has one more.
+    /// Residual blocks of a level in the encoder. The decoder has one more.
     pub res_blocks: usize,
-    /// Channels of the picture.
+    /// Channels of the image.
     pub image_channels: usize,
 }
 
@@ -80,7 +82,7 @@ impl UnetConfig {
 }
 
 impl VaeConfig {
-    /// Pixels of the picture for each of the latent, along one side.
+    /// Pixels of the image for each pixel of the latent, along one side.
     pub fn factor(&self) -> usize {
         1 << (self.multipliers.len() - 1)
     }
@@ -141,7 +143,7 @@ pub fn models() -> &'static [ModelConfig] {
     &MODELS
 }
 
-/// The model of that name.
+/// The model with a name.
 pub fn model(name: &str) -> Option<&'static ModelConfig> {
     MODELS.iter().find(|m| m.name == name)
 }

@@ -1,13 +1,13 @@
 //! The networks of Stable Diffusion v2.1 as graphs.
 //!
-//! [`text_encoder`], [`unet`], [`vae_decoder`] and [`vae_encoder`] turn a [`ModelConfig`] into a typed static graph
-//! over the ops of `kiln-ir`. The graphs are plain: every bias, activation, residual and
-//! concatenation is an op of its own, and what is to be fused, merged or hoisted is for the
-//! compiler's passes to find. Constants are named by their keys in Stability's single-file
-//! checkpoint layout (`model.diffusion_model.*`, `first_stage_model.*`,
-//! `cond_stage_model.model.*`); other layouts are for the readers of weights to translate.
+//! [`text_encoder`], [`unet`], [`vae_decoder`] and [`vae_encoder`] turn a [`ModelConfig`] into a
+//! typed static graph over the ops of `kiln-ir`. The graphs are plain: every bias, activation,
+//! residual and concatenation is an op of its own. The compiler's passes fuse, merge and hoist.
+//! Constants are named by their keys in Stability's single-file checkpoint layout
+//! (`model.diffusion_model.*`, `first_stage_model.*`, `cond_stage_model.model.*`). The readers of
+//! weights translate other layouts.
 //!
-//! This crate knows nothing of weights' values, files, devices or samplers.
+//! This crate knows no values of weights, files, devices or samplers.
 //!
 //! Source: github.com/Stability-AI/stablediffusion (structure), github.com/mlfoundations/open_clip
 //! (text tower).

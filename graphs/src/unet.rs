@@ -8,10 +8,10 @@ use kiln_ir::{Graph, IrError, TensorType, ValueId};
 
 /// Longest period of the timestep embedding.
 const MAX_PERIOD: f32 = 10_000.0;
-/// The last group normalization; those of the residual blocks have the same.
+/// Epsilon of the last group normalization, as in the residual blocks.
 const NORM_EPS: f32 = 1e-5;
 
-/// The U-Net over `batch` latents, all at one timestep.
+/// The U-Net over `batch` latents at one timestep.
 ///
 /// Inputs: `latent: [batch, h, w, latent_channels]`, `timestep: [1]`,
 /// `context: [batch, context_tokens, D]`. Output: `eps: [batch, h, w, latent_channels]`, the
@@ -36,7 +36,7 @@ pub fn unet(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
     Ok(net.finish("eps", x))
 }
 
-/// Embeds the timestep as `[1, time_width]`, through the SiLU with which every block would begin.
+/// Embeds the timestep as `[1, time_width]`, including the SiLU with which every block begins.
 fn time_embed(net: &mut Layers, config: &UnetConfig, t: ValueId) -> Result<ValueId, IrError> {
     let op = TimestepEmbedding { channels: config.channels, max_period: MAX_PERIOD };
     let x = net.graph.push("timestep_embedding", op, &[t])?;
@@ -46,7 +46,7 @@ fn time_embed(net: &mut Layers, config: &UnetConfig, t: ValueId) -> Result<Value
     net.silu("emb_layers.0", x)
 }
 
-/// The path through the levels, with what every block on it reads.
+/// The path through the levels, with the common inputs of its blocks.
 struct Levels<'a> {
     net: Layers,
     config: &'a UnetConfig,
@@ -55,7 +55,7 @@ struct Levels<'a> {
 }
 
 impl Levels<'_> {
-    /// The blocks on the way down, and the value of each for the way up.
+    /// The blocks on the way down. Returns the value of each for the way up.
     fn down(&mut self, latent: ValueId) -> Result<(ValueId, Vec<ValueId>), IrError> {
         let config = self.config;
         let mut x = self.net.conv3x3("input_blocks.0.0", latent, config.channels, 1)?;
@@ -84,7 +84,7 @@ impl Levels<'_> {
         self.resnet("middle_block.2", x, channels)
     }
 
-    /// The blocks on the way up, each beside the value of its mirror image on the way down.
+    /// The blocks on the way up, each with the value of its counterpart on the way down.
     fn up(&mut self, mut x: ValueId, skips: Vec<ValueId>) -> Result<ValueId, IrError> {
         let config = self.config;
         let blocks = config.res_blocks + 1;

@@ -1,18 +1,18 @@
-//! Decoder of the autoencoder: from a latent to a picture.
+//! Decoder of the autoencoder: from a latent to an image.
 
 use crate::ModelConfig;
 use crate::blocks::{Layers, ResnetKeys, pixel_attention, resnet, upsample};
 use kiln_ir::ops::scale::Scale;
 use kiln_ir::{Graph, IrError, TensorType, ValueId};
 
-/// Every group normalization here adds this to the variance.
+/// Epsilon of every group normalization in the autoencoder.
 const NORM_EPS: f32 = 1e-6;
 
-/// The decoder for one picture.
+/// The decoder for one image.
 ///
-/// Inputs: `latent: [1, h, w, latent_channels]` as the sampler leaves it; the division by the
-/// scaling factor is part of the graph. Output: `image: [1, H, W, image_channels]`, about
-/// `[-1, 1]`, not clamped.
+/// Inputs: `latent: [1, h, w, latent_channels]`, the sampler's result. The graph includes the
+/// division by the scaling factor. Output: `image: [1, H, W, image_channels]`, about `[-1, 1]`, not
+/// clamped.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `AutoencoderKL.decode`.
 pub fn vae_decoder(config: &ModelConfig) -> Result<Graph, IrError> {
     let (px, channels) = (config.latent_px, config.latent_channels);

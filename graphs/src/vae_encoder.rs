@@ -1,4 +1,4 @@
-//! Encoder of the autoencoder: from a picture to a latent.
+//! Encoder of the autoencoder: from an image to a latent.
 
 use crate::ModelConfig;
 use crate::blocks::{Layers, ResnetKeys, pixel_attention, resnet};
@@ -6,15 +6,15 @@ use kiln_ir::ops::scale::Scale;
 use kiln_ir::ops::slice::Slice;
 use kiln_ir::{Graph, IrError, TensorType, ValueId};
 
-/// Every group normalization here adds this to the variance.
+/// Epsilon of every group normalization in the autoencoder.
 const NORM_EPS: f32 = 1e-6;
 
-/// The encoder for one picture.
+/// The encoder for one image.
 ///
 /// Input: `image: [1, H, W, image_channels]`, -1 to 1. Output: `mean: [1, h, w, latent_channels]`,
-/// the mean of the distribution that the encoder gives, times the scaling factor, so that the
-/// sampler can start from it. The variance, which training samples from, is left out: it is tiny,
-/// and one picture shall give one latent.
+/// the mean of the encoder's distribution times the scaling factor, so that the sampler can start
+/// from it. The variance, from which training samples, is omitted: it is tiny, and one image should
+/// give one latent.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `AutoencoderKL.encode(x).mode()`.
 pub fn vae_encoder(config: &ModelConfig) -> Result<Graph, IrError> {
     let (px, channels) = (config.image_px, config.latent_channels);

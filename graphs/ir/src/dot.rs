@@ -1,9 +1,9 @@
-//! The graph in Graphviz's language, for people.
+//! The graph in the language of Graphviz.
 
 use crate::{Graph, NodeKind};
 use std::fmt::Write as _;
 
-/// A `digraph` of inputs, ops and outputs. Constants are left out unless `weights`.
+/// A `digraph` of inputs, ops and outputs. Constants are included if `weights` is true.
 pub fn dot(graph: &Graph, weights: bool) -> String {
     let mut out = format!("digraph {} {{\n  node [shape=box];\n", quoted(&graph.name));
     for id in graph.ids() {

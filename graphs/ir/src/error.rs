@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// A rule of the IR that was broken.
+/// A broken rule of the IR.
 #[derive(Debug, Error, Clone, PartialEq)]
 pub enum IrError {
     /// An op was given the wrong number of inputs.
@@ -10,17 +10,17 @@ pub enum IrError {
     InputCount {
         /// Name of the op.
         op: &'static str,
-        /// What it takes.
+        /// Expected inputs.
         expected: String,
-        /// What it got.
+        /// Number of inputs given.
         found: usize,
     },
-    /// An op was given inputs whose shapes do not fit.
+    /// The shapes of an op's inputs do not fit.
     #[error("{op}: {what}")]
     Shape {
         /// Name of the op.
         op: &'static str,
-        /// The rule and the shapes, for people.
+        /// The rule and the shapes, as text.
         what: String,
     },
     /// A graph is not well formed.
@@ -33,7 +33,7 @@ pub enum IrError {
     },
 }
 
-/// Shorthand for a shape error.
+/// Makes a shape error.
 pub(crate) fn shape_error(op: &'static str, what: impl Into<String>) -> IrError {
     IrError::Shape { op, what: what.into() }
 }

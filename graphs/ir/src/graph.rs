@@ -1,4 +1,4 @@
-//! The graph: nodes with one output each, edges labelled with the input slot they feed.
+//! The graph. A node has one output. An edge is labelled with the input slot of its reader.
 
 use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
@@ -7,22 +7,23 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::{IrError, Op, Tensor, TensorType};
 
-/// A node and the value it makes.
+/// A node and its value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ValueId(NodeIndex<u32>);
 
 impl ValueId {
-    /// A small number that is unique in its graph.
+    /// A small number, unique in its graph.
     pub fn index(self) -> usize {
         self.0.index()
     }
 }
 
-/// How a constant is made from a checkpoint, evaluated one constant at a time when weights are packed.
+/// The recipe of a constant from a checkpoint. Constants are evaluated one at a time when weights
+/// are packed.
 #[derive(Clone, PartialEq, Debug)]
 pub enum WeightExpr {
-    /// A tensor of the checkpoint, by its key in Stability's single-file layout, in row-major
-    /// order. `shape` is the checkpoint's; the node's type may be another view of the elements.
+    /// A tensor of the checkpoint in row-major order, by its key in Stability's single-file layout.
+    /// The node's type may be another view of the elements.
     Tensor {
         /// Key.
         key: String,
@@ -33,12 +34,13 @@ pub enum WeightExpr {
     Literal(Tensor),
     /// Concatenation along axis 0.
     Concat(Vec<WeightExpr>),
-    /// An op applied to constants, evaluated by its reference; each has its type beside it.
+    /// An op applied to constants, evaluated by the op's reference. Each constant has its type
+    /// beside it.
     Apply(Box<Op>, Vec<(WeightExpr, TensorType)>),
 }
 
 impl WeightExpr {
-    /// Every `(key, shape)` it reads from the checkpoint.
+    /// Every `(key, shape)` that the expression reads from the checkpoint.
     pub fn tensors(&self) -> Vec<(&str, &[usize])> {
         match self {
             WeightExpr::Tensor { key, shape } => vec![(key, shape)],
@@ -49,25 +51,25 @@ impl WeightExpr {
     }
 }
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Clone, PartialEq, Debug)]
 pub enum NodeKind {
-    /// Given from outside.
+    /// An input of the graph.
     Input,
     /// A constant.
     Weight(WeightExpr),
-    /// Computed.
+    /// The result of an op.
     Op(Op),
 }
 
 /// A node.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Node {
-    /// Name, unique in its graph; for ops the module path, for inputs the port's name.
+    /// Name, unique in its graph: the module path of an op, the port's name of an input.
     pub name: String,
-    /// What it is.
+    /// Kind of the node.
     pub kind: NodeKind,
-    /// Type of its value.
+    /// Type of the node's value.
     pub ty: TensorType,
 }
 
@@ -77,7 +79,7 @@ impl Node {
         if let NodeKind::Op(op) = &self.kind { Some(op) } else { None }
     }
 
-    /// Whether its value is known at compile time.
+    /// Whether the value is known at compile time.
     pub fn is_weight(&self) -> bool {
         matches!(self.kind, NodeKind::Weight(_))
     }
@@ -117,13 +119,13 @@ impl Graph {
         self.add(name.to_string(), NodeKind::Weight(expr), ty)
     }
 
-    /// Adds a tensor of the checkpoint, seen as `shape` (its own shape if `None`).
+    /// Adds a tensor of the checkpoint with shape `shape`, seen as shape `view` if given.
     pub fn tensor(&mut self, key: &str, shape: &[usize], view: Option<&[usize]>) -> ValueId {
         let expr = WeightExpr::Tensor { key: key.to_string(), shape: shape.to_vec() };
         self.weight(key, expr, TensorType::f32(view.unwrap_or(shape)))
     }
 
-    /// Adds an op; its type is inferred. Errors name the node.
+    /// Adds an op and infers its type. Errors name the node.
     pub fn push(
         &mut self,
         name: &str,
@@ -148,7 +150,7 @@ impl Graph {
         }
     }
 
-    /// Replaces the op and the inputs of a node; its type is inferred anew.
+    /// Replaces the op and the inputs of a node, and infers its type again.
     pub fn rewrite(
         &mut self,
         id: ValueId,
@@ -177,12 +179,12 @@ impl Graph {
         &self.outputs
     }
 
-    /// The inputs in the order of their making.
+    /// The inputs in order of creation.
     pub fn inputs(&self) -> Vec<ValueId> {
         self.ids().filter(|i| matches!(self.node(*i).kind, NodeKind::Input)).collect()
     }
 
-    /// All nodes in the order of their making.
+    /// All nodes in order of creation.
     pub fn ids(&self) -> impl Iterator<Item = ValueId> + '_ {
         self.graph.node_indices().map(ValueId)
     }
@@ -192,7 +194,7 @@ impl Graph {
         &self.graph[id.0]
     }
 
-    /// A node, to change. Whoever changes a type must leave the graph verifiable.
+    /// A node, mutable. A change of the type must leave the graph valid.
     pub fn node_mut(&mut self, id: ValueId) -> &mut Node {
         &mut self.graph[id.0]
     }
@@ -202,7 +204,7 @@ impl Graph {
         &self.graph[id.0].ty
     }
 
-    /// What a node reads, by slot.
+    /// The operands of a node, by slot.
     pub fn operands(&self, id: ValueId) -> Vec<ValueId> {
         let mut edges: Vec<_> = self
             .graph
@@ -213,7 +215,7 @@ impl Graph {
         edges.into_iter().map(|(_, v)| v).collect()
     }
 
-    /// The slots that a node's incoming edges name, sorted; `0..n` in a well-formed graph.
+    /// The sorted slots of a node's incoming edges; `0..n` in a well-formed graph.
     pub fn operand_slots(&self, id: ValueId) -> Vec<usize> {
         let mut slots: Vec<_> =
             self.graph.edges_directed(id.0, Incoming).map(|e| *e.weight()).collect();
@@ -221,7 +223,7 @@ impl Graph {
         slots
     }
 
-    /// The nodes that read a value, each once, in the order of their making.
+    /// The readers of a value, each once, in order of creation.
     pub fn users(&self, id: ValueId) -> Vec<ValueId> {
         let set: BTreeSet<_> = self.graph.neighbors_directed(id.0, Outgoing).collect();
         set.into_iter().map(ValueId).collect()
@@ -232,7 +234,7 @@ impl Graph {
         self.outputs.iter().any(|(_, v)| *v == id)
     }
 
-    /// Makes every reader of `old` read `new` instead, outputs included.
+    /// Replaces `old` by `new` in all readers and outputs.
     pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
         let edges: Vec<_> = self
             .graph
@@ -248,7 +250,8 @@ impl Graph {
         self.outputs.iter_mut().filter(|(_, v)| *v == old).for_each(|(_, v)| *v = new);
     }
 
-    /// Removes every op and constant from which no output is reached. Inputs stay.
+    /// Removes every op and constant that no output depends on. Inputs stay. Returns the number of
+    /// removed nodes.
     pub fn remove_dead(&mut self) -> usize {
         let mut live: BTreeSet<NodeIndex<u32>> = BTreeSet::new();
         let mut stack: Vec<_> = self.outputs.iter().map(|(_, v)| v.0).collect();
@@ -262,9 +265,9 @@ impl Graph {
         before - self.graph.node_count()
     }
 
-    /// The nodes in an order in which every node follows its operands; ties by order of making.
+    /// The nodes in topological order. Ties go to the node that was created first.
     ///
-    /// Errors if there is a cycle.
+    /// Errors: the graph has a cycle.
     pub fn topological(&self) -> Result<Vec<ValueId>, IrError> {
         let mut missing: HashMap<_, usize> = HashMap::new();
         let mut ready = BTreeSet::new();

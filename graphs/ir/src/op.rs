@@ -2,28 +2,27 @@
 
 use crate::{IrError, Tensor, TensorType};
 
-/// What each op file says about its op.
+/// The definition of an op.
 pub trait OpDef {
-    /// Name in dumps, errors, and of the op's folder of kernels.
+    /// Name of the op in dumps and errors, and of its folder of kernels.
     const NAME: &'static str;
 
-    /// Type of the output, or which rule the inputs break.
+    /// Type of the output, or the broken rule of the inputs.
     fn infer(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError>;
 
-    /// Arithmetic of one evaluation, two for each multiply-add. 0 where only bytes move.
+    /// Arithmetic of one evaluation in FLOP, two for each multiply-add. 0 if only bytes move.
     fn flops(&self, inputs: &[&TensorType], output: &TensorType) -> u64;
 
     /// Plain evaluation in `f32`; sums are accumulated in `f64`.
     fn eval(&self, inputs: &[&Tensor]) -> Tensor;
 
-    /// Attributes for the dump, `key=value` separated by spaces, defaults left out.
+    /// Attributes for the dump: `key=value` separated by spaces, without defaults.
     fn attributes(&self) -> String {
         String::new()
     }
 }
 
-/// Declares `enum Op` and forwards [`OpDef`] to the op files. This is the only place that
-/// matches over all ops.
+/// Declares `enum Op` and forwards [`OpDef`] to the op files. This is the only match over all ops.
 macro_rules! ops {
     ($($module:ident :: $name:ident),* $(,)?) => {
         /// An op with its attributes.

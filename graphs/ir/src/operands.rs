@@ -1,4 +1,4 @@
-//! The operands of contractions and group normalizations by role: the one place that knows their
+//! The operands of contractions and group normalizations by role. Only this module knows their
 //! order among an op's inputs.
 
 use crate::Op;
@@ -6,11 +6,11 @@ use crate::ops::chain::{Chain, Link};
 use crate::ops::epilogue::Epilogue;
 
 /// The operands of a contraction ([`Conv2d`](crate::ops::conv2d::Conv2d) or
-/// [`Matmul`](crate::ops::matmul::Matmul)), as indices of inputs or as anything else there is one of
-/// for each input.
+/// [`Matmul`](crate::ops::matmul::Matmul)). `T` is the index of an input, or any other value for
+/// each input.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ContractionOperands<T> {
-    /// Tensors that are read as if concatenated along channels.
+    /// Tensors that are read as one, concatenated along channels.
     pub sources: Vec<T>,
     /// Scales and shifts of the prologue.
     pub affine: Option<T>,
@@ -35,7 +35,7 @@ impl<T> ContractionOperands<T> {
         list
     }
 
-    /// Replaces each operand.
+    /// Applies a function to each operand.
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> ContractionOperands<U> {
         ContractionOperands {
             sources: self.sources.into_iter().map(&mut f).collect(),
@@ -94,8 +94,8 @@ impl NormOperands {
 }
 
 impl Chain {
-    /// Index among the chain's inputs of input `index` of the second op; `None` for its source, which
-    /// is the first op's result.
+    /// Index among the chain's inputs of input `index` of the second op. `None` for its source,
+    /// which is the first op's result.
     pub fn second_input(&self, index: usize) -> Option<usize> {
         Some(self.first_inputs() + index.checked_sub(1)?)
     }
@@ -112,7 +112,7 @@ impl Link {
 }
 
 impl Op {
-    /// Indices of a contraction's operands; `None` for another op.
+    /// Indices of a contraction's operands. `None` for another op.
     pub fn contraction(&self) -> Option<ContractionOperands<usize>> {
         match self {
             Op::Conv2d(op) => Some(op.operands()),
@@ -130,7 +130,7 @@ impl Op {
         std::iter::once(chain.first.operands().weights).chain(second).collect()
     }
 
-    /// Index of the input that is added to the result of a contraction or chain, element by element.
+    /// Index of the residual of a contraction or chain.
     pub fn residual(&self) -> Option<usize> {
         match self {
             Op::Chain(chain) => chain.second_input(chain.second.contraction()?.residual?),

@@ -1,13 +1,14 @@
-//! Rows of a result over the host's threads, for references that are slow on one.
+//! Computes rows of a result on the host's threads, for references that are slow on one thread.
 
 use rayon::prelude::*;
 
-/// Work below which handing blocks to threads costs more than it saves, in multiply-adds.
+/// Smallest work, in multiply-adds, that is divided over threads. Less work costs more to divide
+/// than it saves.
 const WORTHWHILE_WORK: usize = 1 << 18;
 
-/// Cuts `out` into blocks of `rows_per_block` rows of `row_len` elements and calls
-/// `fill(first_row, block)` on each, over the host's threads. `work` is the total cost in
-/// multiply-adds; little work stays on the calling thread.
+/// Divides `out` into blocks of `rows_per_block` rows of `row_len` elements and calls
+/// `fill(first_row, block)` on each, on the host's threads. `work` is the total cost in
+/// multiply-adds. Little work stays on the calling thread.
 pub(crate) fn fill_rows(
     out: &mut [f32],
     row_len: usize,
@@ -24,7 +25,7 @@ pub(crate) fn fill_rows(
     }
 }
 
-/// Products summed in `f32` over runs of eight per lane, the runs in `f64`.
+/// Dot product. Products are summed in `f32` over runs of eight per lane, and the runs in `f64`.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 16;
     const RUN: usize = 8 * LANES;
@@ -44,8 +45,8 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     total
 }
 
-/// `rows x k` by `weights` `[n, k]` transposed. `gather(row, window)` writes the `k` elements of a
-/// row; they are zero before.
+/// Matrix product of `rows x k` by `weights` `[n, k]` transposed. `gather(row, window)` writes the
+/// `k` elements of a row. They are zero before.
 pub(crate) fn contract(
     rows: usize,
     n: usize,

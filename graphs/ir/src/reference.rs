@@ -1,19 +1,19 @@
-//! Evaluation of whole graphs with the ops' references: the oracle of passes and of the device.
+//! Evaluation of whole graphs with the ops' references, for tests of passes and devices.
 
 use crate::{Graph, IrError, NodeKind, Op, Tensor, TensorType, ValueId, WeightExpr};
 use std::collections::HashMap;
 use std::error::Error;
 
-/// Where checkpoint tensors come from: key to tensor.
+/// Source of checkpoint tensors: key to tensor.
 pub type Source<'a> = dyn Fn(&str) -> Result<Tensor, Box<dyn Error + Send + Sync>> + 'a;
 
-/// Evaluates a graph and gives its outputs by name, in the graph's order.
+/// Evaluates a graph and returns its outputs by name, in the graph's order.
 ///
-/// A value is freed after its last use, so that large networks fit. Constants are made when they
-/// are first needed.
+/// A value is freed after its last use, so that large networks fit into memory. Constants are made
+/// on first use.
 ///
-/// Errors: an input of the graph that is missing or has another shape; a checkpoint tensor that
-/// is missing or has another element count; a cycle. Errors name the node.
+/// Errors: an input is missing or has another shape; a checkpoint tensor is missing or has another
+/// element count; the graph has a cycle. Errors name the node.
 pub fn evaluate(
     graph: &Graph,
     inputs: &HashMap<String, Tensor>,
@@ -89,7 +89,7 @@ pub fn weight(expr: &WeightExpr, ty: &TensorType, source: &Source) -> Result<Ten
     Ok(Tensor::new(&ty.shape, data))
 }
 
-/// Elements of a part of a concatenation, whose type is its own.
+/// Elements of a part of a concatenation. The part has a type of its own.
 fn flat(expr: &WeightExpr, source: &Source) -> Result<Vec<f32>, IrError> {
     let shape = match expr {
         WeightExpr::Tensor { shape, .. } => shape.clone(),
@@ -106,7 +106,7 @@ fn flat(expr: &WeightExpr, source: &Source) -> Result<Vec<f32>, IrError> {
     Ok(weight(expr, &TensorType::f32(&shape), source)?.data)
 }
 
-/// The nodes from which an output is reached, in topological order.
+/// The nodes that outputs depend on, in topological order.
 fn needed(graph: &Graph) -> Result<Vec<ValueId>, IrError> {
     let mut live = std::collections::HashSet::new();
     let mut stack: Vec<ValueId> = graph.outputs().iter().map(|(_, value)| *value).collect();
@@ -151,7 +151,7 @@ fn leaf(
     Ok(tensor.clone())
 }
 
-/// Evaluates an op and holds its result to its type.
+/// Evaluates an op and checks its result against its type.
 fn apply(op: &Op, inputs: &[&Tensor], ty: &TensorType, name: &str) -> Result<Tensor, IrError> {
     let result = op.eval(inputs);
     if result.shape == ty.shape {

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum DType {
     /// IEEE 754 binary32.
     F32,
-    /// IEEE 754 binary16, storage only.
+    /// IEEE 754 binary16. Storage only.
     F16,
     /// Two's complement, 8 bits (quantized weights).
     I8,
@@ -82,7 +82,7 @@ impl TensorType {
         self.elem_count() / self.channels().max(1)
     }
 
-    /// Extent of axis 0; 1 for rank 0 and 1.
+    /// Extent of axis 0; 1 for ranks 0 and 1.
     pub fn batch(&self) -> usize {
         if self.shape.len() > 1 { self.shape[0] } else { 1 }
     }
@@ -96,7 +96,7 @@ impl TensorType {
         t
     }
 
-    /// `[N, H, W, C]` of a feature map, or `None` for another rank.
+    /// `[N, H, W, C]` of a feature map. `None` for another rank.
     pub fn nhwc(&self) -> Option<[usize; 4]> {
         self.shape.as_slice().try_into().ok()
     }
@@ -112,7 +112,7 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// A tensor of the reference evaluation: `f32` whatever the element type (token ids are exact).
+/// A tensor of the reference evaluation: `f32` for every element type (token ids are exact).
 #[derive(Clone, PartialEq, Debug)]
 pub struct Tensor {
     /// Extents, outermost first.
@@ -124,7 +124,7 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor from its elements.
     ///
-    /// Panics if the element count does not fit the shape.
+    /// Panics if the element count does not match the shape.
     pub fn new(shape: &[usize], data: Vec<f32>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "element count of {shape:?}");
         Self { shape: shape.to_vec(), data }

@@ -11,10 +11,12 @@
 use crate::{Graph, IrError, NodeKind, Tensor, ValueId, WeightExpr};
 use std::fmt::Write as _;
 
-/// Elements of a literal that are shown; the others are counted.
+/// Number of elements of a literal that are shown. The others are counted.
 const SHOWN_ELEMENTS: usize = 8;
 
-/// The dump of a graph. Errors if the graph has a cycle.
+/// The dump of a graph.
+///
+/// Errors: the graph has a cycle.
 pub fn dump(graph: &Graph) -> Result<String, IrError> {
     let mut out = format!("graph {}\n", graph.name);
     for id in graph.topological()? {

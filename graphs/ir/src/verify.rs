@@ -3,13 +3,13 @@
 use crate::{Graph, IrError, Node, NodeKind, TensorType, ValueId};
 use std::collections::HashSet;
 
-/// Checks every rule that a well-formed graph keeps:
+/// Checks the rules of a well-formed graph:
 ///
 /// - names of nodes and of outputs are unique and not empty, and an output exists;
 /// - outputs name nodes of the graph;
 /// - inputs and constants read nothing; an op's operands fill the slots `0..n`, each once;
-/// - an op's type is the one its operands give; the element type may be another float, because
-///   the storage type of a value is chosen apart from its shape;
+/// - an op's type is the type inferred from its operands; the element type may be another float,
+///   because the storage type of a value is chosen independently of its shape;
 /// - there is no cycle.
 ///
 /// Errors name the node.

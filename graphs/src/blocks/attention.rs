@@ -4,10 +4,10 @@ use super::Layers;
 use kiln_ir::ops::attention::{Attention, Columns};
 use kiln_ir::{IrError, ValueId};
 
-/// Attention of `x` over `context` (`CrossAttention`; self-attention where they are the same
-/// value), output projection included.
+/// Attention of `x` over `context` with its output projection (`CrossAttention`). It is
+/// self-attention if both are the same value.
 ///
-/// Shapes: `x: [N, L.., C]`, `context: [N, M.., D]` -> `[N, L.., C]`; a head has `head_channels`
+/// Shapes: `x: [N, L.., C]`, `context: [N, M.., D]` -> `[N, L.., C]`. A head has `head_channels`
 /// columns. Only the output projection has a bias.
 pub fn cross_attention(
     net: &mut Layers,
@@ -25,8 +25,8 @@ pub fn cross_attention(
     net.linear(&format!("{path}.to_out.0"), y, c)
 }
 
-/// Causal self-attention with one stored projection to `[q | k | v]` (`nn.MultiheadAttention`),
-/// output projection included.
+/// Causal self-attention with one stored projection to `[q | k | v]` (`nn.MultiheadAttention`), and
+/// its output projection.
 ///
 /// Shapes: `x: [N, L, C]` -> `[N, L, C]`.
 pub fn causal_attention(
@@ -46,7 +46,7 @@ pub fn causal_attention(
     net.linear(&format!("{path}.out_proj"), y, channels)
 }
 
-/// Self-attention of a picture's pixels with one head over all channels, with its normalization
+/// Self-attention of a feature map's pixels with one head over all channels, with its normalization
 /// and residual (`AttnBlock` of the autoencoder).
 ///
 /// Shapes: `x: [N, H, W, C]` -> `[N, H, W, C]`.

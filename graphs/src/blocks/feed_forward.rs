@@ -4,10 +4,10 @@ use super::Layers;
 use kiln_ir::ops::geglu::Geglu;
 use kiln_ir::{IrError, ValueId};
 
-/// Width between the two layers over the width of the block.
+/// Ratio of the width between the two layers to the width of the block.
 const EXPANSION: usize = 4;
 
-/// Feed-forward with a gated GELU (`FeedForward(glu=True)`): the first layer makes
+/// Feed-forward with a gated GELU (`FeedForward(glu=True)`). The first layer makes
 /// `[value | gate]`.
 ///
 /// Shapes: `x: [N, L.., C]` -> `[N, L.., C]`.

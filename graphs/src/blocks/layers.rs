@@ -1,4 +1,4 @@
-//! A network under construction: single layers with the constants they own.
+//! A network under construction: single layers with their constants.
 
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
@@ -10,13 +10,14 @@ use kiln_ir::ops::pointwise::Gelu;
 use kiln_ir::ops::pointwise::Silu;
 use kiln_ir::{Graph, IrError, TensorType, ValueId};
 
-/// Groups of every group normalization of the family.
+/// Number of groups of every group normalization of the model family.
 const NORM_GROUPS: usize = 32;
-/// Every layer normalization adds this to the variance.
+/// Addend of the variance in every layer normalization.
 const LAYER_NORM_EPS: f32 = 1e-5;
 
-/// A graph being built. Layers are named by their path in the checkpoint under `prefix`: an op has
-/// the path as its name, a constant has `prefix` + path + `.weight` or `.bias` as its key.
+/// A graph under construction. Layers are named by their path in the checkpoint after `prefix`: an
+/// op has the path as its name, and a constant has `prefix` + path + `.weight` or `.bias` as its
+/// key.
 pub struct Layers {
     /// The graph so far.
     pub graph: Graph,
@@ -24,7 +25,7 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// An empty network whose keys all begin with `prefix`.
+    /// An empty network. All its keys begin with `prefix`.
     pub fn new(name: &str, prefix: &'static str) -> Self {
         Self { graph: Graph::new(name), prefix }
     }
@@ -34,23 +35,23 @@ impl Layers {
         self.graph.ty(x).channels()
     }
 
-    /// An input of the network.
+    /// Adds an input of the network.
     pub fn input(&mut self, name: &str, ty: TensorType) -> ValueId {
         self.graph.input(name, ty)
     }
 
-    /// Names `value` an output and returns the finished graph.
+    /// Makes `value` an output and returns the finished graph.
     pub fn finish(mut self, output: &str, value: ValueId) -> Graph {
         self.graph.output(output, value);
         self.graph
     }
 
-    /// A tensor of the checkpoint by its key under the prefix.
+    /// A tensor of the checkpoint by its key after the prefix.
     pub fn tensor(&mut self, path: &str, shape: &[usize]) -> ValueId {
         self.graph.tensor(&format!("{}{path}", self.prefix), shape, None)
     }
 
-    /// `x + y`; `y` may repeat over leading axes.
+    /// `x + y`. `y` may repeat over leading axes.
     pub fn add(&mut self, name: &str, x: ValueId, y: ValueId) -> Result<ValueId, IrError> {
         self.graph.push(name, Add, &[x, y])
     }
@@ -101,7 +102,7 @@ impl Layers {
         self.add_bias(path, &format!("{path}.bias"), y)
     }
 
-    /// Convolution with a 3x3 window and a border of one zero.
+    /// Convolution with a 3x3 window and one zero of padding on each side.
     pub fn conv3x3(
         &mut self,
         path: &str,

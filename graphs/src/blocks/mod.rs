@@ -1,4 +1,4 @@
-//! The blocks that the networks are made of, one file each, and the layers that the blocks share.
+//! Blocks of the networks, one file each, and the layers that they share.
 
 mod attention;
 mod feed_forward;

@@ -1,4 +1,4 @@
-//! Halving and doubling a picture, each with a convolution.
+//! Halving and doubling of a feature map, each with a convolution.
 
 use super::Layers;
 use kiln_ir::ops::upsample::Upsample;

@@ -1,9 +1,9 @@
-//! Residual block of two convolutions, as the U-Net and the decoder have it.
+//! Residual block of two convolutions, for the U-Net and the autoencoder.
 
 use super::Layers;
 use kiln_ir::{IrError, ValueId};
 
-/// What the two users of the block call its layers, and the constant in which they differ.
+/// Names of the block's layers in the checkpoint, and the epsilon of its normalizations.
 pub struct ResnetKeys {
     norm1: &'static str,
     silu1: &'static str,
@@ -45,8 +45,8 @@ impl ResnetKeys {
 
 /// `shortcut(x) + conv(silu(norm(conv(silu(norm(x))) + linear(timestep))))`.
 ///
-/// Shapes: `x: [N, H, W, C]`, `timestep: [1, T]`, already through SiLU, or none
-/// -> `[N, H, W, out]`. The shortcut is a 1x1 convolution where `C != out`, else nothing.
+/// Shapes: `x: [N, H, W, C]`, `timestep: [1, T]` after SiLU, or none -> `[N, H, W, out]`. The
+/// shortcut is a 1x1 convolution if `C != out`, otherwise `x` itself.
 pub fn resnet(
     net: &mut Layers,
     path: &str,

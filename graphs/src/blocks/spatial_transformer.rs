@@ -1,14 +1,15 @@
-//! A transformer block over the pixels of a picture, with attention to the prompt.
+//! A transformer block over the pixels of a feature map, with attention to the prompt.
 
 use super::{Layers, cross_attention, geglu_feed_forward};
 use kiln_ir::{IrError, ValueId};
 
-/// The group normalization ahead of the transformer; the U-Net's others have 1e-5.
+/// Epsilon of the group normalization before the transformer. Other normalizations of the U-Net
+/// have 1e-5.
 const NORM_EPS: f32 = 1e-6;
 
 /// `SpatialTransformer` of depth one with linear projections, residual included.
 ///
-/// Shapes: `x: [N, H, W, C]`, `context: [N, L, D]` -> `[N, H, W, C]`; a head has `head_channels`
+/// Shapes: `x: [N, H, W, C]`, `context: [N, L, D]` -> `[N, H, W, C]`. A head has `head_channels`
 /// columns.
 pub fn spatial_transformer(
     net: &mut Layers,
@@ -26,8 +27,8 @@ pub fn spatial_transformer(
     net.add(&at("add_residual"), h, x)
 }
 
-/// Self-attention, attention to the context, feed-forward; each after a layer normalization and
-/// with a residual (`BasicTransformerBlock`).
+/// Self-attention, attention to the context, feed-forward. Each follows a layer normalization and
+/// has a residual (`BasicTransformerBlock`).
 fn transformer(
     net: &mut Layers,
     path: &str,

@@ -6,10 +6,10 @@ use crate::parallel::{dot, fill_rows};
 use crate::{IrError, OpDef, Tensor, TensorType};
 use std::ops::Range;
 
-/// Where an operand is: columns `[start, start + channels)` of an input.
+/// Position of an operand: columns `[start, start + channels)` of an input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Columns {
-    /// Which of the op's inputs.
+    /// Index of the op's input.
     pub input: usize,
     /// First column.
     pub start: usize,
@@ -17,16 +17,16 @@ pub struct Columns {
 
 /// `softmax(q k^T * scale) v` for each head, softmax over keys in `f32`.
 ///
-/// `q` is `[N, Lq.., *]`, `k` and `v` are `[N, Lk.., *]`; several operands may be column ranges of
-/// one input, as a merged QKV contraction leaves them. A head is `channels / heads` adjacent
-/// columns and the scale is `1 / sqrt(channels / heads)`. Output `[N, Lq.., channels]`.
+/// `q` is `[N, Lq.., *]`, `k` and `v` are `[N, Lk.., *]`. Several operands may be column ranges of
+/// one input, the result of a merged QKV contraction. A head is `channels / heads` adjacent
+/// columns. The scale is `1 / sqrt(channels / heads)`. Output `[N, Lq.., channels]`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Attention {
-    /// Columns of each operand.
+    /// Number of columns of each operand.
     pub channels: usize,
     /// Number of heads.
     pub heads: usize,
-    /// Query i sees keys 0..=i only.
+    /// Causal mask: query i sees keys 0..=i only.
     pub causal: bool,
     /// Queries.
     pub q: Columns,
@@ -43,12 +43,12 @@ impl Attention {
         Self { channels, heads, causal, q: at(0), k: at(1), v: at(2) }
     }
 
-    /// Columns of one head.
+    /// Number of columns of one head.
     pub fn head_channels(&self) -> usize {
         self.channels / self.heads
     }
 
-    /// Factor on the scores.
+    /// Factor of the scores.
     pub fn scale(&self) -> f32 {
         1.0 / (self.head_channels() as f32).sqrt()
     }
@@ -117,7 +117,7 @@ impl OpDef for Attention {
     }
 }
 
-/// One query of one head over its `seen` first keys.
+/// The result of one query of one head, over its first `seen` keys.
 fn attend<'a>(
     query: &[f32],
     seen: usize,

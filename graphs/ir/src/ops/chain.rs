@@ -1,4 +1,5 @@
-//! A convolution and what reads its result, as one op: the result need not exist whole.
+//! A convolution and a reader of its result, as one op. The result between them need not exist as a
+//! whole.
 
 use super::conv2d::Conv2d;
 use super::epilogue::Activation;
@@ -17,22 +18,23 @@ pub enum Link {
     GroupAffine(GroupAffine),
 }
 
-/// `second(first(..), ..)`.
+/// Two ops in sequence: `second(first(..), ..)`.
 ///
 /// Inputs: those of `first`, then those of `second` without its source. Output: that of `second`.
-/// Kernels may compute `first` in stripes of lines and forget each as soon as `second` has read it.
+/// Kernels may compute `first` in stripes of lines and discard each stripe when `second` has read
+/// it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Chain {
-    /// The convolution whose result is read.
+    /// The convolution.
     pub first: Conv2d,
-    /// Storage type of its result.
+    /// Storage type of the convolution's result.
     pub between: DType,
-    /// What reads it.
+    /// The reader of the result.
     pub second: Link,
 }
 
 impl Link {
-    /// The op by itself.
+    /// The link as an op of its own.
     pub fn op(&self) -> Op {
         match self.clone() {
             Link::Conv2d(op) => op.into(),
@@ -43,12 +45,12 @@ impl Link {
 }
 
 impl Chain {
-    /// Number of inputs that are those of `first`.
+    /// Number of inputs of `first`, which come first.
     pub fn first_inputs(&self) -> usize {
         self.first.operands().count()
     }
 
-    /// Type of what is between the two.
+    /// Type of the value between the two ops.
     pub fn between(&self, inputs: &[&TensorType]) -> Result<TensorType, IrError> {
         let ty = self.first.infer(&inputs[..self.first_inputs().min(inputs.len())])?;
         Ok(TensorType { dtype: self.between, ..ty })
@@ -86,7 +88,8 @@ impl OpDef for Chain {
     }
 }
 
-/// Whether a convolution may be the first of a chain: a window over one source, with at most a bias.
+/// Whether a convolution may be the first op of a chain: a window over one source, with at most a
+/// bias.
 pub fn may_be_first(op: &Conv2d) -> bool {
     let e = &op.epilogue;
     let linear = e.row_offset.is_none() && e.activation == Activation::None && !e.residual;

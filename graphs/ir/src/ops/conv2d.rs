@@ -1,4 +1,4 @@
-//! Two-dimensional convolution, with the concatenation and upsampling it may have absorbed.
+//! Two-dimensional convolution, with optional concatenation, upsampling, prologue and epilogue.
 
 use super::epilogue::{Activation, Epilogue, silu};
 use super::{expect_eq, expect_inputs};
@@ -8,33 +8,33 @@ use crate::{ContractionOperands, IrError, OpDef, Tensor, TensorType};
 
 /// Convolution with a square window over `[N, H, W, C]`.
 ///
-/// Inputs: `sources` feature maps that are read as if concatenated along channels, with `prologue`
-/// the scales and shifts `[N, 2, C]` of [`super::group_affine::GroupAffine`], weights `[O, C, k,
-/// k]` (C over all sources), then the epilogue's. With `upsample` the window slides over the
-/// feature map doubled by nearest neighbour. Output `[N, H', W', O]`.
+/// Inputs: `sources` feature maps that are read as one, concatenated along channels; with
+/// `prologue`, the scales and shifts `[N, 2, C]` of [`super::group_affine::GroupAffine`]; weights
+/// `[O, C, k, k]` (C over all sources); then the epilogue's operands. With `upsample` the window
+/// slides over the feature map doubled by nearest neighbour. Output `[N, H', W', O]`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Conv2d {
     /// Window width and height.
     pub kernel: usize,
-    /// Distance between windows.
+    /// Distance of windows in pixels.
     pub stride: usize,
     /// Zeros above and left of the (upsampled) feature map.
     pub padding: usize,
-    /// Zeros below and right of it.
+    /// Zeros below and right of the (upsampled) feature map.
     pub padding_end: usize,
-    /// Reads the feature map doubled in both directions.
+    /// Whether the feature map is read doubled in both directions.
     pub upsample: bool,
-    /// Number of feature maps read as one.
+    /// Number of feature maps that are read as one.
     pub sources: usize,
-    /// Reads `activation(x * scale[n, c] + shift[n, c])` for each `x` (`None` or `Silu`). Zeros
-    /// around the feature map stay zeros.
+    /// Function of each element `x` that is read: `activation(x * scale[n, c] + shift[n, c])`, with
+    /// `None` or `Silu`. Padding stays zero.
     pub prologue: Option<Activation>,
-    /// What follows the sum.
+    /// Operations after the sum.
     pub epilogue: Epilogue,
 }
 
 impl Conv2d {
-    /// A plain convolution, "same" padding for odd windows.
+    /// A plain convolution with "same" padding for odd windows.
     pub fn new(kernel: usize, stride: usize) -> Self {
         let epilogue = Epilogue::default();
         let padding = kernel / 2;
@@ -43,17 +43,17 @@ impl Conv2d {
         Self { kernel, stride, padding, padding_end, upsample, sources, prologue, epilogue }
     }
 
-    /// Height or width with its zeros, from that of the (upsampled) feature map.
+    /// Height or width with padding, from the height or width of the (upsampled) feature map.
     fn padded(&self, extent: usize) -> usize {
         extent + self.padding + self.padding_end
     }
 
-    /// Indices of its operands.
+    /// Indices of the operands.
     pub fn operands(&self) -> ContractionOperands<usize> {
         ContractionOperands::new(self.sources, self.prologue.is_some(), &self.epilogue)
     }
 
-    /// What is read of the sources, `None` if that is what they hold.
+    /// The sources after the prologue. `None` if there is no prologue.
     fn normalized(&self, inputs: &[&Tensor]) -> Option<Vec<Tensor>> {
         let activation = self.prologue?;
         let affine = inputs[self.operands().affine?];
@@ -187,7 +187,7 @@ impl OpDef for Conv2d {
     }
 }
 
-/// `[O, C, taps]` to `[O, taps, C]`, so that a window is gathered a pixel at a time.
+/// Reorders `[O, C, taps]` to `[O, taps, C]`, so that a window is gathered one pixel at a time.
 fn taps_outermost(weights: &[f32], channels: usize, taps: usize) -> Vec<f32> {
     let filter = |f: &[f32]| -> Vec<f32> {
         (0..taps * channels).map(|i| f[i % channels * taps + i / channels]).collect()

@@ -4,9 +4,10 @@ use super::{expect_eq, expect_inputs};
 use crate::error::shape_error;
 use crate::{DType, IrError, OpDef, Tensor, TensorType};
 
-/// Looks up token ids: `ids` `i32 [N, L]`, `table` `[V, C]` to `[N, L, C]` of the table's type.
+/// Looks up token ids: `ids` `i32 [N, L]` and `table` `[V, C]` give `[N, L, C]` of the table's
+/// type.
 ///
-/// Evaluation panics on an id that is negative or not less than `V`.
+/// Evaluation panics on an id outside `0..V`.
 #[derive(Clone, PartialEq, Eq, Debug, Hash, Default)]
 pub struct Embedding;
 

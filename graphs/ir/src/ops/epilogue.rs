@@ -1,4 +1,4 @@
-//! What a contraction does to its accumulators before it stores them.
+//! Operations of a contraction on its accumulators before they are stored.
 
 use super::expect_eq;
 use crate::{ContractionOperands, IrError, Op, Tensor, TensorType};
@@ -13,17 +13,17 @@ pub enum Activation {
     Silu,
     /// `x/2 * (1 + erf(x / sqrt 2))`, the exact form.
     Gelu,
-    /// Columns `[value | gate]` -> `value * gelu(gate)`: halves the number of columns.
+    /// Columns `[value | gate]` -> `value * gelu(gate)`. Halves the number of columns.
     Geglu,
 }
 
 impl Activation {
-    /// Its name in dumps and templates.
+    /// Name of the activation in dumps and templates.
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
     }
 
-    /// The activation that an op by itself is.
+    /// The activation that equals an op.
     pub fn of(op: &Op) -> Option<Self> {
         match op {
             Op::Silu(_) => Some(Activation::Silu),
@@ -34,24 +34,25 @@ impl Activation {
     }
 }
 
-/// Epilogue of a contraction with `n` output columns, applied in this order:
-/// `+ bias[n]`, `+ row[offset + n]`, activation, `+ residual[m, n]`.
+/// Epilogue of a contraction with `n` output columns. Operations in order: `+ bias[n]`,
+/// `+ row[offset + n]`, activation, `+ residual[m, n]`.
 ///
-/// [`ContractionOperands`] has the inputs that it needs.
+/// [`ContractionOperands`] has its inputs.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Epilogue {
-    /// Adds an input of shape `[n]`.
+    /// Whether an input of shape `[n]` is added.
     pub bias: bool,
-    /// Adds columns `[offset, offset + n)` of a one-row input to every row (the timestep projection).
+    /// `offset` of a one-row input (the timestep projection). Its columns `[offset, offset + n)` are
+    /// added to every row. `None` if there is no such input.
     pub row_offset: Option<usize>,
     /// The activation.
     pub activation: Activation,
-    /// Adds an input of the output's shape.
+    /// Whether an input of the output's shape is added.
     pub residual: bool,
 }
 
 impl Epilogue {
-    /// Columns stored for `n` accumulator columns.
+    /// Number of stored columns for `n` accumulator columns.
     pub fn out_channels(&self, n: usize) -> usize {
         if self.activation == Activation::Geglu { n / 2 } else { n }
     }
@@ -88,7 +89,7 @@ impl Epilogue {
         Ok(())
     }
 
-    /// Applies it to accumulators `[rows, n]`, in place for all but GEGLU.
+    /// Applies the epilogue to accumulators `[rows, n]`, in place for all activations but GEGLU.
     pub fn apply(
         &self,
         mut acc: Vec<f32>,
@@ -122,7 +123,7 @@ impl Epilogue {
         acc
     }
 
-    /// For dumps.
+    /// Attributes for dumps.
     pub fn attributes(&self) -> String {
         let mut s = String::new();
         if self.bias {
@@ -152,7 +153,8 @@ pub fn gelu(x: f32) -> f32 {
     (0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))) as f32
 }
 
-/// Error function by its Maclaurin series (|x| < 3) or continued fraction of erfc; error under 1e-12.
+/// Error function by its Maclaurin series (|x| < 3) or continued fraction of erfc. The error is
+/// under 1e-12.
 pub fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 3.0 {

@@ -4,7 +4,7 @@ use super::epilogue::gelu;
 use super::{expect_eq, expect_one, map_rows};
 use crate::{IrError, OpDef, Tensor, TensorType};
 
-/// Columns `[value | gate]` to `value * gelu(gate)`: `[.., 2C]` to `[.., C]`.
+/// Columns `[value | gate]` give `value * gelu(gate)`: `[.., 2C]` to `[.., C]`.
 ///
 /// Source: Shazeer 2020 (arXiv:2002.05202).
 #[derive(Clone, PartialEq, Eq, Debug, Hash, Default)]

@@ -3,25 +3,25 @@
 use super::group_norm::{eval_source, infer_source, statistics};
 use crate::{DType, IrError, NormOperands, OpDef, Tensor, TensorType};
 
-/// The statistics of [`super::group_norm::GroupNorm`] without the normalized values, for a reader
-/// that normalizes what it reads: `x * scale + shift`.
+/// The statistics of [`super::group_norm::GroupNorm`] without the normalized values. A reader
+/// normalizes by `x * scale + shift`.
 ///
-/// Inputs: as of `GroupNorm`. Output `f32` `[N, 2, C]`: `scale = gamma / sqrt(variance + eps)`, then
-/// `shift = beta - mean * scale`. Where the mean is many standard deviations, `shift` is rounded as
-/// `x` itself is.
+/// Inputs: those of `GroupNorm`. Output `f32` `[N, 2, C]`: `scale = gamma / sqrt(variance + eps)`,
+/// then `shift = beta - mean * scale`. If the mean is many standard deviations, `shift` has a
+/// rounding error like that of `x` itself.
 /// Source: Wu & He 2018 (arXiv:1803.08494), section 3.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GroupAffine {
-    /// Number of values read as one.
+    /// Number of values that are read as one.
     pub sources: usize,
     /// Number of groups; divides the channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// Addend of the variance.
     pub eps: f32,
 }
 
 impl GroupAffine {
-    /// Indices of its operands.
+    /// Indices of the operands.
     pub fn operands(&self) -> NormOperands {
         NormOperands::new(self.sources)
     }

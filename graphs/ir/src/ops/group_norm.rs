@@ -6,33 +6,33 @@ use super::{expect_eq, expect_inputs, expect_rank, moments};
 use crate::error::shape_error;
 use crate::{IrError, NormOperands, OpDef, Tensor, TensorType};
 
-/// Normalizes groups of adjacent channels of each batch entry, then scales, shifts and activates.
+/// Normalizes groups of adjacent channels of each batch entry, then applies scale, shift and
+/// activation.
 ///
 /// Inputs: `sources` values `[N, .., *]` that are read as one of `C` channels, `gamma` `[C]`,
-/// `beta` `[C]`; a group may cross from one source to the next. Mean and biased variance are taken over
-/// all axes but the first and over the `C / groups` channels of a group. Output:
-/// `[N, .., C]`.
+/// `beta` `[C]`. A group may extend over two sources. Mean and biased variance are over all axes
+/// except the first, and over the `C / groups` channels of a group. Output: `[N, .., C]`.
 /// Source: Wu & He 2018 (arXiv:1803.08494), section 3.
 #[derive(Clone, PartialEq, Debug)]
 pub struct GroupNorm {
-    /// Number of values read as one.
+    /// Number of values that are read as one.
     pub sources: usize,
     /// Number of groups; divides the channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// Addend of the variance.
     pub eps: f32,
     /// `None` or `Silu`.
     pub activation: Activation,
 }
 
 impl GroupNorm {
-    /// Indices of its operands.
+    /// Indices of the operands.
     pub fn operands(&self) -> NormOperands {
         NormOperands::new(self.sources)
     }
 }
 
-/// Type of the values that are normalized, held against the groups, `gamma` and `beta`.
+/// Type of the normalized values, checked against the groups, `gamma` and `beta`.
 pub(super) fn infer_source(
     op: &'static str,
     inputs: &[&TensorType],
@@ -55,7 +55,7 @@ pub(super) fn infer_source(
     Ok(x)
 }
 
-/// The values that are normalized.
+/// The values to normalize.
 pub(super) fn eval_source(inputs: &[&Tensor], sources: usize) -> Tensor {
     match sources {
         1 => inputs[0].clone(),
@@ -63,7 +63,7 @@ pub(super) fn eval_source(inputs: &[&Tensor], sources: usize) -> Tensor {
     }
 }
 
-/// Mean and reciprocal standard deviation of each group of a batch entry of `c` channels.
+/// Mean and reciprocal standard deviation of each group of a batch entry with `c` channels.
 pub(super) fn statistics(entry: &[f32], c: usize, groups: usize, eps: f32) -> Vec<(f64, f64)> {
     let (rows, width) = (entry.len() / c, c / groups);
     let of_group = |g: usize| {

@@ -9,7 +9,7 @@ use crate::{IrError, OpDef, Tensor, TensorType};
 /// Source: Ba, Kiros & Hinton 2016 (arXiv:1607.06450).
 #[derive(Clone, PartialEq, Debug)]
 pub struct LayerNorm {
-    /// Added to the variance.
+    /// Addend of the variance.
     pub eps: f32,
 }
 

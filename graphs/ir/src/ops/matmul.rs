@@ -7,13 +7,14 @@ use crate::{ContractionOperands, IrError, OpDef, Tensor, TensorType};
 
 /// `rows x K` by weights `[N, K]` transposed.
 ///
-/// Inputs: `sources` values that are read as if concatenated along channels, weights, then the
-/// epilogue's. Output: the shape of the first source with `N` channels (`N/2` after GEGLU).
+/// Inputs: `sources` values that are read as one, concatenated along channels; weights; then the
+/// epilogue's operands. Output: the shape of the first source with `N` channels (`N/2` after
+/// GEGLU).
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Matmul {
-    /// Number of values read as one.
+    /// Number of values that are read as one.
     pub sources: usize,
-    /// What follows the sum.
+    /// Operations after the sum.
     pub epilogue: Epilogue,
 }
 
@@ -24,7 +25,7 @@ impl Default for Matmul {
 }
 
 impl Matmul {
-    /// Indices of its operands.
+    /// Indices of the operands.
     pub fn operands(&self) -> ContractionOperands<usize> {
         ContractionOperands::new(self.sources, false, &self.epilogue)
     }

@@ -1,4 +1,4 @@
-//! The ops: a file each, one for ops that differ in a line of a table. To add one: its file or line
+//! The ops, one file each. Ops that differ in a line share a table. To add an op: its file or line
 //! here, and its line in `ops!` of [`crate::op`].
 
 pub mod attention;
@@ -47,7 +47,7 @@ pub(crate) fn expect_eq(
     Err(shape_error(op, format!("{what} is {found}, must be {expected}")))
 }
 
-/// Checks that there is one input with at least `rank` axes and at least one column.
+/// Checks that there is exactly one input, with at least `rank` axes and at least one column.
 pub(crate) fn expect_one<'a>(
     op: &'static str,
     inputs: &[&'a TensorType],
@@ -58,7 +58,7 @@ pub(crate) fn expect_one<'a>(
     Ok(inputs[0])
 }
 
-/// Checks that a type has at least `rank` axes and no empty one.
+/// Checks that a type has at least `rank` axes, none of them empty.
 pub(crate) fn expect_rank(op: &'static str, ty: &TensorType, rank: usize) -> Result<(), IrError> {
     if ty.shape.len() >= rank && !ty.shape.contains(&0) {
         return Ok(());
@@ -66,8 +66,8 @@ pub(crate) fn expect_rank(op: &'static str, ty: &TensorType, rank: usize) -> Res
     Err(shape_error(op, format!("{ty} must have {rank} or more axes, none empty")))
 }
 
-/// Checks that the second operand repeats over leading axes of the first: its element count is
-/// that of the first or of some of its trailing axes.
+/// Checks that the second operand repeats over leading axes of the first: its element count is that
+/// of the first, or of trailing axes of the first.
 pub(crate) fn expect_repeats(op: &'static str, inputs: &[&TensorType]) -> Result<(), IrError> {
     expect_inputs(op, inputs, 2)?;
     let (a, b) = (inputs[0], inputs[1]);
@@ -89,7 +89,7 @@ pub(crate) fn map(x: &Tensor, f: impl Fn(f32) -> f32) -> Tensor {
     Tensor::new(&x.shape, x.data.iter().map(|v| f(*v)).collect())
 }
 
-/// Applies a function to each row; all results have `channels` elements.
+/// Applies a function to each row. All results have `channels` elements.
 pub(crate) fn map_rows(x: &Tensor, channels: usize, f: impl Fn(&[f32]) -> Vec<f32>) -> Tensor {
     let mut shape = x.shape.clone();
     if let Some(last) = shape.last_mut() {
@@ -98,7 +98,7 @@ pub(crate) fn map_rows(x: &Tensor, channels: usize, f: impl Fn(&[f32]) -> Vec<f3
     Tensor::new(&shape, x.data.chunks_exact(x.channels()).flat_map(f).collect())
 }
 
-/// Mean and biased variance, in two passes over `f64`.
+/// Mean and biased variance, in two passes in `f64`.
 pub(crate) fn moments(values: impl ExactSizeIterator<Item = f32> + Clone) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.clone().map(f64::from).sum::<f64>() / count;

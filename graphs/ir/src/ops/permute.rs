@@ -1,11 +1,11 @@
-//! Reordering of axes. No graph or pass makes one: it is there for the thesis's comparison of
+//! Reordering of axes. No graph or pass makes this op. It serves the thesis's comparison of
 //! kernels.
 
 use super::expect_inputs;
 use crate::error::shape_error;
 use crate::{IrError, OpDef, Tensor, TensorType};
 
-/// Axis `i` of the output is axis `order[i]` of the input.
+/// Reorders axes: axis `i` of the output is axis `order[i]` of the input.
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Permute {
     /// Each axis of the input once.

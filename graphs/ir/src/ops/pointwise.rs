@@ -4,8 +4,8 @@ use super::epilogue::{gelu, silu};
 use super::{expect_one, expect_repeats, map, zip_repeated};
 use crate::{IrError, OpDef, Tensor, TensorType};
 
-/// Declares ops whose result has the shape of the first input, and each element of it one value of
-/// the inputs there: documentation, name, arithmetic an element, shape rule, evaluation.
+/// Declares ops on single elements, whose result has the shape of the first input. An entry has
+/// documentation, name, FLOP an element, shape rule and evaluation.
 macro_rules! pointwise {
     ($($(#[$doc:meta])* $op:ident, $name:literal, $flops:literal, $rule:expr, $eval:expr;)*) => { $(
         $(#[$doc])*
@@ -40,7 +40,7 @@ pointwise! {
     Add, "add", 1, |i| expect_repeats("add", i),
         |i: &[&Tensor]| zip_repeated(i[0], i[1], |a, b| a + b);
     /// Product of two values, the second repeated over leading axes of the first. No graph or pass
-    /// makes one: it is there for the thesis's comparison of kernels.
+    /// makes this op. It serves the thesis's comparison of kernels.
     Mul, "mul", 1, |i| expect_repeats("mul", i),
         |i: &[&Tensor]| zip_repeated(i[0], i[1], |a, b| a * b);
 }

@@ -1,11 +1,11 @@
-//! Mean, variance and softmax of rows. No graph or pass makes one: attention and the norms contain
-//! them, and they are there for the thesis's comparison of kernels.
+//! Mean, variance and softmax of rows. No graph or pass makes these ops, because attention and the
+//! norms contain them. They serve the thesis's comparison of kernels.
 
 use super::{expect_one, map_rows, moments};
 use crate::{IrError, OpDef, Tensor, TensorType};
 
-/// Declares ops on rows of one input: documentation, name, arithmetic an element, columns of the
-/// result for those of the input, evaluation of a row.
+/// Declares ops on rows of one input. An entry has documentation, name, FLOP an element, columns of
+/// the result as a function of the input's columns, and evaluation of a row.
 macro_rules! reductions {
     ($($(#[$doc:meta])* $op:ident, $name:literal, $flops:literal, $columns:expr, $eval:expr;)*) => { $(
         $(#[$doc])*
@@ -36,7 +36,7 @@ reductions! {
     Mean, "mean", 1, |_| 1, |row| vec![moments(row.iter().copied()).0 as f32];
     /// Biased variance over the last axis: `[.., C]` to `[.., 1]`.
     Variance, "variance", 4, |_| 1, |row| vec![moments(row.iter().copied()).1 as f32];
-    /// Softmax over the last axis; the shape stays.
+    /// Softmax over the last axis. The shape does not change.
     Softmax, "softmax", 5, |columns| columns, softmax;
 }
 

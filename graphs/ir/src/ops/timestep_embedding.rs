@@ -12,7 +12,7 @@ use crate::{IrError, OpDef, Tensor, TensorType};
 pub struct TimestepEmbedding {
     /// Columns of the output.
     pub channels: usize,
-    /// Controls the smallest frequency; 10000.
+    /// Longest period, 10000.
     pub max_period: f32,
 }
 
