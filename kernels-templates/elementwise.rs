@@ -1,4 +1,4 @@
-//! The shared part of the element-wise ops: one loop, one geometry.
+//! Common part of the element-wise ops: one loop, one geometry.
 
 use crate::launch::{Call, cpu};
 use crate::template::Parameters;
@@ -6,13 +6,13 @@ use crate::{Argument, Launch, Lowering, Problem, Target};
 use anyhow::Result;
 use std::sync::Arc;
 
-/// Elements a work-item of a CPU handles, so that starting it costs little beside.
+/// Elements of a work-item on a CPU: enough to make the cost of its start negligible.
 const ELEMENTS_PER_ITEM: usize = 4096;
 
-/// Where an op's second operand comes from.
+/// The source of an op's second operand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Second {
-    /// There is none.
+    /// No second operand.
     None,
     /// Input 1, the same for every row.
     Repeat,
@@ -20,7 +20,7 @@ pub enum Second {
     Gate,
 }
 
-/// Work-items and their shares of a result of `rows` times `width` elements.
+/// Division of a result of `rows` times `width` elements over work-items.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shares {
     /// Lanes of a vector.
@@ -36,8 +36,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// On a CPU a work-item owns a block of some thousand elements; elsewhere one vector of
-    /// each of `gpu_rows` rows, neighbours side by side.
+    /// On a CPU a work-item has a block of some thousand elements. On a GPU it has one vector of
+    /// each of `gpu_rows` rows, with neighbours side by side.
     pub fn new(rows: usize, width: usize, gpu_rows: usize, target: &Target) -> Self {
         if cpu(target) {
             let v = target.vector_width as usize;
@@ -55,9 +55,8 @@ impl Shares {
         Self { v, run: v, row_block: gpu_rows, global, local }
     }
 
-    /// Passes them to a template, with `aligned` if all of `strides` are multiples of a vector, and
-    /// how far the next work-item's share begins from one's own: `next_row` rows, `next_column`
-    /// columns.
+    /// Passes the shares to a template: `aligned` if all of `strides` are multiples of a vector,
+    /// and the distance to the next work-item's share, `next_row` rows and `next_column` columns.
     pub fn set<'a>(&self, call: Call<'a>, strides: &[usize]) -> Call<'a> {
         call.with(|parameters| self.parameters(parameters, strides))
     }
@@ -68,7 +67,7 @@ impl Shares {
         Launch::new(source, entry, args, global, Some(local))
     }
 
-    /// [`Shares::set`] for a launch that is put together by other means.
+    /// Like [`Shares::set`], for a launch without a [`Call`].
     pub fn parameters(&self, parameters: Parameters, strides: &[usize]) -> Parameters {
         let aligned = self.v == 4 && strides.iter().all(|s| s.is_multiple_of(4));
         parameters
@@ -83,7 +82,7 @@ impl Shares {
     }
 }
 
-/// Lowers an element-wise op: `definition` is a template that defines `op_float` and `op_{{ FV }}`,
+/// Lowers an element-wise op. `definition` is a template that defines `op_float` and `op_{{ FV }}`,
 /// with the parameters that `set` adds.
 pub(crate) fn lower(
     problem: &Problem,

@@ -1,4 +1,4 @@
-//! Putting a launch together: tensors, parameters and geometry of one kernel.
+//! Builds a launch: tensors, parameters and geometry of one kernel.
 
 use crate::template::{Parameters, render};
 use crate::{Argument, DeviceClass, Launch, Problem, Target};
@@ -6,8 +6,8 @@ use anyhow::Result;
 use kiln_ir::DType;
 use serde::Serialize;
 
-/// One kernel call under construction. Tensors become arguments in the order they are named,
-/// and the template sees them under that name.
+/// One kernel call under construction. Tensors become arguments in the order of their calls, and
+/// the template sees them under their names.
 pub struct Call<'a> {
     problem: &'a Problem<'a>,
     tensors: Vec<(&'static str, DType)>,
@@ -18,7 +18,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// A call without arguments, to which the op's whole arithmetic is counted.
+    /// A call without arguments. It counts the op's whole arithmetic.
     pub fn new(problem: &'a Problem<'a>) -> Self {
         let types: Vec<_> = problem.inputs.iter().map(|o| &o.ty).collect();
         Self {
@@ -31,7 +31,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Passes an input, whole.
+    /// Passes a whole input.
     pub fn input(mut self, name: &'static str, index: usize) -> Self {
         let ty = &self.problem.inputs[index].ty;
         self.tensors.push((name, ty.dtype));
@@ -53,7 +53,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Passes numbers, behind the tensors named so far.
+    /// Passes numbers, after the tensors so far.
     pub fn numbers(mut self, values: &[usize]) -> Self {
         self.args.extend(values.iter().map(|v| Argument::U32(*v as u32)));
         self
@@ -77,13 +77,13 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Counts other arithmetic than the op's.
+    /// Replaces the count of arithmetic, in FLOP.
     pub fn flops(mut self, flops: u64) -> Self {
         self.flops = flops;
         self
     }
 
-    /// Renders `template` for these global and local sizes.
+    /// Renders `template` for the given global and local sizes.
     ///
     /// Errors: a template that names an undefined parameter.
     pub fn launch(
@@ -106,14 +106,14 @@ pub fn literal(v: f32) -> String {
     format!("{v:e}f").replace("ef", "e0f")
 }
 
-/// Whether every input and the output are stored as floating point and none is empty: what all
-/// kernels but the contractions ask for.
+/// Whether every input and the output are stored as floating point and none is empty. All kernels
+/// except those of contractions require it.
 pub fn floating(problem: &Problem, _: &Target) -> bool {
     let types = problem.inputs.iter().map(|o| &o.ty).chain([problem.output]);
     types.into_iter().all(|ty| ty.dtype.is_float() && ty.elem_count() > 0)
 }
 
-/// Whether the target is a CPU, for variants that own whole rows with one work-item.
+/// Whether the target is a CPU, for variants with one work-item for whole rows.
 pub fn cpu(target: &Target) -> bool {
     target.class == DeviceClass::Cpu
 }

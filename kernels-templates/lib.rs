@@ -1,9 +1,9 @@
 //! OpenCL kernels: one folder an op, one template a variant, specialized to each shape.
 //!
-//! [`Variant::lower`] turns an op with its types into launches for a device class. A folder's `mod.rs`
-//! lists its variants in `VARIANTS`; [`REGISTRY`] lists the folders. `naive` exists in every
-//! folder: one work-item an output element, the obvious loop, the oracle on the device.
-//! This crate renders text and computes sizes; it never talks to OpenCL.
+//! [`Variant::lower`] turns an op with its types into launches for a device class. A folder's
+//! `mod.rs` lists its variants in `VARIANTS`; [`REGISTRY`] lists the folders. Every folder has the
+//! variant `naive`: the obvious loop, one work-item an output element, the oracle on the device.
+//! This crate renders text and computes sizes, and never calls OpenCL.
 #![forbid(unsafe_code)]
 
 pub mod attention;
@@ -42,29 +42,29 @@ pub use variant::{Family, Needs, Rounding, Variant, candidates, families, family
 /// One input of an op.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Operand {
-    /// Its type; the element type is the storage type.
+    /// Type. The element type is the storage type.
     pub ty: TensorType,
-    /// Known at compile time, so that it may be packed into any order.
+    /// Whether the value is known at compile time, so that it may be packed in any order.
     pub constant: bool,
-    /// Of weights stored as `i8`, the scale group: how many K indices share a scale, in the order
-    /// `[ky][kx][c]`. A divisor of the channels of every source, or all of K for one scale an output
-    /// channel. 0 for other storage types.
+    /// For weights stored as `i8`, the size of a scale group: the number of K indices that share a
+    /// scale, in the order `[ky][kx][c]`. A divisor of the channels of every source, or all of K
+    /// for one scale an output channel. 0 for other storage types.
     pub scale_group: usize,
 }
 
 impl Operand {
-    /// A value that is only known when the program runs.
+    /// A value that is known only at run time.
     pub fn new(ty: TensorType) -> Self {
         Self { ty, constant: false, scale_group: 0 }
     }
 
-    /// A value that is known at compile time, stored as floating point.
+    /// A floating-point value that is known at compile time.
     pub fn constant(ty: TensorType) -> Self {
         Self { ty, constant: true, scale_group: 0 }
     }
 }
 
-/// An op to be lowered: what it is and the types around it.
+/// An op to lower, with the types around it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Problem<'a> {
     /// The op.
@@ -73,15 +73,16 @@ pub struct Problem<'a> {
     pub inputs: &'a [Operand],
     /// Type of its output.
     pub output: &'a TensorType,
-    /// Largest run of packed weights that one launch may read; larger ones are split over several
-    /// launches along output channels, so that each can be streamed through a slot.
+    /// Largest run of packed weights that one launch may read, in bytes. Larger weights are split
+    /// over several launches along output channels, so that each part can be streamed through a
+    /// slot.
     pub max_weight_bytes: u64,
-    /// Scratch memory that a variant should keep within where it has the choice.
+    /// Preferred limit of a variant's scratch memory, in bytes.
     pub max_scratch_bytes: u64,
 }
 
 impl<'a> Problem<'a> {
-    /// A problem whose weights need not be split, with as much scratch memory as a variant likes.
+    /// A problem without limits on weights and scratch memory.
     pub fn unlimited(op: &'a Op, inputs: &'a [Operand], output: &'a TensorType) -> Self {
         let (max_weight_bytes, max_scratch_bytes) = (u64::MAX, u64::MAX);
         Self { op, inputs, output, max_weight_bytes, max_scratch_bytes }

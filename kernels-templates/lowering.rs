@@ -1,4 +1,4 @@
-//! An op as kernel launches, before anything has an address.
+//! An op as kernel launches, without addresses.
 
 use crate::{Packing, Problem};
 use anyhow::{Result, bail, ensure};
@@ -7,22 +7,22 @@ use std::sync::Arc;
 /// A kernel argument.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Argument {
-    /// A region of an input. For a constant, of its packed form.
+    /// A region of an input; for a constant, of its packed form.
     Input {
-        /// Which input.
+        /// Index of the input.
         index: usize,
-        /// Start of the region.
+        /// Start of the region, in bytes.
         offset_bytes: u64,
-        /// Its length.
+        /// Length of the region, in bytes.
         len_bytes: u64,
     },
     /// The whole output.
     Output,
     /// Scratch memory, by index into [`Lowering::scratch_bytes`].
     Scratch {
-        /// Which.
+        /// Index of the buffer.
         index: usize,
-        /// The launch writes it (all of it, over the launches up to the first that reads it).
+        /// Whether the launch writes it. The launches before the first reader write all of it.
         written: bool,
     },
     /// A 32-bit unsigned scalar.
@@ -33,21 +33,21 @@ pub enum Argument {
     Late(Slot),
 }
 
-/// What a launch is told when it takes its place among others: a kernel over a stripe of lines is
-/// rendered once and launched for many stripes.
+/// A value that a launch receives when its position among others is known. A kernel over a stripe
+/// of lines is rendered once and launched for many stripes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Slot {
-    /// Row of the output at which a stripe begins.
+    /// First row of a stripe's output.
     FirstRow,
-    /// Chunk of moments at which a stripe begins.
+    /// First chunk of moments of a stripe.
     FirstChunk,
     /// First feature map of the batch that a stripe reads.
     FirstMap,
-    /// Line of a feature map at the top of a stripe; negative for the zeros above.
+    /// Line of a feature map at the top of a stripe. Negative for zeros above the feature map.
     Top,
-    /// Line, counted over the whole batch, at which a source begins.
+    /// First line of a source, counted over the whole batch.
     SourceFirst,
-    /// Scratch memory of a stripe, whose index follows those of the kernel that reads it.
+    /// Scratch memory of a stripe. Its index follows the indices of the kernel that reads it.
     Lines {
         /// As in [`Argument::Scratch`].
         written: bool,
@@ -57,7 +57,7 @@ pub enum Slot {
 /// One kernel launch.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Launch {
-    /// OpenCL C, complete.
+    /// Complete OpenCL C.
     pub source: Arc<str>,
     /// Name of the kernel function.
     pub entry: &'static str,
@@ -65,20 +65,21 @@ pub struct Launch {
     pub args: Vec<Argument>,
     /// Global work size.
     pub global: [u64; 3],
-    /// Local work size; `None` leaves it to the driver.
+    /// Local work size; `None` lets the driver choose.
     pub local: Option<[u64; 3]>,
-    /// Local memory that the kernel declares.
+    /// Local memory that the kernel declares, in bytes.
     pub local_mem_bytes: u64,
-    /// Arithmetic of this launch.
+    /// Arithmetic of this launch, in FLOP.
     pub flops: u64,
-    /// Most of it is in FP16: at another rate, and only where the device has `cl_khr_fp16`.
+    /// Whether most of the arithmetic is in FP16. It has a rate of its own, and needs
+    /// `cl_khr_fp16`.
     pub half_arithmetic: bool,
-    /// What it reads and writes, if that is not all of its arguments.
+    /// Bytes read and written, if they differ from the sum of all arguments.
     pub bytes: Option<u64>,
 }
 
 impl Launch {
-    /// A launch without local memory or arithmetic, whose bytes are those of its arguments.
+    /// A launch without local memory or arithmetic. Its bytes are those of its arguments.
     pub fn new(
         source: Arc<str>,
         entry: &'static str,
@@ -92,14 +93,14 @@ impl Launch {
 
     /// Replaces the arguments that wait for `slot`.
     ///
-    /// Errors: there is none.
+    /// Errors: no argument waits for `slot`.
     pub(crate) fn bind(&mut self, slot: Slot, argument: Argument) -> Result<()> {
         ensure!(self.args.contains(&Argument::Late(slot)), "kernel {} has no {slot:?}", self.entry);
         self.replace(slot, &argument);
         Ok(())
     }
 
-    /// [`Launch::bind`] where not every launch waits for the slot.
+    /// [`Launch::bind`] for launches that need not wait for the slot.
     pub(crate) fn replace(&mut self, slot: Slot, argument: &Argument) {
         let waiting = self.args.iter_mut().filter(|a| **a == Argument::Late(slot));
         waiting.for_each(|place| *place = argument.clone());
@@ -109,15 +110,15 @@ impl Launch {
 /// An op as launches.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Lowering {
-    /// In order.
+    /// The launches in order.
     pub launches: Vec<Launch>,
-    /// Temporary buffers, live over the launches of this op.
+    /// Bytes of temporary buffers, which are live over the launches of this op.
     pub scratch_bytes: Vec<u64>,
     /// How each constant input is packed, by input index. Constants without an entry are
     /// [`Packing::RowMajor`].
     pub packings: Vec<(usize, Packing)>,
-    /// Inputs whose memory the output may take, beside the residual: each byte of them is written after
-    /// the last launch or work-item that reads it.
+    /// Inputs whose memory the output may reuse, in addition to the residual. Each of their bytes
+    /// is overwritten only after the last launch or work-item that reads it.
     pub in_place: Vec<usize>,
 }
 
@@ -127,7 +128,7 @@ impl Lowering {
         Self { launches: vec![launch], ..Self::default() }
     }
 
-    /// Errors: an argument is still to be bound.
+    /// Errors: an argument is not bound.
     pub(crate) fn expect_bound(self) -> Result<Self> {
         for launch in &self.launches {
             if let Some(Argument::Late(slot)) =
@@ -140,8 +141,8 @@ impl Lowering {
     }
 }
 
-/// The inputs whose memory the output of a lowering may take: those it names, and the residual of a
-/// contraction, each element of which is read where it is added and stored.
+/// The inputs whose memory the output of a lowering may reuse: the lowering's own list, and the
+/// residual of a contraction. Each element of a residual is read where the sum is stored.
 pub fn in_place(problem: &Problem, lowering: &Lowering) -> Vec<usize> {
     let same = |index: &usize| problem.inputs[*index].ty == *problem.output;
     lowering.in_place.iter().copied().chain(problem.op.residual()).filter(same).collect()

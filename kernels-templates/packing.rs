@@ -1,8 +1,8 @@
-//! The order in which kernels read constants, and the conversion into it.
+//! The orders in which kernels read constants, and the conversion into them.
 //!
-//! A constant comes as row-major `f32`, of shape `[N, K]` (linear) or `[N, C, k, k]`
-//! (convolution), or any shape where it is only copied. Packing happens when the bundle is
-//! written, one constant at a time.
+//! A constant is given as row-major `f32`, of shape `[N, K]` (linear) or `[N, C, k, k]`
+//! (convolution), or of any shape if it is only copied. Constants are packed when the bundle is
+//! written, one at a time.
 
 mod fragments;
 
@@ -16,22 +16,21 @@ use crate::quantize;
 /// Storage order and element type of a constant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Packing {
-    /// As it comes.
+    /// The given order.
     RowMajor(DType),
-    /// `[ceil(N / width)][K][width]`, zeros in the places beyond `N`: a tile of `width` output
-    /// columns reads one contiguous run. For a convolution `K` runs over `[ky][kx][c]`; a bias
+    /// `[ceil(N / width)][K][width]`, with zeros for columns beyond `N`. A tile of `width` output
+    /// columns reads one contiguous run. For a convolution, `K` runs over `[ky][kx][c]`. A bias
     /// `[N]` has `K = 1`.
     Panels {
         /// Output columns of a panel.
         width: usize,
         /// Storage type.
         dtype: DType,
-        /// GEGLU: each panel holds `width / 2` value columns and the `width / 2` gate columns
-        /// that belong to them.
+        /// GEGLU: each panel holds `width / 2` value columns and their `width / 2` gate columns.
         gated: bool,
     },
-    /// [`Packing::Panels`] of a 3x3 convolution's windows as [`Transform`] transforms them:
-    /// `[ceil(N / width)][place of the patch][c][width]`.
+    /// [`Packing::Panels`] of a 3x3 convolution's windows, transformed by [`Transform`]:
+    /// `[ceil(N / width)][position in the patch][c][width]`.
     Winograd {
         /// Output pixels of a tile in each direction: 2 or 4.
         outputs: usize,
@@ -40,31 +39,31 @@ pub enum Packing {
         /// Storage type.
         dtype: DType,
     },
-    /// [`Packing::Panels`] in `i8`, each panel behind its scales: `[K / scale_group][width]` scales in
-    /// `f32`, then `[K][width]` weights, then zeros up to a multiple of 16 bytes.
+    /// [`Packing::Panels`] in `i8`, each panel after its scales: `[K / scale_group][width]` scales
+    /// in `f32`, then `[K][width]` weights, then zeros up to a multiple of 16 bytes.
     QuantizedPanels {
         /// Output columns of a panel.
         width: usize,
-        /// K indices that share a scale.
+        /// Number of K indices that share a scale.
         scale_group: usize,
-        /// As for [`Packing::Panels`].
+        /// GEGLU, as for [`Packing::Panels`].
         gated: bool,
     },
     /// Weights for the tensor cores of NVIDIA GPUs.
     Fragments(Fragments),
 }
 
-/// Where the parts of a panel of INT8 weights begin, in bytes.
+/// Positions in a panel of INT8 weights, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QuantizedPanel {
-    /// Weights behind the scales.
+    /// Start of the weights, after the scales.
     pub weights_at: usize,
-    /// The next panel.
+    /// Start of the next panel.
     pub len: usize,
 }
 
 impl QuantizedPanel {
-    /// A panel of `width` columns for a reduction axis of `k`.
+    /// The layout of a panel of `width` columns for a reduction axis of `k`.
     pub fn new(k: usize, width: usize, scale_group: usize) -> Self {
         let weights_at = k.div_ceil(scale_group) * width * 4;
         Self { weights_at, len: (weights_at + k * width).next_multiple_of(16) }
@@ -72,7 +71,7 @@ impl QuantizedPanel {
 }
 
 impl Packing {
-    /// Bytes of the packed form of a constant of that shape.
+    /// Bytes of a constant's packed form.
     pub fn size_bytes(&self, shape: &[usize]) -> u64 {
         match *self {
             Packing::RowMajor(dtype) => shape.iter().product::<usize>() as u64 * dtype.size_bytes(),
@@ -93,7 +92,7 @@ impl Packing {
         }
     }
 
-    /// Holds more weights than the constant does.
+    /// Whether the packed form has more weights than the constant.
     pub fn enlarges(&self) -> bool {
         matches!(self, Packing::Winograd { .. })
     }
@@ -131,13 +130,13 @@ fn transformed(shape: &[usize], outputs: usize) -> [usize; 4] {
     [shape[0], shape[1], patch, patch]
 }
 
-/// Panels that `n` output columns need.
+/// Number of panels for `n` output columns.
 pub fn panel_count(n: usize, width: usize, gated: bool) -> usize {
     if gated { (n / 2).div_ceil(width / 2) } else { n.div_ceil(width) }
 }
 
-/// Panels of a constant whose rows `row` gives, in bytes, all processors at once: nothing as large as
-/// these beside them.
+/// Panels of a constant in bytes, packed on all processors. `row` gives the rows. No second buffer
+/// of this size is allocated.
 fn panels<R: Iterator<Item = f32>>(
     shape: &[usize],
     width: usize,
@@ -176,7 +175,7 @@ fn rows_of(
     width: usize,
     gated: bool,
 ) -> impl Iterator<Item = (usize, usize)> {
-    // A gated panel has two runs of channels, of values and of their gates.
+    // A gated panel has two runs of channels: values and their gates.
     let (runs, channels) = if gated { (2, n / 2) } else { (1, n) };
     let columns = width / runs;
     (0..width).filter_map(move |lane| {
@@ -185,7 +184,7 @@ fn rows_of(
     })
 }
 
-/// Panel of an output channel, and its column there.
+/// Panel of an output channel, and its column in the panel.
 fn place(row: usize, n: usize, width: usize, gated: bool) -> (usize, usize) {
     if gated {
         let (half, column) = (width / 2, row % (n / 2));

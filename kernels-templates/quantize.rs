@@ -1,31 +1,31 @@
 //! INT8 weights: symmetric, one scale for each scale group of an output channel.
 //!
-//! `w = scale * q`, `q` in `[-127, 127]`, `scale` in `f32`. A scale group is a run of K indices in the order
-//! in which kernels walk it, `[ky][kx][c]`, so that a scale serves neighbouring steps of the loop.
+//! `w = scale * q`, `q` in `[-127, 127]`, `scale` in `f32`. A scale group is a run of K indices in
+//! the order of the kernels' loops, `[ky][kx][c]`, so that consecutive steps share a scale.
 
-/// Largest magnitude of a quantized weight; -128 is not used, for symmetry.
+/// Largest magnitude of a quantized weight. -128 is not used, for symmetry.
 const LIMIT: f32 = 127.0;
 
-/// 1.5 * 2^23: floats of this size are integers, as far apart as 1.
+/// 1.5 * 2^23. Floats of this magnitude are integers, with a distance of 1.
 const INTEGERS: f32 = 12_582_912.0;
 
-/// Quantizes a scale group into `out`; the scale, 0 for a group of zeros.
+/// Quantizes a scale group into `out`. Returns the scale, 0 for a group of zeros.
 ///
-/// The largest magnitude becomes 127, so nothing is clipped and no weight is off by more than half
-/// a scale. Values must be finite.
+/// The largest magnitude becomes 127, so nothing is clipped and the error of a weight is at most
+/// half of the scale. Values must be finite.
 pub fn quantize(values: &[f32], out: &mut [i8]) -> f32 {
     let largest = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let scale = largest / LIMIT;
     for (q, v) in out.iter_mut().zip(values) {
-        // The low bits of the sum are the nearest integer, without a call or a branch; those of the
-        // NaN that a block of zeros makes are 0.
+        // The low bits of the sum are the nearest integer, without a call or a branch. A group of
+        // zeros gives NaN, whose low bits are 0.
         *q = ((v / scale).clamp(-LIMIT, LIMIT) + INTEGERS).to_bits() as i8;
     }
     scale
 }
 
-/// Calls `visit` with the number of each output channel and its weights in the order of the sum,
-/// `[ky][kx][c]`, of a constant of shape `[N, K]` or `[N, C, k, k]`.
+/// Calls `visit` with the number of each output channel and its weights along K, `[ky][kx][c]`, of
+/// a constant of shape `[N, K]` or `[N, C, k, k]`.
 pub fn sums(shape: &[usize], values: &[f32], mut visit: impl FnMut(usize, &[f32])) {
     let k = shape[1..].iter().product::<usize>();
     let channels = shape.get(1).copied().unwrap_or(1);
@@ -42,8 +42,8 @@ pub fn sums(shape: &[usize], values: &[f32], mut visit: impl FnMut(usize, &[f32]
     }
 }
 
-/// Relative L2 error of a constant's weights, stored with one scale for every `scale_group` K indices of a
-/// sum; 0 for a constant of zeros, NaN if a value is not finite.
+/// Relative L2 error of a constant's weights with one scale for every `scale_group` K indices. 0
+/// for a constant of zeros, NaN if a value is not finite.
 pub fn relative_error(shape: &[usize], values: &[f32], scale_group: usize) -> f64 {
     let mut quantized = vec![0i8; scale_group];
     let (mut squares, mut errors) = (0.0f64, 0.0f64);

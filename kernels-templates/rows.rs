@@ -1,34 +1,34 @@
-//! The shared part of the ops on rows: reductions by one work-item or by a work-group.
+//! Common part of the ops on rows: reductions by one work-item or by a work-group.
 
 use crate::launch::{Call, floating};
 use crate::{DeviceClass, Lowering, Needs, Problem, Target};
 use anyhow::Result;
 
-/// Elements a work-item of a CPU handles, so that starting it costs little beside.
+/// Elements of a work-item on a CPU: enough to make the cost of its start negligible.
 const ELEMENTS_PER_ITEM: usize = 4096;
 
-/// A row is owned by one work-item: CPUs only.
+/// One work-item has whole rows: CPUs only.
 pub(crate) const VECTOR_NEEDS: Needs = Needs::class(DeviceClass::Cpu);
 
-/// Whether a work-group of the target can own a row.
+/// Whether a work-group of the target can reduce a row.
 pub(crate) fn tree_computes(problem: &Problem, target: &Target) -> bool {
     let group = group(problem, target) as u64;
     floating(problem, target) && 4 * group <= target.local_mem_bytes
 }
 
-/// Work-items of a row: a power of two, ten columns or a few more each.
+/// Work-items of a row: a power of two, for about ten columns each.
 fn group(problem: &Problem, target: &Target) -> usize {
     let channels = problem.inputs[0].ty.channels();
     let most = 1 << target.max_work_group.clamp(1, 256).ilog2();
     channels.div_ceil(10).next_power_of_two().clamp(1, most)
 }
 
-/// The call with the parameter of all kernels on rows: `channels` of input 0.
+/// Adds the common parameter of kernels on rows: `channels` of input 0.
 fn with_shape<'a>(problem: &'a Problem, call: Call<'a>) -> Call<'a> {
     call.set("channels", &problem.inputs[0].ty.channels())
 }
 
-/// One work-item a block of rows. `call` has the arguments and the op's own parameters.
+/// One work-item for a block of rows. `call` has the arguments and the op's own parameters.
 pub(crate) fn lower_vector(
     problem: &Problem,
     target: &Target,
@@ -49,7 +49,7 @@ pub(crate) fn lower_vector(
     Ok(Lowering::of(launch))
 }
 
-/// A work-group a row. `call` has the arguments and the op's own parameters.
+/// One work-group for each row. `call` has the arguments and the op's own parameters.
 pub(crate) fn lower_tree(
     problem: &Problem,
     target: &Target,
@@ -66,7 +66,7 @@ pub(crate) fn lower_tree(
     Ok(Lowering::of(launch))
 }
 
-/// One work-item a row, the obvious loop.
+/// One work-item for each row, the obvious loop.
 pub(crate) fn lower_naive(
     problem: &Problem,
     call: Call,

@@ -1,11 +1,11 @@
-//! What kernel selection knows of a device.
+//! Facts about a device that select kernels.
 
 use crate::Problem;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Devices whose fast kernels have the same shape.
+/// Device classes, by the structure of their fast kernels.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceClass {
@@ -17,11 +17,11 @@ pub enum DeviceClass {
     MobileGpu,
 }
 
-/// The part of a device profile that decides kernels.
+/// The part of a device profile that selects kernels.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
-    /// Shape of the kernels.
+    /// Device class.
     pub class: DeviceClass,
     /// Elements of the widest float vector worth using: 4, 8 or 16.
     pub vector_width: u32,
@@ -29,36 +29,38 @@ pub struct Target {
     pub tile_rows: u32,
     /// Columns of a register tile of the contractions; a multiple of `vector_width`.
     pub tile_columns: u32,
-    /// Split-K: parts of the reduction axis that contractions compute side by side, where they can. 0:
-    /// the kernel decides.
+    /// Split-K: number of parts of the reduction axis that contractions compute side by side, if
+    /// they support it. 0 lets the kernel decide.
     #[serde(default)]
     pub sum_parts: u32,
-    /// Largest work-group.
+    /// Largest work-group, in work-items.
     pub max_work_group: u32,
-    /// Local memory of a work-group.
+    /// Local memory of a work-group, in bytes.
     pub local_mem_bytes: u64,
-    /// Compute units, for choosing how finely to split reductions.
+    /// Number of compute units.
     pub compute_units: u32,
-    /// Storing values between ops in FP16 makes the device faster, not only its memory smaller.
+    /// Whether storing values between ops in FP16 makes the device faster, not only its memory
+    /// smaller.
     #[serde(default)]
     pub half_activations: bool,
-    /// How many products of values stored in FP16 are summed in FP16 before FP32 takes over: a
-    /// multiple of 4, see [`mobile`](crate::contraction::mobile). Kernels that do so need the extension
+    /// Number of products of FP16 values that are summed in FP16 before FP32 takes over: a multiple
+    /// of 4, see [`mobile`](crate::contraction::mobile). Such kernels need the extension
     /// `cl_khr_fp16`. 0: all arithmetic is in FP32.
     #[serde(default)]
     pub half_run: u32,
-    /// The driver takes the inline PTX of NVIDIA GPUs with tensor cores (compute capability 8.0 on).
+    /// Whether the driver accepts the inline PTX of NVIDIA GPUs with tensor cores (compute
+    /// capability 8.0 and later).
     #[serde(default)]
     pub ptx_mma: bool,
-    /// Variants to try first, best first, by op.
+    /// Variants to try first for each op, best first.
     #[serde(default)]
     pub prefer: BTreeMap<String, Vec<String>>,
-    /// What was measured to be best for single problems; the last entry for a problem counts.
+    /// Measured choices for single problems. The last entry for a problem counts.
     #[serde(default)]
     pub tuning: Vec<Tuning>,
 }
 
-/// How a variant cuts its result, as far as targets decide it.
+/// The parameters of a tiling that a target sets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tiling {
     /// [`Target::tile_rows`].
@@ -89,7 +91,7 @@ pub struct Tuning {
 }
 
 impl Target {
-    /// This target as its tuning changes it for one problem.
+    /// This target with its tuning for one problem applied.
     pub fn tuned(&self, problem: &Problem) -> Cow<'_, Target> {
         if self.tuning.is_empty() {
             return Cow::Borrowed(self);
@@ -99,7 +101,7 @@ impl Target {
         found.map_or(Cow::Borrowed(self), |tuning| Cow::Owned(self.with(tuning)))
     }
 
-    /// This target with what `tuning` says for all problems of its op.
+    /// This target with `tuning` applied to all problems of its op.
     pub fn with(&self, tuning: &Tuning) -> Target {
         let Tuning { tile_rows: rows, tile_columns: columns, sum_parts, .. } = *tuning;
         let mut target = self.with_tiling(Tiling { rows, columns, sum_parts });
@@ -107,7 +109,7 @@ impl Target {
         target
     }
 
-    /// Its own tiling.
+    /// This target's own tiling.
     pub fn tiling(&self) -> Tiling {
         let (rows, columns) = (self.tile_rows, self.tile_columns);
         Tiling { rows, columns, sum_parts: self.sum_parts }
@@ -124,8 +126,8 @@ impl Target {
         }
     }
 
-    /// A CPU with 512-bit vectors. The kernel tests use it, and the other targets differ from it in
-    /// what they name: a new field has its value for tests here.
+    /// A CPU with 512-bit vectors, for tests. The other targets differ from it in the fields that
+    /// they name. A new field has its test value here.
     pub fn cpu() -> Self {
         Self {
             class: DeviceClass::Cpu,

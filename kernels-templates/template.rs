@@ -1,10 +1,10 @@
-//! Rendering: one place that knows tera, and the heads of templates.
+//! Renders templates with tera, and reads their heads.
 //!
-//! A template begins with a comment, its head. Some of its lines are read here:
+//! A template begins with a comment, its head. Some of its lines are declarations:
 //!
 //! ```text
-//! needs exp, half if run    shared files in front of it; `half` only where `run` is set and not 0
-//! then elementwise          a shared file behind it
+//! needs exp, half if run    shared files before it; `half` only if `run` is set and not 0
+//! then elementwise          a shared file after it
 //! tensors X, OUT = f32: ..  tensors and the default of their storage type; none: absent by default
 //! param v = 4: ..           a parameter, its default as tera writes values, its meaning and range
 //! ```
@@ -19,11 +19,11 @@ use tera::{Context, Tera};
 
 const COMMON: &str = include_str!("common.cl.tera");
 
-/// Name of a parsed template; none that tera would escape for HTML.
+/// Name of a parsed template. With this name, tera does not escape for HTML.
 const NAME: &str = "kernel.cl";
 
 thread_local! {
-    /// Parsed templates by their text: a planner renders each of some dozens for hundreds of
+    /// Parsed templates by their text. A planner renders each of some dozens for hundreds of
     /// problems.
     static PARSED: RefCell<HashMap<String, Parsed>> = RefCell::default();
 }
@@ -34,7 +34,7 @@ macro_rules! shared {
     };
 }
 
-/// The files that heads name, by their paths.
+/// The shared files that heads name, by path.
 const SHARED: &[(&str, &str)] = shared![
     "attention/extents",
     "contraction/cpu/tile",
@@ -54,14 +54,14 @@ const SHARED: &[(&str, &str)] = shared![
     "vector",
 ];
 
-/// A tensor as templates see it.
+/// A tensor for templates.
 #[derive(Serialize)]
 struct TensorMacros {
     name: &'static str,
     dtype: String,
 }
 
-/// The values a template is specialized with.
+/// The values for which a template is specialized.
 #[derive(Clone, Default)]
 pub struct Parameters {
     values: Context,
@@ -82,24 +82,24 @@ impl Parameters {
     }
 }
 
-/// What the head of a file declares.
+/// The declarations of a file's head.
 #[derive(Default)]
 pub struct Head<'a> {
-    /// Shared files in front of it, each with its condition.
+    /// Shared files before the template, each with its condition.
     pub needs: Vec<&'a str>,
-    /// Shared files behind it.
+    /// Shared files after the template.
     pub then: Vec<&'a str>,
     /// Tensors with the default of their storage type.
     pub tensors: Vec<(&'a str, &'a str)>,
-    /// Parameters with their defaults, as tera writes values. A template's own head may give
-    /// another default than a shared file's.
+    /// Parameters with their defaults, as tera writes values. A template's own head may override
+    /// the default of a shared file.
     pub parameters: Vec<(&'a str, &'a str)>,
 }
 
 impl<'a> Head<'a> {
     /// Reads the head of a file.
     ///
-    /// Errors: there is none; a declaration without a default or a meaning.
+    /// Errors: there is no head; a declaration has no default or no meaning.
     pub fn of(file: &'a str) -> Result<Self> {
         let comment = file.strip_prefix("{#").and_then(|rest| rest.split_once("#}"));
         let (comment, _) = comment.context("a template without a head")?;
@@ -124,7 +124,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The name and the default of the declaration that `text` begins with. The meaning begins at the
+/// The name and the default of the declaration at the start of `text`. The meaning begins at the
 /// first colon outside brackets and strings.
 fn default(text: &str) -> Result<(&str, &str)> {
     let (_, declared) = text.trim_start().split_once(' ').unwrap_or_default();
@@ -147,7 +147,7 @@ fn shared(name: &str) -> Result<&'static str> {
     Ok(found.with_context(|| format!("no shared file {name}"))?.1)
 }
 
-/// A template with the shared files that its head names, and all that their heads declare.
+/// A template with the shared files of its head, and the declarations of all their heads.
 struct Whole<'a> {
     text: String,
     heads: Vec<Head<'a>>,
@@ -222,10 +222,10 @@ impl Parsed {
     }
 }
 
-/// Renders `template` behind the load and store macros of `tensors` (`(NAME, storage type)`).
+/// Renders `template` after the load and store macros of `tensors` (`(NAME, storage type)`).
 ///
-/// Errors: a template that names an undefined parameter, with the place; a tensor or a parameter
-/// that no head declares.
+/// Errors: a template names an undefined parameter (with its place); no head declares a tensor or a
+/// parameter.
 pub fn render(
     template: &str,
     tensors: &[(&'static str, DType)],
@@ -243,7 +243,7 @@ pub fn render(
 
 /// Renders `template` with the defaults that heads declare.
 ///
-/// Errors: a head that declares too little.
+/// Errors: a declaration is missing.
 pub fn render_defaults(template: &str) -> Result<Arc<str>> {
     let whole = Whole::of(template)?;
     let tensors: Vec<String> = whole

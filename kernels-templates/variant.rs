@@ -1,49 +1,50 @@
-//! What a kernel variant says of itself, and the choice between variants.
+//! Kernel variants and the choice between them.
 
 use crate::{DeviceClass, Lowering, Problem, REGISTRY, Target, Tiling};
 use anyhow::Result;
 
 /// One way to compute an op.
 pub struct Variant {
-    /// Name, also that of its template.
+    /// Name of the variant and of its template.
     pub name: &'static str,
-    /// Whether it computes a problem correctly, on a device that meets its needs.
+    /// Whether the variant computes a problem correctly, on a device that meets its needs.
     pub computes: fn(&Problem, &Target) -> bool,
-    /// What it needs of a device.
+    /// Needs of the variant.
     pub needs: Needs,
-    /// Renders its launches; called through [`Variant::lower`].
+    /// Renders the launches. Call it through [`Variant::lower`].
     pub launches: fn(&Problem, &Target) -> Result<Lowering>,
-    /// Share of the device's rates that it reaches, unless a profile says otherwise.
+    /// Default fraction of the device's rates that the variant reaches. A profile may override it.
     pub share: f64,
-    /// Rounding error beside that of sums in FP32, for values of at most the last argument that are
-    /// multiplied or weighed.
+    /// Rounding error in addition to that of sums in FP32. The last argument bounds the values that
+    /// are multiplied or weighed.
     pub rounding: fn(&Problem, &Target, f32) -> Rounding,
-    /// Tiles worth trying on a target, beside the target's own.
+    /// Tilings worth trying on a target, in addition to the target's own.
     pub tuning: fn(&Target) -> Vec<Tiling>,
-    /// Does the whole op in one launch at the rate of the device's memory, so that nothing is gained by
-    /// fusing the op into its reader.
+    /// Whether the variant does the whole op in one launch at the rate of the device's memory.
+    /// Fusing the op into its reader then gains nothing.
     pub one_launch: bool,
-    /// The obvious loop, one work-item an output element: what other variants are compared with.
+    /// Whether this is the oracle: the obvious loop, one work-item an output element, with which
+    /// other variants are compared.
     pub oracle: bool,
 }
 
-/// What a variant needs of a device.
+/// Requirements of a variant on a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Needs {
-    /// The class that it is written for; `None` for all.
+    /// The device class for which the variant is written; `None` for all.
     pub class: Option<DeviceClass>,
-    /// Half arithmetic, `cl_khr_fp16` in runs of [`Target::half_run`].
+    /// Whether it needs half arithmetic: `cl_khr_fp16`, in runs of [`Target::half_run`].
     pub half_arithmetic: bool,
-    /// Inline PTX with tensor cores.
+    /// Whether it needs inline PTX with tensor cores.
     pub ptx_mma: bool,
-    /// Least local memory.
+    /// Least local memory of a work-group, in bytes.
     pub local_mem_bytes: u64,
-    /// Least work-group.
+    /// Least size of a work-group, in work-items.
     pub work_group: u32,
 }
 
 impl Needs {
-    /// OpenCL C 1.2 and nothing else.
+    /// OpenCL C 1.2 only.
     pub const NOTHING: Self = Self {
         class: None,
         half_arithmetic: false,
@@ -52,12 +53,12 @@ impl Needs {
         work_group: 1,
     };
 
-    /// A device of that class.
+    /// A device of a class.
     pub const fn class(class: DeviceClass) -> Self {
         Self { class: Some(class), ..Self::NOTHING }
     }
 
-    /// Whether a device has it all.
+    /// Whether a device meets all needs.
     pub fn met_by(&self, target: &Target) -> bool {
         self.class.is_none_or(|class| class == target.class)
             && (!self.half_arithmetic || target.half_run > 0 && target.half_run.is_multiple_of(4))
@@ -67,22 +68,22 @@ impl Needs {
     }
 }
 
-/// Bound of a variant's error, given that of the same sums in FP32: `scale * bound + abs`.
+/// Bound of a variant's error, from the bound of the same sums in FP32: `scale * bound + abs`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Rounding {
     /// Factor of the absolute bound of sums in FP32.
     pub scale: f32,
-    /// What is added to it.
+    /// Addend of the bound.
     pub abs: f32,
 }
 
 impl Rounding {
-    /// That of sums in FP32.
+    /// The bound of sums in FP32.
     pub const FP32: Self = Self { scale: 1.0, abs: 0.0 };
 }
 
 impl Variant {
-    /// A variant that sums in FP32 at the rate of the device, needs nothing and has nothing to tune.
+    /// A variant that sums in FP32 at the device's full rates, without needs or tuning.
     pub const fn new(
         name: &'static str,
         computes: fn(&Problem, &Target) -> bool,
@@ -109,34 +110,34 @@ impl Variant {
         Self { share: 0.02, oracle: true, ..Self::new("naive", computes, launches) }
     }
 
-    /// Whether it can compute a problem on a target: correctness and limits, not speed.
+    /// Whether the variant can compute a problem on a target: correctness and limits, not speed.
     pub fn applies(&self, problem: &Problem, target: &Target) -> bool {
         self.needs.met_by(target) && (self.computes)(problem, target)
     }
 
     /// The launches for a problem to which it [applies](Self::applies).
     ///
-    /// Errors: a template that names an undefined parameter; an argument that was never bound.
+    /// Errors: a template names an undefined parameter; an argument is not bound.
     pub fn lower(&self, problem: &Problem, target: &Target) -> Result<Lowering> {
         (self.launches)(problem, target)?.expect_bound()
     }
 }
 
-/// The variants of an op.
+/// The variants of one op.
 pub struct Family {
     /// [`kiln_ir::Op::name`].
     pub op: &'static str,
-    /// Best first; the oracle last.
+    /// The variants, best first. The oracle is last.
     pub variants: &'static [Variant],
 }
 
 impl Family {
-    /// The variant that others are compared with.
+    /// The oracle, with which other variants are compared.
     pub fn oracle(&self) -> Option<&'static Variant> {
         self.variants.iter().find(|variant| variant.oracle)
     }
 
-    /// The variant of that name.
+    /// The variant with a name.
     pub fn variant(&self, name: &str) -> Option<&'static Variant> {
         self.variants.iter().find(|variant| variant.name == name)
     }
@@ -152,8 +153,8 @@ pub fn family(op: &str) -> Option<&'static Family> {
     families().find(|f| f.op == op)
 }
 
-/// The variants that can compute a problem, best first: those the target prefers by name, then
-/// the family's own order.
+/// The variants that can compute a problem, best first: first those that the target names, then all
+/// others in the family's order.
 pub fn candidates(problem: &Problem, target: &Target) -> Vec<&'static Variant> {
     let op = problem.op.name();
     let Some(family) = family(op) else {

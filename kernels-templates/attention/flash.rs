@@ -8,13 +8,13 @@ use anyhow::Result;
 /// Work-items of a work-group.
 const GROUP: usize = 128;
 
-/// Keys of a block.
+/// Keys of a tile.
 const KEYS: usize = 32;
 
 /// Outputs that a work-item keeps in registers.
 const OUTPUTS: usize = 64;
 
-/// How a head is cut.
+/// Tiling of a head.
 struct Tiling {
     queries: usize,
     slice: usize,
@@ -22,7 +22,8 @@ struct Tiling {
 }
 
 impl Tiling {
-    /// As many queries as registers and local memory allow; the least where they allow none.
+    /// As many queries as registers and local memory allow, or the smallest number if they allow
+    /// none.
     fn new(d: usize, target: &Target) -> Self {
         let slices = d.div_ceil(64);
         let slice = d.div_ceil(slices).next_multiple_of(16);

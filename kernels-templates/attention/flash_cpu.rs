@@ -5,23 +5,23 @@ use crate::launch::floating;
 use crate::{DeviceClass, Lowering, Needs, Problem, Target, Variant};
 use anyhow::Result;
 
-/// The register tiles and what the caches hold of their operands.
+/// Sizes of the register tiles, and of the operands that the caches hold.
 struct Tiling {
-    /// Vectors of queries that are computed together.
+    /// Vectors of queries in a tile.
     vectors: usize,
     /// Keys of a tile of scores, and channels of a tile of outputs.
     rows: usize,
     channels: usize,
-    /// Bytes of a block of keys and values, and the most keys of it: long loops over keys against
-    /// a first cache that holds most of the block.
+    /// Bytes of a block of keys and values, and the largest number of its keys. Longer loops over
+    /// keys compete with a first-level cache that holds most of the block.
     block_bytes: usize,
     most_keys: usize,
-    /// Bytes of queries and outputs that a work-item keeps: a part of a core's second cache.
+    /// Bytes of queries and outputs of a work-item: a part of a core's second-level cache.
     tile_bytes: usize,
 }
 
 impl Tiling {
-    /// By what the 32 registers of AVX-512 hold, and the 16 of AVX2 and SSE.
+    /// Sizes for the 32 registers of AVX-512, and for the 16 of AVX2 and SSE.
     fn of(v: usize) -> Self {
         match v {
             16 => Self {
@@ -44,18 +44,18 @@ impl Tiling {
     }
 }
 
-/// The fewest keys of a block.
+/// Smallest number of keys of a block.
 const FEWEST_KEYS: usize = 16;
 
-/// Elements between copied rows beyond their length, so that columns of them do not share the sets of a
-/// cache.
+/// Padding of copied rows in elements, so that the elements of a column fall into different sets of
+/// a cache.
 const PAD: usize = 16;
 
 /// `flash_cpu`.
 pub(super) const VARIANT: Variant =
     Variant { needs: Needs::class(DeviceClass::Cpu), ..Variant::new("flash_cpu", floating, lower) };
 
-/// Queries of a work-item: what fits its cache, but enough work-items for all units.
+/// Queries of a work-item: as many as its cache holds, but few enough to give all units work-items.
 fn tile(e: &Extents, dp: usize, lanes: usize, tile_bytes: usize, units: usize) -> usize {
     let fits = tile_bytes / (4 * (e.d + dp));
     let shared = (e.n * e.heads * e.lq).div_ceil(8 * units);

@@ -7,13 +7,14 @@ use crate::{DeviceClass, Lowering, Needs, Problem, Rounding, Target, Variant};
 use anyhow::Result;
 use kiln_ir::DType;
 
-/// Most warps of a work-group in FP16, so that registers suffice for a second.
+/// Largest number of warps of a work-group in FP16, so that registers suffice for a second
+/// work-group.
 const MOST_WARPS: usize = 12;
-/// Width of a head.
+/// Columns of a head.
 const HEAD: usize = 64;
 /// Bytes of a tile of keys or values.
 const TILE_BYTES: usize = 8 << 10;
-/// Tiles of FP16 keys, and of values, on their way or in use.
+/// Tiles of FP16 keys, and of values, that are loading or in use.
 const HALF_STAGES: usize = 3;
 
 /// `flash_mma`.
@@ -23,13 +24,13 @@ pub(super) const VARIANT: Variant = Variant {
     ..Variant::new("flash_mma", computes, lower)
 };
 
-/// The weights of attention are rounded to FP16, to 2^-11 of themselves at most; they add up to 1.
+/// The weights of attention are rounded to FP16, by at most 2^-11 of themselves. They add up to 1.
 fn rounding(problem: &Problem, _: &Target, largest: f32) -> Rounding {
     let half = problem.output.dtype == DType::F16;
     Rounding { abs: if half { largest * FP16_ROUNDING } else { 0.0 }, ..Rounding::FP32 }
 }
 
-/// The extents of a problem for tensor cores: one storage type, rows of whole 16-byte parts.
+/// The extents of a problem for tensor cores: one storage type, rows in multiples of 16 bytes.
 pub(super) fn extents(problem: &Problem, target: &Target) -> Option<Extents> {
     let e = Extents::new(problem).ok()?;
     let dtype = problem.inputs[e.q.0].ty.dtype;

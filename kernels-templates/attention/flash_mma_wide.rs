@@ -1,4 +1,5 @@
-//! Online softmax on the tensor cores of NVIDIA GPUs for wide heads, whose columns warps share.
+//! Online softmax on the tensor cores of NVIDIA GPUs for wide heads. Warps divide the columns of a
+//! head.
 
 use super::Extents;
 use super::flash_mma::{self, extents};
@@ -10,15 +11,15 @@ use kiln_ir::DType;
 const GROUP: usize = 256;
 /// Queries of a work-group.
 const QUERIES: usize = 32;
-/// Most columns of a head: a quarter of them are sums in the registers of a warp.
+/// Largest number of columns of a head. A quarter of them are sums in the registers of a warp.
 const MOST_COLUMNS: usize = 512;
 
 /// `flash_mma_wide`.
 pub(super) const VARIANT: Variant =
     Variant { name: "flash_mma_wide", computes, launches: lower, ..flash_mma::VARIANT };
 
-/// Whether `flash_mma_wide` can compute a problem: wide heads of whole parts of 256 columns, every
-/// key seen.
+/// Whether `flash_mma_wide` can compute a problem: wide heads in multiples of 256 columns, no
+/// causal mask.
 fn computes(problem: &Problem, target: &Target) -> bool {
     let wide = |e: Extents| !e.causal && e.d.is_multiple_of(256) && e.d <= MOST_COLUMNS;
     extents(problem, target).is_some_and(wide)

@@ -22,7 +22,7 @@ pub const VARIANTS: &[Variant] = &[
 /// This folder's line of the registry.
 pub const FAMILIES: &[Family] = &[Family { op: "attention", variants: VARIANTS }];
 
-/// The op's extents. `d` is the width of a head.
+/// The op's extents. `d` is the number of columns of a head.
 struct Extents {
     n: usize,
     heads: usize,
@@ -60,7 +60,7 @@ impl Extents {
         })
     }
 
-    /// Multiply-adds of one of the two contractions, twice.
+    /// Arithmetic of one of the two contractions, in FLOP.
     fn flops(&self) -> u64 {
         2 * (self.n * self.heads * self.lq * self.lk * self.d) as u64
     }

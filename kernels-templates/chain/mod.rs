@@ -1,4 +1,4 @@
-//! Kernels of [`kiln_ir::ops::chain`]: those of its two ops.
+//! Kernels of [`kiln_ir::ops::chain`], made of the kernels of its two ops.
 
 use crate::contraction;
 use crate::contraction::stripes::chain::{Links, computes, lower};
@@ -23,7 +23,7 @@ fn naive_computes(problem: &Problem, target: &Target) -> bool {
     Links::new(problem).is_some_and(|links| applies(&links.first()) && applies(&links.second()))
 }
 
-/// One op after the other, by their own, with the whole feature map between them in scratch memory.
+/// Both oracles in sequence, with the whole feature map between them in scratch memory.
 fn naive(problem: &Problem, target: &Target) -> Result<Lowering> {
     let links = Links::new(problem).context("a chain over another op")?;
     let of = |problem: &Problem| {

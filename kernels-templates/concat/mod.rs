@@ -16,7 +16,7 @@ pub const VARIANTS: &[Variant] =
 /// This folder's line of the registry.
 pub const FAMILIES: &[Family] = &[Family { op: "concat", variants: VARIANTS }];
 
-/// A source as the templates see it: its columns of the output.
+/// A source for the templates: its columns of the output.
 #[derive(Serialize)]
 struct Source {
     name: &'static str,

@@ -1,4 +1,4 @@
-//! Where the rows of A lie in a source.
+//! Positions of the rows of A in a source.
 
 use kiln_ir::TensorType;
 use kiln_ir::ops::conv2d::Conv2d;
@@ -12,13 +12,13 @@ use serde::Serialize;
 ///
 /// ```text
 ///            step_y  pixel_factor  tap_factor
-///  window         1             1           0    the picture itself
+///  window         1             1           0    the feature map itself
 ///  im2win         0             k           1    each pixel holds its column of the window
-///  rows           1             1           0    a picture of one line, window 1x1
+///  rows           1             1           0    a feature map of one line, window 1x1
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Geometry {
-    /// Feature maps.
+    /// Number of feature maps.
     pub batch: usize,
     /// Stored height of a source.
     pub in_h: usize,
@@ -34,26 +34,26 @@ pub struct Geometry {
     pub out_w: usize,
     /// Taps in each direction.
     pub kernel: usize,
-    /// Lines between windows.
+    /// Distance of windows in lines.
     pub stride_y: usize,
-    /// Pixels between windows.
+    /// Distance of windows in pixels.
     pub stride_x: usize,
     /// Zeros around the feature map.
     pub padding: usize,
-    /// Lines between taps.
+    /// Distance of taps in lines.
     pub step_y: usize,
-    /// Width of a pixel in channels of a tap.
+    /// Width of a pixel, in units of a tap's channels.
     pub pixel_factor: usize,
-    /// Channels of a tap between window lines.
+    /// Distance of window lines, in units of a tap's channels.
     pub tap_factor: usize,
-    /// The window sees each pixel doubled in both directions.
+    /// Whether the window sees each pixel doubled in both directions.
     pub upsample: bool,
-    /// Row `m` is pixel `m`: no window at all.
+    /// Whether row `m` is pixel `m`, without a window.
     pub pointwise: bool,
 }
 
 impl Geometry {
-    /// A matrix of `rows`.
+    /// The geometry of a matrix with `rows` rows.
     pub fn rows(rows: usize) -> Self {
         Self {
             batch: 1,
@@ -104,8 +104,8 @@ impl Geometry {
         }
     }
 
-    /// The same windows over a copy `[batch][out_h][in_w][ky][c]` of the feature map in which every
-    /// pixel holds its column of the window, padding included.
+    /// The same windows over a copy `[batch][out_h][in_w][ky][c]` of the feature map, in which
+    /// every pixel holds its column of the window, padding included.
     pub fn im2win(&self) -> Self {
         let width = (self.out_w - 1) * self.stride_x + self.kernel;
         Self {

@@ -1,4 +1,5 @@
-//! The launches of a contraction: their arguments, and its columns divided over several.
+//! The launches of a contraction: their arguments, and the division of columns over several
+//! launches.
 
 use super::{Contraction, Split, splits, whole};
 use crate::packing::QuantizedPanel;
@@ -17,7 +18,7 @@ impl Contraction<'_> {
         args
     }
 
-    /// Those of [`Contraction::arguments`] behind the weights.
+    /// The arguments of [`Contraction::arguments`] after the weights.
     pub(super) fn epilogue_arguments(&self, split: &Split) -> Vec<Argument> {
         let mut args = vec![];
         args.extend(self.operands.bias.map(|bias| split.bias(bias)));
@@ -30,9 +31,9 @@ impl Contraction<'_> {
         args
     }
 
-    /// One launch a split: the same program over its own columns.
+    /// One launch for each split: the same program over its own columns.
     ///
-    /// `entry` is the kernel's name, `global` the work size for a number of units (panels or
+    /// `entry` is the kernel's name. `global` gives the work size for a number of units (panels or
     /// columns).
     pub fn launches(
         &self,
@@ -54,7 +55,8 @@ impl Contraction<'_> {
         Ok(splits.iter().map(launch).collect())
     }
 
-    /// The ranges of panels that each launch reads; `workers` is how many compute panels side by side.
+    /// The ranges of panels of each launch. `workers` is the number of panels computed side by
+    /// side.
     pub fn panel_splits(&self, width: usize, workers: usize) -> Vec<Split> {
         let panels = crate::packing::panel_count(self.n, width, self.gated());
         let (bytes, most) = (self.panel_bytes(width), self.problem.max_weight_bytes);
@@ -66,8 +68,8 @@ impl Contraction<'_> {
         if self.gated() { width / 2 } else { width }
     }
 
-    /// The ranges of output columns that each launch of a row-major kernel reads; `None` if
-    /// GEGLU's two halves do not fit one launch.
+    /// The ranges of output columns of each launch of a row-major kernel. `None` if GEGLU's values
+    /// and gates do not fit one launch.
     pub fn column_splits(&self) -> Option<Vec<Split>> {
         let most = self.problem.max_weight_bytes;
         if self.gated() {
@@ -100,7 +102,7 @@ impl Contraction<'_> {
         splits(units, width, out_width, weight_bytes, bias_bytes, max_bytes, workers)
     }
 
-    /// The one thread-per-element lowering: `naive` of both ops.
+    /// The lowering `naive` of both ops, with one work-item an element.
     pub fn lower_naive(&self, template: &str, entry: &'static str) -> Result<Lowering> {
         let splits = self.column_splits().context("GEGLU weights exceed one launch")?;
         let rows = self.m() as u64;

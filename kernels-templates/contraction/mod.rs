@@ -1,9 +1,9 @@
-//! What matmul and conv2d share: one normal form of the problem, the fetch of A, the epilogue,
-//! the split of large weights, and the register-tile kernels of each device class.
+//! Common parts of matmul and conv2d: one normal form of the problem, the fetch of A, the epilogue,
+//! the split of large weights, and the kernels of each device class.
 //!
 //! Both ops are `OUT[m, n] = epilogue(sum_k A[m, k] * W[n, k])`. Row `m` is a token or an output
-//! pixel; `k` runs over `[ky][kx][c]`, `c` over the channels of all sources in turn. A is never
-//! stored: [`Geometry`] says where row `m` of tap `(ky, kx)` lies in a source.
+//! pixel. `k` runs over `[ky][kx][c]`, and `c` over the channels of all sources in turn. A is never
+//! stored: [`Geometry`] gives the position of row `m` of tap `(ky, kx)` in a source.
 
 pub mod cpu;
 mod geometry;
@@ -24,7 +24,7 @@ use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::{ContractionOperands, DType, Op, TensorType};
 pub use split::{Split, splits};
 
-/// Names of the sources in templates; also the most that a kernel reads as one.
+/// Names of the sources in templates. Their number is the largest number of sources of a kernel.
 pub const SOURCE_NAMES: [&str; 4] = ["A0", "A1", "A2", "A3"];
 
 /// Sizes of INT8 scale groups along K, largest first. A tensor may also use one scale for all of K.
@@ -33,9 +33,9 @@ pub const SCALE_GROUPS: [usize; 5] = [256, 128, 64, 32, 16];
 /// A tensor that is read as part of A.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// What to bind.
+    /// The tensor to bind.
     pub argument: Argument,
-    /// Elements between two rows (pixels); the channels that one tap reads.
+    /// Elements between two rows (pixels). A tap reads as many channels.
     pub channels: usize,
     /// Storage type.
     pub dtype: DType,
@@ -49,39 +49,38 @@ pub struct Contraction<'a> {
     pub epilogue: &'a Epilogue,
     /// Tensors read as one along channels.
     pub sources: Vec<Source>,
-    /// What becomes of their elements before they are multiplied; padding stays zero.
+    /// Function of the sources' elements before they are multiplied. Padding stays zero.
     pub prologue: Option<Prologue>,
-    /// Where the rows of A lie.
+    /// Position of the rows of A.
     pub geometry: Geometry,
     /// Accumulator columns: twice the stored ones for GEGLU.
     pub n: usize,
     /// Stored columns.
     pub out_n: usize,
-    /// Length of the sum.
+    /// Length of the reduction axis.
     pub k: usize,
     /// Storage type of the weights.
     pub weight_dtype: DType,
     operands: ContractionOperands<usize>,
-    /// A holds a stripe of the rows only; launches are told the first by [`Slot::FirstRow`].
+    /// Whether A holds only a stripe of the rows. [`Slot::FirstRow`] gives launches the first one.
     striped: bool,
-    /// Scratch memory that a kernel may take if it can do with less.
+    /// Limit of optional scratch memory, in bytes.
     max_scratch_bytes: u64,
 }
 
-/// `activation(x * scale[n, c] + shift[n, c])` for each element `x` of the
-/// sources.
+/// The function `activation(x * scale[n, c] + shift[n, c])` of each element `x` of the sources.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Prologue {
     /// Index of the scales and shifts `[N, 2, C]` among the inputs.
     pub affine: usize,
-    /// Their storage type.
+    /// Storage type of the scales and shifts.
     pub dtype: DType,
     /// `None` or `Silu`.
     pub activation: Activation,
 }
 
 impl<'a> Contraction<'a> {
-    /// The normal form of a matmul or conv2d; `None` for another op or too many sources.
+    /// The normal form of a matmul or conv2d. `None` for another op or too many sources.
     pub fn new(problem: &'a Problem<'a>) -> Option<Self> {
         let types: Vec<_> = problem.inputs.iter().map(|i| &i.ty).collect();
         let operands = problem.op.contraction()?;
@@ -124,22 +123,22 @@ impl<'a> Contraction<'a> {
         })
     }
 
-    /// The same sums, with A found elsewhere (in scratch memory), normalized there already.
+    /// The same contraction with other sources (in scratch memory), which are already normalized.
     pub fn with_sources(self, sources: Vec<Source>, geometry: Geometry) -> Self {
         Self { sources, geometry, prologue: None, ..self }
     }
 
-    /// Rows of A and of the output.
+    /// Number of rows of A and of the output.
     pub fn m(&self) -> usize {
         self.geometry.rows_total()
     }
 
-    /// Channels of all sources.
+    /// Number of channels of all sources.
     pub fn channels(&self) -> usize {
         self.sources.iter().map(|s| s.channels).sum()
     }
 
-    /// GEGLU: value and gate columns belong together.
+    /// Whether the epilogue is GEGLU. Value and gate columns then belong together.
     pub fn gated(&self) -> bool {
         self.epilogue.activation == Activation::Geglu
     }
@@ -149,13 +148,13 @@ impl<'a> Contraction<'a> {
         self.problem.output.dtype
     }
 
-    /// K indices that share a scale, for INT8 weights.
+    /// Size of a scale group of INT8 weights: the number of K indices that share a scale.
     pub fn scale_group(&self) -> usize {
         self.problem.inputs[self.operands.weights].scale_group
     }
 
-    /// The weights are constant and INT8, in scale groups that no source's channels cut; all else is
-    /// floating point.
+    /// Whether the weights are constant and INT8, each scale group lies within a source's channels,
+    /// and everything else is floating point.
     pub fn quantized(&self) -> bool {
         let float = |d: DType| matches!(d, DType::F32 | DType::F16);
         let inputs = &self.problem.inputs;
@@ -172,7 +171,7 @@ impl<'a> Contraction<'a> {
             && whole
     }
 
-    /// Weights and bias may be packed into panels.
+    /// Whether weights and bias may be packed into panels.
     pub fn panels(&self) -> bool {
         self.packable() || self.quantized()
     }
@@ -182,13 +181,13 @@ impl<'a> Contraction<'a> {
         self.operands.bias
     }
 
-    /// Weights and bias may be packed, and every storage type is a floating-point one.
+    /// Whether weights and bias may be packed, and every storage type is floating point.
     pub fn packable(&self) -> bool {
         let constant = |i: usize| self.problem.inputs[i].constant;
         self.floating() && constant(self.operands.weights) && self.bias().is_none_or(constant)
     }
 
-    /// Every storage type is a floating-point one.
+    /// Whether every storage type is floating point.
     pub fn floating(&self) -> bool {
         let float = |d: DType| matches!(d, DType::F32 | DType::F16);
         self.problem.inputs.iter().all(|i| float(i.ty.dtype)) && float(self.problem.output.dtype)
@@ -226,8 +225,9 @@ impl<'a> Contraction<'a> {
             .collect()
     }
 
-    /// The source whose memory an output could take line by line: the only one, of its type, each line
-    /// of which is read for that line of output and its neighbours.
+    /// The source whose memory an output may reuse line by line. It must be the only source and
+    /// have the output's type, and each of its lines must be read only for the same line of output
+    /// and its neighbours.
     fn source_in_place(&self, output: &TensorType) -> Option<usize> {
         let [Source { argument: Argument::Input { index, .. }, .. }] = &self.sources[..] else {
             return None;
@@ -242,7 +242,7 @@ impl<'a> Contraction<'a> {
     }
 }
 
-/// The device class' own variant.
+/// The variant of the device class.
 fn tiled(target: &Target) -> &'static Variant {
     match target.class {
         DeviceClass::Cpu => &cpu::VARIANT,
@@ -251,12 +251,12 @@ fn tiled(target: &Target) -> &'static Variant {
     }
 }
 
-/// Whether the device class' own variant can compute a problem.
+/// Whether the variant of the device class can compute a problem.
 pub fn tiled_applies(problem: &Problem, target: &Target) -> bool {
     tiled(target).applies(problem, target)
 }
 
-/// Tiles that the device class' own variant has to try.
+/// Tiles that the variant of the device class offers for tuning.
 pub fn tuning(target: &Target) -> Vec<Tiling> {
     (tiled(target).tuning)(target)
 }
@@ -266,7 +266,7 @@ pub fn panels(problem: &Problem, _: &Target) -> bool {
     Contraction::new(problem).is_some_and(|c| c.panels())
 }
 
-/// The launches of the device class' own variant, over stripes where the input is normalized.
+/// The launches of the variant of the device class, over stripes if the input is normalized.
 pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let contraction = Contraction::new(problem).context("a contraction over another op")?;
     match contraction.prologue {
@@ -281,7 +281,7 @@ pub fn naive_computes(problem: &Problem, _: &Target) -> bool {
         .is_some_and(|c| (c.floating() || c.quantized()) && c.column_splits().is_some())
 }
 
-/// The launches of the device class' own kernel.
+/// The launches of the kernel of the device class.
 pub fn lower_tiled(contraction: &Contraction, target: &Target) -> Result<Lowering> {
     match target.class {
         DeviceClass::Cpu => cpu::lower_contraction(contraction, target),

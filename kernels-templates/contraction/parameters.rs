@@ -1,4 +1,4 @@
-//! What templates see of a contraction: tensors and parameters.
+//! Inputs of a contraction's templates: tensors and parameters.
 
 use super::{Contraction, SOURCE_NAMES, Source};
 use crate::packing::{FragmentPanel, QuantizedPanel};
@@ -7,17 +7,17 @@ use kiln_ir::DType;
 use kiln_ir::ops::epilogue::Activation;
 use serde::Serialize;
 
-/// A source as templates see it.
+/// A source for templates.
 #[derive(Serialize)]
 struct SourceView {
     name: &'static str,
     channels: usize,
-    /// Channels of the sources before it.
+    /// Number of channels of the sources before it.
     first: usize,
     half: bool,
 }
 
-/// The epilogue as templates see it.
+/// The epilogue for templates.
 #[derive(Serialize)]
 struct EpilogueView {
     bias: bool,
@@ -25,24 +25,24 @@ struct EpilogueView {
     act: String,
     residual: bool,
     gated: bool,
-    /// Launches are told their first row.
+    /// Whether launches receive their first row as an argument.
     part: bool,
 }
 
-/// The prologue as templates see it.
+/// The prologue for templates.
 #[derive(Serialize)]
 struct PrologueView {
     silu: bool,
 }
 
-/// INT8 weights as templates see them.
+/// INT8 weights for templates.
 #[derive(Serialize)]
 struct Quantization {
-    /// K indices that share a scale.
+    /// Number of K indices that share a scale.
     scale_group: usize,
-    /// There is one scale an output channel, which can wait for the epilogue.
+    /// Whether there is one scale an output channel. It is then applied in the epilogue.
     whole: bool,
-    /// Bytes of the scales, in front of a panel's weights.
+    /// Bytes of the scales before a panel's weights.
     weights_at: usize,
     /// Bytes of a panel.
     panel: usize,
@@ -104,7 +104,8 @@ impl Contraction<'_> {
         Quantization { scale_group: group, whole, weights_at: panel.weights_at, panel: panel.len }
     }
 
-    /// [`Contraction::parameters`] of a kernel whose panels are [`Fragments`](crate::packing::Fragments).
+    /// [`Contraction::parameters`] for a kernel whose panels are
+    /// [`Fragments`](crate::packing::Fragments).
     pub(super) fn fragment_parameters(&self, panel: FragmentPanel) -> Parameters {
         let size = self.weight_dtype.size_bytes() as usize;
         let q = match self.weight_dtype {
@@ -119,8 +120,8 @@ impl Contraction<'_> {
         self.parameters().set("q", &q).set("panel", &elements).set("step_bytes", &panel.step_bytes)
     }
 
-    /// [`Contraction::parameters`] of a kernel that reads panels of `width` columns. `panel` is
-    /// their distance in elements of W.
+    /// [`Contraction::parameters`] for a kernel that reads panels of `width` columns. `panel` is
+    /// the distance of panels in elements of W.
     pub fn panel_parameters(&self, width: usize) -> Parameters {
         let q = self.quantized().then(|| self.quantization(width));
         let panel = q.as_ref().map_or(width * self.k, |q| q.panel);

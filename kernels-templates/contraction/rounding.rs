@@ -1,25 +1,25 @@
-//! Rounding errors of the contractions' variants beside those of sums in FP32.
+//! Rounding errors of the contractions' variants, in addition to those of sums in FP32.
 //!
-//! They are bounds for tests: values of at most `largest`, evenly spread, are multiplied by weights of
-//! up to `2 / sqrt(K)`, so that sums are about 1. Errors of random sign are bounded by six standard
-//! deviations.
+//! The errors are bounds for tests. Values of at most `largest`, evenly distributed, are multiplied
+//! by weights of up to `2 / sqrt(K)`, so that sums are about 1. Errors of random sign are bounded
+//! by six standard deviations.
 
 use super::mobile::mean_error;
 use crate::{Problem, Rounding, Target};
 use kiln_ir::{DType, Op};
 
-/// Half a unit in the last place of a value in FP16, relative to the value.
+/// Half a unit in the last place of an FP16 value, relative to the value.
 pub const FP16_ROUNDING: f32 = 1.0 / 2048.0;
 /// Standard deviations of a sum of errors that a bound covers.
 const DEVIATIONS: f32 = 6.0;
 
-/// A problem's values are multiplied by a scale and shifted first.
+/// Whether a problem's values are first multiplied by a scale and shifted.
 fn normalized(problem: &Problem) -> bool {
     problem.op.contraction().is_some_and(|operands| operands.affine.is_some())
 }
 
-/// Values of about 1 are rounded to FP16 before they are multiplied by weights of `1.2 / sqrt(K)` in
-/// the mean.
+/// Values of about 1 are rounded to FP16 before they are multiplied by weights of `1.2 / sqrt(K)`
+/// on average.
 fn rounded_values() -> f32 {
     DEVIATIONS * 1.2 * FP16_ROUNDING / 3f32.sqrt()
 }
@@ -34,8 +34,8 @@ pub fn of_copies(problem: &Problem, _: &Target, _: f32) -> Rounding {
     Rounding { abs, ..Rounding::FP32 }
 }
 
-/// Tensor cores cut off what they add below the sum's last place, at each step of 8 or 16. FP16 weights
-/// of a window over doubled pixels are added to one another, and rounded again.
+/// Tensor cores truncate addends below the sum's last place, at each step of 8 or 16. FP16 weights
+/// of a window over doubled pixels are added to one another and rounded again.
 pub fn of_tensor_cores(problem: &Problem, target: &Target, largest: f32) -> Rounding {
     let k = problem.op.weights().first().map_or(0, |weights| {
         let shape = &problem.inputs[*weights].ty.shape;
@@ -49,8 +49,8 @@ pub fn of_tensor_cores(problem: &Problem, target: &Target, largest: f32) -> Roun
     Rounding { abs: rounded + cut, ..Rounding::FP32 }
 }
 
-/// Runs of products are added in FP16: of values of `1 / sqrt(3)` in the mean, `2 / 3` if normalized,
-/// and weights of `2 / sqrt(3 K)`.
+/// Runs of products are added in FP16. Values are `1 / sqrt(3)` on average, `2 / 3` if normalized,
+/// and weights are `2 / sqrt(3 K)`.
 pub fn of_half_arithmetic(problem: &Problem, target: &Target, largest: f32) -> Rounding {
     let mean = if normalized(problem) { 2.0 / 3.0 } else { 1.0 / 3f32.sqrt() };
     let halved = DEVIATIONS * mean * 2.0 / 3f32.sqrt() * mean_error(target.half_run);
@@ -58,9 +58,9 @@ pub fn of_half_arithmetic(problem: &Problem, target: &Target, largest: f32) -> R
     Rounding { abs: copies.abs + halved, ..copies }
 }
 
-/// Winograd's transforms multiply by up to 5 and 8 in each direction and cancel: sums, of about 1,
-/// are some times as large before they are transformed back. FP16 windows are rounded to 11 bits
-/// after `winograd2` transforms them; `winograd4` keeps them in FP32.
+/// Winograd's transforms multiply by up to 5 and 8 in each direction and cancel. Sums, of about 1,
+/// are several times larger before the inverse transform. `winograd2` rounds transformed FP16
+/// windows to 11 bits; `winograd4` keeps them in FP32.
 pub fn of_winograd(problem: &Problem, _: &Target, _: f32) -> Rounding {
     let rounded = problem.inputs.iter().any(|i| i.constant && i.ty.dtype == DType::F16);
     Rounding { scale: 8.0, abs: if rounded { 4.0 * FP16_ROUNDING } else { 0.0 } }

@@ -1,8 +1,8 @@
-//! Weights too large for one launch, as ranges of output columns.
+//! Splits weights that are too large for one launch into ranges of output columns.
 
 use crate::Argument;
 
-/// A run of units (panels, or single columns of row-major weights) that one launch computes.
+/// A run of units (panels, or single columns of row-major weights) in one launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     /// Number of units.
@@ -16,17 +16,17 @@ pub struct Split {
 }
 
 impl Split {
-    /// The weights' region.
+    /// The region of the weights.
     pub fn weights(&self, index: usize) -> Argument {
         region(index, self.weight_range)
     }
 
-    /// Bytes of the weights' region.
+    /// Bytes of the region of the weights.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_range.1
     }
 
-    /// The bias' region.
+    /// The region of the bias.
     pub fn bias(&self, index: usize) -> Argument {
         region(index, self.bias_range)
     }
@@ -36,12 +36,13 @@ fn region(index: usize, (offset_bytes, len_bytes): (u64, u64)) -> Argument {
     Argument::Input { index, offset_bytes, len_bytes }
 }
 
-/// Alignment of regions wherever the limit leaves room for it, in bytes.
+/// Alignment of regions in bytes, if the limit leaves room for it.
 const ALIGNMENT_BYTES: u64 = 128;
 
-/// Splits `units`, each `width` accumulator and `out_width` stored columns wide, so that no launch
-/// reads more than `max_bytes` of weights; at least one unit each. Launches are as equal as the
-/// alignment of their regions allows, and of a multiple of `workers` units where there is room for it.
+/// Splits `units` so that no launch reads more than `max_bytes` of weights, but at least one unit
+/// each. A unit has `width` accumulator columns and `out_width` stored columns. Launches are as
+/// equal as the alignment of their regions allows, and multiples of `workers` units if there is
+/// room.
 pub fn splits(
     units: usize,
     width: usize,

@@ -67,19 +67,20 @@ fn im2win(problem: &Problem, target: &Target) -> Result<Lowering> {
     scratch.lower(contraction, channels, target)
 }
 
-/// A copy of the feature map in another order, normalized where that is asked for, one work-item an
-/// element.
+/// A copy of the feature map in another order, normalized if there is a prologue, with one
+/// work-item an element.
 struct Scratch {
     template: &'static str,
     parameters: Parameters,
     entry: &'static str,
     global: [usize; 3],
-    /// Where the rows of A lie in the copy.
+    /// Position of the rows of A in the copy.
     geometry: Geometry,
 }
 
 impl Scratch {
-    /// The copy, then the device's own contraction over it, with `channels` a tap.
+    /// The launch of the copy, then the device class' own contraction over it, with `channels` a
+    /// tap.
     fn lower(self, contraction: Contraction, channels: usize, target: &Target) -> Result<Lowering> {
         let dtype = contraction.sources.first().map_or(DType::F32, |s| s.dtype);
         let copy = self.copy(&contraction, dtype)?;

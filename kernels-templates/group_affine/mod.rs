@@ -1,4 +1,4 @@
-//! Kernels of [`kiln_ir::ops::group_affine`]: those of group normalization up to the statistics.
+//! Kernels of [`kiln_ir::ops::group_affine`]: the statistics of group normalization.
 
 use crate::group_norm::{Extents, GROUPED, Statistics, statistics};
 use crate::launch::floating;

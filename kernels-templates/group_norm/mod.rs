@@ -18,9 +18,9 @@ pub const VARIANTS: &[Variant] =
 /// This folder's line of the registry.
 pub const FAMILIES: &[Family] = &[Family { op: "group_norm", variants: VARIANTS }];
 
-/// Bytes of a line of a CPU's cache.
+/// Bytes of a cache line of a CPU.
 const LINE_BYTES: u64 = 64;
-/// Rows that are reduced in registers together.
+/// Number of rows that are reduced in registers together.
 const TILE_ROWS: usize = 8;
 
 /// Scratch buffers of `chunked`, in the order of [`Lowering::scratch_bytes`].
@@ -29,11 +29,11 @@ const SQUARES: usize = 1;
 const SHIFT: usize = 2;
 const FACTOR: usize = 3;
 
-/// Launches that find the statistics, and the scratch memory behind them.
+/// Launches that compute the statistics, and their scratch memory.
 pub(crate) struct Statistics {
-    /// In order; those of the partial moments take the first two scratch buffers.
+    /// The launches in order. The first two scratch buffers have the partial moments.
     pub launches: Vec<Launch>,
-    /// Bytes of each of these two.
+    /// Bytes of each of these two buffers.
     pub partial_bytes: u64,
 }
 
@@ -74,7 +74,7 @@ impl Extents {
         })
     }
 
-    /// Sets the parameters that every template uses.
+    /// Sets the parameters of every template.
     pub fn set<'a>(&self, call: Call<'a>) -> Call<'a> {
         call.set("rows", &self.rows)
             .set("channels", &self.channels)
@@ -83,7 +83,7 @@ impl Extents {
             .set("silu", &self.silu)
     }
 
-    /// A call that reads the sources, scales and shifts and writes the op's result, named `output`.
+    /// A call that reads sources, scales and shifts and writes the op's result, named `output`.
     pub fn in_one_launch<'a>(&self, problem: &'a Problem<'a>, output: &'static str) -> Call<'a> {
         let (first, second) = (self.sources[0], self.sources.get(1).copied().unwrap_or(0));
         let mut call = Call::new(problem).input("X0", 0);
@@ -99,7 +99,7 @@ impl Extents {
         self.set(call)
     }
 
-    /// Channels before those of a source.
+    /// Number of channels before those of a source.
     fn base(&self, source: usize) -> usize {
         self.sources[..source].iter().sum()
     }
@@ -108,8 +108,9 @@ impl Extents {
         self.set(call).set("x_channels", &self.sources[source]).set("base", &self.base(source))
     }
 
-    /// Rows of a chunk: few chunks a CPU core, as joining them costs time; on a GPU enough
-    /// work-items for all its units, but no more chunks than one work-group joins quickly.
+    /// Rows of a chunk. A CPU gets few chunks a core, because combining them costs time. A GPU gets
+    /// enough work-items for all its units, but no more chunks than one work-group combines
+    /// quickly.
     fn chunk_rows(&self, target: &Target) -> usize {
         let units = target.compute_units.max(1) as usize;
         let rows = if cpu(target) {
@@ -128,28 +129,29 @@ fn computes(problem: &Problem, target: &Target) -> bool {
     few && floating(problem, target)
 }
 
-/// Rows of a chunk at least, on a discrete GPU: with fewer, joining the chunks takes an H200 longer than
-/// finding their moments.
+/// Rows of a chunk at least, on a discrete GPU. With fewer rows, combining the chunks takes longer
+/// than computing their moments.
 const FEWEST_ROWS: usize = 32;
 /// Rows of a chunk at most, on GPUs.
 const MOST_CHUNK_ROWS: usize = 256;
-/// Vectors of four elements for each compute unit of a GPU: enough work-items to hide its memory's
-/// latency, several vectors each.
+/// Vectors of four elements for each compute unit of a GPU: several vectors a work-item, and enough
+/// work-items to hide memory latency.
 const VECTORS_PER_UNIT: usize = 1024;
-/// Elements that a work-item keeps in registers: more take longer to read than a launch more.
+/// Elements that a work-item keeps in registers at most. Reading more takes longer than an
+/// additional launch.
 const MOST_ELEMENTS: usize = 48;
 /// Elements of a work-item at least. With fewer elements the GPU has more work-items than it needs to
 /// hide memory latency.
 const FEWEST_ELEMENTS: usize = 8;
-/// Work-items of a work-group at most: what every discrete GPU allows.
+/// Work-items of a work-group at most: the limit that every discrete GPU allows.
 const MOST_WORK_ITEMS: u32 = 1024;
 
-/// The largest power of two that is a work-group.
+/// The largest power of two that the target allows as a work-group.
 fn most_work_items(target: &Target) -> usize {
     1 << target.max_work_group.clamp(1, MOST_WORK_ITEMS).ilog2()
 }
 
-/// `grouped` of a normalization or of its scales and shifts.
+/// `grouped`, for a normalization or for its scales and shifts.
 pub(crate) const GROUPED: Variant = Variant {
     needs: Needs::class(DeviceClass::Gpu),
     one_launch: true,
@@ -167,7 +169,7 @@ fn grouped_computes(problem: &Problem, target: &Target) -> bool {
     floating(problem, target) && Extents::new(problem).is_ok_and(few)
 }
 
-/// One launch, a work-group a group of channels or a share of it.
+/// One launch. A work-group has a group of channels or a part of it.
 fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
     let e = Extents::new(problem)?;
     let width = e.channels / e.groups;
@@ -177,7 +179,7 @@ fn grouped(problem: &Problem, target: &Target) -> Result<Lowering> {
         (e.rows * width).div_ceil(FEWEST_ELEMENTS).next_power_of_two().clamp(32.min(most), most);
     let each = (e.rows * width / v).div_ceil(group);
     let affine = matches!(problem.op, Op::GroupAffine(_));
-    // As many as fill the device: the more, the fewer elements are left to each to normalize.
+    // Enough work-groups to fill the device: with more of them, each normalizes fewer elements.
     let units = target.compute_units.max(1) as usize;
     let shares = if affine { 1 } else { (units / (e.groups * e.n)).clamp(1, each) };
     let of_share = each.div_ceil(shares);
@@ -210,8 +212,8 @@ fn chunked(problem: &Problem, target: &Target) -> Result<Lowering> {
     })
 }
 
-/// The launches of `chunked` up to each channel's statistics: in scratch memory for
-/// normalization, otherwise the op's result.
+/// The launches of `chunked` up to each channel's statistics. Their result is scratch memory for
+/// normalization, otherwise the op's output.
 pub(crate) fn statistics(problem: &Problem, target: &Target, e: &Extents) -> Result<Statistics> {
     let chunk_rows = e.chunk_rows(target);
     let chunks = e.rows.div_ceil(chunk_rows);
@@ -238,8 +240,9 @@ fn moments(
     of_source.launch(target, e, MEANS)
 }
 
-/// The moments of `chunks` chunks of `chunk_rows` rows each of the only source, found elsewhere, into the
-/// two scratch buffers from `scratch` on. The launch waits for [`Slot::FirstChunk`].
+/// The moments of `chunks` chunks of `chunk_rows` rows each of the only source, which is bound
+/// elsewhere, into the two scratch buffers from `scratch` on. The launch waits for
+/// [`Slot::FirstChunk`].
 pub(crate) fn moments_of_chunks(
     source: &Source,
     target: &Target,
@@ -292,7 +295,7 @@ impl Moments {
     }
 }
 
-/// Joins the moments in the two scratch buffers from `scratch` on.
+/// Combines the moments in the two scratch buffers from `scratch` on.
 pub(crate) fn combine(
     problem: &Problem,
     target: &Target,
@@ -313,7 +316,7 @@ pub(crate) fn combine(
         true => call.input("BETA", e.operands.beta).output("AFFINE"),
         false => call.scratch("SHIFT", SHIFT, true).scratch("FACTOR", FACTOR, true),
     };
-    // One program for all feature maps, as it takes no time and programs take memory.
+    // One program for all feature maps: it takes little time, and each program takes memory.
     let call = call
         .numbers(&[e.channels, e.channels / e.groups, e.rows, chunk_rows, chunks])
         .set("affine", &affine)

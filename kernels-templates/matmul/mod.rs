@@ -23,7 +23,7 @@ fn naive(problem: &Problem, _: &Target) -> Result<Lowering> {
     contraction.lower_naive(include_str!("naive.cl.tera"), "matmul_naive")
 }
 
-/// The largest square tile that the device takes.
+/// The largest square tile that the device supports.
 fn square_tile(gated: bool, target: &Target) -> Option<(usize, u64)> {
     [16usize, 8, 4].into_iter().find_map(|tile| {
         let bytes = 4 * tile * (2 * tile + 1) + if gated { 4 * tile * (tile + 1) } else { 0 };

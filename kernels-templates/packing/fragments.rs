@@ -5,8 +5,9 @@ use kiln_ir::DType;
 use super::{encode, panel_count};
 use crate::quantize;
 
-/// `[ceil(N / width)]` panels of `[block of c][ky][kx][steps][width / 16 pairs][32 lanes]`, a lane's
-/// elements of one step of 16 places and one pair of 8 columns each, zeros in all places beyond.
+/// `[ceil(N / width)]` panels of `[block of c][ky][kx][steps][width / 16 pairs][32 lanes]`, then a
+/// lane's elements of one step of 16 K indices and one pair of 8 columns each. Missing elements are
+/// zero.
 ///
 /// ```text
 ///              a block    a lane's elements, lane = 4 g + t
@@ -14,18 +15,18 @@ use crate::quantize;
 ///   otherwise  1 step     k = t, t+4, t+8, t+12 of a column, then of another
 /// ```
 ///
-/// Lane `4 g + t` multiplies columns `4 (g / 2) + g % 2` and 2 more of the 16 of its pair, so that it
-/// gets the sums of columns `4 t` to `4 t + 3`. INT8 lies behind its scales, `[K / scale_group][width]` in
-/// `f32`, columns in order.
+/// Lane `4 g + t` multiplies columns `4 (g / 2) + g % 2` and 2 more of the 16 of its pair, so that
+/// it gets the sums of columns `4 t` to `4 t + 3`. INT8 weights follow their scales,
+/// `[K / scale_group][width]` in `f32`, columns in order.
 ///
-/// FP32 is stored as the sum of two FP16 numbers, the high parts of all lanes before the low parts, of
-/// weights times the power of two that brings the largest of a column to 2^14 or a little more. So
-/// nothing is lost down to 2^-39 of the largest but what is below 2^-22 of the weight itself. The
-/// powers' inverses lie before the weights, `[width]` in `f32`.
+/// FP32 is stored as the sum of two FP16 numbers, the high parts of all lanes before the low parts.
+/// Weights are multiplied by a power of two that brings the largest of a column to 2^14 or a little
+/// more. The error is at most 2^-22 of the weight, for weights down to 2^-39 of the largest. The
+/// inverses of the powers precede the weights, `[width]` in `f32`.
 ///
 /// A `folded` 3x3 window over a feature map of doubled pixels is four windows of 2x2 over the
-/// feature map itself, one for each place `(oy % 2, ox % 2)` of the output, one after the other in
-/// a panel: taps that read the same pixel are added.
+/// feature map itself, one for each position `(oy % 2, ox % 2)` of the output, in sequence in a
+/// panel. Taps that read the same pixel are added.
 ///
 /// Source: PTX ISA 8, "Matrix fragments for mma.m16n8k16 with floating point type".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -36,29 +37,29 @@ pub struct Fragments {
     pub dtype: DType,
     /// GEGLU: pairs of value columns alternate with the pairs of their gates.
     pub gated: bool,
-    /// For sources stored in FP16, otherwise in FP32.
+    /// Whether the sources are stored in FP16. Otherwise they are in FP32.
     pub half: bool,
-    /// INT8: K indices that share a scale. Otherwise 0.
+    /// INT8: number of K indices that share a scale. Otherwise 0.
     pub scale_group: usize,
-    /// For windows of 3x3 over doubled pixels; not with INT8.
+    /// Whether the weights are of 3x3 windows over doubled pixels. Not with INT8.
     pub folded: bool,
 }
 
-/// Where the parts of a panel of fragments begin, in bytes.
+/// Positions in a panel of fragments, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentPanel {
-    /// Weights behind the scales.
+    /// Start of the weights, after the scales.
     pub weights_at: usize,
-    /// Of one block of channels under one tap.
+    /// Length of one block of channels for one tap.
     pub step_bytes: usize,
-    /// Of one window: a quarter of the weights if folded, else all.
+    /// Length of one window: a quarter of the weights if folded, otherwise all.
     pub window_bytes: usize,
-    /// The next panel.
+    /// Start of the next panel.
     pub len: usize,
 }
 
 impl FragmentPanel {
-    /// A panel for sums over `taps` times `channels` places, before they are folded.
+    /// The layout of a panel for `taps` times `channels` K indices, before folding.
     pub fn new(fragments: &Fragments, channels: usize, taps: usize) -> Self {
         let Fragments { width, dtype, scale_group, folded, .. } = *fragments;
         let (windows, taps) = if folded { (4, 4) } else { (1, taps) };
@@ -75,7 +76,7 @@ impl FragmentPanel {
 }
 
 impl Fragments {
-    /// Places of a block.
+    /// Number of K indices of a block.
     fn step(&self) -> usize {
         if self.half { 32 } else { 16 }
     }
@@ -85,7 +86,7 @@ impl Fragments {
         FragmentPanel::new(self, channels, taps)
     }
 
-    /// Bytes of the packed form of a constant of that shape.
+    /// Bytes of a constant's packed form.
     pub fn size_bytes(&self, shape: &[usize]) -> u64 {
         (panel_count(shape[0], self.width, self.gated) * self.panel(shape).len) as u64
     }
@@ -139,14 +140,14 @@ impl Fragments {
         out
     }
 
-    /// Where place `k` of a block's sum stands for a column of the panel, in elements; of FP32 its
-    /// high or low part, of two bytes.
+    /// Index of the element for K index `k` of a block and a column of the panel. For FP32, of its
+    /// high or low FP16 part.
     fn element(&self, k: usize, column: usize, low: bool) -> usize {
         let (pair, c) = match (self.gated, self.width / 2) {
             (false, _) => (column / 16, column % 16),
             (true, half) => (column % half / 16 * 2 + column / half, column % half % 16),
         };
-        // Column c of 16 is one of the two that lanes with this g multiply.
+        // Column c of 16 is one of the two columns that lanes with this g multiply.
         let (g, second) = (c / 4 * 2 + c % 2, c % 4 / 2);
         let (t, place) =
             if self.half { (k % 8 / 2, k % 16 / 8 * 2 + k % 2) } else { (k % 4, k % 16 / 4) };
@@ -156,9 +157,9 @@ impl Fragments {
     }
 }
 
-/// `[3][3][channels]` as `[2][2]` windows of `[2][2][channels]`: at an even place of the output the
-/// first tap reads the pixel before, the others the pixel itself; at an odd place the last reads the
-/// next.
+/// `[3][3][channels]` as `[2][2]` windows of `[2][2][channels]`. At an even position of the output
+/// the first tap reads the previous pixel, the others the pixel itself. At an odd position the last
+/// tap reads the next pixel.
 fn fold(sum: &[f32], channels: usize) -> Vec<f32> {
     let into = |odd: usize, tap: usize| if odd == 0 { tap.min(1) } else { tap / 2 };
     let mut out = vec![0.0; 16 * channels];
@@ -188,10 +189,9 @@ fn extents(shape: &[usize]) -> (usize, usize) {
 mod tests {
     use super::*;
 
-    /// What the instruction multiplies with column `n` of 8 at place `k`: the lane and its element,
-    /// by the tables of the PTX ISA.
-    /// Row k of B is place k of the sum, or any other as long as A agrees: FP32 sources stand so that
-    /// lane t holds places t, t + 4, ...
+    /// The lane and its element that the instruction multiplies with column `n` of 8 at K index
+    /// `k`, by the tables of the PTX ISA. Rows of B may have any order of K that A shares: for FP32
+    /// sources, lane t holds K indices t, t + 4, ...
     fn holder(half: bool, k: usize, n: usize) -> (usize, usize) {
         let row = if half { k } else { k % 4 * 2 + k / 4 % 2 + k / 8 * 8 };
         // b0, b1: rows (lane % 4) * 2 + i, of b2, b3 8 more; column lane / 4.

@@ -14,7 +14,7 @@ pub const VARIANTS: &[Variant] =
 /// This folder's line of the registry.
 pub const FAMILIES: &[Family] = &[Family { op: "permute", variants: VARIANTS }];
 
-/// An axis of the output as the templates see it.
+/// An axis of the output for the templates.
 #[derive(Serialize)]
 struct Axis {
     extent: usize,

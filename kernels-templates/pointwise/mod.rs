@@ -1,4 +1,4 @@
-//! Kernels of [`kiln_ir::ops::pointwise`]: a table of what each computes.
+//! Kernels of [`kiln_ir::ops::pointwise`]: a table of their expressions.
 
 use crate::elementwise::{self, Second};
 use crate::launch::{Call, floating};
@@ -11,15 +11,16 @@ struct Pointwise {
     op: &'static str,
     /// Names of its kernels.
     entries: [&'static str; 2],
-    /// For the kernels' comments.
+    /// Title in the kernels' comments.
     title: &'static str,
-    /// Takes a second operand, which repeats.
+    /// Whether there is a second operand, which repeats.
     binary: bool,
     /// OpenCL C of the result for `x` and `y`; `_T` ends the name of a function on vectors.
     value: &'static str,
-    /// That of `naive`: the result for `x` by OpenCL's own functions, or the operator of a binary op.
+    /// Expression of `naive`: the result for `x` by OpenCL's own functions, or the operator of a
+    /// binary op.
     naive_value: &'static str,
-    /// Where `value` is from.
+    /// Source of `value`.
     source: &'static str,
 }
 

@@ -14,7 +14,7 @@ use kiln_testkit::{Check, Tolerance, random, random_stored};
 struct Case {
     first: Conv2d,
     second: Second,
-    picture: [usize; 3],
+    feature_map: [usize; 3],
     channels: [usize; 3],
     activations: DType,
     weights: DType,
@@ -36,7 +36,7 @@ fn conv(kernel: usize, prologue: Option<Activation>, upsample: bool) -> Conv2d {
 impl Case {
     /// The op, and its inputs with the factor of their values.
     fn op(&self) -> (Chain, Vec<(Operand, f32)>) {
-        let [n, h, w] = self.picture;
+        let [n, h, w] = self.feature_map;
         let [c, between, out] = self.channels;
         let value = |shape: &[usize]| (Operand::new(TensorType::new(self.activations, shape)), 1.0);
         let affine = |c: usize| (Operand::new(TensorType::f32(&[n, 2, c])), 1.0);
@@ -136,9 +136,9 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
 /// One line at a time, some, all.
 const SCRATCH: [u64; 4] = [0, 20_000, 40_000, u64::MAX];
 
-fn case(first: Conv2d, second: Second, picture: [usize; 3], channels: [usize; 3]) -> Case {
+fn case(first: Conv2d, second: Second, feature_map: [usize; 3], channels: [usize; 3]) -> Case {
     let (activations, weights) = (DType::F32, DType::F32);
-    Case { first, second, picture, channels, activations, weights }
+    Case { first, second, feature_map, channels, activations, weights }
 }
 
 /// An upsampled feature map, as the decoder's, read by everything that reads one there.
@@ -155,13 +155,13 @@ fn small_upsampled() {
 /// Both convolutions of a residual block, over its own source.
 #[test]
 fn small_normalized_twice() {
-    for (picture, channels) in [([1, 16, 6], [32, 48, 32]), ([2, 11, 5], [9, 7, 9])] {
+    for (feature_map, channels) in [([1, 16, 6], [32, 48, 32]), ([2, 11, 5], [9, 7, 9])] {
         for residual in [true, false] {
             let second = Second::Conv2d { op: conv(3, SILU, false), residual };
-            let case = case(conv(3, SILU, false), second, picture, channels);
+            let case = case(conv(3, SILU, false), second, feature_map, channels);
             check(&case, &[Target::cpu()], &SCRATCH);
         }
-        let case = case(conv(3, SILU, false), Second::Affine { groups: 1 }, picture, channels);
+        let case = case(conv(3, SILU, false), Second::Affine { groups: 1 }, feature_map, channels);
         check(&case, &[Target::cpu()], &SCRATCH);
     }
 }

@@ -13,7 +13,8 @@ pub const VARIANTS: &[Variant] =
 pub const FAMILIES: &[Family] = &[Family { op: "upsample", variants: VARIANTS }];
 
 fn call<'a>(problem: &'a Problem) -> Result<(Call<'a>, [usize; 4])> {
-    let shape = problem.inputs[0].ty.nhwc().context("upsample of no picture")?;
+    let shape =
+        problem.inputs[0].ty.nhwc().context("the input of an upsampling is a feature map")?;
     let call = Call::new(problem).input("X", 0).output("OUT");
     Ok((call.set("width", &shape[2]).set("channels", &shape[3]), shape))
 }

@@ -7,20 +7,21 @@ use kiln_ir::DType;
 
 const TEMPLATE: &str = include_str!("tiled_cpu.cl.tera");
 
-/// Most channels of a row that are staged at once.
+/// Largest number of channels of a row that are staged at once.
 const STAGED_CHANNELS: usize = 256;
-/// Most channels of a segment of a panel.
+/// Largest number of channels of a segment of a panel.
 const SEGMENT_CHANNELS: usize = 512;
-/// A block of tiles reads at most this much of A before the next panel begins.
+/// Largest part of A that a group of tiles reads before the next panel begins, in bytes.
 const TILE_BLOCK_BYTES: u64 = 4 << 20;
 
-/// A longer panel is read in segments by several tiles in turn.
+/// Size of a panel that a cache holds, in bytes. Several tiles in turn read a longer panel in
+/// segments.
 const CACHED_PANEL_BYTES: u64 = 400 << 10;
-/// With no more tiles than this, waiting for a panel's first reading is worth avoiding.
+/// Number of tiles up to which it pays to avoid the wait for a panel's first read.
 const FEW_TILES: usize = 48;
-/// Sums of a work-item that wait in memory.
+/// Sums of a work-item that are kept in memory, in bytes.
 const SUMS_BYTES: usize = 64 << 10;
-/// Work-items that a compute unit should have at least.
+/// Work-items of a compute unit at least.
 const ITEMS_PER_UNIT: usize = 8;
 
 /// The shape of a register tile.
@@ -41,7 +42,7 @@ pub const VARIANT: Variant = Variant {
     ..Variant::new("tiled_cpu", super::panels, super::lower)
 };
 
-/// Tiles whose sums fill the vector registers but for a few: 32 registers with vectors of 16,
+/// Tiles whose sums fill all vector registers except a few: 32 registers with vectors of 16,
 /// otherwise 16.
 pub fn tuning(target: &Target) -> Vec<Tiling> {
     const ROWS: [u32; 14] = [3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28];
@@ -54,8 +55,8 @@ pub fn tuning(target: &Target) -> Vec<Tiling> {
     all.filter(fits).map(tiling).collect()
 }
 
-/// The tile for `m` rows. Width of the panels: that of the target, narrower if there are fewer
-/// columns, whole vectors of values and of gates for GEGLU.
+/// The tile for `m` rows. Panels have the target's width, or less if there are fewer columns. For
+/// GEGLU the width is whole vectors of values and of gates.
 pub(super) fn tile(contraction: &Contraction, target: &Target, m: usize) -> Tile {
     let vector = match target.vector_width {
         16.. => 16,
@@ -69,7 +70,7 @@ pub(super) fn tile(contraction: &Contraction, target: &Target, m: usize) -> Tile
     Tile { rows: m.div_ceil(tiles), width, vector }
 }
 
-/// Tiles of a work-item: one if a panel stays in cache between work-items, otherwise as many as
+/// Tiles of a work-item. One if a panel stays in cache between work-items, otherwise as many as
 /// their sums and an even load allow.
 fn span(contraction: &Contraction, tile: Tile, panels: usize, target: &Target) -> usize {
     let panel_bytes = contraction.panel_bytes(tile.width);
@@ -83,8 +84,8 @@ fn span(contraction: &Contraction, tile: Tile, panels: usize, target: &Target) -
     tiles.div_ceil(shares.max(1)).max(1)
 }
 
-/// Channels that are read at a time, at most `most`: equal runs of whole vectors and scale groups,
-/// of which `quantum` is the longer, if possible.
+/// Channels that are read at a time, at most `most`. If possible, the channels are divided into
+/// equal runs that are multiples of `quantum`, the longer of a vector and a scale group.
 pub(super) fn part(channels: usize, most: usize, quantum: usize) -> usize {
     let fewest = channels.div_ceil(most);
     let even = |count: &usize| channels.is_multiple_of(count * quantum);
@@ -94,7 +95,7 @@ pub(super) fn part(channels: usize, most: usize, quantum: usize) -> usize {
     }
 }
 
-/// The launches for a contraction whose sources need not be the op's own.
+/// The launches for a contraction. Its sources need not be the op's own.
 pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
     let tile = tile(contraction, target, contraction.m());
     let g = contraction.geometry;

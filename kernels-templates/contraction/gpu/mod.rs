@@ -12,7 +12,7 @@ const DEPTH: usize = 8;
 /// Rows and columns of a work-group's tile, largest first.
 const TILES: [(usize, usize); 2] = [(128, 128), (64, 64)];
 
-/// `tiled_gpu`. It needs what the smallest tile does.
+/// `tiled_gpu`. Its needs are those of the smallest tile.
 pub const VARIANT: Variant = Variant {
     needs: Needs {
         local_mem_bytes: local_bytes(TILES[1]),
@@ -36,8 +36,8 @@ fn tile_fits(tile: (usize, usize), target: &Target) -> bool {
         && local_bytes(tile) <= target.local_mem_bytes
 }
 
-/// The largest tile that still gives every compute unit a work-group and wastes no more than an
-/// eighth of the columns; the smallest otherwise.
+/// The largest tile that gives every compute unit a work-group and wastes at most an eighth of the
+/// columns. If there is none, the smallest tile.
 fn tile(contraction: &Contraction, target: &Target) -> Result<(usize, usize)> {
     let possible = || TILES.iter().copied().filter(|t| tile_fits(*t, target));
     let (m, n, gated) = (contraction.m(), contraction.n, contraction.gated());
@@ -49,7 +49,7 @@ fn tile(contraction: &Contraction, target: &Target) -> Result<(usize, usize)> {
     possible().find(good).or_else(|| possible().next_back()).context("no tile fits the device")
 }
 
-/// The launches for a contraction whose sources need not be the op's own.
+/// The launches for a contraction. Its sources need not be the op's own.
 pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
     let (tm, tn) = tile(contraction, target)?;
     let taps = contraction.geometry.kernel.pow(2);

@@ -1,20 +1,21 @@
-//! `tiled_mobile`: register tiles with 4-wide loads, for GPUs whose local memory is no faster; and
-//! `tiled_mobile_half`, the same with half arithmetic on values stored in FP16.
+//! `tiled_mobile`: register tiles with 4-wide loads, for GPUs whose local memory is no faster than
+//! global memory. `tiled_mobile_half`: the same with half arithmetic on values stored in FP16.
 //!
-//! Such GPUs multiply halves at twice their FP32 rate, but a half has 11 bits: sums of thousands of
-//! products would keep none of the small ones. So only [`Target::half_run`] products are added as
-//! halves, and their sum is added to one in FP32. Each of the `n` roundings of a run is at most
-//! 2^-11 of the partial sum, so that a run is off by
+//! Such GPUs multiply FP16 at twice their FP32 rate, but FP16 has a precision of 11 bits: sums of
+//! thousands of products would lose the small ones. So only [`Target::half_run`] products are added
+//! in FP16, and the sum of this run is added in FP32. Each of the `n` roundings of a run is at most
+//! 2^-11 of the partial sum. The error of a run is therefore
 //!
 //! - at most `n * 2^-11` of the sum of its products' magnitudes;
-//! - in the mean, where signs are random, by at most `sqrt(n / 6) * 2^-11` of the sum's size: roundings are
-//!   spread evenly, that is by 1 / sqrt(3) of their largest, over partial sums that grow with the
-//!   root of their length. Runs err independently, so that the whole sum is off by that, too.
+//! - on average, for random signs, at most `sqrt(n / 6) * 2^-11` of the sum's size: roundings are
+//!   evenly distributed (their standard deviation is 1 / sqrt(3) of the largest), and partial sums
+//!   grow with the root of their length. Errors of runs are independent, so this also bounds the
+//!   whole sum.
 //!
-//! For the 16 of a Mali that is 8e-4, next to the 2e-4 of storing the result, and adding runs takes
-//! an eighth of the instructions of multiplying. A run overflows where the products of `n` values
-//! exceed 65504; INT8 weights, which wait for their scales with values of up to 127, are multiplied
-//! in FP32.
+//! For the `n` of 16 on a Mali this is 8e-4, beside 2e-4 of storing the result. Adding the runs
+//! takes an eighth of the instructions of multiplying. A run overflows if the products of `n`
+//! values exceed 65504. INT8 weights, which have values of up to 127 before they are scaled, are
+//! multiplied in FP32.
 
 use super::{Contraction, rounding, stripes};
 use crate::{DeviceClass, Lowering, Needs, Problem, Target, Tiling, Variant};
@@ -23,11 +24,11 @@ use kiln_ir::DType;
 
 const TEMPLATE: &str = include_str!("tiled_mobile.cl.tera");
 
-/// OpenCL C that names the operations of half arithmetic, in front of kernels that use it.
+/// OpenCL C that names the operations of half arithmetic. It precedes the kernels that use them.
 pub const HALF_ARITHMETIC: &str = include_str!("../../half.cl.tera");
 
-/// Expected relative error of a dot product whose partial sums of `run` products are kept in FP16, for
-/// products of random sign.
+/// Expected relative error of a dot product whose partial sums of `run` products are kept in FP16,
+/// for products of random sign.
 pub fn mean_error(run: u32) -> f32 {
     (run as f32 / 6.0).sqrt() * 2f32.powi(-11)
 }
@@ -48,7 +49,7 @@ pub const HALF_VARIANT: Variant = Variant {
     ..Variant::new("tiled_mobile_half", in_halves, lower_half)
 };
 
-/// Whether all that is multiplied is stored in FP16.
+/// Whether all factors are stored in FP16.
 fn in_halves(problem: &Problem, target: &Target) -> bool {
     let halves = |c: Contraction| {
         c.weight_dtype == DType::F16 && c.sources.iter().all(|s| s.dtype == DType::F16)
@@ -72,12 +73,12 @@ fn lower_half(problem: &Problem, target: &Target) -> Result<Lowering> {
     }
 }
 
-/// The launches of `tiled_mobile` for a contraction whose sources need not be the op's own.
+/// The launches of `tiled_mobile` for a contraction. Its sources need not be the op's own.
 pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lowering> {
     lower_in_runs(contraction, target, 0)
 }
 
-/// Runs of `run` products are added in FP16, none if that is 0.
+/// The launches with runs of `run` products in FP16. 0 for FP32 throughout.
 fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result<Lowering> {
     let quantum = if contraction.gated() { 8 } else { 4 };
     let width = (target.tile_columns as usize).next_multiple_of(quantum);

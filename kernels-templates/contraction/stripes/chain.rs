@@ -1,8 +1,9 @@
-//! A convolution and its reader, stripe by stripe: what is between them is never whole in memory.
+//! A convolution and its reader, stripe by stripe. The value between them is never whole in memory.
 //!
-//! For some lines of the second op's output, the lines of the first that it reads are computed into
-//! scratch memory and, for a convolution, normalized from there into more of it. What two stripes
-//! both read of the first op's result is computed twice; what they both read of its source is kept.
+//! For a stripe of the second op's output, the lines of the first op's result that it reads are
+//! computed into scratch memory. For a convolution, these lines are then normalized into more
+//! scratch memory. Lines of the first op's result that two stripes read are computed twice. Lines
+//! of the first op's source that two stripes read are kept.
 
 use super::lines::{Lines, Place, height, inside, put, shared};
 use super::{CACHED_BYTES, constant_bytes, lines_dtype, out_bytes};
@@ -13,15 +14,15 @@ use anyhow::{Context as _, Result};
 use kiln_ir::ops::chain::{Chain, Link};
 use kiln_ir::{Op, TensorType};
 
-/// Scratch memory, in the order of [`Lowering::scratch_bytes`]: the lines that the first op's windows
-/// see, its result, and the lines that the second's windows see.
+/// Scratch memory, in the order of [`Lowering::scratch_bytes`]: the lines that the first op's
+/// windows see, its result, and the lines that the second op's windows see.
 const SEEN: usize = 0;
 const BETWEEN: usize = 1;
 const NORMALIZED: usize = 2;
-/// Of statistics instead of the last: the moments of chunks, two buffers.
+/// For statistics, instead of the last one: the moments of chunks, two buffers.
 const MOMENTS: usize = 2;
 
-/// A chain as its two problems.
+/// A chain as two problems.
 pub struct Links<'a> {
     chain: &'a Chain,
     first_op: Op,
@@ -54,7 +55,8 @@ impl<'a> Links<'a> {
         })
     }
 
-    /// The first op. Its weights are not split over launches: each stripe needs all of them.
+    /// The first op. Its weights are not split over launches, because each stripe needs all of
+    /// them.
     pub fn first(&self) -> Problem<'_> {
         Problem {
             op: &self.first_op,
@@ -65,7 +67,7 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// The second op, whose first input is the first op's result.
+    /// The second op. Its first input is the first op's result.
     pub fn second(&self) -> Problem<'_> {
         Problem {
             op: &self.second_op,
@@ -75,7 +77,7 @@ impl<'a> Links<'a> {
         }
     }
 
-    /// A lowering of the first op as a part of the chain's: its output is scratch memory.
+    /// A lowering of the first op as a part of the chain's. Its output is scratch memory.
     pub fn of_first(&self, mut lowering: Lowering, between: usize) -> Lowering {
         for argument in lowering.launches.iter_mut().flat_map(|l| &mut l.args) {
             if *argument == Argument::Output {
@@ -85,7 +87,7 @@ impl<'a> Links<'a> {
         lowering
     }
 
-    /// A lowering of the second op as a part of the chain's: its source is scratch memory.
+    /// A lowering of the second op as a part of the chain's. Its source is scratch memory.
     pub fn of_second(&self, mut lowering: Lowering, between: usize) -> Lowering {
         for argument in lowering.launches.iter_mut().flat_map(|l| &mut l.args) {
             let Argument::Input { index, .. } = argument else { continue };
@@ -101,8 +103,8 @@ impl<'a> Links<'a> {
     }
 }
 
-/// Whether a chain can be computed by stripes: the device class' own variant can do both ops, and the
-/// first is a window over one source whose epilogue reads no feature map.
+/// Whether a chain can be computed by stripes: the variant of the device class can do both ops, and
+/// the first op is a window over one source whose epilogue reads no feature map.
 pub fn computes(problem: &Problem, target: &Target) -> bool {
     let Op::Chain(chain) = problem.op else { return false };
     let Some(links) = Links::new(problem) else { return false };
@@ -119,18 +121,18 @@ pub fn computes(problem: &Problem, target: &Target) -> bool {
         && tiled_applies(&links.first(), target)
 }
 
-/// What the second op does with each stripe of the first's result.
+/// The second op as a reader of each stripe of the first op's result.
 enum Reader<'a> {
-    /// Windows over it, normalized or as it is.
+    /// Reads windows, normalized or not.
     Windows(Contraction<'a>),
-    /// Rows of it.
+    /// Reads rows.
     Rows(Contraction<'a>),
-    /// Statistics of it.
+    /// Computes statistics.
     Statistics(Extents),
 }
 
 impl Reader<'_> {
-    /// Windows over the first op's result, if there are any.
+    /// The windows over the first op's result, if any.
     fn geometry(&self) -> Option<Geometry> {
         match self {
             Reader::Windows(c) => Some(c.geometry),
@@ -138,7 +140,7 @@ impl Reader<'_> {
         }
     }
 
-    /// First line and number of lines that are read of the first op's result for `lines` lines from
+    /// First line and number of lines of the first op's result that are read for `lines` lines from
     /// `line` on.
     fn reads(&self, line: usize, lines: usize) -> (i32, usize) {
         match self.geometry() {
@@ -151,7 +153,7 @@ impl Reader<'_> {
     }
 }
 
-/// The launches of a stripe of so many lines, but for where it is.
+/// The launches of a stripe, independent of its position.
 #[derive(Clone)]
 struct ChainStripe {
     fill_all: Vec<Launch>,
@@ -180,11 +182,11 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
             }
         }
     };
-    let [pictures, all_lines, ..] = match reader {
+    let [maps, all_lines, ..] = match reader {
         Reader::Statistics(_) => links.between.nhwc(),
         _ => links.output.nhwc(),
     }
-    .context("a chain makes pictures")?;
+    .context("the result of a chain is a feature map")?;
     let build = Build { links: &links, first: &first, reader: &reader, target };
     let most_bytes = problem.max_scratch_bytes.min(CACHED_BYTES);
     let fits = |lines| build.scratch_bytes(lines).iter().sum::<u64>() <= most_bytes;
@@ -195,9 +197,7 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     let chunks = Chunks::new(lines, all_lines, target);
     let mut known: Vec<(usize, ChainStripe)> = vec![];
     let mut launches = vec![];
-    for (picture, line) in
-        (0..pictures).flat_map(|p| (0..all_lines).step_by(lines).map(move |l| (p, l)))
-    {
+    for (map, line) in (0..maps).flat_map(|p| (0..all_lines).step_by(lines).map(move |l| (p, l))) {
         let count = lines.min(all_lines - line);
         let index = match known.iter().position(|(c, _)| *c == count) {
             Some(index) => index,
@@ -211,20 +211,20 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
         let (top, _) = reader.reads(line, count);
         let fill = if line == 0 { &mut stripe.fill_all } else { &mut stripe.fill_new };
         let seen_top = top * first.geometry.stride_y as i32 - first.geometry.padding as i32;
-        put(fill, Place { picture, top: seen_top, source_first: 0 })?;
+        put(fill, Place { map, top: seen_top, source_first: 0 })?;
         if line > 0 {
             launches.append(&mut stripe.carry);
         }
         launches.append(fill);
         launches.append(&mut stripe.first.launches);
-        let source_first = (picture * build.between_lines()) as i32 + top;
-        put(&mut stripe.normalize, Place { picture, top, source_first })?;
+        let source_first = (map * build.between_lines()) as i32 + top;
+        put(&mut stripe.normalize, Place { map, top, source_first })?;
         launches.append(&mut stripe.normalize);
-        let first_line = picture * all_lines + line;
+        let first_line = map * all_lines + line;
         let (slot, first) = match &reader {
             Reader::Windows(c) => (Slot::FirstRow, first_line * c.geometry.out_w),
             Reader::Rows(_) => (Slot::FirstRow, first_line * build.between_width()),
-            Reader::Statistics(_) => (Slot::FirstChunk, picture * chunks.all + line / chunks.lines),
+            Reader::Statistics(_) => (Slot::FirstChunk, map * chunks.all + line / chunks.lines),
         };
         for launch in &mut stripe.second.launches {
             launch.bind(slot, Argument::U32(first as u32))?;
@@ -236,10 +236,10 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
         let rows = chunks.lines * build.between_width();
         let last = combine(&second_problem, target, e, (rows, chunks.all), MOMENTS)?;
         launches.extend(links.of_second(Lowering::of(last), BETWEEN).launches);
-        let bytes = 4 * (pictures * chunks.all * e.channels) as u64;
+        let bytes = 4 * (maps * chunks.all * e.channels) as u64;
         scratch_bytes.extend([bytes, bytes]);
     }
-    let once = known.first().context("a picture without lines")?;
+    let once = known.first().context("a feature map without lines")?;
     let mut packings = once.1.first.packings.clone();
     packings.extend(once.1.second.packings.clone());
     let whole = lines == all_lines;
@@ -247,11 +247,12 @@ pub fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     Ok(Lowering { launches, scratch_bytes, packings, in_place: in_place.into_iter().collect() })
 }
 
-/// Chunks of lines whose moments are joined in the end: few a stripe, all but the last of one size.
+/// Chunks of lines whose moments are combined at the end: few a stripe, all of one size except the
+/// last.
 struct Chunks {
     /// Lines of a chunk.
     lines: usize,
-    /// Chunks of a feature map.
+    /// Number of chunks of a feature map.
     all: usize,
 }
 
@@ -280,13 +281,13 @@ impl<'a> Build<'a> {
         self.first.geometry.out_w
     }
 
-    /// Lines that the first op's windows see for each line of output.
+    /// Number of lines that the first op's windows advance for each line of output.
     fn stride(&self) -> usize {
         let own = self.reader.geometry().map_or(1, |g| g.stride_y);
         own * self.first.geometry.stride_y
     }
 
-    /// Lines that the first op's windows see for two stripes.
+    /// Number of lines that the first op's windows see in both of two adjacent stripes.
     fn keep(&self) -> usize {
         let g = self.reader.geometry();
         let between = g.as_ref().map_or(0, shared);
@@ -313,7 +314,7 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Scratch memory of stripes of so many lines, without that of statistics.
+    /// Scratch memory of stripes of `lines` lines in bytes, without that of statistics.
     fn scratch_bytes(&self, lines: usize) -> Vec<u64> {
         let (_, between) = self.reader.reads(0, lines);
         let row_bytes =
@@ -324,7 +325,7 @@ impl<'a> Build<'a> {
         list
     }
 
-    /// The input whose memory the output may take line by line.
+    /// The input whose memory the output may reuse line by line.
     fn in_place(&self) -> Option<usize> {
         let index = self.first.source_in_place(self.links.output)?;
         (self.stride() == 1).then_some(index)
@@ -359,8 +360,8 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// The launches that normalize what is between, and those of the second op, which wait for their first
-    /// row or chunk.
+    /// The launches that normalize the value between the ops, and the launches of the second op.
+    /// They wait for their first row or chunk.
     fn second(
         &self,
         lines: usize,

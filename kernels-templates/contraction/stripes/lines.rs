@@ -1,4 +1,4 @@
-//! Padded lines of feature maps in scratch memory: what windows read without a look at borders.
+//! Padded lines of feature maps in scratch memory. Windows read them without a test for borders.
 
 use crate::contraction::{Contraction, Geometry, Source};
 use crate::elementwise::Shares;
@@ -11,34 +11,35 @@ use kiln_ir::ops::epilogue::Activation;
 /// Lines that the windows of a contraction see, as a feature map of its own without padding.
 #[derive(Clone)]
 pub(super) struct Lines<'a> {
-    /// Whose sources are read, normalized and doubled as its prologue and geometry say.
+    /// The contraction. Its prologue and geometry define how sources are read, normalized and
+    /// doubled.
     pub contraction: &'a Contraction<'a>,
     /// The lines as a feature map.
     pub inside: Geometry,
     /// Storage type.
     pub dtype: DType,
-    /// Index of the scratch memory; `None` while it is not known.
+    /// Index of the scratch memory; `None` until it is known.
     pub scratch: Option<usize>,
 }
 
-/// Which lines.
+/// Position of lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place {
     /// First feature map.
-    pub picture: usize,
-    /// Line of the (doubled) feature map at the top; negative for zeros above it.
+    pub map: usize,
+    /// Line of the (doubled) feature map at the top. Negative for zeros above the feature map.
     pub top: i32,
-    /// Line, counted over all feature maps, at which the source begins.
+    /// First line of the source, counted over all feature maps.
     pub source_first: i32,
 }
 
-/// `lines` lines of output of `pictures` feature maps of `g`, as a feature map with the zeros
-/// around it in it.
-pub(super) fn inside(g: &Geometry, pictures: usize, lines: usize) -> Geometry {
+/// `lines` lines of output of `maps` feature maps of `g`, as a feature map that contains its zero
+/// padding.
+pub(super) fn inside(g: &Geometry, maps: usize, lines: usize) -> Geometry {
     let in_h = (lines - 1) * g.stride_y + g.kernel;
     let in_w = (g.out_w - 1) * g.stride_x + g.kernel;
     Geometry {
-        batch: pictures,
+        batch: maps,
         in_h,
         in_w,
         window_h: in_h,
@@ -50,13 +51,13 @@ pub(super) fn inside(g: &Geometry, pictures: usize, lines: usize) -> Geometry {
     }
 }
 
-/// Lines of `g` that the windows of one stripe and the next below it both see.
+/// Number of lines of `g` that the windows of both a stripe and the next one see.
 pub(super) fn shared(g: &Geometry) -> usize {
     g.kernel.saturating_sub(g.stride_y)
 }
 
-/// Lines of output of a stripe: the most that fit, one at least; a divisor of all lines where that
-/// is not less than half of it, as it spares a second program for what is left.
+/// Lines of output of a stripe: as many as fit, at least one. A divisor of all lines is preferred
+/// if it is at least half as many, because the remainder would need a second program.
 pub(super) fn height(all: usize, fits: impl Fn(usize) -> bool) -> usize {
     let most = (1..=all).rev().find(|lines| fits(*lines)).unwrap_or(1);
     let even = (most.div_ceil(2)..=most).rev().find(|lines| all.is_multiple_of(*lines));
@@ -80,13 +81,14 @@ impl Lines<'_> {
         }
     }
 
-    /// The lines as what a contraction reads.
+    /// The lines as a source of a contraction.
     pub fn source(&self) -> Source {
         let argument = self.memory(false);
         Source { argument, channels: self.contraction.channels(), dtype: self.dtype }
     }
 
-    /// The launches that fill all but the first `keep` lines, one a source, to be [`put`].
+    /// The launches that fill all lines after the first `keep`, one for each source. [`put`] gives
+    /// their position.
     pub fn fill(&self, keep: usize, target: &Target) -> Result<Vec<Launch>> {
         let (contraction, inside, dtype) = (self.contraction, &self.inside, self.dtype);
         let g = contraction.geometry;
@@ -136,7 +138,8 @@ impl Lines<'_> {
         Ok(launches)
     }
 
-    /// The launch that moves the `keep` lines from line `from` on to the top; they do not overlap.
+    /// The launch that moves `keep` lines, starting at line `from`, to the top. The ranges do not
+    /// overlap.
     pub fn carry(&self, from: usize, keep: usize, target: &Target) -> Result<Launch> {
         let channels = self.contraction.channels();
         let rows = keep * self.inside.in_w;
@@ -153,11 +156,11 @@ impl Lines<'_> {
     }
 }
 
-/// Says which lines the launches of [`Lines::fill`] fill.
+/// Sets the position of the launches of [`Lines::fill`].
 pub(super) fn put(launches: &mut [Launch], place: Place) -> Result<()> {
-    let Place { picture, top, source_first } = place;
+    let Place { map, top, source_first } = place;
     for launch in launches {
-        launch.bind(Slot::FirstMap, Argument::U32(picture as u32))?;
+        launch.bind(Slot::FirstMap, Argument::U32(map as u32))?;
         launch.bind(Slot::Top, Argument::U32(top as u32))?;
         launch.bind(Slot::SourceFirst, Argument::U32(source_first as u32))?;
     }

@@ -1,7 +1,8 @@
-//! Convolutions of normalized feature maps by kernels that read plain ones: stripe by stripe.
+//! Convolutions of normalized feature maps, stripe by stripe, by kernels that read plain feature
+//! maps.
 //!
-//! A stripe is some lines of output. What they read is normalized into scratch memory, with the
-//! zeros around it, and convolved from there, so that the normalized feature map never exists
+//! A stripe is several lines of output. The lines of its source are normalized into scratch memory,
+//! with their zero padding, and convolved from there. The normalized feature map never exists as a
 //! whole.
 
 pub mod chain;
@@ -14,40 +15,40 @@ use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 use lines::{Lines, Place, height, inside, put, shared};
 
-/// On a CPU a larger stripe leaves the cache before it is read.
+/// Largest size of a stripe on a CPU in bytes. A larger one leaves the cache before it is read.
 pub(super) const CACHED_BYTES: u64 = 16 << 20;
 
-/// Lines of output that are computed together.
+/// A stripe of output lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stripe {
     /// First feature map.
-    picture: usize,
-    /// Feature maps: all, or one.
-    pictures: usize,
+    map: usize,
+    /// Number of feature maps: all, or one.
+    maps: usize,
     /// First line of output.
     line: usize,
-    /// Lines of output of each feature map.
+    /// Number of lines of output of each feature map.
     lines: usize,
 }
 
-/// The whole of `g` as stripes whose scratch keeps within `most_bytes` if that is possible: equal ones,
-/// but for the last if nothing divides the lines. `line_bytes` are those of a line of scratch.
+/// Divides `g` into stripes whose scratch memory is at most `most_bytes`, if possible. Stripes are
+/// equal, except for the last one if nothing divides the lines. `line_bytes` is the size of a line
+/// of scratch memory.
 fn stripes(g: &Geometry, line_bytes: u64, most_bytes: u64) -> Vec<Stripe> {
     let read = |lines: usize| ((lines - 1) * g.stride_y + g.kernel) as u64 * line_bytes;
     if read(g.out_h) * g.batch as u64 <= most_bytes {
-        return vec![Stripe { picture: 0, pictures: g.batch, line: 0, lines: g.out_h }];
+        return vec![Stripe { map: 0, maps: g.batch, line: 0, lines: g.out_h }];
     }
     let lines = height(g.out_h, |lines| read(lines) <= most_bytes);
-    let of_picture = |picture| {
-        let stripe =
-            move |line| Stripe { picture, pictures: 1, line, lines: lines.min(g.out_h - line) };
+    let of_map = |map| {
+        let stripe = move |line| Stripe { map, maps: 1, line, lines: lines.min(g.out_h - line) };
         (0..g.out_h).step_by(lines).map(stripe)
     };
-    (0..g.batch).flat_map(of_picture).collect()
+    (0..g.batch).flat_map(of_map).collect()
 }
 
-/// Storage type of normalized lines: CPUs convert halves at each load; others profit from moving half
-/// the bytes.
+/// Storage type of normalized lines. CPUs convert FP16 at each load. Other devices profit from
+/// moving half of the bytes.
 pub(super) fn lines_dtype(contraction: &Contraction, target: &Target) -> DType {
     match contraction.sources.first() {
         Some(source) if !cpu(target) => source.dtype,
@@ -55,12 +56,12 @@ pub(super) fn lines_dtype(contraction: &Contraction, target: &Target) -> DType {
     }
 }
 
-/// Lowers a convolution with a prologue by `plain`, which lowers one without.
+/// Lowers a convolution with a prologue by `plain`, which lowers one without a prologue.
 ///
-/// Where the stripes run once, each keeps the lines that the next one sees again, so that the
-/// output may take the memory of a source of its type.
+/// If the stripes run once, each keeps the lines that the next one reads again. The output may then
+/// reuse the memory of a source of its type.
 ///
-/// Errors: there is no prologue; those of `plain`.
+/// Errors: there is no prologue; the errors of `plain`.
 pub fn lower(
     contraction: &Contraction,
     target: &Target,
@@ -75,7 +76,7 @@ pub fn lower(
     let most_bytes = contraction.max_scratch_bytes.min(cached);
     let stripes = stripes(&g, line_bytes, most_bytes);
     let lines = |stripe: &Stripe, scratch: Option<usize>| {
-        let inside = inside(&g, stripe.pictures, stripe.lines);
+        let inside = inside(&g, stripe.maps, stripe.lines);
         Lines { contraction, inside, dtype, scratch }
     };
     if let [whole] = &stripes[..] {
@@ -107,9 +108,9 @@ pub fn lower(
         let mut copy = if stripe.line == 0 { all.clone() } else { new.clone() };
         let fills = copy.len() - contraction.sources.len();
         let top = (stripe.line * g.stride_y) as i32 - g.padding as i32;
-        put(&mut copy[fills..], Place { picture: stripe.picture, top, source_first: 0 })?;
+        put(&mut copy[fills..], Place { map: stripe.map, top, source_first: 0 })?;
         let mut sums = sums.clone();
-        let first_row = Argument::U32(((stripe.picture * g.out_h + stripe.line) * g.out_w) as u32);
+        let first_row = Argument::U32(((stripe.map * g.out_h + stripe.line) * g.out_w) as u32);
         for launch in &mut sums.launches {
             launch.bind(Slot::FirstRow, first_row.clone())?;
         }
@@ -127,7 +128,7 @@ pub fn lower(
     Ok(Lowering { launches, scratch_bytes: vec![scratch_bytes], packings, in_place })
 }
 
-/// The sums of a stripe, to be told the first row of its output.
+/// The contraction of a stripe. Its launches wait for the first row of the output.
 fn of_stripe(
     contraction: &Contraction,
     lines: &Lines,
@@ -144,7 +145,8 @@ fn of_stripe(
     Ok(sums)
 }
 
-/// All in one stripe: an op like any other, so that `plain` may have scratch memory of its own.
+/// Everything in one stripe, lowered like any other op, so that `plain` may have scratch memory of
+/// its own.
 fn lone(
     lines: &Lines,
     target: &Target,
@@ -156,7 +158,7 @@ fn lone(
     of_lines.max_scratch_bytes = contraction.max_scratch_bytes.saturating_sub(lines.bytes());
     let mut sums = plain(&of_lines, target)?;
     let mut launches = lines.fill(0, target)?;
-    put(&mut launches, Place { picture: 0, top: -(padding as i32), source_first: 0 })?;
+    put(&mut launches, Place { map: 0, top: -(padding as i32), source_first: 0 })?;
     launches.append(&mut sums.launches);
     let index = sums.scratch_bytes.len();
     for written in [true, false] {
@@ -168,8 +170,8 @@ fn lone(
     Ok(Lowering { launches, in_place, ..sums })
 }
 
-/// All stripes under one range of columns, then under the next, so that each range of weights is read
-/// in one go.
+/// All stripes for one range of columns, then for the next, so that each range of weights is read
+/// once.
 fn in_order(parts: Vec<(Vec<Launch>, Lowering)>) -> Vec<Launch> {
     let splits = parts.first().map_or(0, |(_, sums)| sums.launches.len());
     let mut launches = Vec::new();
@@ -182,13 +184,13 @@ fn in_order(parts: Vec<(Vec<Launch>, Lowering)>) -> Vec<Launch> {
     launches
 }
 
-/// What a stripe's rows take in the output, and in the residual if there is one.
+/// Bytes of a stripe's rows in the output, and in the residual if there is one.
 pub(super) fn out_bytes(of_stripe: &Contraction) -> u64 {
     let values = 1 + usize::from(of_stripe.epilogue.residual);
     (of_stripe.m() * of_stripe.out_n * values) as u64 * of_stripe.output_dtype().size_bytes()
 }
 
-/// The constants that a launch reads.
+/// Bytes of the constants that a launch reads.
 pub(super) fn constant_bytes(contraction: &Contraction, launch: &Launch) -> u64 {
     let len = |argument: &Argument| match argument {
         Argument::Input { index, len_bytes, .. } if contraction.problem.inputs[*index].constant => {
@@ -203,7 +205,7 @@ pub(super) fn constant_bytes(contraction: &Contraction, launch: &Launch) -> u64 
 mod tests {
     use super::*;
 
-    fn picture(batch: usize, height: usize) -> Geometry {
+    fn feature_map(batch: usize, height: usize) -> Geometry {
         let size = Geometry { in_h: height, window_h: height, out_h: height, ..Geometry::rows(8) };
         Geometry { batch, kernel: 3, padding: 1, pointwise: false, in_w: 8, out_w: 8, ..size }
     }
@@ -211,23 +213,23 @@ mod tests {
     #[test]
     fn every_line_is_in_one_stripe_within_the_limit() {
         for (batch, height, most) in [(1, 64, 18), (2, 64, 18), (1, 17, 7), (3, 5, 3), (2, 4, 1)] {
-            let list = stripes(&picture(batch, height), 10, most * 10);
+            let list = stripes(&feature_map(batch, height), 10, most * 10);
             let mut lines = vec![];
             for s in &list {
-                assert!(s.pictures == 1 && (s.lines as u64 + 2 <= most || s.lines == 1), "{s:?}");
-                lines.extend((s.line..s.line + s.lines).map(|line| (s.picture, line)));
+                assert!(s.maps == 1 && (s.lines as u64 + 2 <= most || s.lines == 1), "{s:?}");
+                lines.extend((s.line..s.line + s.lines).map(|line| (s.map, line)));
             }
             let all = (0..batch).flat_map(|b| (0..height).map(move |line| (b, line)));
             assert!(all.eq(lines), "{list:?}");
         }
-        let list = stripes(&picture(1, 64), 10, 180);
+        let list = stripes(&feature_map(1, 64), 10, 180);
         assert_eq!((list.len(), list[1].lines), (4, 16));
     }
 
     #[test]
     fn one_stripe_where_the_limit_allows() {
-        let list = stripes(&picture(2, 8), 10, 200);
-        assert_eq!(list, [Stripe { picture: 0, pictures: 2, line: 0, lines: 8 }]);
-        assert_eq!(stripes(&picture(2, 8), 10, 199).len(), 2);
+        let list = stripes(&feature_map(2, 8), 10, 200);
+        assert_eq!(list, [Stripe { map: 0, maps: 2, line: 0, lines: 8 }]);
+        assert_eq!(stripes(&feature_map(2, 8), 10, 199).len(), 2);
     }
 }

@@ -14,25 +14,25 @@ const SUM_TEMPLATE: &str = include_str!("mma_sum.cl.tera");
 
 /// Bytes of a row of A in local memory: two steps of the tensor cores in FP16, one in FP32.
 const ROW_BYTES: usize = 64;
-/// Most tiles of A and W on their way or in use: a step of small tiles takes a fraction of the time that
-/// its tiles are on their way.
+/// Largest number of tiles of A and W that are loading or in use. A step of small tiles is much
+/// shorter than the latency of their loads.
 const MOST_STAGES: usize = 6;
-/// Split-K: most parts of the reduction axis side by side.
+/// Split-K: largest number of parts.
 const MOST_PARTS: usize = 16;
-/// Fewest steps of the reduction axis in a part of it.
+/// Split-K: smallest number of steps of a part.
 const LEAST_STEPS: usize = 8;
 
-// The cost model of `cut`. Its unit is the time of one step of the tensor cores for one element of a
-// tile; the values fit times of bare contractions on an H200 (`kiln tune --each`).
+// The cost model of `cut`. Its unit is the time of one step of the tensor cores for one element of
+// a tile. The constants are fitted to times of bare contractions on an H200 (`kiln tune --each`).
 /// A launch, and its pass over the partial sums.
 const LAUNCH_COST: f64 = 100_000.0;
 /// Storing or reading one partial sum.
 const PARTIAL_SUM_COST: f64 = 0.04;
-/// Steps in whose time the stages are filled and the sums are stored.
+/// Steps that take as long as filling the stages and storing the sums.
 const FIXED_STEPS: usize = 8;
 /// Work-groups that a compute unit needs for its full rate.
 const LEAST_GROUPS: f64 = 1.4;
-/// FP16 products of one FP32 product.
+/// Number of FP16 products for one FP32 product.
 const FP32_PRODUCTS: f64 = 3.0;
 
 /// The narrowest tile: two steps of the tensor cores' columns.
@@ -44,13 +44,13 @@ struct Tile {
     rows: usize,
     columns: usize,
     warps: [usize; 2],
-    /// Share of the largest tile's rate that its reuse of local memory allows.
+    /// Fraction of the largest tile's rate that is possible with the tile's reuse of local memory.
     share: f64,
 }
 
-/// Shares as an H200 has them (`kiln tune --each`). Widths of 80 divide the channels of the networks, multiples of 320, without a rest.
-/// The narrowest is for the last convolution of a network, to three or four channels: to three of 512x512 it
-/// took 108 us in FP16, where 64 columns took 170.
+/// Rates are fitted to an H200 (`kiln tune --each`). Widths of 80 divide the channels of the
+/// networks, multiples of 320, without a remainder. The narrowest tile is for the last convolution
+/// of a network, to three or four channels.
 const TILES: [Tile; 6] = [
     Tile { rows: 128, columns: 128, warps: [2, 2], share: 1.0 },
     Tile { rows: 128, columns: 80, warps: [4, 1], share: 0.86 },
@@ -66,11 +66,12 @@ impl Tile {
     }
 }
 
-/// The arithmetic behind a contraction.
+/// The arithmetic of a contraction.
 struct Arithmetic {
     /// Channels of a row of A in local memory.
     step: usize,
-    /// A is stored in FP16 and multiplied as it is; otherwise in FP32, as two FP16 numbers.
+    /// Whether A is stored in FP16 and multiplied directly. Otherwise it is FP32, multiplied as two
+    /// FP16 numbers.
     half: bool,
     weights: DType,
 }
@@ -86,7 +87,7 @@ impl Arithmetic {
         known.then_some(Self { step, half, weights })
     }
 
-    /// What a panel's fragments are like.
+    /// The packing of the weights in panels of `width` columns.
     fn fragments(&self, contraction: &Contraction, width: usize) -> Fragments {
         let quantized = self.weights == DType::I8;
         let scale_group = if quantized { contraction.scale_group() } else { 0 };
@@ -104,7 +105,7 @@ pub const VARIANT: Variant = Variant {
     ..Variant::new("mma", computes, lower)
 };
 
-/// All tiles, each with some parts of the reduction axis side by side.
+/// All tiles, each with several numbers of parts for split-K.
 fn tuning(_: &Target) -> Vec<Tiling> {
     const PARTS: [u32; 8] = [1, 2, 3, 4, 6, 8, 12, 16];
     let of_tile = |tile: &Tile| {
@@ -114,7 +115,8 @@ fn tuning(_: &Target) -> Vec<Tiling> {
     TILES.iter().flat_map(of_tile).collect()
 }
 
-/// Whether rows are whole parts of 16 bytes, and sources fill their last tile if there are several.
+/// Whether rows are multiples of 16 bytes and, with several sources, each source fills its last
+/// tile.
 fn computes(problem: &Problem, _: &Target) -> bool {
     let Some(contraction) = Contraction::new(problem) else { return false };
     let Some(arithmetic) = Arithmetic::of(&contraction) else { return false };
@@ -129,15 +131,15 @@ fn computes(problem: &Problem, _: &Target) -> bool {
             || sources.iter().all(|s| s.channels.is_multiple_of(arithmetic.step)))
 }
 
-/// Of the largest source, which kernels count in 32 bits.
+/// Elements of the largest source. Kernels count them in 32 bits.
 fn elements(contraction: &Contraction) -> usize {
     let g = &contraction.geometry;
     let widest = contraction.sources.iter().map(|s| s.channels).max().unwrap_or(0);
     g.batch * g.in_h * g.in_w * widest
 }
 
-/// Of a 3x3 window over doubled pixels: the window of 2x2 over the feature map itself that it is
-/// for each fourth of the output pixels. Its weights are added up when they are packed.
+/// For a 3x3 window over doubled pixels: the equivalent 2x2 windows over the feature map itself,
+/// one for each quarter of the output pixels. Weights are added up when they are packed.
 fn window_of_doubled(contraction: &Contraction) -> Option<Geometry> {
     let g = &contraction.geometry;
     let folds = g.upsample
@@ -155,16 +157,16 @@ fn window_of_doubled(contraction: &Contraction) -> Option<Geometry> {
     })
 }
 
-/// How a contraction is cut.
+/// Tile and split-K parts of a contraction.
 struct Cut {
     tile: Tile,
-    /// Parts of the reduction axis.
+    /// Number of parts of the reduction axis.
     parts: usize,
 }
 
-/// The cut that should take least time: work-groups share a compute unit's rate once there are
-/// enough of them to fill it, in each of the launches that large weights need; several parts of a
-/// sum cost a pass over the partial sums. `windows`: how often this is done side by side.
+/// The cut with the least estimated time. Work-groups share a compute unit's rate once there are
+/// enough of them to fill it, in each of the launches that large weights need. Split-K costs a pass
+/// over the partial sums. `windows` is the number of contractions side by side.
 fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, target: &Target) -> Cut {
     let (m, gated) = (contraction.m(), contraction.gated());
     let steps = steps(contraction, arithmetic);
@@ -184,7 +186,7 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
             (windows * m * columns * tile.columns * (parts + 1)) as f64 * PARTIAL_SUM_COST;
         if parts == 1 { work } else { work + LAUNCH_COST + partial }
     };
-    // A stripe among others has no room for partial sums.
+    // A stripe has no room for partial sums.
     let most = match contraction.striped {
         true => 1,
         false => MOST_PARTS.min(steps.div_ceil(LEAST_STEPS)).max(1),
@@ -192,7 +194,7 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
     let named = |tile: &&Tile| {
         (tile.rows, tile.columns) == (target.tile_rows as usize, target.tile_columns as usize)
     };
-    // A pair of gates stands beside each pair of columns.
+    // Each pair of columns needs its pair of gates in the same tile.
     let fits = |tile: &&Tile| match tile.columns {
         NARROW_COLUMNS => contraction.n <= NARROW_COLUMNS && !gated,
         columns => !gated || columns.is_multiple_of(32),
@@ -206,19 +208,19 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
     let cuts = tiles.flat_map(|tile| {
         let columns = panel_count(contraction.n, tile.columns, gated) * tile.columns;
         let fit = contraction.max_scratch_bytes / sums_bytes(1, windows * m, columns);
-        // One part needs no memory for sums.
+        // One part needs no memory for partial sums.
         range.clone().map(move |parts| Cut { tile: *tile, parts: parts.min(fit as usize).max(1) })
     });
     let best = { cuts }.min_by(|a, b| cost(&a.tile, a.parts).total_cmp(&cost(&b.tile, b.parts)));
     best.expect("there is a tile")
 }
 
-/// Memory of partial sums.
+/// Bytes of partial sums.
 fn sums_bytes(parts: usize, rows: usize, columns: usize) -> u64 {
     4 * (parts * rows * columns) as u64
 }
 
-/// Rows of A in local memory that a sum takes.
+/// Number of steps over rows of A in local memory for a sum.
 fn steps(contraction: &Contraction, arithmetic: &Arithmetic) -> usize {
     let taps = contraction.geometry.kernel.pow(2);
     let blocks = |s: &super::Source| s.channels.div_ceil(arithmetic.step);
@@ -251,7 +253,8 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
     let panels = panel_count(contraction.n, tile.columns, contraction.gated());
     let stage_bytes = ROW_BYTES * tile.rows + panel.step_bytes;
     let stages = MOST_STAGES.min(target.local_mem_bytes as usize / stage_bytes).max(2);
-    // The sums of 64 rows, padded for the banks, take the place of the stages in the end.
+    // At the end the sums of 64 rows, padded against bank conflicts, reuse the memory of the
+    // stages.
     let memory_bytes = (stages * stage_bytes).max(64 * (tile.columns + 16) * 4);
     let tiles = of_window.m().div_ceil(tile.rows);
     let parameters = of_window
@@ -299,7 +302,7 @@ fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<Lower
     Ok(Lowering { launches, scratch_bytes, packings, in_place: vec![] })
 }
 
-/// Sources, weights, the partial sums and the first column among theirs.
+/// Arguments for partial sums: sources, weights, the partial sums and the first of their columns.
 fn partial_arguments(contraction: &Contraction, split: &Split) -> Vec<Argument> {
     let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
     args.push(split.weights(contraction.operands.weights));
@@ -309,7 +312,7 @@ fn partial_arguments(contraction: &Contraction, split: &Split) -> Vec<Argument> 
     args
 }
 
-/// The epilogue of the added partial sums.
+/// The launch that adds the partial sums and applies the epilogue.
 fn sum(contraction: &Contraction, parameters: &Parameters, whole: &Split) -> Result<Launch> {
     let mut tensors = contraction.tensors();
     tensors.retain(|(name, _)| !super::SOURCE_NAMES.contains(name) && *name != "W");

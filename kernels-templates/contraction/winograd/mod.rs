@@ -2,10 +2,11 @@
 //! map.
 //!
 //! A tile of `outputs x outputs` output pixels sees a patch of `patch x patch` pixels. With the
-//! transforms of [`Transform`] its sums are `A^T [(G g G^T) * (B^T d B)] A`: one multiplication an
-//! input and output channel for each place of the patch, 36 for 16 pixels (`winograd4`) or 16 for 4
-//! (`winograd2`), where the definition has 9 a pixel. The weights are transformed when the bundle is
-//! written. Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016.
+//! transforms of [`Transform`] its sums are `A^T [(G g G^T) * (B^T d B)] A`. An input and output
+//! channel then need one multiplication for each position of the patch, 36 for 16 pixels
+//! (`winograd4`) or 16 for 4 (`winograd2`), instead of 9 a pixel. Weights are transformed when the
+//! bundle is written. Source: Lavin and Gray, "Fast algorithms for convolutional neural networks",
+//! 2016.
 
 use super::cpu::{self, Tile};
 use super::{Contraction, Source, Split, rounding};
@@ -19,13 +20,13 @@ use std::sync::Arc;
 const PATCHES: &str = include_str!("winograd_patches.cl.tera");
 const TILES: &str = include_str!("winograd.cl.tera");
 
-/// Most channels that are multiplied before the next group of tiles has its turn.
+/// Largest number of channels that are multiplied before the next group of tiles.
 const SEGMENT_CHANNELS: usize = 256;
-/// Sums of a work-item that wait in memory.
+/// Sums of a work-item that are kept in memory, in bytes.
 const SUMS_BYTES: usize = 128 << 10;
-/// Transformed patches that are there at a time, so that they stay in cache.
+/// Transformed patches in memory at a time in bytes, so that they stay in cache.
 const STRIPE_BYTES: usize = 8 << 20;
-/// Work-items that a compute unit should have at least.
+/// Work-items of a compute unit at least.
 const ITEMS_PER_UNIT: usize = 4;
 
 /// Winograd's transforms for 3x3 windows, by the points at which polynomials are evaluated: zero,
@@ -40,28 +41,28 @@ pub struct Transform {
 
 /// F(2x2, 3x3).
 pub const TWO: Transform = Transform { outputs: 2, points: &[1.0] };
-/// F(4x4, 3x3). These points halve the rounding errors of 1 and 2.
+/// F(4x4, 3x3). With these points, rounding errors are half of those with 1 and 2.
 pub const FOUR: Transform = Transform { outputs: 4, points: &[FRAC_1_SQRT_2, SQRT_2] };
 
 impl Transform {
-    /// The one with tiles of so many output pixels in each direction: 2 or 4.
+    /// The transform for tiles of 2 or 4 output pixels in each direction.
     pub fn of(outputs: usize) -> Self {
         if outputs == 2 { TWO } else { FOUR }
     }
 
-    /// Pixels that a tile sees in each direction.
+    /// Size of a patch in pixels, in each direction.
     pub fn patch(&self) -> usize {
         self.outputs + 2
     }
 
-    /// Storage type of transformed windows. Those of larger tiles are not rounded to 11 bits: the
-    /// errors grow fivefold on the way back.
+    /// Storage type of transformed windows. Windows of larger tiles are not rounded to 11 bits,
+    /// because the inverse transform multiplies errors by five.
     fn storage(&self, weights: DType) -> DType {
         if self.outputs == 2 { weights } else { DType::F32 }
     }
 
-    /// G: evaluates a row of the window at each point, over the product of the point's distances to
-    /// the others; at infinity it is the row's last.
+    /// G: evaluates a row of the window at each point, divided by the product of the point's
+    /// distances to the others. At infinity the value is the row's last element.
     fn rows(&self) -> Vec<[f64; 3]> {
         let points: Vec<f64> =
             std::iter::once(0.0).chain(self.points.iter().flat_map(|p| [*p, -p])).collect();
@@ -103,7 +104,7 @@ pub const TWO_VARIANT: Variant = Variant {
     ..FOUR_VARIANT
 };
 
-/// Whether a problem is a 3x3 convolution of this kind: weights known and floating point.
+/// Whether a problem is a plain 3x3 convolution with constant floating-point weights.
 fn computes(problem: &Problem, _: &Target) -> bool {
     let Op::Conv2d(op) = problem.op else { return false };
     let window = op.kernel == 3 && op.stride == 1 && op.padding == 1 && op.padding_end == 1;
@@ -111,21 +112,21 @@ fn computes(problem: &Problem, _: &Target) -> bool {
     window && Contraction::new(problem).is_some_and(plain)
 }
 
-/// How tiles are divided over work-items, and where their patches lie in scratch memory.
+/// Division of tiles over work-items, and positions of patches in scratch memory.
 struct Layout {
     tile: Tile,
-    /// Tiles of the feature map, of all feature maps.
+    /// Number of tiles of all feature maps.
     tiles: usize,
-    /// Groups of `tile.rows` tiles in a block, which a work-item computes for one panel.
+    /// Groups of `tile.rows` tiles in a block. A work-item computes a block for one panel.
     groups: usize,
-    /// Blocks of all tiles.
+    /// Number of blocks.
     blocks: usize,
-    /// Blocks whose patches are there at a time.
+    /// Number of blocks whose patches are in memory at a time.
     stripe: usize,
-    /// Elements between the patches of two tiles at one place.
+    /// Elements between the patches of two tiles at one position.
     row: usize,
-    /// Elements between places of the patch; a cache line more than a block's rows, lest all
-    /// places fall into one set of a cache.
+    /// Elements between positions of the patch: a block's rows and a cache line more, so that
+    /// positions fall into different sets of a cache.
     place: usize,
 }
 
@@ -198,9 +199,9 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
 struct Patches {
     source: Arc<str>,
     args: Vec<Argument>,
-    /// Arithmetic of a tile.
+    /// Arithmetic of a tile, in FLOP.
     tile_flops: usize,
-    /// What a tile reads and writes; pixels that patches share once.
+    /// Bytes that a tile reads and writes. Pixels in several patches count once.
     tile_bytes: u64,
 }
 
@@ -291,8 +292,8 @@ impl Tiles {
     }
 }
 
-/// Arithmetic of a transform along a line, about: a multiplication and an addition a point and
-/// line.
+/// Approximate arithmetic of a transform along a line: a multiplication and an addition for each
+/// point and line.
 fn line_flops(transform: Transform) -> usize {
     4 * transform.patch()
 }
@@ -326,8 +327,8 @@ fn parameters(
 mod tests {
     use super::*;
 
-    /// With their points, F(4x4, 3x3) as Lavin and Gray print it, and F(2x2, 3x3) but for the sign
-    /// of its first row.
+    /// With their points, F(4x4, 3x3) equals the matrices of Lavin and Gray, and F(2x2, 3x3) too,
+    /// except for the sign of its first row.
     #[test]
     fn filters_are_those_of_the_paper() {
         let four: [[f64; 3]; 6] = [

@@ -116,8 +116,14 @@ pub fn matmul(m: usize, k: &[usize], n: usize, epilogue: Epilogue, storage: Stor
     case(op.into(), &views, &[n, k.iter().sum()], storage)
 }
 
-pub fn conv2d(op: Conv2d, picture: [usize; 3], c: &[usize], o: usize, storage: Storage) -> Case {
-    let [n, h, w] = picture;
+pub fn conv2d(
+    op: Conv2d,
+    feature_map: [usize; 3],
+    c: &[usize],
+    o: usize,
+    storage: Storage,
+) -> Case {
+    let [n, h, w] = feature_map;
     let shapes: Vec<_> = c.iter().map(|c| vec![n, h, w, *c]).collect();
     let views: Vec<_> = shapes.iter().map(|s| s.as_slice()).collect();
     let op = Conv2d { sources: c.len(), ..op };

@@ -33,8 +33,8 @@ fn conv2d_shapes() {
     let cases: Vec<_> = shapes
         .into_iter()
         .enumerate()
-        .flat_map(|(i, (op, picture, c, o))| {
-            two_storages(i).map(|s| conv2d(op.clone(), picture, c, o, s))
+        .flat_map(|(i, (op, feature_map, c, o))| {
+            two_storages(i).map(|s| conv2d(op.clone(), feature_map, c, o, s))
         })
         .collect();
     check_sampled(&cases);
