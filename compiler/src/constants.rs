@@ -1,4 +1,4 @@
-//! Constants of a graph: the tensors of the checkpoint that they are made of, and their values.
+//! Constants of a graph: their tensors in the checkpoint, and their values.
 
 use anyhow::{Context, Result};
 use kiln_ir::{Graph, NodeKind, Tensor, TensorType, WeightExpr, reference};
@@ -7,7 +7,7 @@ use crate::weights::{Requirement, TensorSource, check};
 
 /// Checks that the checkpoint has every tensor that the graphs read, with its shape.
 ///
-/// Errors: the tensors that it lacks or has in another shape, all in one error.
+/// Errors: one error that lists all missing tensors and all tensors of another shape.
 pub fn check_tensors<'a>(
     graphs: impl Iterator<Item = &'a Graph>,
     source: &dyn TensorSource,
@@ -29,9 +29,9 @@ pub fn check_tensors<'a>(
     check(source, &required)
 }
 
-/// A constant's values.
+/// The values of a constant.
 ///
-/// Errors: a tensor that the checkpoint lacks; a failed read.
+/// Errors: the checkpoint lacks a tensor; a read fails.
 pub fn evaluate(expr: &WeightExpr, ty: &TensorType, source: &dyn TensorSource) -> Result<Tensor> {
     Ok(reference::weight(expr, ty, &|key| {
         let info = source.info(key).with_context(|| format!("no tensor {key}"))?;
@@ -39,7 +39,7 @@ pub fn evaluate(expr: &WeightExpr, ty: &TensorType, source: &dyn TensorSource) -
     })?)
 }
 
-/// A constant's name: its tensors in the checkpoint.
+/// The name of a constant: its tensors in the checkpoint.
 pub fn name(expr: &WeightExpr) -> String {
     expr.tensors().into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" + ")
 }

@@ -1,4 +1,4 @@
-//! Device profiles: everything the compiler knows of a device, one TOML file each.
+//! Device profiles: all facts about a device, one TOML file each.
 
 use anyhow::{Context, Result, anyhow};
 use kiln_bundle::rationale::Rates as PlanRates;
@@ -6,7 +6,7 @@ use kiln_kernels::Target;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The profiles that ship. To add one: its file and its line here.
+/// The profiles that ship with Kiln. To add one: its file and its line here.
 const PROFILES: &[(&str, &str)] = &[
     ("cpu-avx512", include_str!("../profiles/cpu-avx512.toml")),
     ("cpu-avx2", include_str!("../profiles/cpu-avx2.toml")),
@@ -16,30 +16,30 @@ const PROFILES: &[(&str, &str)] = &[
     ("mali-g78", include_str!("../profiles/mali-g78.toml")),
 ];
 
-/// A device as the planner sees it.
+/// A device profile.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceProfile {
-    /// Facts that decide which kernels are taken.
+    /// Facts that select kernels.
     pub target: Target,
-    /// Facts that decide the plan.
+    /// Memory facts, which shape the plan.
     pub memory: MemoryProfile,
-    /// Sustained rates, which decide residency and predict time.
+    /// Sustained rates, which choose residency and predict time.
     pub rates: Rates,
-    /// Times that others published for the device; nothing is decided by them.
+    /// Published times for the device. They influence no decision.
     #[serde(default)]
     pub published: Vec<Published>,
 }
 
-/// Times of a model's networks on the device, from a publication.
+/// Published times of a model's networks on the device.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
     /// Name of the model.
     pub model: String,
-    /// Who measured what.
+    /// Source: authors and publication.
     pub source: String,
-    /// Seconds of a pass, by network.
+    /// Seconds of a pass, by name of the network.
     pub seconds: BTreeMap<String, f64>,
 }
 
@@ -47,22 +47,23 @@ pub struct Published {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemoryProfile {
-    /// Offsets of buffers are multiples of this.
+    /// Alignment of buffer offsets, in bytes.
     pub base_align_bytes: u64,
-    /// Largest single allocation; 0 if unknown. The arena is one allocation, so that a plan keeps
-    /// no more weights resident than fit into it.
+    /// Largest single allocation in bytes; 0 if unknown. The arena is one allocation, so this
+    /// limits the weights that are resident in it.
     pub max_alloc_bytes: u64,
-    /// Host and device share one memory: no staging, and device bytes count in the process.
+    /// Whether host and device share one memory: no staging, and device bytes count in the process.
     pub unified: bool,
-    /// Memory of the process with the driver loaded, before anything of Kiln is.
+    /// Memory of the process with the driver loaded, before Kiln allocates anything, in bytes.
     pub process_baseline_bytes: u64,
-    /// Memory of the driver's compiler while compiled kernels are loaded from the runtime's cache.
+    /// Memory of the driver's compiler while compiled kernels are loaded from the runtime's cache,
+    /// in bytes.
     pub compiler_bytes: u64,
-    /// Host memory of one compiled kernel, loaded from the runtime's cache.
+    /// Host memory of one compiled kernel that is loaded from the runtime's cache, in bytes.
     pub kernel_bytes: u64,
-    /// Largest run of weights that one launch reads.
+    /// Largest run of weights that one launch reads, in bytes.
     pub max_block_bytes: u64,
-    /// Slots for streamed weights: one in use, the others being filled.
+    /// Number of slots for streamed weights: one in use, the others being filled.
     pub slot_count: u32,
 }
 
@@ -70,29 +71,30 @@ pub struct MemoryProfile {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rates {
-    /// FP32 arithmetic, two for each multiply-add.
+    /// FP32 arithmetic in FLOP a second, two FLOP for each multiply-add.
     pub flops_per_s: f64,
-    /// FP16 arithmetic of kernels with [`Target::half_run`]; 0 for that of FP32.
+    /// FP16 arithmetic of kernels with [`Target::half_run`], in FLOP a second; 0 to use the FP32
+    /// rate.
     #[serde(default)]
     pub half_flops_per_s: f64,
-    /// Device memory.
+    /// Bandwidth of device memory, in bytes a second.
     pub memory_bytes_per_s: f64,
-    /// Reading weights from storage.
+    /// Rate of reading weights from storage, in bytes a second.
     pub io_bytes_per_s: f64,
     /// Fixed time of a launch, in nanoseconds.
     pub launch_ns: u64,
-    /// Longest predicted time of a launch, in milliseconds; longer launches are split. 0 for no
+    /// Longest predicted time of a launch, in milliseconds. Longer launches are split. 0 for no
     /// limit.
     #[serde(default)]
     pub max_dispatch_ms: u64,
-    /// Share of these rates that a kernel variant reaches on this device, by its name; that of
-    /// [`Variant::share`](kiln_kernels::Variant::share) where it is not named.
+    /// Fraction of the rates that a kernel variant reaches on this device, by the variant's name.
+    /// Default: [`Variant::share`](kiln_kernels::Variant::share).
     #[serde(default)]
     pub variant_share: BTreeMap<String, f64>,
 }
 
 impl MemoryProfile {
-    /// [`Self::max_alloc_bytes`], no limit where it is unknown.
+    /// [`Self::max_alloc_bytes`]; `u64::MAX` if it is unknown.
     pub fn max_alloc_bytes(&self) -> u64 {
         if self.max_alloc_bytes == 0 { u64::MAX } else { self.max_alloc_bytes }
     }
@@ -104,7 +106,7 @@ impl Rates {
         self.max_dispatch_ms.saturating_mul(1_000_000)
     }
 
-    /// The rates as the plan records them.
+    /// The rates in the form of the plan.
     pub fn in_plan(&self) -> PlanRates {
         PlanRates {
             flops_per_s: self.flops_per_s as u64,
@@ -120,9 +122,9 @@ impl Rates {
 }
 
 impl DeviceProfile {
-    /// The profile of that name, or the one in the TOML file at that path.
+    /// Loads the profile with this name, or from the TOML file at this path.
     ///
-    /// Errors: neither a known name nor a readable file; a field that is unknown or missing.
+    /// Errors: neither a known name nor a readable file; an unknown or missing field.
     pub fn load(name_or_path: &str) -> Result<(String, Self)> {
         let (name, text) = Self::text(name_or_path)?;
         let profile =
@@ -130,7 +132,7 @@ impl DeviceProfile {
         Ok((name, profile))
     }
 
-    /// Its name and its TOML, unread.
+    /// The name and the TOML text of a profile.
     ///
     /// Errors: neither a known name nor a readable file.
     pub fn text(name_or_path: &str) -> Result<(String, String)> {
@@ -150,12 +152,12 @@ impl DeviceProfile {
         Ok((name.to_string_lossy().into_owned(), text))
     }
 
-    /// Names of the profiles that ship.
+    /// Names of the profiles that ship with Kiln.
     pub fn names() -> impl Iterator<Item = &'static str> {
         PROFILES.iter().map(|(name, _)| *name)
     }
 
-    /// Name of the profile for an OpenCL device of that kind.
+    /// Name of the default profile for an OpenCL device.
     ///
     /// `vector_width` is the device's native float vector width in elements.
     pub fn name_for(is_gpu: bool, device_name: &str, vector_width: u32) -> &'static str {

@@ -14,21 +14,21 @@ use crate::plan::blocks::BlockDraft;
 use crate::plan::lower::{LoweredNetwork, Work};
 use crate::weights::TensorSource;
 
-/// Elements of a table that are read and written at a time.
+/// Elements of a table that are read and written at once.
 const TABLE_CHUNK_ELEMS: usize = 1 << 20;
 
-/// Bytes of all weights that a plan writes; the unit of [`emit`]'s progress.
+/// Bytes of all weights that a plan writes. The unit of [`emit`]'s progress.
 pub fn weight_bytes(planned: &Planned) -> u64 {
     planned.blocks.drafts.iter().map(|b| b.len_bytes).sum()
 }
 
-/// Writes a bundle at `path`, or nothing.
+/// Writes a complete bundle at `path`, or nothing.
 ///
 /// `progress` is called with the bytes of weights packed so far. At most the constants of one op
 /// are in memory at a time.
 ///
-/// Errors: tensors that the checkpoint lacks or has in another shape (all of them in one error);
-/// reading; writing.
+/// Errors: tensors that the checkpoint lacks or has in another shape, all in one error; a failed
+/// read or write.
 pub fn emit(
     planned: &Planned,
     source: &dyn TensorSource,
@@ -101,8 +101,8 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// Copies an op's pieces of a block into its bytes, packing each constant when it is first
-    /// needed.
+    /// Copies an op's pieces of a block into the block's bytes. Packs each constant when it is
+    /// first needed.
     fn fill(
         &self,
         network: &LoweredNetwork,

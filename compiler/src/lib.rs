@@ -1,7 +1,7 @@
 //! The ahead-of-time compiler: graphs and a checkpoint in, one bundle out.
 //!
-//! [`plan_model`] decides everything and [`emit::emit`] writes it. They know no architecture (a
-//! [`Model`] is given to them) and no OpenCL (a device is a [`device::DeviceProfile`]).
+//! [`plan_model`] decides everything and [`emit::emit`] writes it. The compiler knows no
+//! architecture (it receives a [`Model`]) and no OpenCL (a device is a [`device::DeviceProfile`]).
 //!
 //! The modules below stand in the order of the pipeline: each uses modules above it only.
 #![forbid(unsafe_code)]

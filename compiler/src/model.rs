@@ -1,4 +1,4 @@
-//! A model as the compiler is given it: graphs, one a part, and numbers.
+//! The interface of a model: one graph for each part, and the manifest.
 
 use anyhow::Result;
 use kiln_bundle::plan::{Manifest, Role};
@@ -7,8 +7,8 @@ use kiln_ir::Graph;
 /// Branches of classifier-free guidance: the negative and the positive prompt.
 pub const GUIDANCE_BRANCHES: usize = 2;
 
-/// Timesteps that one pass of the network of timesteps projects. Runs of up to 64 steps need one
-/// pass, so that its weights are read once a picture. A row of sd21-base takes 79 KiB.
+/// Timesteps in one pass of the timestep projection. Images of up to 64 steps need one pass, so its
+/// weights are read once an image. A row of sd21-base takes 79 KiB.
 pub const TIMESTEP_ROWS: usize = 64;
 
 /// A diffusion model as graphs.
@@ -19,22 +19,22 @@ pub trait Model {
     fn unet(&self, batch: usize) -> Result<Graph>;
     /// The decoder for one latent: `latent` -> `image`.
     fn decoder(&self) -> Result<Graph>;
-    /// The encoder for one picture, where the bundle is to have it: `image` -> `mean`.
+    /// The image encoder, if the bundle needs it: `image` -> `mean`.
     fn encoder(&self) -> Result<Option<Graph>> {
         Ok(None)
     }
-    /// Its numbers; precision, profile and guidance batch are filled in by the compiler.
+    /// The manifest. The compiler fills in precision, profile and guidance batch.
     fn manifest(&self) -> Manifest;
 }
 
-/// A network before anything is lowered.
+/// A network before lowering.
 #[derive(Clone)]
 pub struct NetworkGraph {
     /// Name in the plan.
     pub name: String,
     /// What the network is for. The U-Net is [`Role::Denoiser`] until it is split.
     pub role: Role,
-    /// What it computes.
+    /// The graph.
     pub graph: Graph,
 }
 

@@ -1,9 +1,9 @@
-//! Decides how the weights of each contraction are stored under INT8.
+//! Chooses the storage of each contraction's weights under INT8.
 //!
 //! The measure is the relative L2 error of a tensor's weights. One scale an output channel costs a
-//! kernel nothing, so it is taken if the error stays under [`LIMIT`]. Otherwise the tensor has the
-//! largest scale groups that every kernel can read and that keep the limit, and if none does it
-//! stays in FP16. The decision precedes planning, which depends on sizes.
+//! kernel nothing, so it is taken if the error is at most [`LIMIT`]. Otherwise the tensor gets the
+//! largest scale groups that every kernel can read and that keep the limit. If none does, it stays
+//! in FP16. This happens before planning, because the plan depends on sizes.
 
 use anyhow::{Context, Result};
 use kiln_bundle::rationale::StoredWeight;
@@ -17,27 +17,26 @@ use crate::passes::{self, contraction::ContractionNode};
 use crate::weights::TensorSource;
 
 /// Largest relative L2 error of a tensor's weights. Normally distributed weights with one scale for
-/// a few thousand are off by 0.8 to 0.9 %; what exceeds this has outliers.
+/// a few thousand have errors of 0.8 to 0.9 %. Tensors with larger errors have outliers.
 pub const LIMIT: f64 = 1.0e-2;
 
-/// How a constant is stored.
+/// Storage of a constant.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Stored {
     /// Element type.
     pub dtype: DType,
-    /// For INT8, the size of a scale group along the reduction axis; `None` for one scale an output
-    /// channel.
-    pub block: Option<usize>,
-    /// Relative L2 error of the values, if it was measured.
+    /// For INT8, the size of a scale group along K; `None` for one scale an output channel.
+    pub scale_group: Option<usize>,
+    /// Relative L2 error of the stored values; `None` if it was not measured.
     pub relative_error: Option<f64>,
 }
 
-/// The weights of contractions that were measured, by name.
+/// Measured storage of contractions' weights, by name.
 #[derive(Clone, Default, Debug)]
 pub struct Choices(BTreeMap<String, Stored>);
 
 impl Choices {
-    /// The choices that a plan was made with.
+    /// The choices of a recorded plan.
     pub fn recorded(weights: &[StoredWeight]) -> Self {
         let entry = |weight: &StoredWeight| {
             let dtype = match weight.dtype {
@@ -47,28 +46,29 @@ impl Choices {
                 kiln_bundle::plan::DType::I32 => DType::I32,
             };
             let sum: u32 = weight.shape.iter().skip(1).product();
-            let block = weight.block.filter(|block| *block != sum).map(|block| block as usize);
-            let stored = Stored { dtype, block, relative_error: weight.relative_error };
+            let scale_group =
+                weight.block.filter(|group| *group != sum).map(|group| group as usize);
+            let stored = Stored { dtype, scale_group, relative_error: weight.relative_error };
             (weight.name.clone(), stored)
         };
         Self(weights.iter().map(entry).collect())
     }
 
-    /// The choice for a constant. Without a measurement every contraction's weights are INT8 with
-    /// one scale an output channel: what a plan without a checkpoint assumes.
+    /// The choice for a constant. Without a measurement, INT8 with one scale an output channel is
+    /// assumed.
     pub fn of(&self, expr: &WeightExpr) -> Stored {
-        let assumed = Stored { dtype: DType::I8, block: None, relative_error: None };
+        let assumed = Stored { dtype: DType::I8, scale_group: None, relative_error: None };
         self.0.get(&name(expr)).copied().unwrap_or(assumed)
     }
 }
 
 /// Sizes of scale groups that divide the channels of every source, largest first.
-pub fn blocks(graph: &Graph, contraction: &ContractionNode) -> impl Iterator<Item = usize> {
+pub fn scale_groups(graph: &Graph, contraction: &ContractionNode) -> impl Iterator<Item = usize> {
     let channels: Vec<_> = contraction.sources.iter().map(|s| graph.ty(*s).channels()).collect();
-    SCALE_GROUPS.into_iter().filter(move |block| channels.iter().all(|c| c.is_multiple_of(*block)))
+    SCALE_GROUPS.into_iter().filter(move |group| channels.iter().all(|c| c.is_multiple_of(*group)))
 }
 
-/// The optimized graphs of a model's parts, which have the weights of every plan.
+/// The optimized graphs of a model's parts. They have the weights of every plan.
 pub fn weight_graphs(model: &dyn Model) -> Result<Vec<Graph>> {
     let mut graphs = Vec::new();
     for NetworkGraph { mut graph, .. } in parts(model, GUIDANCE_BRANCHES)? {
@@ -78,7 +78,7 @@ pub fn weight_graphs(model: &dyn Model) -> Result<Vec<Graph>> {
     Ok(graphs)
 }
 
-/// The contractions of some graphs whose weights are constant, each weight once.
+/// The contractions of some graphs with constant weights, each weight once.
 fn contractions(graphs: &[Graph]) -> BTreeMap<String, (&Graph, ContractionNode)> {
     let mut found = BTreeMap::new();
     for graph in graphs {
@@ -91,7 +91,7 @@ fn contractions(graphs: &[Graph]) -> BTreeMap<String, (&Graph, ContractionNode)>
     found
 }
 
-/// Bytes of all weights that [`measure`] reads, in `f32`; the unit of its progress.
+/// Bytes of all weights that [`measure`] reads, in `f32`. The unit of its progress.
 pub fn measured_bytes(graphs: &[Graph]) -> u64 {
     contractions(graphs).values().map(|(graph, c)| graph.ty(c.weight).size_bytes()).sum()
 }
@@ -100,8 +100,8 @@ pub fn measured_bytes(graphs: &[Graph]) -> u64 {
 ///
 /// `progress` is called with the bytes measured so far.
 ///
-/// Errors: tensors that the checkpoint lacks or has in another shape (all of them in one error);
-/// reading.
+/// Errors: tensors that the checkpoint lacks or has in another shape, all in one error; a failed
+/// read.
 pub fn measure(
     graphs: &[Graph],
     source: &dyn TensorSource,
@@ -129,11 +129,11 @@ fn choose(
     let NodeKind::Weight(expr) = &graph.node(weight).kind else { unreachable!("a constant") };
     let tensor = evaluate(expr, graph.ty(weight), source)?;
     let whole = tensor.data.len() / tensor.shape[0];
-    let candidates = std::iter::once(None).chain(blocks(graph, contraction).map(Some));
-    for block in candidates {
-        let error = relative_error(&tensor.shape, &tensor.data, block.unwrap_or(whole));
+    let candidates = std::iter::once(None).chain(scale_groups(graph, contraction).map(Some));
+    for scale_group in candidates {
+        let error = relative_error(&tensor.shape, &tensor.data, scale_group.unwrap_or(whole));
         if error <= LIMIT {
-            return Ok(Stored { dtype: DType::I8, block, relative_error: Some(error) });
+            return Ok(Stored { dtype: DType::I8, scale_group, relative_error: Some(error) });
         }
     }
     let (mut errors, mut squares) = (0.0f64, 0.0f64);
@@ -143,7 +143,7 @@ fn choose(
         squares += f64::from(*v) * f64::from(*v);
     }
     let relative_error = if squares == 0.0 { 0.0 } else { (errors / squares).sqrt() };
-    Ok(Stored { dtype: DType::F16, block: None, relative_error: Some(relative_error) })
+    Ok(Stored { dtype: DType::F16, scale_group: None, relative_error: Some(relative_error) })
 }
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// What is chosen for a row of `k` weights.
+    /// The choice for a row of `k` weights.
     fn chosen(k: usize, weights: impl Fn(usize) -> f32) -> Stored {
         let info = TensorInfo { name: "w".into(), dtype: StoredType::F32, shape: vec![1, k] };
         let source = Rows(vec![info], vec![(0..k).map(weights).collect()]);
@@ -197,21 +197,21 @@ mod tests {
     #[test]
     fn even_weights_have_one_scale_an_output_channel() {
         let stored = chosen(256, wave);
-        assert_eq!((stored.dtype, stored.block), (DType::I8, None));
+        assert_eq!((stored.dtype, stored.scale_group), (DType::I8, None));
         assert!(stored.relative_error.unwrap() < 0.5e-2);
     }
 
     #[test]
     fn an_outlier_asks_for_blocks() {
         let stored = chosen(256, with_outlier);
-        assert_eq!((stored.dtype, stored.block), (DType::I8, Some(32)), "{stored:?}");
+        assert_eq!((stored.dtype, stored.scale_group), (DType::I8, Some(32)), "{stored:?}");
         assert!(stored.relative_error.unwrap() <= LIMIT);
     }
 
     #[test]
     fn an_outlier_among_channels_that_no_block_divides_asks_for_fp16() {
         let stored = chosen(100, with_outlier);
-        assert_eq!((stored.dtype, stored.block), (DType::F16, None), "{stored:?}");
+        assert_eq!((stored.dtype, stored.scale_group), (DType::F16, None), "{stored:?}");
         assert!(stored.relative_error.unwrap() < 5e-4);
     }
 

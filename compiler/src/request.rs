@@ -1,16 +1,16 @@
-//! What a plan is asked to be.
+//! The request for a plan.
 
 use crate::device::DeviceProfile;
 use crate::storage::Storage;
 
-/// What a plan is made for.
+/// The inputs of planning.
 pub struct PlanRequest<'a> {
     /// The device.
     pub profile: &'a DeviceProfile,
-    /// How tensors are stored.
+    /// Storage of tensors.
     pub storage: Storage<'a>,
-    /// Most bytes of the whole process.
+    /// Budget of the whole process, in bytes.
     pub budget_bytes: u64,
-    /// Rows of a U-Net pass; `None` leaves them to the strategies.
+    /// Rows of a U-Net pass; `None` lets the strategies choose.
     pub guidance_batch: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! How each tensor is stored: element types, and scales of INT8 weights.
+//! Storage of each tensor: element types, and scales of INT8 weights.
 
 use kiln_ir::{DType, Graph, NodeKind, Op, ValueId};
 use kiln_kernels::Operand;
@@ -8,42 +8,42 @@ use crate::quantize::{Choices, Stored};
 /// Storage types of a compilation.
 #[derive(Clone, Copy, Debug)]
 pub struct Storage<'a> {
-    /// Weights of contractions. Norms and biases stay in FP32.
+    /// Storage of the weights of contractions. Norms and biases stay in FP32.
     pub weights: Weights<'a>,
-    /// The narrowest type that values between ops may have.
+    /// The narrowest type of values between ops.
     pub activations: DType,
 }
 
-/// How weights are stored.
+/// Storage of weights.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'a> {
-    /// All in one floating-point type.
+    /// All weights in one floating-point type.
     Float(DType),
-    /// Weights of contractions as chosen one by one, other matrices in FP16.
+    /// Weights of contractions by individual choice, other matrices in FP16.
     Int8(&'a Choices),
 }
 
 impl<'a> Storage<'a> {
     /// Weights and activations in FP32.
     pub const FP32: Self = Self::float(DType::F32);
-    /// Weights in FP16, and activations where a strategy asks for it.
+    /// Weights in FP16. Activations too, if a strategy says so.
     pub const FP16: Self = Self::float(DType::F16);
 
-    /// Weights in a floating-point type, which is also the narrowest of activations.
+    /// Weights in a floating-point type, which is also the narrowest type of activations.
     pub const fn float(dtype: DType) -> Self {
         Self { weights: Weights::Float(dtype), activations: dtype }
     }
 
-    /// Weights in INT8, as chosen; activations in FP16 where a strategy asks for it.
+    /// Weights in INT8 by choice. Activations in FP16, if a strategy says so.
     pub const fn int8(choices: &'a Choices) -> Self {
         Self { weights: Weights::Int8(choices), activations: DType::F16 }
     }
 
-    /// How a constant operand of an op is stored. Vectors stay in FP32: only matrices and filters
-    /// are worth shrinking.
+    /// Storage of a constant operand of an op. Vectors stay in FP32, because only matrices and
+    /// filters are large.
     pub fn of(self, graph: &Graph, op: ValueId, operand: usize) -> Stored {
         let node = graph.node(graph.operands(op)[operand]);
-        let plain = |dtype| Stored { dtype, block: None, relative_error: None };
+        let plain = |dtype| Stored { dtype, scale_group: None, relative_error: None };
         let choices = match self.weights {
             _ if node.ty.dtype != DType::F32 => return plain(node.ty.dtype),
             _ if node.ty.shape.len() < 2 => return plain(DType::F32),
@@ -58,7 +58,7 @@ impl<'a> Storage<'a> {
         }
     }
 
-    /// The operands of an op as its kernels see them.
+    /// The operands of an op for kernels.
     pub fn operands(self, graph: &Graph, op: ValueId) -> Vec<Operand> {
         let operand = |(index, value): (usize, ValueId)| {
             let mut ty = graph.ty(value).clone();
@@ -66,18 +66,18 @@ impl<'a> Storage<'a> {
                 return Operand::new(ty);
             }
             let stored = self.of(graph, op, index);
-            let block = match stored.dtype {
-                DType::I8 => stored.block.unwrap_or_else(|| ty.elem_count() / ty.shape[0]),
+            let scale_group = match stored.dtype {
+                DType::I8 => stored.scale_group.unwrap_or_else(|| ty.elem_count() / ty.shape[0]),
                 _ => 0,
             };
             ty.dtype = stored.dtype;
-            Operand { scale_group: block, ..Operand::constant(ty) }
+            Operand { scale_group, ..Operand::constant(ty) }
         };
         graph.operands(op).into_iter().enumerate().map(operand).collect()
     }
 }
 
-/// Which operands of an op are the weights of a contraction.
+/// Indices of an op's operands that are weights of a contraction.
 pub fn weight_indices(graph: &Graph, op: ValueId) -> Vec<usize> {
     graph.node(op).op().map(Op::weights).unwrap_or_default()
 }

@@ -11,8 +11,8 @@ use crate::size::{MIB, mib};
 /// One way to spend the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strategy {
-    /// Rows of a U-Net pass: 2 computes both branches of guidance together, 1 one after the other.
-    /// Two share each read of the weights and take twice the activations.
+    /// Rows of a U-Net pass. 2 computes both branches of guidance together: they share each read of
+    /// the weights and need twice the activations. 1 computes them one after the other.
     pub guidance_batch: usize,
     /// Limit of the scratch memory of a kernel variant.
     pub scratch: Scratch,
@@ -23,17 +23,17 @@ pub struct Strategy {
     pub activations: DType,
     /// Price of weight traffic in the repeated network; see [`Strategy::selection`].
     pub read_price: ReadPrice,
-    /// Whether the largest feature maps of the autoencoder are computed anew, stripe by stripe, by
-    /// each of their readers, so that they are never in memory.
+    /// Whether each reader of the autoencoder's largest feature maps recomputes them, stripe by
+    /// stripe. The feature maps are then never in memory.
     pub recompute: bool,
 }
 
 /// Limit of the scratch memory of a kernel variant.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Scratch {
-    /// Variants are chosen for speed alone.
+    /// No limit. Variants are chosen for speed alone.
     Unlimited,
-    /// At most so many bytes. If every variant needs more, the one with the least is taken.
+    /// At most this many bytes. If every variant needs more, the one with the least is taken.
     AtMost(u64),
 }
 
@@ -47,23 +47,23 @@ impl Scratch {
     }
 }
 
-/// Price of weight traffic when variants are compared, in percent of the time that the read takes.
-/// Variants whose packing enlarges weights (Winograd) pay it.
+/// Price of weight traffic when variants are compared, in percent of the read time. Variants whose
+/// packing enlarges weights (Winograd) pay it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadPrice(pub u64);
 
 impl ReadPrice {
     /// Weights are resident, or every read is hidden behind arithmetic.
     pub const FREE: Self = Self(0);
-    /// One byte in four is waited for.
+    /// A quarter of the read time is waited for.
     pub const MOSTLY_HIDDEN: Self = Self(25);
     /// Every byte is waited for.
     pub const FULL: Self = Self(100);
-    /// A hundred times the read, so that weights stay as small as they can be.
+    /// A hundred times the read time, so that weights stay as small as possible.
     pub const PROHIBITIVE: Self = Self(10_000);
 }
 
-/// How the variants of one network are chosen.
+/// Criteria for the variants of one network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Selection {
     /// Limit of scratch memory.
@@ -75,8 +75,8 @@ pub struct Selection {
 }
 
 impl Strategy {
-    /// How variants of a network are chosen. Only the repeated network has reads that hide behind
-    /// the arithmetic of a pass before: the others pay the full price, or the prohibitive one.
+    /// Criteria for the variants of a network. Only the denoiser's reads can hide behind the
+    /// arithmetic of an earlier pass. Other networks pay the full price, or the prohibitive one.
     pub fn selection(&self, role: Role) -> Selection {
         let own_price = role == Role::Denoiser || self.read_price == ReadPrice::PROHIBITIVE;
         Selection {
@@ -87,10 +87,10 @@ impl Strategy {
     }
 }
 
-/// Strategies to try, the most frugal last. The planner takes the fastest of those that fit.
+/// Strategies to try, the most frugal last. The planner takes the fastest one that fits.
 ///
-/// `narrowest` is the narrowest type that activations may have. FP16 comes first where the device
-/// profits, elsewhere after all of FP32. `guidance_batch`, where given, is that of every strategy.
+/// `narrowest` is the narrowest type of activations. FP16 comes first if the device profits from
+/// it, otherwise after all of FP32. If given, `guidance_batch` is the batch of every strategy.
 pub fn strategies(
     profile: &DeviceProfile,
     narrowest: DType,
@@ -112,8 +112,8 @@ pub fn strategies(
     activations.iter().flat_map(|dtype| with(*dtype)).collect()
 }
 
-/// The strategies for activations in FP32; later ones need less memory and more time. `kiln compile
-/// --budget-sweep` prints which of them a model takes at which budget.
+/// The strategies for activations in FP32. Later ones need less memory and more time.
+/// `kiln compile --budget-sweep` prints the strategy for each budget.
 fn by_frugality(profile_block_bytes: u64) -> Vec<Strategy> {
     let fast = Strategy {
         guidance_batch: GUIDANCE_BRANCHES,
@@ -138,7 +138,8 @@ fn by_frugality(profile_block_bytes: u64) -> Vec<Strategy> {
         Strategy { scratch: scratch_mib(4), ..narrow },
         Strategy { scratch: scratch_mib(4), ..narrowest },
         Strategy { scratch: scratch_mib(1), ..narrowest },
-        // Stripes of recomputed feature maps are scratch memory too, so that they get more of it.
+        // Stripes of recomputed feature maps need scratch memory too, so these strategies have more
+        // of it.
         Strategy {
             guidance_batch: GUIDANCE_BRANCHES,
             scratch: scratch_mib(16),
@@ -188,7 +189,7 @@ impl fmt::Display for Strategy {
             ReadPrice(percent) => write!(f, ", reading of weights at {percent} % of its time")?,
         }
         if self.recompute {
-            f.write_str(", the largest pictures recomputed by stripes")?;
+            f.write_str(", the largest feature maps recomputed by stripes")?;
         }
         match self.activations {
             DType::F16 => f.write_str(", activations in FP16"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use arbtest::arbitrary::{Result, Unstructured};
 use arbtest::arbtest;
 use kiln_compiler::plan::arena::{
-    Buffer, Limits, Problem, Solution, check, conflict, run_csv, solve,
+    ArenaProblem, Buffer, Limits, Solution, check, conflict, run_csv, solve,
 };
 
 /// What the published instances are to be fitted into.
@@ -31,10 +31,10 @@ fn any_buffer(u: &mut Unstructured, time_count: u32, size_limit: u64) -> Result<
     Ok(Buffer::new(lower, upper, u.int_in_range(1..=size_limit)?, align_bytes))
 }
 
-fn any_problem(u: &mut Unstructured, buffer_limit: usize, time_count: u32) -> Result<Problem> {
+fn any_problem(u: &mut Unstructured, buffer_limit: usize, time_count: u32) -> Result<ArenaProblem> {
     let count = u.int_in_range(0..=buffer_limit)?;
     let buffers = (0..count).map(|_| any_buffer(u, time_count, 100)).collect::<Result<_>>()?;
-    Ok(Problem { buffers, capacity_bytes: None })
+    Ok(ArenaProblem { buffers, capacity_bytes: None })
 }
 
 fn meet(a: &Buffer, b: &Buffer) -> bool {
@@ -119,7 +119,7 @@ fn a_mutated_solution_is_rejected() {
 }
 
 /// The least height: some order in which buffers are stacked on those they meet gives it.
-fn least_height(problem: &Problem, offsets: &mut Vec<(usize, u64)>, best: &mut u64) {
+fn least_height(problem: &ArenaProblem, offsets: &mut Vec<(usize, u64)>, best: &mut u64) {
     let buffers = &problem.buffers;
     if offsets.len() == buffers.len() {
         let ends = offsets.iter().map(|&(i, offset)| offset + buffers[i].size_bytes);
@@ -151,7 +151,11 @@ fn small_problems_are_solved_to_the_optimum() {
 }
 
 /// Cuts a rectangle of `time_count` by `height_bytes` into buffers that fill it without a gap.
-fn any_dissection(u: &mut Unstructured, time_count: u32, height_bytes: u64) -> Result<Problem> {
+fn any_dissection(
+    u: &mut Unstructured,
+    time_count: u32,
+    height_bytes: u64,
+) -> Result<ArenaProblem> {
     let mut pieces = vec![(0, time_count, 0, height_bytes)];
     for _ in 0..u.int_in_range(0..=15)? {
         let i = u.choose_index(pieces.len())?;
@@ -168,7 +172,7 @@ fn any_dissection(u: &mut Unstructured, time_count: u32, height_bytes: u64) -> R
     }
     let buffers =
         pieces.iter().map(|&(lower, upper, floor, end)| Buffer::new(lower, upper, end - floor, 1));
-    Ok(Problem { buffers: buffers.collect(), capacity_bytes: None })
+    Ok(ArenaProblem { buffers: buffers.collect(), capacity_bytes: None })
 }
 
 #[test]
@@ -201,7 +205,7 @@ fn a_conflict_is_exactly_a_capacity_below_the_live_sizes() {
 }
 
 /// A network's activations: a chain of short-lived buffers and skips that are nested.
-fn network(buffer_count: u32) -> Problem {
+fn network(buffer_count: u32) -> ArenaProblem {
     let buffer = |i: u32| {
         let life = if i.is_multiple_of(9) {
             buffer_count - 2 * i.min(buffer_count / 2 - 1)
@@ -210,7 +214,7 @@ fn network(buffer_count: u32) -> Problem {
         };
         Buffer::new(i, i + life, 4096 << (i * 7 % 11), 128)
     };
-    Problem { buffers: (0..buffer_count).map(buffer).collect(), capacity_bytes: None }
+    ArenaProblem { buffers: (0..buffer_count).map(buffer).collect(), capacity_bytes: None }
 }
 
 #[test]
@@ -218,6 +222,6 @@ fn thousands_of_buffers_take_no_recursion_and_no_time() {
     let problem = network(3000);
     let solution = solve(&problem, &Limits { search_steps: 20_000_000, time: None }).unwrap();
     assert_eq!(check(&problem, &solution), Ok(()));
-    let empty = solve(&Problem::default(), &Limits::default()).unwrap();
+    let empty = solve(&ArenaProblem::default(), &Limits::default()).unwrap();
     assert_eq!(empty, Solution::default());
 }

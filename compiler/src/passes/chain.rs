@@ -1,17 +1,17 @@
 //! Keeps the largest feature maps out of memory. A convolution and each of its readers become a
-//! chain, which computes the convolution anew, stripe by stripe, for that reader. Chains cost
-//! arithmetic, so that only the strategies for small budgets have them.
+//! chain, which recomputes the convolution, stripe by stripe, for this reader. Chains cost
+//! arithmetic, so only the strategies for small budgets have them.
 
 use anyhow::Result;
 use kiln_ir::ops::chain::{Chain, Link, may_be_first};
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::{Graph, Op, ValueId};
 
-/// Largest number of weights of a chain's two ops, which are in memory together.
+/// Largest number of weights of a chain's two ops. Both ops' weights are in memory together.
 const MOST_WEIGHTS: usize = 1 << 20;
 
 /// Chains every convolution whose result is at least half as large as the largest value of the
-/// graph. Returns the number of results that it removed.
+/// graph. Returns the number of removed results.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let ops = super::ops_in_order(graph)?;
     let bytes = |graph: &Graph, id: &ValueId| graph.ty(*id).size_bytes();
@@ -46,7 +46,7 @@ fn first(graph: &Graph, id: ValueId) -> Option<Conv2d> {
 }
 
 /// A reader as the second op of a chain. `None` unless it reads the value once, as its only source,
-/// and the weights of both ops are few.
+/// and both ops have few weights.
 fn link(graph: &Graph, value: ValueId, user: ValueId) -> Option<Link> {
     let operands = graph.operands(user);
     if operands.first() != Some(&value) || operands[1..].contains(&value) {

@@ -1,35 +1,34 @@
-//! A `conv2d` or `matmul` node with its operands by role, as the fusing passes rewrite it.
+//! A `conv2d` or `matmul` node with its operands by role, for passes that fuse.
 
 use anyhow::Result;
 use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::{ContractionOperands, Graph, Op, ValueId};
 
-/// A node of a graph that is a contraction, taken apart.
+/// A contraction of a graph, taken apart.
 #[derive(Clone)]
 pub struct ContractionNode {
-    /// The node's op; its source count, prologue, epilogue and upsampling are replaced by the
-    /// fields below.
+    /// The node's op. The fields below replace its source count, prologue, epilogue and upsampling.
     pub op: Op,
-    /// Values read as one, concatenated along channels.
+    /// Values that are read as one, concatenated along channels.
     pub sources: Vec<ValueId>,
-    /// Scales and shifts of what is read, and the activation behind them (convolutions only).
+    /// Scales and shifts of the sources, and the activation after them (convolutions only).
     pub prologue: Option<(ValueId, Activation)>,
     /// Weights.
     pub weight: ValueId,
     /// Bias.
     pub bias: Option<ValueId>,
-    /// Row vector and its first column.
+    /// Row vector, and its first column that is added.
     pub row: Option<(ValueId, usize)>,
     /// Activation.
     pub activation: Activation,
     /// Residual.
     pub residual: Option<ValueId>,
-    /// Reads the feature map doubled (convolutions only).
+    /// Whether the feature map is read doubled (convolutions only).
     pub upsample: bool,
 }
 
 impl ContractionNode {
-    /// Takes a node apart; `None` if it is not a contraction.
+    /// Takes a node apart. `None` if it is not a contraction.
     pub fn of(graph: &Graph, id: ValueId) -> Option<Self> {
         let op = graph.node(id).op()?.clone();
         let values = graph.operands(id);
@@ -52,28 +51,28 @@ impl ContractionNode {
         })
     }
 
-    /// Whether nothing follows the sum.
+    /// Whether the epilogue is empty.
     pub fn is_bare(&self) -> bool {
         self.bias.is_none() && self.is_linear()
     }
 
-    /// Whether at most a bias follows the sum.
+    /// Whether the epilogue has at most a bias.
     pub fn is_linear(&self) -> bool {
         self.row.is_none() && self.activation == Activation::None && self.residual.is_none()
     }
 
-    /// Whether it is a convolution.
+    /// Whether the op is a convolution.
     pub fn is_conv(&self) -> bool {
         matches!(self.op, Op::Conv2d(_))
     }
 
-    /// Puts it together again in place of node `id`.
+    /// Replaces node `id` by the contraction.
     pub fn rewrite(self, graph: &mut Graph, id: ValueId) -> Result<()> {
         let (op, inputs) = self.assemble();
         Ok(graph.rewrite(id, op, &inputs)?)
     }
 
-    /// Adds it as a new node.
+    /// Adds the contraction as a new node.
     pub fn push(self, graph: &mut Graph, name: &str) -> Result<ValueId> {
         let (op, inputs) = self.assemble();
         Ok(graph.push(name, op, &inputs)?)

@@ -1,10 +1,11 @@
-//! Common subexpression elimination: of ops with equal attributes and operands, and of equal
-//! constants, one is left.
+//! Common-subexpression elimination: ops with equal attributes and operands become one op, and
+//! equal constants become one constant.
 
 use anyhow::Result;
 use kiln_ir::{Graph, NodeKind, ValueId};
 
-/// Merges equal nodes in topological order, so that equal subgraphs collapse.
+/// Merges equal nodes in topological order, so that equal subgraphs collapse. Returns the number of
+/// merged nodes.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut kept: Vec<ValueId> = Vec::new();
     let mut changes = 0;

@@ -1,5 +1,5 @@
-//! Lets contractions and group normalizations read two feature maps as one, so that their
-//! concatenation is never in memory.
+//! Lets contractions and group normalizations read two feature maps as one. The concatenation is
+//! never in memory.
 
 use anyhow::Result;
 use kiln_ir::ops::group_norm::GroupNorm;
@@ -7,10 +7,10 @@ use kiln_ir::{Graph, Op, ValueId};
 
 use super::contraction::ContractionNode;
 
-/// Most values that one kernel reads as one.
+/// Largest number of values that a kernel reads as one.
 const MAX_SOURCES: usize = 2;
 
-/// Folds every `concat` of two values into its readers that can take it.
+/// Folds every `concat` of two values into the readers that support it.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {

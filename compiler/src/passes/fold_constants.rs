@@ -1,6 +1,6 @@
 //! Moves work on constants to compile time.
 //!
-//! An op whose operands are all constant becomes a constant expression. A scaling in front of a
+//! An op whose operands are all constant becomes a constant expression. A scaling before a
 //! contraction becomes a scaling of its weights (zero padding commutes with it).
 
 use anyhow::Result;
@@ -8,7 +8,7 @@ use kiln_ir::{Graph, NodeKind, Op, ValueId, WeightExpr};
 
 use super::contraction::ContractionNode;
 
-/// Folds in topological order, so that chains fold in one run.
+/// Folds in topological order, so that sequences fold in one run.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {

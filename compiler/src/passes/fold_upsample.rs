@@ -1,4 +1,4 @@
-//! Lets a convolution read a feature map doubled by nearest neighbour, so that the doubled one is
+//! Lets a convolution read a feature map doubled by nearest neighbour. The doubled feature map is
 //! never in memory.
 
 use anyhow::Result;

@@ -1,4 +1,4 @@
-//! Moves activations into the epilogue of the contraction, or the normalization, that feeds them.
+//! Moves activations into the epilogue of the contraction, or into the normalization, before them.
 
 use anyhow::Result;
 use kiln_ir::ops::epilogue::Activation;

@@ -1,8 +1,8 @@
 //! Moves additions into the epilogue of a contraction. A constant row is a bias, a computed row
 //! is the timestep projection, and a value of the same shape is the residual.
 //!
-//! Runs before activations are fused, as an epilogue adds bias and row first, and again after it,
-//! as the residual comes last.
+//! Runs twice: before activations are fused, because an epilogue adds bias and row first, and after
+//! it, because the residual comes last.
 
 use anyhow::Result;
 use kiln_ir::ops::epilogue::Activation;
@@ -19,8 +19,8 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
         }
         let operands = graph.operands(add);
         let (mut a, mut b) = (operands[0], operands[1]);
-        // The shortcut of a residual block absorbs the addition, so that it is computed last: its
-        // own source is then the only other feature map in memory.
+        // The shortcut of a residual block absorbs the addition and so is computed last. Its own
+        // source is then the only other feature map in memory.
         let ops = (graph.node(a).op(), graph.node(b).op());
         if let (Some(Op::Conv2d(_)), Some(Op::Matmul(_))) = ops
             && graph.ty(a) == graph.ty(b)
@@ -34,7 +34,7 @@ pub fn run(graph: &mut Graph) -> Result<usize> {
     Ok(changes)
 }
 
-/// Fuses `producer + other` into `producer` if it is a contraction that nobody else reads.
+/// Fuses `producer + other` into `producer`, if it is a contraction without another reader.
 fn fuse(graph: &mut Graph, add: ValueId, producer: ValueId, other: ValueId) -> Result<bool> {
     if super::sole_user(graph, producer) != Some(add) {
         return Ok(false);

@@ -1,8 +1,8 @@
-//! Lets a convolution normalize its source, so that no normalized copy is in memory.
+//! Lets a convolution normalize its source. No normalized copy is in memory.
 //!
 //! A group normalization whose only reader is a convolution becomes one scale and one shift a
-//! channel, the convolution's prologue. 1x1 convolutions keep the normalization as an op: they read
-//! each element once, many rows at a time.
+//! channel, the convolution's prologue. 1x1 convolutions keep the normalization as an op, because
+//! they read each element once, many rows at a time.
 
 use anyhow::Result;
 use kiln_ir::ops::group_affine::GroupAffine;
@@ -10,7 +10,8 @@ use kiln_ir::{Graph, Op};
 
 use super::contraction::ContractionNode;
 
-/// Fuses every group normalization, with its activation, into the one convolution that reads it.
+/// Fuses every group normalization, with its activation, into the convolution that is its only
+/// reader.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {

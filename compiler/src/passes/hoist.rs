@@ -1,9 +1,9 @@
 //! Hoists loop-invariant ops out of the sampler's loop.
 //!
-//! A value that depends on the prompt alone (keys and values of cross-attention) moves to a network
-//! that runs once for each prompt. A value that depends on the timestep alone (the projected
-//! timestep embedding) moves to a network that runs for many timesteps at once. A value that
-//! crosses between networks is an output of the one and an input, of the same name, of the other.
+//! A value that depends only on the prompt (keys and values of cross-attention) moves to a network
+//! that runs once a prompt. A value that depends only on the timestep (the projected timestep
+//! embedding) moves to a network that runs for many timesteps at once. A value that crosses between
+//! networks is an output of one and an input, with the same name, of the other.
 
 use anyhow::Result;
 use kiln_bundle::plan::Role;
@@ -12,17 +12,17 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::model::{NetworkGraph, TIMESTEP_ROWS};
 
-/// The U-Net in three parts; the first two are `None` if nothing could be hoisted into them.
+/// The U-Net in three parts. The first two are `None` if nothing can be hoisted into them.
 pub struct Hoisted {
-    /// Depends on `context` alone.
+    /// The part that depends only on `context`.
     pub prompt: Option<Graph>,
-    /// Depends on `timestep` alone; `timestep_rows` rows.
+    /// The part that depends only on `timestep`, for `timestep_rows` rows.
     pub timestep: Option<Graph>,
     /// The rest.
     pub step: Graph,
 }
 
-/// Splits the U-Net; leaves other networks as they are.
+/// Splits the U-Net. Leaves other networks unchanged.
 pub fn run(network: &NetworkGraph) -> Result<Vec<NetworkGraph>> {
     if network.role != Role::Denoiser {
         return Ok(vec![network.clone()]);
@@ -39,7 +39,7 @@ pub fn run(network: &NetworkGraph) -> Result<Vec<NetworkGraph>> {
     Ok(parts.into_iter().filter_map(network).collect())
 }
 
-/// Splits a U-Net. The network of timesteps gets `timestep_rows` timesteps at a time.
+/// Splits a U-Net. The timestep projection gets `timestep_rows` timesteps at a time.
 pub fn hoist(unet: &Graph, timestep_rows: usize) -> Result<Hoisted> {
     let depends = dependencies(unet)?;
     let only = |input: &str| -> BTreeSet<ValueId> {
@@ -78,7 +78,7 @@ fn dependencies(graph: &Graph) -> Result<HashMap<ValueId, BTreeSet<String>>> {
     Ok(depends)
 }
 
-/// The subgraph of `set`. Constants are copied, other values from outside become inputs. Values
+/// The subgraph of `set`. Constants are copied. Other values from outside become inputs. Values
 /// that are read outside, and outputs of the graph, become outputs. `rows` replaces the extent of
 /// axis 0 of the inputs.
 fn extract(

@@ -1,5 +1,5 @@
-//! Makes one contraction of the projections that feed an attention and read the same value:
-//! q, k and v of self-attention, k and v of cross-attention.
+//! Merges the projections of an attention that read the same value into one contraction: q, k and v
+//! of self-attention, k and v of cross-attention.
 
 use anyhow::Result;
 use kiln_ir::ops::attention::{Attention, Columns};
@@ -7,7 +7,7 @@ use kiln_ir::{Graph, NodeKind, Op, TensorType, ValueId, WeightExpr};
 
 use super::contraction::ContractionNode;
 
-/// Merges for every attention in the graph.
+/// Merges the projections of every attention in the graph.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {
@@ -54,7 +54,7 @@ fn merge(graph: &mut Graph, id: ValueId, attention: Attention) -> Result<bool> {
     Ok(true)
 }
 
-/// A matmul of constant weights with at most a bias, read by the attention alone.
+/// A matmul with constant weights, at most a bias, and the attention as its only reader.
 fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<ContractionNode> {
     let c = ContractionNode::of(graph, value)?;
     let constant =
@@ -63,8 +63,8 @@ fn projection(graph: &Graph, value: ValueId, attention: ValueId) -> Option<Contr
     (!c.is_conv() && c.is_linear() && constant && alone).then_some(c)
 }
 
-/// One matmul with the columns of `matmuls` in order. All must read the same sources, have constant
-/// weights, and all or none must have a constant bias.
+/// One matmul with the columns of `matmuls` in order. All must read the same sources and have
+/// constant weights, and all or none must have a constant bias.
 pub fn merge_matmuls(graph: &mut Graph, matmuls: &[ValueId], name: &str) -> Result<ValueId> {
     let parts: Vec<ContractionNode> = matmuls
         .iter()

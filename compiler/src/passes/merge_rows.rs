@@ -1,5 +1,5 @@
-//! Makes one contraction of all the timestep projections: matmuls that read the same single row
-//! and are read only as the row vector of an epilogue.
+//! Merges all timestep projections into one contraction: matmuls that read the same single row, and
+//! whose only readers take them as the row vector of an epilogue.
 
 use anyhow::Result;
 use kiln_ir::{Graph, ValueId};
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::contraction::ContractionNode;
 use super::merge_qkv::merge_matmuls;
 
-/// Merges each group of two or more.
+/// Merges each group of two or more projections.
 pub fn run(graph: &mut Graph) -> Result<usize> {
     let mut groups: BTreeMap<(Vec<ValueId>, bool), Vec<ValueId>> = BTreeMap::new();
     for id in super::ops_in_order(graph)? {

@@ -1,8 +1,7 @@
-//! Graph to graph: each pass is one file, and [`PASSES`] lists them all in the order in which they
-//! run.
+//! Passes from graph to graph, one file each. [`PASSES`] lists them in the order in which they run.
 //!
-//! A pass changes a graph and says how often it did. The driver removes dead nodes, verifies the
-//! graph after every pass that changed it, and names the pass in any error.
+//! A pass changes a graph and returns the number of changes. The driver removes dead nodes,
+//! verifies the graph after every pass that changed it, and names the pass in any error.
 
 pub mod chain;
 pub(crate) mod contraction;
@@ -30,44 +29,45 @@ use kiln_bundle::plan::Role;
 
 /// A pass.
 pub struct Pass {
-    /// When it runs.
+    /// Stage in which the pass runs.
     pub stage: Stage,
     /// Name in errors and reports.
     pub name: &'static str,
-    /// What it does.
+    /// The function.
     pub run: Run,
 }
 
-/// When a pass runs. Stages are in order; a later one knows more of the plan.
+/// The stage in which a pass runs. Stages are in order. A later stage knows more of the plan.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
-    /// On every graph as it was built: computes things once, or at compile time.
+    /// On every new graph: removes duplicate work, or moves work to compile time.
     Declutter,
-    /// On every graph: makes one op of several.
+    /// On every graph: merges several ops into one.
     Fuse,
-    /// For a strategy, before the split: what crosses between networks has one type on both sides.
+    /// For a strategy, before the split, so that a value between networks has one type on both
+    /// sides.
     Strategy,
-    /// Takes networks that run more rarely out of the U-Net.
+    /// Splits networks that run less often from the U-Net.
     Split,
     /// For a device and a strategy, on each network.
     Device,
 }
 
-/// What a pass does to a graph; the number is that of the places it changed.
+/// The function of a pass. A returned number counts changes.
 pub enum Run {
     /// Rewrites every graph.
     Always(fn(&mut Graph) -> Result<usize>),
     /// Rewrites the graphs for which the condition holds.
     If(fn(&Setting) -> bool, fn(&mut Graph) -> Result<usize>),
-    /// Rewrites a graph as device and strategy ask for it.
+    /// Rewrites a graph for a device and a strategy.
     For(fn(&mut Graph, &Setting) -> Result<usize>),
-    /// Makes several networks of the U-Net.
+    /// Splits the U-Net into several networks.
     Split(fn(&NetworkGraph) -> Result<Vec<NetworkGraph>>),
 }
 
-/// What a graph is optimized for.
+/// The target of an optimization.
 pub struct Setting<'a> {
-    /// What its network is for.
+    /// Role of the graph's network.
     pub role: Role,
     /// The strategy.
     pub strategy: Strategy,
@@ -83,7 +83,7 @@ pub const PASSES: &[Pass] = &[
     Pass { stage: Stage::Declutter, name: "fold_concat", run: Run::Always(fold_concat::run) },
     Pass { stage: Stage::Fuse, name: "fuse_add", run: Run::Always(fuse_add::run) },
     Pass { stage: Stage::Fuse, name: "fuse_activation", run: Run::Always(fuse_activation::run) },
-    // Residuals, which an epilogue adds after the activation.
+    // For residuals, which an epilogue adds after the activation.
     Pass { stage: Stage::Fuse, name: "fuse_add_again", run: Run::Always(fuse_add::run) },
     Pass { stage: Stage::Fuse, name: "merge_qkv", run: Run::Always(merge_qkv::run) },
     Pass { stage: Stage::Fuse, name: "merge_rows", run: Run::Always(merge_rows::run) },
@@ -102,13 +102,13 @@ fn stores_fp16(setting: &Setting) -> bool {
     setting.strategy.activations == DType::F16
 }
 
-/// The largest feature maps are those of the autoencoder.
+/// The largest feature maps are in the autoencoder.
 fn recomputes(setting: &Setting) -> bool {
     setting.strategy.recompute && matches!(setting.role, Role::ImageEncoder | Role::Decoder)
 }
 
 impl Pass {
-    /// Runs it on one graph, removes dead nodes and verifies; returns how many places it changed.
+    /// Runs the pass on one graph, removes dead nodes and verifies. Returns the number of changes.
     fn rewrite(&self, graph: &mut Graph, setting: Option<&Setting>) -> Result<usize> {
         let at = format!("{} after pass {}", graph.name, self.name);
         let changes = match (&self.run, setting) {
@@ -137,14 +137,14 @@ impl Pass {
     }
 }
 
-/// Runs the passes that depend on nothing but the graph; returns how many places each changed.
+/// Runs the passes that depend only on the graph. Returns the number of changes of each.
 pub fn optimize(graph: &mut Graph) -> Result<Vec<(&'static str, usize)>> {
     verify::verify(graph).with_context(|| format!("{} before any pass", graph.name))?;
     let always = PASSES.iter().filter(|pass| matches!(pass.run, Run::Always(_)));
     always.map(|pass| Ok((pass.name, pass.rewrite(graph, None)?))).collect()
 }
 
-/// Runs the passes of some stages on networks; there are more of them after [`Stage::Split`].
+/// Runs the passes of some stages on networks. [`Stage::Split`] adds networks.
 pub fn run(
     stages: RangeInclusive<Stage>,
     mut networks: Vec<NetworkGraph>,
@@ -164,8 +164,8 @@ pub fn run(
     Ok(networks)
 }
 
-/// The only reader of a value, if there is exactly one that reads it once and the value is not
-/// an output.
+/// The only reader of a value. `None` if there are several, if it reads the value more than once,
+/// or if the value is an output.
 fn sole_user(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let users = graph.users(value);
     let [user] = users.as_slice() else { return None };
@@ -173,7 +173,7 @@ fn sole_user(graph: &Graph, value: ValueId) -> Option<ValueId> {
     (uses == 1 && !graph.is_output(value)).then_some(*user)
 }
 
-/// The ops of a graph in topological order, taken before the pass changes anything.
+/// The ops of a graph in topological order. The list does not follow later changes.
 fn ops_in_order(graph: &Graph) -> Result<Vec<ValueId>> {
     let order = graph.topological()?;
     Ok(order.into_iter().filter(|id| graph.node(*id).op().is_some()).collect())

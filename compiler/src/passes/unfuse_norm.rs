@@ -1,8 +1,7 @@
-//! Makes normalizations ops of their own again, where a device normalizes a feature map in one
-//! launch.
+//! Restores normalizations as separate ops, if a device normalizes a feature map in one launch.
 //!
-//! The opposite of `fuse_norm`. A fused normalization needs less memory, but a launch before the
-//! convolution finds its scales and shifts. For a small feature map that launch takes longer than
+//! The opposite of `fuse_norm`. A fused normalization needs less memory, but an additional launch
+//! that computes its scales and shifts. For a small feature map this launch takes longer than
 //! writing and reading a normalized copy.
 
 use anyhow::Result;
@@ -13,8 +12,8 @@ use kiln_kernels::{Operand, Problem, candidates};
 use super::Setting;
 use super::contraction::ContractionNode;
 
-/// Unfuses the normalizations that the target computes in one launch, if the strategy's limit of
-/// scratch memory has room for the copy.
+/// Unfuses the normalizations that the target computes in one launch, if the copy fits into the
+/// strategy's limit of scratch memory.
 pub fn run(graph: &mut Graph, setting: &Setting) -> Result<usize> {
     let Setting { strategy, profile, .. } = setting;
     let max_scratch_bytes = strategy.scratch.limit_bytes();
@@ -35,7 +34,7 @@ pub fn run(graph: &mut Graph, setting: &Setting) -> Result<usize> {
     })
 }
 
-/// Unfuses every normalization for which `worth` says so, given the op and its operands.
+/// Unfuses every normalization for which `worth` returns true, given the op and its operands.
 pub fn unfuse(graph: &mut Graph, worth: impl Fn(&Graph, &Op, &[ValueId]) -> bool) -> Result<usize> {
     let mut changes = 0;
     for id in super::ops_in_order(graph)? {

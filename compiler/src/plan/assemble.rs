@@ -1,4 +1,4 @@
-//! Writes the decisions down as the plan that the runtime walks.
+//! Writes the decisions as the plan that the runtime executes.
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{
@@ -19,24 +19,24 @@ use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
 use super::time::LaunchCost;
 
-/// No warnings: the sources are tested, and drivers print them on the user's terminal.
+/// Disables warnings. The sources are tested, and drivers print warnings on the user's terminal.
 const BUILD_OPTIONS: &str = "-w";
 
-/// Everything that was decided.
+/// All decisions of the planner.
 pub struct Decisions<'a> {
     /// The networks as launches.
     pub networks: &'a [LoweredNetwork],
-    /// Their constants.
+    /// The networks' constants.
     pub blocks: &'a Blocks,
-    /// Their buffers.
+    /// The networks' buffers.
     pub lifetimes: &'a Lifetimes,
     /// Addresses.
     pub placement: &'a Placement,
-    /// Where the budget goes.
+    /// The parts of the budget.
     pub memory: MemoryPlan,
-    /// Alignment of every offset.
+    /// Alignment of every offset, in bytes.
     pub align_bytes: u64,
-    /// Longest predicted launch; 0 for no limit.
+    /// Longest predicted launch in nanoseconds; 0 for no limit.
     pub max_dispatch_ns: u64,
 }
 
@@ -114,7 +114,7 @@ fn loads(plan: &Plan, network: usize) -> Vec<BlockId> {
     blocks
 }
 
-/// The resident blocks whose bytes are part of another buffer that is live while a network runs.
+/// The resident blocks whose bytes another buffer reuses while a network runs.
 fn overwrites(plan: &Plan, network: usize) -> Vec<BlockId> {
     let (lower, upper) = plan.span(network);
     let live = |buffer: &&Buffer| buffer.lower < upper && lower < buffer.upper;
@@ -133,7 +133,7 @@ fn overwrites(plan: &Plan, network: usize) -> Vec<BlockId> {
     blocks.filter(|(_, block)| is_overwritten(block)).map(|(id, _)| id).collect()
 }
 
-/// What the kernels need beyond OpenCL C 1.2.
+/// OpenCL extensions that the kernels need.
 fn extensions(kernels: &[Kernel]) -> Vec<String> {
     let half = kernels.iter().any(|kernel| kernel.half_arithmetic);
     half.then(|| HALF_EXTENSION.to_string()).into_iter().collect()
@@ -144,7 +144,7 @@ fn resident(decisions: &Decisions, block: usize) -> Option<usize> {
     list.iter().find(|(b, _)| *b == block).map(|(_, buffer)| *buffer)
 }
 
-/// Steps of the launches and networks, for turning launch time into step time.
+/// The step of each launch, and the steps of each network. They convert launch time to step time.
 #[derive(Default)]
 struct Times {
     launches: Vec<u32>,
@@ -184,7 +184,7 @@ struct Assembler<'a> {
     now: u32,
     local_mem_bytes: u64,
     work_group_size: u64,
-    /// Block in each slot, and when the slot was last freed.
+    /// The block in each slot, and the time at which the slot was last freed.
     slots: Vec<(Option<usize>, u32)>,
 }
 
@@ -325,7 +325,7 @@ impl<'a> Assembler<'a> {
             .map(|arg| match *arg {
                 Argument::U32(v) => Ok(Arg::U32(v)),
                 Argument::F32(v) => Ok(Arg::F32(v)),
-                Argument::Late(slot) => bail!("a kernel was not told {slot:?}"),
+                Argument::Late(slot) => bail!("argument {slot:?} of a kernel is not bound"),
                 Argument::Output => Ok(self.whole(self.buffer(network, op.id), Access::Write)),
                 Argument::Scratch { index, written } => {
                     let id = self.decisions.lifetimes.scratch[&(network, op_index)][index];
@@ -402,7 +402,7 @@ fn source(edge: Edge) -> Source {
     }
 }
 
-/// The plan's name of a storage type.
+/// The plan's type for a storage type.
 pub fn dtype(dtype: kiln_ir::DType) -> DType {
     match dtype {
         kiln_ir::DType::F32 => DType::F32,

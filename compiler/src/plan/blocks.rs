@@ -1,7 +1,7 @@
-//! Groups the constants of a network into blocks: what is loaded and freed together.
+//! Groups the constants of a network into blocks, which are loaded and freed as a whole.
 //!
-//! The large constants of an op form one block for each launch that first reads them, so that an
-//! op whose weights were split over launches streams piece by piece. The small ones of a whole
+//! The large constants of an op form one block for each launch that first reads them. An op whose
+//! weights are split over launches therefore streams piece by piece. The small constants of a
 //! network (biases, norms) form one block that stays resident while the network runs.
 
 use kiln_bundle::plan::BlockKind;
@@ -10,44 +10,45 @@ use std::collections::HashMap;
 
 use super::lower::{LoweredNetwork, Work};
 
-/// Regions smaller than this are not worth a read of their own.
+/// Smallest region with a read of its own, in bytes.
 const SMALL_BYTES: u64 = 64 << 10;
 
-/// A region of a packed constant, and where it is in its block.
+/// A region of a packed constant, and its position in a block.
 #[derive(Clone, Debug)]
 pub struct Piece {
     /// Index into [`LoweredNetwork::ops`].
     pub op: usize,
-    /// Which input of the op.
+    /// Index of the op's input.
     pub input: usize,
-    /// Start in the packed constant.
+    /// Start in the packed constant, in bytes.
     pub offset_bytes: u64,
-    /// Length.
+    /// Length in bytes.
     pub len_bytes: u64,
-    /// Start in the block.
+    /// Start in the block, in bytes.
     pub at_bytes: u64,
 }
 
 /// A block before its bytes exist.
 #[derive(Clone, Debug)]
 pub struct BlockDraft {
-    /// Name of the op that reads it.
+    /// Name of the op that reads the block.
     pub name: String,
     /// Index of the network.
     pub network: usize,
-    /// What it holds.
+    /// Contents of the block.
     pub pieces: Vec<Piece>,
-    /// Length.
+    /// Length in bytes.
     pub len_bytes: u64,
-    /// First and last launch that reads it, counted over the network.
+    /// First and last launch that read the block, counted over the network.
     pub launches: (u32, u32),
-    /// What kind of constants it holds. Those of [`BlockKind::Constants`] are always resident.
+    /// Kind of the constants. [`BlockKind::Constants`] are always resident.
     pub kind: BlockKind,
-    /// Arithmetic of the launches that read it, which its loading can hide behind.
+    /// Arithmetic of the launches that read the block, in FLOP. The block's load can hide behind
+    /// it.
     pub flops: u64,
 }
 
-/// Where a constant argument is: `(network, op, input, offset)` -> block and start in it.
+/// Positions of constant arguments: `(network, op, input, offset)` -> block and start in it.
 pub type Places = HashMap<(usize, usize, usize, u64), (usize, u64)>;
 
 /// Blocks of all networks, in the order in which they are written.
@@ -55,7 +56,7 @@ pub type Places = HashMap<(usize, usize, usize, u64), (usize, u64)>;
 pub struct Blocks {
     /// The blocks.
     pub drafts: Vec<BlockDraft>,
-    /// Where each constant argument is.
+    /// Position of each constant argument.
     pub places: Places,
 }
 

@@ -1,28 +1,28 @@
 //! Splits launches that would occupy the device for too long.
 //!
-//! A phone's driver stops kernels that run for long, and its screen waits for the others. A long
-//! launch becomes several parts along one axis of its global size, which run one after another.
-//! Each part begins where the one before ended (`global_work_offset`), so that kernels, arguments
-//! and results are the same.
+//! A phone's driver stops kernels that run for too long, and its screen waits for the others. A
+//! long launch becomes several parts along one axis of its global size, which run in sequence. Each
+//! part begins at the end of the previous one (`global_work_offset`), so kernels, arguments and
+//! results are the same.
 
 use anyhow::{Result, bail};
 use kiln_kernels::{Launch, Lowering};
 
 use super::time::LaunchCost;
 
-/// Where a launch lies in the launch that it was split from.
+/// The position of a launch in the launch that it is a part of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
     /// First work-item.
     pub offset: [u64; 3],
-    /// Global size of the whole launch; [`Launch::global`] is that of this part.
+    /// Global size of the whole launch. [`Launch::global`] is the size of this part.
     pub range: [u64; 3],
 }
 
 /// Splits the launches of a lowering, and their costs, so that none is predicted to take more than
-/// `max_ns` (0: no limit). Returns one part a launch.
+/// `max_ns` nanoseconds (0: no limit). Returns one part for each resulting launch.
 ///
-/// `launch_ns` is the fixed time of a launch.
+/// `launch_ns` is the fixed time of a launch, in nanoseconds.
 /// Errors: a single work-group takes longer.
 pub fn cut(
     lowering: &mut Lowering,
@@ -60,8 +60,8 @@ pub fn cut(
     Ok(parts)
 }
 
-/// The axis along which a launch is split, the outermost that is long enough, and the work-items of
-/// a part.
+/// The axis along which a launch is split, the outermost one that is long enough, and the
+/// work-items of a part.
 fn axis(launch: &Launch, cost: LaunchCost, max_ns: u64, launch_ns: u64) -> Result<(usize, u64)> {
     let work_ns = cost.ns.saturating_sub(launch_ns);
     let group = launch.local.unwrap_or([1; 3]);

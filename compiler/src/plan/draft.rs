@@ -1,4 +1,4 @@
-//! A draft: lowered networks with blocks and live ranges, of which plans are made by placing it.
+//! A draft: lowered networks with blocks and live ranges. Placing a draft makes a plan.
 
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
@@ -16,9 +16,9 @@ use crate::request::PlanRequest;
 use crate::size::mib;
 use crate::strategy::Strategy;
 
-/// Networks lowered by one strategy, before anything has an address.
+/// Networks lowered by one strategy, without addresses.
 pub struct Draft {
-    /// How the budget is spent.
+    /// The strategy.
     pub strategy: Strategy,
     networks: Vec<LoweredNetwork>,
     blocks: Blocks,
@@ -27,18 +27,18 @@ pub struct Draft {
     manifest: Manifest,
 }
 
-/// The result of placing a draft.
+/// Result of placing a draft.
 pub enum Outcome {
-    /// It fits.
+    /// The plan fits the budget.
     Fits(Box<Plan>),
-    /// It needs more than the budget.
+    /// The plan needs more than the budget.
     TooLarge(Shortfall),
 }
 
 impl Draft {
     /// Groups the weights of networks into blocks and finds the live ranges of their buffers.
     ///
-    /// Errors: a launch reads more weights together than the device allocates at once.
+    /// Errors: the weights of a launch exceed the device's largest allocation.
     pub fn new(
         networks: Vec<LoweredNetwork>,
         manifest: Manifest,
@@ -69,8 +69,8 @@ impl Draft {
         self.networks.iter().map(of_network).fold(0, u64::saturating_add)
     }
 
-    /// Places everything, with at most `most_kept_bytes` of the repeated network's weights
-    /// resident. The plan has no rationale but the rates.
+    /// Places all buffers, with at most `most_kept_bytes` of the denoiser's weights resident. The
+    /// plan's rationale has only the rates.
     pub fn place(&self, request: &PlanRequest, most_kept_bytes: u64) -> Result<Outcome> {
         let (profile, beside) = (request.profile, &self.beside);
         let align_bytes = profile.memory.base_align_bytes;
@@ -109,24 +109,25 @@ impl Draft {
         Ok(Outcome::Fits(Box::new(plan)))
     }
 
-    /// One of its plans with the reasons for it, and what is needed to write its weights.
+    /// Adds the rationale to a plan of this draft, and returns it with the data for writing its
+    /// weights.
     pub fn finish(self, mut plan: Plan, request: &PlanRequest) -> Result<Planned> {
         plan.rationale = rationale(&self.networks, &plan, self.strategy, request)?;
         Ok(Planned { plan, networks: self.networks, blocks: self.blocks })
     }
 }
 
-/// A plan, and what is needed to write its weights.
+/// A plan, and the data for writing its weights.
 pub struct Planned {
-    /// The plan; weights have no offsets or checksums yet.
+    /// The plan. Its weights have no offsets or checksums yet.
     pub plan: Plan,
-    /// The networks as launches, with the storage type and order of every constant.
+    /// The networks as launches, with the storage type and packing of every constant.
     pub networks: Vec<LoweredNetwork>,
-    /// Their constants.
+    /// The networks' constants.
     pub blocks: Blocks,
 }
 
-/// Refuses weights that one launch reads together and no single allocation holds.
+/// Refuses weights of one launch that exceed the largest allocation.
 fn check_blocks(blocks: &Blocks, max_alloc_bytes: u64) -> Result<()> {
     match blocks.drafts.iter().find(|block| block.len_bytes > max_alloc_bytes) {
         None => Ok(()),

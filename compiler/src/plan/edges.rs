@@ -1,7 +1,7 @@
-//! Edges: where each input of each network comes from.
+//! Edges: the source of each input of each network.
 //!
-//! An input comes from the output of the same name in the last network before, or from the host. The
-//! one alias: an input `context` is the text encoder's `embedding`.
+//! An input comes from the output with the same name in the last earlier network, or from the host.
+//! There is one alias: an input `context` is the text encoder's `embedding`.
 
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{Feed, GUIDANCE_BRANCHES, Role, Slice};
@@ -25,9 +25,9 @@ pub enum Edge {
     },
 }
 
-/// The sources of all inputs of all networks, which are in execution order.
+/// The sources of all inputs of all networks. Networks are in execution order.
 ///
-/// Errors: an input that nothing provides, or that fits its output by no slice.
+/// Errors: an input has no source, or no slice of its output fits.
 pub fn edges(networks: &[LoweredNetwork]) -> Result<Vec<Vec<Edge>>> {
     let of_network = |index: usize| {
         let inputs = networks[index].source.graph.inputs();
@@ -62,7 +62,7 @@ fn edge(networks: &[LoweredNetwork], index: usize, id: kiln_ir::ValueId) -> Resu
     }))
 }
 
-/// The part of an output that an input is.
+/// The slice of an output that fits an input.
 fn slice(producer: Role, from: &TensorType, to: &TensorType) -> Option<Slice> {
     let (from_bytes, to_bytes) = (from.size_bytes(), to.size_bytes());
     if from == to {

@@ -1,7 +1,7 @@
-//! Lifetimes: the buffers, and the launches over which each is live.
+//! Live ranges: the buffers, and the launches over which each is live.
 //!
-//! Time here counts launches over all networks in execution order. The steps that load and free
-//! weights are put between launches later and change no order.
+//! Time here counts launches over all networks in execution order. Loads and frees of weights are
+//! inserted between launches later and change no order.
 
 use anyhow::Result;
 use kiln_bundle::plan::{BlockKind, BufferKind, Role, Slice};
@@ -15,37 +15,37 @@ use super::lower::{LoweredNetwork, Work};
 /// A buffer without an address.
 #[derive(Clone, Debug)]
 pub struct BufferDraft {
-    /// Name of the value it holds.
+    /// Name of the value in the buffer.
     pub name: String,
-    /// What it holds.
+    /// Kind of the contents.
     pub kind: BufferKind,
-    /// Length.
+    /// Length in bytes.
     pub len_bytes: u64,
-    /// First launch at which it is live.
+    /// First launch of the live range.
     pub lower: u32,
-    /// First launch at which it is no longer live.
+    /// First launch after the live range.
     pub upper: u32,
 }
 
-/// All buffers but the resident weights, which are chosen later.
+/// All buffers except resident weights, which are chosen later.
 #[derive(Default)]
 pub struct Lifetimes {
-    /// Where each input of each network comes from, in the order of the graph's inputs.
+    /// Sources of each network's inputs, in the order of the graph's inputs.
     pub edges: Vec<Vec<Edge>>,
     /// Half-open interval of launches of each network.
     pub spans: Vec<(u32, u32)>,
     /// The buffers.
     pub buffers: Vec<BufferDraft>,
-    /// Buffer of each value, by network.
+    /// Index of the buffer of each value, by network.
     pub values: HashMap<(usize, ValueId), usize>,
-    /// Buffers of each op's scratch, by network and op.
+    /// Indices of the buffers of each op's scratch memory, by network and op.
     pub scratch: HashMap<(usize, usize), Vec<usize>>,
-    /// Buffer of each small block.
+    /// Index of the buffer of each small block.
     pub small: HashMap<usize, usize>,
 }
 
 impl Lifetimes {
-    /// Computes them for networks in execution order.
+    /// Computes the live ranges for networks in execution order.
     ///
     /// Errors: an input has no source.
     pub fn new(networks: &[LoweredNetwork], blocks: &Blocks) -> Result<Self> {
@@ -79,7 +79,8 @@ impl Lifetimes {
     }
 
     /// Interval over which resident weights of a network must stay. The timestep projection may run
-    /// again between two steps of the sampler, so the denoiser's weights must outlive it too.
+    /// again between two steps of the sampler, so the interval of the denoiser's weights includes
+    /// it.
     pub fn weight_span(&self, networks: &[LoweredNetwork], index: usize) -> (u32, u32) {
         let (mut lower, upper) = self.spans[index];
         if networks[index].source.role == Role::Denoiser {
@@ -171,8 +172,8 @@ impl Lifetimes {
     }
 }
 
-/// The value whose memory an op's result takes: the same network computed it, no later op reads it,
-/// and the op's kernels allow it.
+/// The value whose memory an op's result reuses. The same network computed it, no later op reads
+/// it, and the op's kernels allow it.
 fn in_place(network: &LoweredNetwork, op_index: usize) -> Option<ValueId> {
     let graph = &network.source.graph;
     let op = &network.ops[op_index];
@@ -204,7 +205,7 @@ mod tests {
     use kiln_ir::ops::{epilogue::Epilogue, pointwise::Add};
     use kiln_ir::{Graph, TensorType, WeightExpr};
 
-    /// `silu(x) W + residual`, and whether the sum is where the residual was.
+    /// Builds `silu(x) W + residual`. Returns whether the sum reuses the residual's memory.
     fn shares(build: impl Fn(&mut Graph, ValueId, ValueId) -> (ValueId, ValueId)) -> bool {
         let mut graph = Graph::new("test");
         let x = graph.input("latent", TensorType::f32(&[8, 64]));
@@ -244,18 +245,18 @@ mod tests {
             let residual = silu(graph, x);
             (residual, sum(graph, x, w, residual))
         }));
-        // Read by a later op.
+        // A later op reads the residual.
         assert!(!shares(|graph, x, w| {
             let residual = silu(graph, x);
             let y = sum(graph, x, w, residual);
             (residual, graph.push("later", Add, &[y, residual]).unwrap())
         }));
-        // What the sum multiplies is also what it adds.
+        // The sum multiplies and adds the same value.
         assert!(!shares(|graph, x, w| {
             let residual = silu(graph, x);
             (residual, sum(graph, residual, w, residual))
         }));
-        // The host wrote it.
+        // The host wrote the value.
         assert!(!shares(|graph, x, w| (x, sum(graph, x, w, x))));
     }
 }

@@ -1,6 +1,6 @@
-//! Lowers a model: its networks as kernel launches, in execution order.
+//! Lowers a model: its networks become kernel launches, in execution order.
 //!
-//! parts of the model -> passes up to the split -> passes for the device -> schedule -> a variant
+//! Parts of the model -> passes up to the split -> passes for the device -> schedule -> a variant
 //! and its launches for every op.
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -22,39 +22,39 @@ use crate::storage::Storage;
 use crate::strategy::{Selection, Strategy};
 use kiln_bundle::plan::Role;
 
-/// How an op is done.
+/// The implementation of an op.
 pub enum Work {
-    /// By kernels.
+    /// Kernels.
     Kernels {
         /// Name of the variant.
         variant: &'static str,
-        /// Its launches.
+        /// The variant's launches.
         lowering: Lowering,
         /// Cost of each launch.
         costs: Vec<LaunchCost>,
-        /// The work-items of each launch.
+        /// The position of each launch in the launch that it is a part of.
         parts: Vec<Part>,
-        /// Inputs whose memory the output may take.
+        /// Inputs whose memory the output may reuse.
         in_place: Vec<usize>,
-        /// What the variant was chosen from, and its index there.
+        /// The options for this op, and the index of the chosen one.
         options: (Arc<Options>, usize),
     },
-    /// By reading rows of a table from the bundle.
+    /// Reads rows of a table from the bundle.
     Gather,
 }
 
-/// An op and how it is done.
+/// An op and its implementation.
 pub struct LoweredOp {
     /// The node.
     pub id: ValueId,
-    /// Its operands as its kernels see them: constants have their storage type.
+    /// The operands for kernels: constants have their storage type.
     pub inputs: Vec<Operand>,
-    /// What it does.
+    /// The implementation.
     pub work: Work,
 }
 
 impl LoweredOp {
-    /// Instants that the op takes.
+    /// Number of launches, or 1 for a gather.
     pub fn launch_count(&self) -> usize {
         match &self.work {
             Work::Kernels { lowering, .. } => lowering.launches.len(),
@@ -62,7 +62,7 @@ impl LoweredOp {
         }
     }
 
-    /// Storage order of a constant input.
+    /// Packing of a constant input.
     pub fn packing(&self, input: usize) -> Packing {
         let chosen = match &self.work {
             Work::Kernels { lowering, .. } => {
@@ -76,16 +76,16 @@ impl LoweredOp {
 
 /// A network as launches in execution order.
 pub struct LoweredNetwork {
-    /// Where it came from.
+    /// The network before lowering.
     pub source: NetworkGraph,
-    /// Its ops, scheduled.
+    /// The ops in scheduled order.
     pub ops: Vec<LoweredOp>,
 }
 
-/// Results that strategies have in common: most of their networks and problems are the same.
+/// Results that strategies share. Most of their networks and problems are the same.
 #[derive(Default)]
 pub struct LoweringCache {
-    /// Networks before the passes for the device, by what the passes before depend on.
+    /// Networks before the passes for the device, by the settings that those passes depend on.
     networks: HashMap<(usize, DType, bool), Vec<NetworkGraph>>,
     /// Options by problem.
     options: HashMap<String, Arc<Options>>,
@@ -93,8 +93,8 @@ pub struct LoweringCache {
 
 /// Lowers a model by a strategy: its networks in execution order.
 ///
-/// `cache` must be used for one model and one device only.
-/// Errors: an op without a variant for the target, by name; a pass that breaks a graph.
+/// `cache` belongs to one model and one device.
+/// Errors: an op has no variant for the target; a pass breaks a graph.
 pub fn lower_model(
     model: &dyn Model,
     strategy: Strategy,
@@ -115,7 +115,7 @@ pub fn lower_model(
     networks.into_iter().map(lower).collect()
 }
 
-/// The networks of a model after all passes but those for the device, in execution order.
+/// The networks of a model in execution order, after all passes except those for the device.
 fn networks(
     model: &dyn Model,
     strategy: Strategy,
@@ -125,7 +125,8 @@ fn networks(
         let stages = Stage::Declutter..=Stage::Split;
         passes::run(stages, parts(model, batch)?, strategy, profile)
     };
-    // Networks outside of the loop serve both branches of guidance, whatever the batch in the loop.
+    // Networks outside the loop serve both branches of guidance, regardless of the batch in the
+    // loop.
     let mut networks = split(GUIDANCE_BRANCHES)?;
     if strategy.guidance_batch != GUIDANCE_BRANCHES {
         let is_step = |network: &NetworkGraph| network.role == Role::Denoiser;
@@ -140,7 +141,7 @@ fn networks(
 
 /// Lowers a network.
 ///
-/// Errors: an op without a variant for the target, by name.
+/// Errors: an op has no variant for the target.
 pub fn lower(
     source: NetworkGraph,
     profile: &DeviceProfile,
@@ -199,7 +200,7 @@ fn kernels(
     Ok(Work::Kernels { variant, lowering, costs, parts, in_place, options })
 }
 
-/// Checks the limits of the target on every launch, without trust in the variant.
+/// Checks the limits of the target on every launch, independently of the variant.
 fn check_limits(lowering: &Lowering, target: &Target) -> Result<()> {
     if lowering.launches.is_empty() {
         bail!("lowers to no launch");

@@ -1,4 +1,4 @@
-//! Every part of the budget but the arena.
+//! Every part of the budget except the arena.
 
 use kiln_bundle::plan::{BlockKind, Manifest, MemoryPlan};
 use std::collections::HashSet;
@@ -8,21 +8,22 @@ use super::lower::{LoweredNetwork, LoweredOp, Work};
 use crate::device::DeviceProfile;
 use crate::size::MIB;
 
-/// Host memory of the tokenizer (vocabulary and merge ranks as hash maps), of the buffers of direct
-/// reads (2 MiB) and of the program itself.
+/// Host memory in bytes of the tokenizer (vocabulary and merge ranks as hash maps), of the buffers
+/// for direct reads (2 MiB) and of the program.
 const HOST_FIXED_BYTES: u64 = 16 * MIB;
 
-/// Host memory of the decoded image, three channels a pixel: in `f32`, twice while its layout
-/// changes, and as bytes, plain and compressed.
+/// Host memory of the decoded image in bytes a pixel, three channels: twice in `f32` while its
+/// layout changes, and as bytes, plain and compressed.
 const HOST_BYTES_PER_PIXEL: u64 = 3 * (4 + 4 + 1 + 1);
 
-/// Host memory of a launch, an estimate: its step in the plan, its kernel object and arguments.
+/// Estimated host memory of a launch in bytes: its step in the plan, its kernel object and
+/// arguments.
 const HOST_BYTES_PER_LAUNCH: u64 = 2048;
 
 /// The memory plan without an arena.
 ///
-/// Slots are sized by the largest block that may be streamed. A block of the repeated network may
-/// turn out resident, so its slot may be larger than needed, never smaller.
+/// Slots are sized by the largest block that may be streamed. A block of the denoiser may become
+/// resident later, so its slot may be larger than needed, but never smaller.
 pub fn beside_arena(
     networks: &[LoweredNetwork],
     blocks: &Blocks,

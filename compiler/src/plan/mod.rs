@@ -1,4 +1,4 @@
-//! The memory plan: where every buffer is, and when.
+//! The memory plan: the address and the live range of every buffer.
 //!
 //! For each strategy: [`lower`] (variants of kernels, in scheduled order) -> [`blocks`] (constants)
 //! -> [`edges`] -> [`lifetime`] -> [`residency`] (addresses in the [`arena`], resident weights) ->
@@ -34,17 +34,16 @@ use lower::{LoweringCache, lower_model};
 use shortfall::Shortfall;
 use time::Prediction;
 
-/// Limits of the repeated network's resident weights, in bytes, that are tried beside "as many as
-/// fit". Resident weights are read before the first pass, so that more of them may make a picture
-/// of [`time::SAMPLER_STEPS`] steps slower. Each limit costs a placement, so that there are few of
-/// them.
+/// Limits of the denoiser's resident weights, in bytes, that are tried in addition to "as many as
+/// fit". Resident weights are read before the first pass, so more of them may make an image of
+/// [`time::SAMPLER_STEPS`] steps slower. Each limit costs a placement, so the list is short.
 const RESIDENT_LIMITS_BYTES: [u64; 6] = [0, 64 * MIB, 128 * MIB, 256 * MIB, 512 * MIB, 1024 * MIB];
 
-/// Plans a model under a budget, without reading any weights: of the strategies that fit the one
-/// with the least predicted time of a picture.
+/// Plans a model under a budget, without reading any weights. Takes the fitting strategy with the
+/// least predicted time of an image.
 ///
-/// Errors: the budget is too small (with the smallest feasible one and what sets it); an op has
-/// no kernel for the device.
+/// Errors: the budget is too small (the error has the smallest feasible budget and its reason); an
+/// op has no kernel for the device.
 pub fn plan_model(
     model: &dyn Model,
     profile_name: &str,
@@ -116,7 +115,7 @@ fn attempt(strategy: Strategy, needs_bytes: Option<u64>) -> Attempt {
 pub struct DoesNotFit {
     /// The budget, in bytes.
     pub budget_bytes: u64,
-    /// The need of the strategy with the smallest one.
+    /// Shortfall of the strategy with the smallest need.
     pub shortfall: Shortfall,
 }
 

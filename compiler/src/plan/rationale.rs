@@ -1,5 +1,5 @@
-//! Records the reasons of a plan: for each op the verdict on every variant, and how weights are
-//! stored.
+//! Records the reasons of a plan: the verdict on every variant of each op, and the storage of
+//! weights.
 
 use anyhow::Result;
 use kiln_bundle::plan::{Plan, Step};
@@ -15,7 +15,7 @@ use crate::request::PlanRequest;
 use crate::storage::{Storage, weight_indices};
 use crate::strategy::Strategy;
 
-/// The rationale of an assembled plan, but for the strategies that were tried.
+/// The rationale of an assembled plan, without the strategies that were tried.
 pub fn rationale(
     networks: &[LoweredNetwork],
     plan: &Plan,
@@ -47,7 +47,8 @@ pub fn rationale(
                     (Some(*chosen), Some((options, *chosen, cost)))
                 }
             };
-            // Networks may price weight traffic differently and choose differently for one problem.
+            // Networks may price weight traffic differently and so choose differently for one
+            // problem.
             let key = (format!("{problem:?}"), chosen);
             let choice = match recorded.get(&key) {
                 Some(choice) => *choice,
@@ -72,7 +73,7 @@ pub fn rationale(
     Ok(rationale)
 }
 
-/// How the constant weights of an op's contractions are stored.
+/// Storage of the constant weights of an op's contractions.
 fn stored_weights(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Vec<StoredWeight> {
     let operands = graph.operands(id);
     let stored_weight = |input: usize| {
@@ -82,7 +83,7 @@ fn stored_weights(graph: &Graph, id: ValueId, storage: Storage<'_>) -> Vec<Store
         let shape = &graph.ty(value).shape;
         let k: usize = shape[1..].iter().product();
         let block = match stored.dtype {
-            DType::I8 => Some(stored.block.unwrap_or(k) as u32),
+            DType::I8 => Some(stored.scale_group.unwrap_or(k) as u32),
             _ => None,
         };
         Some(StoredWeight {

@@ -1,48 +1,48 @@
-//! Chooses the weights that stay in memory over the sampler's loop, and gives everything an address.
+//! Chooses the weights that stay resident over the sampler's loop, and assigns all addresses.
 //!
-//! Memory that the budget leaves free goes to weights of the denoiser. Blocks whose loading can hide
-//! behind the least arithmetic come first. The other networks run once, so that keeping their
-//! weights would save no reading.
+//! Memory that the budget leaves free goes to weights of the denoiser. Blocks whose loads have the
+//! least arithmetic to hide behind come first. The other networks run once, so resident weights
+//! would save them no reads.
 
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{BlockKind, BufferKind, Role};
 
-use super::arena::{self, Limits, Problem};
+use super::arena::{self, ArenaProblem, Limits};
 use super::blocks::Blocks;
 use super::lifetime::{BufferDraft, Lifetimes};
 use super::lower::LoweredNetwork;
 
-/// Work the arena's search may do for one placement: about a tenth of a second.
+/// Steps of the arena's search for one placement, about a tenth of a second.
 const SEARCH_STEPS: u64 = 20_000_000;
 
-/// Addresses, and the blocks that stay.
+/// Addresses, and the resident blocks.
 pub struct Placement {
-    /// All buffers: those of the lifetimes, then one for each resident block.
+    /// All buffers: the buffers of [`Lifetimes`], then one for each resident block.
     pub buffers: Vec<BufferDraft>,
-    /// Their offsets.
+    /// Offsets of the buffers, in bytes.
     pub offsets: Vec<u64>,
-    /// Resident blocks and their buffers, small ones included.
+    /// Resident blocks and their buffers, small blocks included.
     pub resident: Vec<(usize, usize)>,
     /// Bytes of the arena.
     pub height_bytes: u64,
-    /// Largest sum of live buffers.
+    /// Largest sum of live buffers, in bytes.
     pub lower_bound_bytes: u64,
 }
 
 /// Limits of a placement.
 #[derive(Clone, Copy, Debug)]
 pub struct ArenaLimits {
-    /// Bytes of the arena at most.
+    /// Largest size of the arena, in bytes.
     pub capacity_bytes: u64,
-    /// Bytes of the repeated network's weights that may stay.
+    /// Largest sum of the denoiser's resident weights, in bytes.
     pub most_kept_bytes: u64,
-    /// Alignment of every offset.
+    /// Alignment of every offset, in bytes.
     pub align_bytes: u64,
 }
 
-/// Places everything.
+/// Assigns an address to every buffer.
 ///
-/// Errors: the capacity is too small even with every weight streamed.
+/// Errors: the capacity is too small even if all weights are streamed.
 pub fn place(
     networks: &[LoweredNetwork],
     blocks: &Blocks,
@@ -87,12 +87,12 @@ pub fn place(
     }
 }
 
-/// The arena does not fit: its buffers and the height they need.
+/// The arena exceeds its capacity. Has the buffers and the height that they need, in bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("the arena needs {1} bytes")]
 pub struct Infeasible(pub Vec<BufferDraft>, pub u64);
 
-/// The blocks of the repeated network, those with the least arithmetic for each byte first.
+/// The blocks of the denoiser, those with the least arithmetic a byte first.
 fn candidates(networks: &[LoweredNetwork], blocks: &Blocks) -> Vec<usize> {
     let mut list: Vec<usize> = (0..blocks.drafts.len())
         .filter(|b| {
@@ -109,7 +109,7 @@ fn candidates(networks: &[LoweredNetwork], blocks: &Blocks) -> Vec<usize> {
     list
 }
 
-/// Largest sum of live buffers while the repeated network's weights would have to be there.
+/// Largest sum of live buffers in the interval of the denoiser's resident weights, in bytes.
 fn peak_beside(networks: &[LoweredNetwork], lifetimes: &Lifetimes, align_bytes: u64) -> u64 {
     let Some(step) = networks.iter().position(|n| n.source.role == Role::Denoiser) else {
         return 0;
@@ -119,12 +119,12 @@ fn peak_beside(networks: &[LoweredNetwork], lifetimes: &Lifetimes, align_bytes: 
     problem(&inside.collect::<Vec<_>>(), align_bytes, 0).lower_bound_bytes()
 }
 
-fn problem(buffers: &[BufferDraft], align_bytes: u64, capacity_bytes: u64) -> Problem {
+fn problem(buffers: &[BufferDraft], align_bytes: u64, capacity_bytes: u64) -> ArenaProblem {
     let buffers = buffers
         .iter()
         .map(|b| arena::Buffer::new(b.lower, b.upper, b.len_bytes, align_bytes))
         .collect();
-    Problem { buffers, capacity_bytes: Some(capacity_bytes) }
+    ArenaProblem { buffers, capacity_bytes: Some(capacity_bytes) }
 }
 
 fn solve(

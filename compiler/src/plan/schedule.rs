@@ -4,8 +4,8 @@ use anyhow::Result;
 use kiln_ir::{Graph, ValueId};
 use std::collections::{BTreeSet, HashMap};
 
-/// Ops in execution order: the order in which the graph was built, or the greedy one if its peak is
-/// lower.
+/// Ops in execution order: the order in which the graph was built, or the greedy order if its peak
+/// is lower.
 pub fn schedule(graph: &Graph) -> Result<Vec<ValueId>> {
     let built: Vec<ValueId> = ops(graph, graph.topological()?);
     let greedy = greedy(graph);
@@ -16,7 +16,7 @@ fn ops(graph: &Graph, order: Vec<ValueId>) -> Vec<ValueId> {
     order.into_iter().filter(|id| graph.node(*id).op().is_some()).collect()
 }
 
-/// Operands that take memory: everything but constants.
+/// Operands that take memory: all except constants.
 fn operands(graph: &Graph, id: ValueId) -> BTreeSet<ValueId> {
     graph.operands(id).into_iter().filter(|v| !graph.node(*v).is_weight()).collect()
 }
@@ -44,8 +44,7 @@ fn readers(graph: &Graph) -> HashMap<ValueId, usize> {
     graph.ids().map(|id| (id, graph.users(id).len())).collect()
 }
 
-/// Among the ops that are ready, always the one that grows the live set least; ties go to the
-/// one built first.
+/// Always takes the ready op that grows the live set least. Ties go to the op that was built first.
 fn greedy(graph: &Graph) -> Vec<ValueId> {
     let mut left = readers(graph);
     let mut waiting: HashMap<ValueId, usize> = HashMap::new();

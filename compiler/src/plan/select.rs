@@ -1,8 +1,8 @@
-//! Chooses the kernel variant of an op, and keeps why it took none of the others.
+//! Chooses the kernel variant of an op, and records the verdict on every other variant.
 //!
-//! [`Options`] lowers the candidates of a problem as far as a choice may have to look, whatever
-//! weight traffic costs. [`Options::best`] compares them at a price. [`Options::verdicts`] tells
-//! how each variant of the family fared.
+//! [`Options`] lowers the candidates of a problem that any price of weight traffic may choose.
+//! [`Options::best`] compares them at a given price. [`Options::verdicts`] gives the verdict on
+//! each variant of the family.
 
 use anyhow::{Context, Result};
 use kiln_bundle::rationale::{Alternative, Cost, Verdict};
@@ -21,7 +21,7 @@ pub struct Lowered {
     pub lowering: Lowering,
     /// Cost of each launch.
     pub costs: Vec<LaunchCost>,
-    /// Bytes of its packed weights.
+    /// Bytes of the packed weights.
     weight_bytes: u64,
 }
 
@@ -44,12 +44,12 @@ impl Lowered {
         self.lowering.scratch_bytes.iter().sum()
     }
 
-    /// Whether its packing makes the weights larger than they are in the checkpoint's layout.
+    /// Whether the packing enlarges the weights over the checkpoint's layout.
     fn enlarges_weights(&self) -> bool {
         self.lowering.packings.iter().any(|(_, packing)| packing.enlarges())
     }
 
-    /// Predicted time of its launches, and the price of reading its weights.
+    /// Predicted time of the launches plus the price of reading the weights, in nanoseconds.
     fn priced_ns(&self, profile: &DeviceProfile, price: ReadPrice) -> u64 {
         let read_ns = profile.rates.in_plan().load_ns(self.weight_bytes);
         let price_ns = (read_ns / 100).saturating_mul(price.0);
@@ -57,27 +57,27 @@ impl Lowered {
     }
 }
 
-/// The candidates for a problem under a limit of scratch memory, as far as a choice looks.
+/// The candidates for a problem under a limit of scratch memory, as far as a choice may need them.
 pub struct Options {
     /// The first candidates, in the target's order.
     lowered: Vec<Lowered>,
-    /// Indices of the candidates to choose between.
+    /// Indices into `lowered` of the candidates to choose from.
     eligible: Vec<usize>,
 }
 
 impl Options {
     /// Lowers candidates, the target's favourite first, until one stays within the scratch limit.
     ///
-    /// If that one enlarges the weights, the list goes on to the first that does not, so that a
-    /// price of weight traffic can decide. If none stays within the limit, the one with the least
-    /// scratch memory is the only option.
+    /// If this candidate enlarges the weights, the list continues to the first one that does not,
+    /// so that the price of weight traffic can decide. If none stays within the limit, the
+    /// candidate with the least scratch memory is the only option.
     ///
-    /// Errors: a template that cannot be rendered.
+    /// Errors: a template cannot be rendered.
     pub fn new(problem: &Problem, profile: &DeviceProfile) -> Result<Self> {
         let target = profile.target.tuned(problem);
         let mut this = Self { lowered: vec![], eligible: vec![] };
         for variant in candidates(problem, &target) {
-            // The oracle needs no scratch memory, but is too slow to be taken for that.
+            // The oracle needs no scratch memory, but is too slow to be chosen for this.
             if variant.oracle && !this.lowered.is_empty() {
                 break;
             }
@@ -99,8 +99,8 @@ impl Options {
         Ok(this)
     }
 
-    /// Index of the option to take: the first, unless a later one with smaller weights is as fast
-    /// at the price. `None` if no variant applies.
+    /// Index of the option to take: the first one, unless a later one with smaller weights is as
+    /// fast at the price. `None` if no variant applies.
     pub fn best(&self, profile: &DeviceProfile, selection: Selection) -> Option<usize> {
         let ns = |index: usize| self.lowered[index].priced_ns(profile, selection.read_price);
         self.eligible.iter().copied().reduce(|best, next| {
@@ -109,16 +109,16 @@ impl Options {
         })
     }
 
-    /// The option of that index.
+    /// The option with an index.
     pub fn get(&self, index: usize) -> &Lowered {
         &self.lowered[index]
     }
 
-    /// Every variant of the op's family with what spoke for or against it, in the order of the
-    /// target; the variants that do not apply come last.
+    /// The verdict on every variant of the op's family, in the order of the target. Variants that
+    /// do not apply come last.
     ///
-    /// `chosen` is the index of the option that was taken, `cost` what it takes in the plan. Candidates
-    /// behind the last option are lowered here for their cost.
+    /// `chosen` is the index of the option that was taken, `cost` its cost in the plan. Candidates
+    /// after the last option are lowered here for their cost.
     pub fn verdicts(
         &self,
         chosen: usize,
@@ -162,7 +162,7 @@ impl Options {
     }
 }
 
-/// The cost of launches as the plan records it.
+/// The cost of launches in the form of the plan.
 pub fn cost_of(lowering: &Lowering, costs: &[LaunchCost]) -> Cost {
     Cost {
         launches: lowering.launches.len() as u32,
@@ -173,7 +173,7 @@ pub fn cost_of(lowering: &Lowering, costs: &[LaunchCost]) -> Cost {
     }
 }
 
-/// The variant for a problem; `None` if none applies.
+/// The variant for a problem. `None` if none applies.
 pub fn choose(
     problem: &Problem,
     profile: &DeviceProfile,

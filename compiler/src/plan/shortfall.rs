@@ -1,37 +1,37 @@
-//! Why a budget is too small: the buffers that would have to be live at once.
+//! The reason why a budget is too small: the buffers that must be live at once.
 
 use kiln_bundle::plan::MemoryPlan;
 use std::fmt;
 
-use super::arena::{Buffer, Problem, conflict};
+use super::arena::{ArenaProblem, Buffer, conflict};
 use super::lifetime::BufferDraft;
 use crate::size::mib;
 
-/// Buffers named in the message.
+/// Number of buffers that the message names.
 const NAMED: usize = 4;
 
-/// What a plan needs, and what sets that need.
+/// The need of a plan, and its largest parts.
 #[derive(Clone, Debug)]
 pub struct Shortfall {
-    /// Smallest budget for which the plan exists.
+    /// Smallest budget for which the plan exists, in bytes.
     pub needs_bytes: u64,
     /// Bytes of the arena and of the device's largest allocation, if the arena exceeds the
     /// allocation.
     pub allocation: Option<(u64, u64)>,
     /// The largest buffers live at the peak.
     pub live: Vec<(String, u64)>,
-    /// Sum of all that is live at the peak.
+    /// Sum of the live buffers at the peak, in bytes.
     pub live_bytes: u64,
-    /// Everything outside the arena: name and bytes.
+    /// Parts of the budget outside the arena: name and bytes.
     pub beside: Vec<(&'static str, u64)>,
 }
 
 impl Shortfall {
-    /// From the arena's buffers and the rest of the memory plan.
+    /// Makes a shortfall of the arena's buffers and the rest of the memory plan.
     pub fn new(needs_bytes: u64, drafts: &[BufferDraft], beside: &MemoryPlan) -> Self {
         let buffers =
             drafts.iter().map(|b| Buffer::new(b.lower, b.upper, b.len_bytes, 1)).collect();
-        let problem = Problem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None };
         let peak = conflict(&problem, problem.lower_bound_bytes().saturating_sub(1));
         let live = peak.iter().flat_map(|c| &c.buffers).take(NAMED);
         Self {

@@ -1,12 +1,11 @@
-//! The time model: the predicted time of a plan on the device that it was made for.
+//! The time model: the predicted time of a plan on its device.
 //!
-//! A launch takes the time of its arithmetic or of its memory traffic, whichever is longer, at the
-//! share of the device's rates that its variant reaches, and the fixed time of a launch. A load
-//! takes its bytes over the rate of the storage. Loads follow one another in the plan's order, each
-//! as soon as its slot is free, and a launch waits for the loads before it. A load takes its share
-//! of the memory's rate even if nothing waits for it. Reading runs ahead from one pass of the
-//! repeated network into the next, but not from one network into another. Resident weights are read
-//! before their network begins.
+//! A launch takes the longer of its arithmetic time and its memory time, at the fraction of the
+//! device's rates that its variant reaches, plus the fixed time of a launch. A load takes its bytes
+//! over the rate of the storage. Loads follow one another in the plan's order. Each begins when its
+//! slot is free, and a launch waits for the loads before it. A load also uses memory bandwidth,
+//! even if nothing waits for it. Loads run ahead from one pass of the denoiser into the next, but
+//! not from one network into another. Resident weights are read before their network begins.
 
 use kiln_bundle::plan::{Gather, Manifest, Plan, Role, Step};
 use kiln_bundle::rationale::Rates;
@@ -15,21 +14,21 @@ use std::collections::HashMap;
 
 use crate::device;
 
-/// Steps of the sampler that a predicted picture takes.
+/// Number of sampler steps of a predicted image.
 pub const SAMPLER_STEPS: u64 = 20;
 
 /// Memory traffic and predicted time of a launch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LaunchCost {
-    /// Bytes that it reads and writes, every argument once.
+    /// Bytes read and written, every argument counted once.
     pub bytes: u64,
-    /// Predicted time.
+    /// Predicted time in nanoseconds.
     pub ns: u64,
 }
 
-/// The cost of each launch of a lowering by that variant.
+/// The cost of each launch of a variant's lowering.
 ///
-/// Launches that write one buffer together share its bytes.
+/// Launches that write one buffer together each count a part of its bytes.
 pub fn launch_costs(
     problem: &Problem,
     variant: &str,
@@ -72,12 +71,12 @@ fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
     lowering.launches.iter().map(|l| l.bytes.unwrap_or_else(|| all(l))).collect()
 }
 
-/// Time of a gather: its rows come from storage.
+/// Time of a gather in nanoseconds. Its rows come from storage.
 pub fn gather_ns(rates: &Rates, gather: &Gather) -> u64 {
     rates.load_ns(gather.row_bytes.saturating_mul(u64::from(gather.index_count)))
 }
 
-/// How often a network runs for a picture of [`SAMPLER_STEPS`] steps with guidance.
+/// Number of passes of a network for an image of [`SAMPLER_STEPS`] steps with guidance.
 pub fn passes(manifest: &Manifest, role: Role) -> u64 {
     match role {
         Role::TimestepProjection => {
@@ -88,53 +87,53 @@ pub fn passes(manifest: &Manifest, role: Role) -> u64 {
     }
 }
 
-/// Passes of the repeated network in a step of the sampler.
+/// Passes of the denoiser in a step of the sampler.
 pub fn passes_a_step(manifest: &Manifest) -> u64 {
     if manifest.guidance_batch == 1 { 2 } else { 1 }
 }
 
-/// A step of the plan as the time model sees it.
+/// A step of the plan for the time model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     /// A block is read into a slot.
     Load {
         /// The slot.
         slot: usize,
-        /// How long reading takes.
+        /// Duration of the read in nanoseconds.
         ns: u64,
-        /// Time that it takes from the device, however far ahead it runs: its share of the memory's
-        /// rate.
+        /// Time that the read takes from the device by using memory bandwidth, in nanoseconds,
+        /// however far ahead it runs.
         taken_ns: u64,
     },
-    /// The device computes.
+    /// The device computes, for this many nanoseconds.
     Run(u64),
-    /// A slot is free.
+    /// A slot becomes free.
     Free {
         /// The slot.
         slot: usize,
     },
 }
 
-/// Times of one network.
+/// Times of one network, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NetworkTime {
-    /// Reading its resident weights, before the first pass.
+    /// Reading of its resident weights, before the first pass.
     pub resident_ns: u64,
-    /// The first pass, which finds empty slots.
+    /// The first pass, which starts with empty slots.
     pub first_ns: u64,
-    /// Every other pass.
+    /// Each later pass.
     pub pass_ns: u64,
-    /// Of `pass_ns`, waiting for weights.
+    /// Part of `pass_ns` that waits for weights.
     pub stall_ns: u64,
 }
 
 impl NetworkTime {
-    /// Times of a network that does `events` in each pass.
+    /// Times of a network that has `events` in each pass.
     pub fn new(events: &[Event], repeats: bool, resident_ns: u64) -> Self {
         Walk::passes(events, repeats).1.with_resident(resident_ns)
     }
 
-    /// Time of so many passes.
+    /// Time of `passes` passes.
     pub fn total_ns(&self, passes: u64) -> u64 {
         let rest_ns = self.pass_ns.saturating_mul(passes.saturating_sub(1));
         self.resident_ns.saturating_add(self.first_ns).saturating_add(rest_ns)
@@ -145,29 +144,30 @@ impl NetworkTime {
     }
 }
 
-/// Times of a whole plan.
+/// Predicted times of a whole plan.
 pub struct Prediction {
-    /// Start of each instant on one time line over all networks, the repeated one in a later pass,
-    /// and the end of the last. A load's instant is as long as the wait for it.
+    /// Start of each instant on one time line over all networks, then the end of the last. The
+    /// denoiser is shown in a later pass. A load's instant lasts as long as the wait for the load.
     pub start_ns: Vec<u64>,
-    /// The loads in order.
+    /// The loads, in order.
     pub loads: Vec<LoadTime>,
-    /// Each network.
+    /// Times of each network.
     pub networks: Vec<NetworkTime>,
 }
 
-/// When a block is read.
+/// The read of a block.
 pub struct LoadTime {
-    /// The instant that waits for it.
+    /// The instant that waits for the read.
     pub instant: u32,
-    /// When reading begins: before its network does where it runs ahead from the pass before.
+    /// Start of the read. It is before the network's start if the read runs ahead from the previous
+    /// pass.
     pub start_ns: i64,
-    /// How long it takes.
+    /// Duration of the read.
     pub ns: u64,
 }
 
 impl Prediction {
-    /// Predicts with the times and rates in the plan.
+    /// Predicts with the launch times and the rates in the plan.
     pub fn new(plan: &Plan) -> Self {
         let mut this = Self { start_ns: vec![], loads: vec![], networks: vec![] };
         let mut now = 0;
@@ -178,7 +178,7 @@ impl Prediction {
         this
     }
 
-    /// Times of a picture with [`SAMPLER_STEPS`] steps and guidance.
+    /// Time of an image with [`SAMPLER_STEPS`] steps and guidance, in nanoseconds.
     pub fn picture_ns(&self, plan: &Plan) -> u64 {
         let times = plan.networks.iter().zip(&self.networks);
         times
@@ -186,7 +186,7 @@ impl Prediction {
             .fold(0, u64::saturating_add)
     }
 
-    /// Time of a step of the sampler but the first, and how much of it is waiting for weights.
+    /// Time of a sampler step after the first, and the part of it that waits for weights.
     pub fn step_ns(&self, plan: &Plan) -> (u64, u64) {
         let denoiser = plan.with_role(Role::Denoiser);
         let time = denoiser.map(|i| self.networks[i]).unwrap_or_default();
@@ -212,13 +212,12 @@ impl Prediction {
     }
 }
 
-/// Bytes of the blocks that are read into the arena for a network.
+/// Bytes of resident blocks that are loaded for a network.
 pub fn resident_bytes(plan: &Plan, index: usize) -> u64 {
     plan.networks[index].loads.iter().map(|block| plan.blocks[block.index()].len_bytes).sum()
 }
 
-/// Bytes of weights that are read through slots for a picture of [`SAMPLER_STEPS`] steps with
-/// guidance.
+/// Bytes of weights that are streamed for an image of [`SAMPLER_STEPS`] steps with guidance.
 pub fn streamed_bytes(plan: &Plan) -> u64 {
     let of_pass = |steps: &[Step]| -> u64 {
         let loads = steps.iter().filter_map(|step| match step {
@@ -238,7 +237,7 @@ fn events(plan: &Plan, index: usize) -> Vec<Event> {
         Step::Load { block, slot } => {
             slots.insert(*block, slot.index());
             let len_bytes = plan.blocks[block.index()].len_bytes;
-            // Written and checked once, in the memory that the device computes in, or copied there.
+            // Each byte is written and then checked or copied, in device memory.
             let taken_ns = rates.work_ns(0, false, 2 * len_bytes);
             Event::Load { slot: slot.index(), ns: rates.load_ns(len_bytes), taken_ns }
         }
@@ -252,7 +251,7 @@ fn events(plan: &Plan, index: usize) -> Vec<Event> {
     plan.networks[index].steps.iter().map(event).collect()
 }
 
-/// One thread that computes and one that reads.
+/// The time of the device and of the stream thread.
 #[derive(Default)]
 struct Walk {
     now: u64,
@@ -264,7 +263,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Walks as many passes as it takes to know a pass that follows others.
+    /// Walks the first pass and, if the network repeats, two more, so that the last one is typical.
     fn passes(events: &[Event], repeats: bool) -> (Self, NetworkTime) {
         let mut walk = Self::default();
         walk.pass(events);
@@ -278,7 +277,7 @@ impl Walk {
         (walk, NetworkTime { resident_ns: 0, first_ns, pass_ns, stall_ns })
     }
 
-    /// Walks one pass. The reader and the slots go on from the pass before.
+    /// Walks one pass. The stream and the slots continue from the previous pass.
     fn pass(&mut self, events: &[Event]) {
         self.starts.clear();
         self.loads.clear();

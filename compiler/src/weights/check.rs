@@ -1,4 +1,4 @@
-//! What is wanted against what is there.
+//! Compares the tensors that graphs read with the tensors of a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -7,23 +7,23 @@ use anyhow::{Result, bail};
 
 use super::{StoredType, TensorSource, one_line};
 
-/// Missing names for which a close match is searched; a checkpoint in another layout misses
-/// hundreds, and guesses would not help there.
+/// Number of missing names for which a close match is searched. A checkpoint in another layout
+/// lacks hundreds, and guesses would not help.
 const MAX_GUESSES: usize = 16;
 
 /// A tensor that a graph reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
-    /// Its key in the single-file layout.
+    /// Key in the single-file layout.
     pub name: String,
-    /// Its dimensions, slowest first.
+    /// Dimensions, slowest first.
     pub shape: Vec<usize>,
 }
 
-/// Compares a checkpoint with what a graph reads of it. Tensors that nobody asks for are fine.
+/// Compares a checkpoint with the tensors that a graph reads. Further tensors are allowed.
 ///
-/// Errors: one that lists every offender, a line each: missing (with the nearest name that is
-/// there), of another shape, or of a type that is not read.
+/// Errors: one error with a line for each tensor that is missing (with the nearest existing name),
+/// has another shape, or has an unreadable type.
 pub fn check(source: &dyn TensorSource, required: &[Requirement]) -> Result<()> {
     let by_name: BTreeMap<&str, &Requirement> =
         required.iter().map(|r| (r.name.as_str(), r)).collect();
@@ -62,7 +62,7 @@ pub fn check(source: &dyn TensorSource, required: &[Requirement]) -> Result<()> 
     bail!("{path}: {offender_count} of {} tensors cannot be used:{report}{hint}", required.len())
 }
 
-/// What is wrong with one requirement, if anything.
+/// The fault of one requirement, if any.
 fn offence(source: &dyn TensorSource, r: &Requirement, spare: &BTreeSet<&str>) -> Option<String> {
     let Some(info) = source.info(&r.name) else {
         let near = nearest(&r.name, spare)
@@ -79,7 +79,7 @@ fn offence(source: &dyn TensorSource, r: &Requirement, spare: &BTreeSet<&str>) -
     None
 }
 
-/// The spare name at the least edit distance, if it is near enough to be a variant spelling.
+/// The unused name with the least edit distance, if it is close enough to be a variant spelling.
 fn nearest<'a>(name: &str, spare: &BTreeSet<&'a str>) -> Option<&'a str> {
     let limit = (name.len() / 4).max(2);
     spare

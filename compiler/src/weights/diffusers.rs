@@ -1,9 +1,9 @@
 //! A diffusers model folder: `text_encoder/`, `unet/` and `vae/`, each one safetensors file or
 //! shards with an index.
 //!
-//! `names` says which tensor of the single-file layout each stored tensor is, or is a part of;
-//! this module finds the files and reads the parts. Tensors without a place in that layout stay
-//! visible as `<component>/<name>`, so that a message can point at them.
+//! `names` maps each stored tensor to a tensor of the single-file layout, or to a part of one. This
+//! module finds the files and reads the parts. Tensors without a counterpart in the single-file
+//! layout are listed as `<component>/<name>`, so that messages can name them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -24,7 +24,7 @@ use names::{Form, Target};
 /// The largest shard index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 
-/// A folder of the model and how its weight files are called.
+/// A folder of the model, with the names of its weight files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Component {
     TextEncoder,
@@ -50,7 +50,8 @@ impl Component {
         }
     }
 
-    /// Files that may lie beside the weights: exports for text to image keep the encoder apart.
+    /// Other files that may lie beside the weights: text-to-image exports store the encoder
+    /// separately.
     fn extra_files(self) -> &'static [&'static str] {
         match self {
             Self::Vae => &["encoder.safetensors"],
@@ -70,16 +71,16 @@ pub struct DiffusersFolder {
     path: PathBuf,
     files: Vec<SafetensorsFile>,
     tensors: Vec<TensorInfo>,
-    /// What each tensor of `tensors` is made of, in order.
+    /// Stored tensors of each entry of `tensors`, in order.
     pieces: Vec<Vec<Piece>>,
 }
 
-/// A stored tensor: a whole tensor of the single-file layout, or some leading rows of one.
+/// A stored tensor: a whole tensor of the single-file layout, or leading rows of one.
 #[derive(Debug, Clone)]
 struct Piece {
     /// Index into [`DiffusersFolder::files`].
     file: usize,
-    /// Index into that file's tensors.
+    /// Index into this file's tensors.
     tensor: usize,
     elem_count: usize,
 }
@@ -87,8 +88,8 @@ struct Piece {
 impl DiffusersFolder {
     /// Opens the weight files of all three components.
     ///
-    /// Errors: a component or a shard is not there; a file is damaged; a shard's index names
-    /// files outside of its folder; parts of one tensor are missing or do not fit together.
+    /// Errors: a component or a shard is missing; a file is damaged; a shard's index names files
+    /// outside its folder; parts of one tensor are missing or do not fit together.
     pub fn open(path: &Path) -> Result<Self> {
         let mut folder = Self {
             path: path.to_path_buf(),
@@ -124,7 +125,7 @@ impl DiffusersFolder {
         Ok(folder)
     }
 
-    /// Opens the files of one component and lists what is in them.
+    /// Opens the files of one component and lists their tensors.
     fn open_component(&mut self, component: Component) -> Result<Vec<Stored>> {
         let folder = self.path.join(component.folder());
         if !folder.is_dir() {
@@ -194,7 +195,7 @@ impl DiffusersFolder {
         Ok(stored)
     }
 
-    /// Adds the tensor `name`, made of its parts along the first dimension.
+    /// Adds the tensor `name`, joined from its parts along the first dimension.
     fn add(&mut self, name: String, slots: Vec<Option<Stored>>) -> Result<()> {
         let parts: Vec<&Stored> = slots.iter().flatten().collect();
         let component = parts.first().map_or("", |s| s.component.folder());
@@ -243,7 +244,7 @@ impl TensorSource for DiffusersFolder {
     }
 }
 
-/// A tensor as a file has it.
+/// A tensor of a file.
 #[derive(Debug, Clone)]
 struct Stored {
     component: Component,
@@ -253,7 +254,7 @@ struct Stored {
     piece: Piece,
 }
 
-/// Type and shape of parts laid one after the other along the first dimension.
+/// Type and shape of parts that are joined along the first dimension.
 fn join(parts: &[&Stored]) -> Result<(StoredType, Vec<usize>), String> {
     let [first, others @ ..] = parts else {
         return Err("none".to_owned());
@@ -274,13 +275,13 @@ fn join(parts: &[&Stored]) -> Result<(StoredType, Vec<usize>), String> {
     Ok((dtype, shape))
 }
 
-/// Where a component's weights are.
+/// The weight files of a component.
 enum Weights {
     File(PathBuf),
     Index(PathBuf),
 }
 
-/// Full precision is preferred to the fp16 variant, and one file to shards.
+/// Full precision is preferred to the fp16 variant, and a single file to shards.
 fn find_weights(folder: &Path, stem: &str) -> Result<Weights> {
     for variant in ["", ".fp16"] {
         let file = folder.join(format!("{stem}{variant}.safetensors"));
@@ -311,7 +312,7 @@ fn find_weights(folder: &Path, stem: &str) -> Result<Weights> {
     )
 }
 
-/// A shard index: which file holds which tensor.
+/// A shard index: the file of each tensor.
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: BTreeMap<String, String>,

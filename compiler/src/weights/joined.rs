@@ -1,4 +1,4 @@
-//! Two checkpoints as one: the second has what the first lacks.
+//! Two checkpoints as one: the second provides the tensors that the first lacks.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Joins them; of a tensor that both have, the first's is read.
+    /// Joins two checkpoints. A tensor in both is read from the first.
     pub fn new(first: Box<dyn TensorSource>, second: Box<dyn TensorSource>) -> Self {
         let mut tensors = first.tensors().to_vec();
         tensors.extend(second.tensors().iter().filter(|t| first.info(&t.name).is_none()).cloned());

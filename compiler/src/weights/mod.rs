@@ -1,10 +1,10 @@
 //! Checkpoint readers.
 //!
-//! Every format is seen through [`TensorSource`]: named tensors in the key layout of Stability's
+//! Every format has the interface [`TensorSource`]: named tensors in the key layout of Stability's
 //! single-file checkpoints (`model.diffusion_model.*`, `first_stage_model.*`,
-//! `cond_stage_model.model.*`), read one at a time, or a range of one at a time, as f32. No
-//! reader holds a checkpoint in memory, and none trusts what a file says about itself: a damaged
-//! or hostile file is a one-line error that names it.
+//! `cond_stage_model.model.*`), read as f32, one tensor or a range of one at a time. No reader
+//! holds a checkpoint in memory, and none trusts a file's statements about itself: a damaged or
+//! hostile file is a one-line error that names it.
 //!
 //! | form | module |
 //! |---|---|
@@ -12,9 +12,9 @@
 //! | the same compressed, `.safetensors.zst` | [`zst`] |
 //! | diffusers folder: `text_encoder/`, `unet/`, `vae/` | [`diffusers`] |
 //! | folder of `<key>.npy` | [`npy`] |
-//! | one of these, and another for what it lacks | [`joined`] |
+//! | one of these, and another for its missing tensors | [`joined`] |
 //!
-//! What a graph wants of a checkpoint is compared with what is there by [`check`].
+//! [`check`] compares the tensors that a graph needs with those of a checkpoint.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -33,41 +33,41 @@ pub mod zst;
 pub use check::{Requirement, check};
 pub use stored::StoredType;
 
-/// A tensor of a checkpoint: what is known of it without reading its values.
+/// A tensor of a checkpoint, without its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Its key in the single-file layout.
+    /// Key in the single-file layout.
     pub name: String,
-    /// How its values are stored.
+    /// Type of the stored values.
     pub dtype: StoredType,
-    /// Its dimensions, slowest first; empty for a scalar.
+    /// Dimensions, slowest first; empty for a scalar.
     pub shape: Vec<usize>,
 }
 
 impl TensorInfo {
-    /// Number of values. Every reader has checked that it cannot overflow.
+    /// Number of values. Readers guarantee that it does not overflow.
     pub fn elem_count(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// A checkpoint: tensors by name, read from disk when asked for.
+/// A checkpoint: tensors by name, read from disk on demand.
 pub trait TensorSource: Send + Sync + fmt::Debug {
-    /// The file or folder, as the user named it; for messages.
+    /// The file or folder, as the user named it. For messages.
     fn path(&self) -> &Path;
 
     /// All tensors, sorted by name.
     fn tensors(&self) -> &[TensorInfo];
 
     /// Fills `out` with the values of `tensors()[index]` from `start_elem` on, in row-major order,
-    /// as f32. The range is inside the tensor.
+    /// as f32. The range must be inside the tensor.
     ///
-    /// Errors: a dtype that is not a float; a failed read.
+    /// Errors: a dtype that is no float; a failed read.
     fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()>;
 
     /// [`TensorSource::read_index`] by name.
     ///
-    /// Errors: no such tensor; a range that leaves it; a dtype that is not a float; a failed read.
+    /// Errors: no such tensor; a range outside the tensor; a dtype that is no float; a failed read.
     fn read_f32_into(&self, name: &str, start_elem: usize, out: &mut [f32]) -> Result<()> {
         let tensors = self.tensors();
         let index = position(tensors, name).with_context(|| missing(self.path(), name))?;
@@ -75,7 +75,7 @@ pub trait TensorSource: Send + Sync + fmt::Debug {
         self.read_index(index, start_elem, out)
     }
 
-    /// The tensor called `name`.
+    /// The tensor with a name.
     fn info(&self, name: &str) -> Option<&TensorInfo> {
         let at = position(self.tensors(), name)?;
         self.tensors().get(at)
@@ -87,7 +87,7 @@ pub trait TensorSource: Send + Sync + fmt::Debug {
         self.read_f32_range(name, 0, info.elem_count())
     }
 
-    /// `len` values of one tensor from `start_elem` on, so that a large one can be streamed.
+    /// `len` values of one tensor from `start_elem` on, so that a large tensor can be streamed.
     ///
     /// Errors: as [`TensorSource::read_f32_into`], before anything is allocated.
     fn read_f32_range(&self, name: &str, start_elem: usize, len: usize) -> Result<Vec<f32>> {
@@ -99,9 +99,9 @@ pub trait TensorSource: Send + Sync + fmt::Debug {
     }
 }
 
-/// Opens a checkpoint, whichever its form.
+/// Opens a checkpoint of any form.
 ///
-/// Errors: the path does not exist or is none of the forms above; whatever its reader refuses.
+/// Errors: the path does not exist or has none of the forms; an error of the reader.
 pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     let kind = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     if kind.is_dir() {
@@ -135,7 +135,7 @@ fn open_folder(path: &Path) -> Result<Box<dyn TensorSource>> {
     )
 }
 
-/// Index of the tensor called `name` in a list sorted by name.
+/// Index of a name in a list of tensors sorted by name.
 fn position(tensors: &[TensorInfo], name: &str) -> Option<usize> {
     tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok()
 }
@@ -144,7 +144,7 @@ fn missing(path: &Path, name: &str) -> String {
     format!("{}: no tensor `{}`", path.display(), one_line(name))
 }
 
-/// Refuses a range that leaves the tensor.
+/// Refuses a range outside the tensor.
 fn check_range(path: &Path, info: &TensorInfo, start_elem: usize, len: usize) -> Result<()> {
     let count = info.elem_count();
     match start_elem.checked_add(len) {
@@ -157,12 +157,12 @@ fn check_range(path: &Path, info: &TensorInfo, start_elem: usize, len: usize) ->
     }
 }
 
-/// Product of the dimensions, unless it overflows.
+/// Product of the dimensions; `None` if it overflows.
 fn checked_elem_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d))
 }
 
-/// Text out of a file, made fit for a one-line message.
+/// Text of a file, made fit for a one-line message.
 fn one_line(text: &str) -> String {
     const MAX_CHARS: usize = 240;
     let mut line: String = text

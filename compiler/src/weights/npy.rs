@@ -1,7 +1,7 @@
 //! A folder of `.npy` files, one for each tensor, named `<key>.npy`.
 //!
-//! Read are `<f2`, `<f4` and `<f8` in C order; NumPy has no bfloat16. Headers are parsed by
-//! `npyz`, after `vet` has refused those that would make a parser overflow or recurse.
+//! Readable types are `<f2`, `<f4` and `<f8` in C order; NumPy has no bfloat16. `npyz` parses
+//! headers after `vet` has refused headers that would make a parser overflow or recurse.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,27 +14,29 @@ use npyz::{DType, NpyHeader, Order};
 use super::stored::{StoredType, read_f32_at};
 use super::{TensorInfo, TensorSource, checked_elem_count, one_line};
 
-/// The longest header that is read, in bytes; NumPy writes 128 for a plain array.
+/// Length of the longest readable header, in bytes. NumPy writes 128 for a plain array.
 const MAX_HEADER_BYTES: usize = 1 << 16;
 
-/// An open folder of arrays. Files are opened when they are read.
+/// An open folder of arrays. Files are opened for each read.
 #[derive(Debug)]
 pub struct NpyFolder {
     path: PathBuf,
     tensors: Vec<TensorInfo>,
-    /// Where the values of each tensor of `tensors` begin in its file, in bytes.
+    /// Start of each tensor's values in its file, in bytes.
     starts: Vec<u64>,
 }
 
-/// Whether a folder holds any `.npy` file. Errors: it cannot be listed.
+/// Whether a folder has a `.npy` file.
+///
+/// Errors: the folder cannot be listed.
 pub fn is_folder(path: &Path) -> Result<bool> {
     Ok(!keys(path)?.is_empty())
 }
 
 impl NpyFolder {
-    /// Opens a folder and checks the header of every array in it against its file's length.
+    /// Opens a folder and checks the header of every array against the length of its file.
     ///
-    /// Errors: a file that cannot be read, is not an array, or is shorter than its header says.
+    /// Errors: a file cannot be read, is no array, or is shorter than its header says.
     pub fn open(path: &Path) -> Result<Self> {
         let mut folder = Self { path: path.to_path_buf(), tensors: Vec::new(), starts: Vec::new() };
         for key in keys(path)? {
@@ -82,7 +84,7 @@ fn file_path(folder: &Path, key: &str) -> PathBuf {
     folder.join(format!("{key}.npy"))
 }
 
-/// Reads and checks one header; gives the tensor and where its values begin.
+/// Reads and checks one header. Returns the tensor and the start of its values.
 fn read_header(path: &Path, name: String) -> Result<(TensorInfo, u64)> {
     let shown = path.display();
     let file = File::open(path).with_context(|| shown.to_string())?;
@@ -120,7 +122,7 @@ fn read_header(path: &Path, name: String) -> Result<(TensorInfo, u64)> {
     Ok((TensorInfo { name, dtype, shape }, start_bytes))
 }
 
-/// The header's text and where the values begin, from a file's first bytes.
+/// The header's text and the start of the values, from a file's first bytes.
 fn header_text(first: &[u8]) -> Result<(&str, usize), &'static str> {
     let (text_at, text_bytes) = match first {
         [0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, a, b, ..] => {
@@ -138,10 +140,10 @@ fn header_text(first: &[u8]) -> Result<(&str, usize), &'static str> {
     Ok((text, end))
 }
 
-/// Refuses a header that is not a plain array's.
+/// Refuses a header of anything but a plain array.
 ///
-/// Outside of strings only flat Python literals pass, and the product of all numbers must fit,
-/// because `npyz` multiplies the dimensions unchecked and parses nested literals by recursion.
+/// Outside strings only flat Python literals pass, and the product of all numbers must fit, because
+/// `npyz` multiplies the dimensions unchecked and parses nested literals by recursion.
 fn vet(text: &str) -> Result<(), &'static str> {
     let plain: String = text.split('\'').step_by(2).collect::<Vec<_>>().join(" ");
     let plain = plain.replace("True", " ").replace("False", " ");

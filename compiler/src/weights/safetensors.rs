@@ -1,5 +1,5 @@
-//! Single-file safetensors: the header is parsed and checked by the `safetensors` crate, the
-//! values are read by position. Nothing of the data part is held in memory.
+//! Single-file safetensors. The `safetensors` crate parses and checks the header. Values are read
+//! by position, and nothing of the data part is held in memory.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail};
 use super::stored::{StoredType, read_f32_at};
 use super::{TensorInfo, TensorSource, one_line};
 
-/// The largest header that is read, in bytes; the format's own limit.
+/// Length of the longest readable header in bytes, the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
-/// Bytes of the length that precedes the header.
+/// Bytes of the length field before the header.
 const LENGTH_BYTES: u64 = 8;
 
 /// An open safetensors file.
@@ -23,21 +23,21 @@ pub struct SafetensorsFile {
     path: PathBuf,
     file: File,
     tensors: Vec<TensorInfo>,
-    /// Where each tensor of `tensors` begins in `file`, in bytes.
+    /// Start of each tensor in `file`, in bytes.
     starts: Vec<u64>,
 }
 
 impl SafetensorsFile {
     /// Opens a file and checks its header against its length.
     ///
-    /// Errors: it cannot be read; it is something else (a Git LFS pointer, a pickle, a web page);
-    /// its header is damaged; it is shorter or longer than its header says.
+    /// Errors: the file cannot be read; it has another format (a Git LFS pointer, a pickle, a web
+    /// page); its header is damaged; it is shorter or longer than its header says.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).with_context(|| path.display().to_string())?;
         let file_bytes = file.metadata().with_context(|| path.display().to_string())?.len();
         let header = Header::read(&mut file, path)?;
         let start_bytes = header.end_bytes;
-        // Both terms are checked: the header by its limit, the data when the header was parsed.
+        // The sum cannot overflow: both terms have been checked.
         let expected_bytes = start_bytes + header.data_bytes;
         if file_bytes < expected_bytes {
             bail!(
@@ -57,7 +57,7 @@ impl SafetensorsFile {
         Self::from_parts(path, file, header, start_bytes)
     }
 
-    /// A source over `file`, whose data part begins at `start_bytes`.
+    /// A source over `file` with a data part that begins at `start_bytes`.
     pub(super) fn from_parts(
         path: &Path,
         file: File,
@@ -99,16 +99,16 @@ impl TensorSource for SafetensorsFile {
 #[derive(Debug)]
 pub(super) struct Header {
     metadata: Metadata,
-    /// Bytes of the length and the header: where the data part begins.
+    /// Bytes of the length field and the header: the start of the data part.
     pub end_bytes: u64,
-    /// Bytes of the data part.
+    /// Length of the data part, in bytes.
     pub data_bytes: u64,
 }
 
 impl Header {
-    /// Reads a header from the beginning of a file or stream, and no byte beyond it.
+    /// Reads a header from the beginning of a file or stream, and no byte after it.
     ///
-    /// Memory follows what is really there, not what the length claims.
+    /// Memory grows with the bytes actually read, not with the claimed length.
     pub fn read(source: &mut dyn Read, path: &Path) -> Result<Self> {
         let shown = path.display();
         let mut length = Vec::new();
@@ -157,7 +157,7 @@ fn read_up_to(source: &mut dyn Read, len: u64, into: &mut Vec<u8>) -> std::io::R
     source.take(len).read_to_end(into)
 }
 
-/// Names what people mistake for a safetensors file, by its first bytes.
+/// Names a format that is commonly mistaken for safetensors, by the first bytes.
 fn recognize(first: &[u8; 8]) -> Option<&'static str> {
     match first {
         b"version " => Some("a Git LFS pointer; run `git lfs pull` to get the file itself"),

@@ -1,4 +1,4 @@
-//! How values lie in a file, and the way from there to f32.
+//! Types of stored values, and their conversion to f32.
 
 use std::fmt;
 use std::fs::File;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-/// Values decoded at a time; bounds the scratch memory of a read.
+/// Number of values decoded at a time. It bounds the scratch memory of a read.
 const CHUNK_ELEMS: usize = 1 << 16;
 
 /// The type of a stored value, little endian.
@@ -21,14 +21,14 @@ pub enum StoredType {
     Bf16,
     /// IEEE single precision.
     F32,
-    /// IEEE double precision; rounded to f32 when read.
+    /// IEEE double precision. Rounded to f32 when read.
     F64,
-    /// Anything that is no float here: the reason, in the words of its format.
+    /// A type that is no float here, in the words of its format.
     Unsupported(String),
 }
 
 impl StoredType {
-    /// Bytes of one value; `None` if the type cannot be read.
+    /// Bytes of one value. `None` if the type cannot be read.
     pub fn size_bytes(&self) -> Option<usize> {
         match self {
             Self::F16 | Self::Bf16 => Some(2),
@@ -54,7 +54,7 @@ impl fmt::Display for StoredType {
 /// Fills `out` with a tensor's values from `start_elem` on. The tensor begins `start_bytes` into
 /// `file`.
 ///
-/// Errors: an unsupported type; a read that fails or meets the end of the file.
+/// Errors: an unsupported type; a failed read; the end of the file.
 pub(super) fn read_f32_at(
     file: &File,
     path: &Path,
@@ -79,7 +79,7 @@ pub(super) fn read_f32_at(
     Ok(())
 }
 
-/// Typed scratch, so that `half` can convert a whole chunk with vector instructions.
+/// Typed scratch memory, so that `half` can convert a whole chunk with vector instructions.
 #[derive(Default)]
 struct Halves {
     f16: Vec<f16>,

@@ -1,8 +1,8 @@
-//! `.safetensors.zst`: decompressed as a stream into an unlinked temporary file, then read as any
+//! `.safetensors.zst`: decompressed as a stream into an unlinked temporary file, then read as a
 //! safetensors file.
 //!
-//! The header comes first and says how long the rest is, so garbage is refused before anything is
-//! written and a stream can fill the disk with no more than its header declares.
+//! The header comes first and states the length of the data. Garbage is therefore refused before
+//! anything is written, and a stream cannot fill the disk with more than its header declares.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -15,14 +15,14 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use super::one_line;
 use super::safetensors::{Header, SafetensorsFile};
 
-/// The largest window that is accepted, in bytes: what `zstd -d` takes without being asked to.
+/// Largest accepted window in bytes, the default of `zstd -d`.
 const MAX_WINDOW_BYTES: u64 = 128 << 20;
-/// Read from the compressed file, and written to the temporary one, at a time.
+/// Bytes read from the compressed file, and written to the temporary one, at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Decompresses `path` and opens the result.
 ///
-/// Errors: a truncated or corrupt stream; what is in it is not a safetensors file; no room in the
+/// Errors: a truncated or corrupt stream; contents that are no safetensors file; no room in the
 /// temporary folder.
 pub fn open(path: &Path) -> Result<SafetensorsFile> {
     let source = File::open(path).with_context(|| path.display().to_string())?;
@@ -83,7 +83,7 @@ fn spool_error(e: io::Error, data_bytes: u64, path: &Path, folder: &Path) -> any
     }
 }
 
-/// The decompressed bytes of all frames of a file, one after the other, checksums verified.
+/// The decompressed bytes of all frames of a file in sequence, with verified checksums.
 struct Frames<R> {
     source: R,
     decoder: FrameDecoder,
@@ -97,7 +97,7 @@ impl<R: BufRead> Frames<R> {
         Self { source, decoder, in_frame: false }
     }
 
-    /// Decodes until there is something to collect; false at the end of the file.
+    /// Decodes until there are bytes to collect. False at the end of the file.
     fn fill(&mut self) -> io::Result<bool> {
         loop {
             if self.in_frame {
@@ -149,7 +149,7 @@ impl<R: BufRead> Frames<R> {
         Ok(())
     }
 
-    /// A decoder error in the user's terms: at the end of the file it means truncation.
+    /// A decoder error in the user's terms. At the end of the file it means truncation.
     fn explain(&mut self, e: FrameDecoderError) -> io::Error {
         if let FrameDecoderError::WindowSizeTooBig { requested, max } = e {
             return io::Error::other(format!(
@@ -192,7 +192,7 @@ fn flat(e: &FrameDecoderError) -> String {
 mod tests {
     use super::*;
 
-    /// A disk with no room.
+    /// A writer to a full disk.
     struct Full;
 
     impl Write for Full {

@@ -1,18 +1,18 @@
-//! Decides whether a solution is right, the O(n^2) way, sharing no code with whoever made it.
+//! Checks a solution in O(n^2), sharing no code with the solver.
 
 use thiserror::Error;
 
-use super::{Problem, Solution};
+use super::{ArenaProblem, Solution};
 
-/// The rule that a solution breaks. Indices are positions in [`Problem::buffers`].
+/// A rule that a solution breaks. Indices are positions in [`ArenaProblem::buffers`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CheckError {
     /// There must be one offset for each buffer.
     #[error("{offset_count} offsets for {buffer_count} buffers")]
     Count {
-        /// How many buffers there are.
+        /// Number of buffers.
         buffer_count: usize,
-        /// How many offsets there are.
+        /// Number of offsets.
         offset_count: usize,
     },
     /// An offset must be a multiple of its buffer's alignment.
@@ -20,9 +20,9 @@ pub enum CheckError {
     Alignment {
         /// The buffer.
         buffer: usize,
-        /// Its offset.
+        /// The buffer's offset.
         offset: u64,
-        /// Its alignment.
+        /// The buffer's alignment.
         align_bytes: u64,
     },
     /// A fixed buffer must be where it was fixed.
@@ -30,27 +30,27 @@ pub enum CheckError {
     Fixed {
         /// The buffer.
         buffer: usize,
-        /// Its offset.
+        /// The buffer's offset.
         offset: u64,
-        /// The offset it was fixed at.
+        /// The offset at which the buffer is fixed.
         fixed_offset: u64,
     },
     /// Two buffers that are live together must not share a byte.
     #[error("buffers {first} and {second} share memory while both are live")]
     Overlap {
-        /// The one with the smaller index.
+        /// The buffer with the smaller index.
         first: usize,
-        /// The other one.
+        /// The other buffer.
         second: usize,
     },
     /// The stated height must be the end of the highest buffer.
     #[error("the stated height is {height_bytes} bytes but {}", highest(*buffer, *end_bytes))]
     Height {
-        /// The highest buffer; `None` when there are no buffers.
+        /// The highest buffer; `None` if there are no buffers.
         buffer: Option<usize>,
-        /// Where the highest buffer ends; `u64::MAX` where that is beyond 64 bits.
+        /// End of the highest buffer; `u64::MAX` if it exceeds 64 bits.
         end_bytes: u64,
-        /// The height the solution states.
+        /// The height that the solution states.
         height_bytes: u64,
     },
     /// No buffer may end above the problem's capacity.
@@ -58,7 +58,7 @@ pub enum CheckError {
     Capacity {
         /// The highest buffer.
         buffer: usize,
-        /// Where it ends.
+        /// End of the buffer.
         end_bytes: u64,
         /// The problem's capacity.
         capacity_bytes: u64,
@@ -72,11 +72,12 @@ fn highest(buffer: Option<usize>, end_bytes: u64) -> String {
     }
 }
 
-/// Accepts a solution exactly when every buffer is aligned, where it was fixed, clear of all
-/// others while they are live, below the capacity if there is one, and the height is exact.
+/// Accepts a solution if and only if every buffer is aligned, at its fixed offset, disjoint from
+/// all buffers that are live at the same time, and below the capacity if there is one, and the
+/// height is exact.
 ///
-/// Errors: the first rule found broken, with the buffers that break it.
-pub fn check(problem: &Problem, solution: &Solution) -> Result<(), CheckError> {
+/// Errors: the first broken rule, with the buffers that break it.
+pub fn check(problem: &ArenaProblem, solution: &Solution) -> Result<(), CheckError> {
     let buffers = &problem.buffers;
     let offsets = &solution.offsets;
     if buffers.len() != offsets.len() {
@@ -108,7 +109,7 @@ pub fn check(problem: &Problem, solution: &Solution) -> Result<(), CheckError> {
 }
 
 fn check_height(
-    problem: &Problem,
+    problem: &ArenaProblem,
     solution: &Solution,
     highest: Option<(u128, usize)>,
 ) -> Result<(), CheckError> {
@@ -131,11 +132,11 @@ mod tests {
     use super::*;
     use crate::plan::arena::Buffer;
 
-    /// Two buffers that meet in time and one that comes later.
-    fn example() -> (Problem, Solution) {
+    /// Two buffers that meet in time, and a later one.
+    fn example() -> (ArenaProblem, Solution) {
         let buffers =
             vec![Buffer::new(0, 2, 16, 8), Buffer::new(1, 3, 8, 8), Buffer::new(3, 4, 24, 8)];
-        let problem = Problem { buffers, capacity_bytes: Some(24) };
+        let problem = ArenaProblem { buffers, capacity_bytes: Some(24) };
         (problem, Solution { offsets: vec![0, 16, 0], height_bytes: 24 })
     }
 
@@ -143,7 +144,7 @@ mod tests {
     fn a_right_solution_is_accepted() {
         let (problem, solution) = example();
         assert_eq!(check(&problem, &solution), Ok(()));
-        assert_eq!(check(&Problem::default(), &Solution::default()), Ok(()));
+        assert_eq!(check(&ArenaProblem::default(), &Solution::default()), Ok(()));
     }
 
     #[test]
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(check(&problem, &bad), Err(error));
         let error = CheckError::Height { buffer: None, end_bytes: 0, height_bytes: 32 };
         bad.offsets.clear();
-        assert_eq!(check(&Problem::default(), &bad), Err(error));
+        assert_eq!(check(&ArenaProblem::default(), &bad), Err(error));
 
         problem.buffers[0].fixed_offset = Some(8);
         let error = CheckError::Fixed { buffer: 0, offset: 0, fixed_offset: 8 };
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn offsets_near_the_end_of_64_bits_do_not_wrap() {
         let buffers = vec![Buffer::new(0, 1, 16, 1), Buffer::new(0, 1, 16, 1)];
-        let problem = Problem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None };
         let solution = Solution { offsets: vec![u64::MAX - 4, 0], height_bytes: 12 };
         assert!(matches!(check(&problem, &solution), Err(CheckError::Height { .. })));
     }

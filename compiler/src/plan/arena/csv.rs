@@ -1,6 +1,6 @@
-//! The problem as text: `id,lower,upper,size[,alignment]`, and the answer with `,offset` added.
+//! The problem as text: `id,lower,upper,size[,alignment]`, and the solution with `,offset` added.
 //!
-//! Strict: the header must be exactly one of the two, every line must have as many fields, and a
+//! Strict: the header is exactly one of the two, every line has as many fields as the header, and a
 //! number is decimal digits only. There is no quoting, so an id has no comma.
 
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use thiserror::Error;
 
-use super::{Buffer, Problem, ProblemError, Solution};
+use super::{ArenaProblem, Buffer, ProblemError, Solution};
 
 const HEADER: &str = "id,lower,upper,size";
 const HEADER_ALIGNED: &str = "id,lower,upper,size,alignment";
@@ -19,22 +19,22 @@ pub struct Table {
     /// The name of each buffer of `problem`, all different.
     pub ids: Vec<String>,
     /// The problem, without a capacity: the text has none.
-    pub problem: Problem,
+    pub problem: ArenaProblem,
     /// Whether the text has a column of alignments.
     pub aligned: bool,
 }
 
-/// What is wrong with a text, and on which line.
+/// A fault of a text, with its line.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("line {line}: {kind}")]
 pub struct CsvError {
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The fault.
     pub kind: CsvErrorKind,
 }
 
-/// The rule that a line breaks.
+/// A rule that a line breaks.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CsvErrorKind {
     /// The first line must be one of the two headers.
@@ -43,9 +43,9 @@ pub enum CsvErrorKind {
     /// A line must have one field for each column.
     #[error("{found} fields where the header names {expected}")]
     Fields {
-        /// How many columns the header names.
+        /// Number of columns of the header.
         expected: usize,
-        /// How many fields the line has.
+        /// Number of fields of the line.
         found: usize,
     },
     /// An id must not be empty.
@@ -56,7 +56,7 @@ pub enum CsvErrorKind {
     DuplicateId {
         /// The id.
         id: String,
-        /// The line that has it already.
+        /// The earlier line with this id.
         first_line: usize,
     },
     /// A field must be decimal digits and fit its column: 32 bits for times, 64 for bytes.
@@ -67,12 +67,12 @@ pub enum CsvErrorKind {
         /// The field.
         text: String,
     },
-    /// The line's buffer has no meaning.
+    /// The line's buffer breaks a rule of problems.
     #[error("{}", rule_of_line(.0))]
     Buffer(ProblemError),
 }
 
-/// The rule in words that need no index, as the line says which buffer breaks it.
+/// The rule without indices. The line number identifies the buffer.
 fn rule_of_line(error: &ProblemError) -> String {
     match error {
         ProblemError::EmptyLifespan { .. } => "lower is not below upper".to_string(),
@@ -84,7 +84,7 @@ fn rule_of_line(error: &ProblemError) -> String {
 
 /// Reads a problem.
 ///
-/// Errors: the first [`CsvError`] met. The problem returned passes [`Problem::validate`].
+/// Errors: the first [`CsvError`]. The returned problem passes [`ArenaProblem::validate`].
 pub fn parse_csv(text: &str) -> Result<Table, CsvError> {
     let mut lines = text.lines().zip(1usize..);
     let aligned = match lines.next() {
@@ -94,7 +94,7 @@ pub fn parse_csv(text: &str) -> Result<Table, CsvError> {
             return Err(CsvError { line: 1, kind: CsvErrorKind::Header });
         }
     };
-    let mut table = Table { ids: Vec::new(), problem: Problem::default(), aligned };
+    let mut table = Table { ids: Vec::new(), problem: ArenaProblem::default(), aligned };
     let mut line_of_id: HashMap<&str, usize> = HashMap::new();
     for (text, line) in lines {
         let index = table.ids.len();

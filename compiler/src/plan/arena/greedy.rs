@@ -1,32 +1,32 @@
-//! Placement in one go: take the buffers in some order, give each the best place left.
+//! Greedy placement: buffers are placed in a fixed order, each at the best remaining offset.
 
 use std::cmp::Reverse;
 
-use super::{Problem, Solution};
+use super::{ArenaProblem, Solution};
 
-/// In which order buffers are placed.
+/// The order of placement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     /// Largest size first.
     Size,
-    /// Largest size times lifespan first.
+    /// Largest area first: size times length of the live range.
     Area,
-    /// First to be live, first placed.
+    /// Earliest live range first.
     Start,
-    /// Those live at the busiest time first, the longest-lived of them first.
+    /// Largest contention first; the longest live range first among equals.
     Contention,
 }
 
-/// Which of the gaps that a buffer fits in it takes.
+/// The choice among the gaps into which a buffer fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
-    /// The lowest one.
+    /// The lowest gap.
     First,
-    /// The smallest one; the space above everything only when there is none.
+    /// The smallest gap; the space above all buffers only if there is no gap.
     Best,
 }
 
-/// What is tried, the most promising first.
+/// Orders and fits to try, the most promising first.
 const ATTEMPTS: [(Order, Fit); 8] = [
     (Order::Size, Fit::Best),
     (Order::Size, Fit::First),
@@ -38,10 +38,10 @@ const ATTEMPTS: [(Order, Fit); 8] = [
     (Order::Area, Fit::Best),
 ];
 
-/// The lowest of several greedy placements; stops at the first not above `target_bytes`.
+/// The lowest of several greedy placements. Stops at the first one not above `target_bytes`.
 ///
-/// Requires a problem that [`Problem::validate`] accepts. Ignores the capacity.
-pub(super) fn greedy(problem: &Problem, target_bytes: u64) -> Solution {
+/// Requires a problem that [`ArenaProblem::validate`] accepts. Ignores the capacity.
+pub(super) fn greedy(problem: &ArenaProblem, target_bytes: u64) -> Solution {
     let mut best: Option<Solution> = None;
     for (order, fit) in ATTEMPTS {
         let solution = place(problem, &sequence(problem, order), fit);
@@ -55,9 +55,9 @@ pub(super) fn greedy(problem: &Problem, target_bytes: u64) -> Solution {
     best.unwrap_or_default()
 }
 
-/// The indices of all buffers in the given order; ties go to the larger, then the earlier, then
-/// the one with the smaller index.
-fn sequence(problem: &Problem, order: Order) -> Vec<usize> {
+/// The indices of all buffers in the given order. Ties go to the larger buffer, then the earlier
+/// one, then the smaller index.
+fn sequence(problem: &ArenaProblem, order: Order) -> Vec<usize> {
     let buffers = &problem.buffers;
     let contention = match order {
         Order::Contention => contention(problem),
@@ -66,20 +66,20 @@ fn sequence(problem: &Problem, order: Order) -> Vec<usize> {
     let mut indices: Vec<usize> = (0..buffers.len()).collect();
     indices.sort_by_cached_key(|&i| {
         let b = &buffers[i];
-        let life = u128::from(b.upper - b.lower);
+        let length = u128::from(b.upper - b.lower);
         let (major, minor) = match order {
-            Order::Size => (Reverse(u128::from(b.size_bytes)), Reverse(life)),
-            Order::Area => (Reverse(u128::from(b.size_bytes) * life), Reverse(0)),
-            Order::Start => (Reverse(u128::from(u32::MAX - b.lower)), Reverse(life)),
-            Order::Contention => (Reverse(u128::from(contention[i])), Reverse(life)),
+            Order::Size => (Reverse(u128::from(b.size_bytes)), Reverse(length)),
+            Order::Area => (Reverse(u128::from(b.size_bytes) * length), Reverse(0)),
+            Order::Start => (Reverse(u128::from(u32::MAX - b.lower)), Reverse(length)),
+            Order::Contention => (Reverse(u128::from(contention[i])), Reverse(length)),
         };
         (major, minor, Reverse(b.size_bytes), b.lower, i)
     });
     indices
 }
 
-/// For each buffer, the most live bytes there are at any time of its lifespan.
-fn contention(problem: &Problem) -> Vec<u64> {
+/// For each buffer, the largest sum of live bytes over its live range.
+fn contention(problem: &ArenaProblem) -> Vec<u64> {
     let buffers = &problem.buffers;
     let mut times: Vec<u32> = buffers.iter().map(|b| b.lower).collect();
     times.sort_unstable();
@@ -95,11 +95,11 @@ fn contention(problem: &Problem) -> Vec<u64> {
     buffers.iter().map(|b| most(b).unwrap_or(0)).collect()
 }
 
-/// Places the fixed buffers, then all others in the order given.
-fn place(problem: &Problem, sequence: &[usize], fit: Fit) -> Solution {
+/// Places the fixed buffers, then all others in the given order.
+fn place(problem: &ArenaProblem, sequence: &[usize], fit: Fit) -> Solution {
     let buffers = &problem.buffers;
     let mut solution = Solution { offsets: vec![0; buffers.len()], height_bytes: 0 };
-    // Placed buffers by offset.
+    // Placed buffers, sorted by offset.
     let mut placed: Vec<usize> = Vec::with_capacity(buffers.len());
     let (fixed, free): (Vec<usize>, Vec<usize>) =
         sequence.iter().partition(|&&i| buffers[i].fixed_offset.is_some());
@@ -115,8 +115,14 @@ fn place(problem: &Problem, sequence: &[usize], fit: Fit) -> Solution {
     solution
 }
 
-/// The offset for buffer `i` among the buffers `placed` so far, which are sorted by offset.
-fn find_offset(problem: &Problem, offsets: &[u64], placed: &[usize], i: usize, fit: Fit) -> u64 {
+/// The offset of buffer `i` among the buffers `placed` so far, which are sorted by offset.
+fn find_offset(
+    problem: &ArenaProblem,
+    offsets: &[u64],
+    placed: &[usize],
+    i: usize,
+    fit: Fit,
+) -> u64 {
     let buffer = &problem.buffers[i];
     let mut floor = 0u64;
     // Slack and offset of the best gap so far.
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn buffers_that_never_meet_share_memory() {
         let buffers = (0..9).map(|t| Buffer::new(t, t + 1, 64, 16)).collect();
-        let problem = Problem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None };
         assert_eq!(greedy(&problem, 64).height_bytes, 64);
     }
 
@@ -161,7 +167,7 @@ mod tests {
             vec![Buffer::new(0, 9, 4, 1), Buffer::new(0, 9, 4, 1), Buffer::new(0, 9, 8, 1)];
         buffers[0].fixed_offset = Some(12);
         buffers[1].fixed_offset = Some(24);
-        let problem = Problem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None };
         let sequence = sequence(&problem, Order::Size);
         assert_eq!(place(&problem, &sequence, Fit::Best).offsets, [12, 24, 16]);
         assert_eq!(place(&problem, &sequence, Fit::First).offsets, [12, 24, 0]);
@@ -175,7 +181,7 @@ mod tests {
             Buffer::new(lower, upper, 1 + u64::from(i * 37 % 301), 1 << (i % 7))
         };
         let buffers = (0..120).map(buffer).collect();
-        let problem = Problem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None };
         for (order, fit) in ATTEMPTS {
             let solution = place(&problem, &sequence(&problem, order), fit);
             assert_eq!(check(&problem, &solution), Ok(()), "{order:?} {fit:?}");

@@ -1,24 +1,24 @@
-//! Lowers a solution: searches for one at the target height, then at heights between.
+//! Lowers a solution: searches at the target height, then at heights between.
 
 use std::time::Instant;
 
 use super::search::{Outcome, Preference, Search, Setting};
 use super::sections::Sections;
-use super::{Limits, Problem, Solution};
+use super::{ArenaProblem, Limits, Solution};
 
-/// Steps of the first search for each buffer of the problem. A lucky preference needs few, and an
-/// unlucky one never ends, so that it pays to change it early.
+/// Steps of the first search for each buffer of the problem. A good preference needs few steps, and
+/// a bad one may never end, so preferences change early.
 const FIRST_STEPS_PER_BUFFER: u64 = 400;
 
 const PREFERENCES: [Preference; 3] =
-    [Preference::ContentionLife, Preference::Life, Preference::ContentionArea];
+    [Preference::ContentionLiveRange, Preference::LiveRange, Preference::ContentionArea];
 
-/// The lowest solution found within `limits`, at most as high as `solution`; stops at the first
-/// that is not above `target_bytes`.
+/// The lowest solution found within `limits`, at most as high as `solution`. Stops at the first
+/// solution not above `target_bytes`.
 ///
 /// Requires a problem that `validate` accepts, and no solution below `target_bytes`.
 pub(super) fn improve(
-    problem: &Problem,
+    problem: &ArenaProblem,
     solution: Solution,
     target_bytes: u64,
     limits: &Limits,
@@ -27,7 +27,7 @@ pub(super) fn improve(
     let mut steps_left = limits.search_steps;
     let deadline = limits.time.and_then(|time| Instant::now().checked_add(time));
     let mut best = solution;
-    // Half of what is allowed goes to the target itself. What lies above it is bisected.
+    // Half of the limits goes to the target height. The heights above it are bisected.
     let mut share = 2;
     let mut failed_bytes = target_bytes;
     let mut height_bytes = target_bytes;
@@ -48,14 +48,14 @@ pub(super) fn improve(
     best
 }
 
-/// What one search may use.
+/// The limits of one search.
 struct Allowance {
     steps: u64,
     deadline: Option<Instant>,
 }
 
 impl Allowance {
-    /// `1 / share` of what is left.
+    /// `1 / share` of the remaining limits.
     fn new(steps_left: u64, deadline: Option<Instant>, share: u32) -> Self {
         let now = Instant::now();
         let part = |deadline: Instant| now + deadline.saturating_duration_since(now) / share;
@@ -71,9 +71,9 @@ fn is_past(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Searches with every preference in turn and ever more steps, as long as allowed.
+/// Searches with every preference in turn and increasing steps, within the allowance.
 fn search(
-    problem: &Problem,
+    problem: &ArenaProblem,
     sections: &Sections,
     height_bytes: u64,
     allowance: &mut Allowance,
@@ -97,7 +97,7 @@ fn search(
     }
 }
 
-fn solution(problem: &Problem, offsets: Vec<u64>) -> Solution {
+fn solution(problem: &ArenaProblem, offsets: Vec<u64>) -> Solution {
     let ends = problem.buffers.iter().zip(&offsets);
     let height_bytes = ends.map(|(b, offset)| offset + b.size_bytes).max().unwrap_or(0);
     Solution { offsets, height_bytes }

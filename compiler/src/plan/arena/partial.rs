@@ -1,66 +1,66 @@
-//! A placement under construction, from the bottom up, that can be taken back step by step.
+//! A placement under construction, from the bottom up, that can be undone step by step.
 //!
-//! It knows for every buffer left the lowest offset it can still have, and for every section
-//! whether the buffers left in it can still end below the capacity.
+//! It knows the lowest possible offset of every unplaced buffer, and for every section whether its
+//! unplaced buffers can still end below the capacity.
 
 use std::ops::Range;
 
 use super::sections::Sections;
-use super::{Buffer, Problem};
+use super::{ArenaProblem, Buffer};
 
-/// In place of a buffer's lowest offset once it is placed; higher than any offset.
+/// Marks a placed buffer in place of its lowest offset. Higher than any offset.
 const PLACED: u64 = u64::MAX;
 
-/// What of a buffer never changes.
+/// The constant facts of a buffer.
 #[derive(Debug)]
 struct Item {
-    /// The size rounded up to the common divisor of all alignments.
+    /// Size rounded up to the common divisor of all alignments.
     size: u64,
-    /// How far the rounding went.
+    /// Difference between the rounded and the exact size.
     padding: u64,
     align: u64,
     fixed: bool,
 }
 
-/// A state that [`Partial::undo`] goes back to.
+/// A state to which [`Partial::undo`] returns.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
     low_count: usize,
     floor_count: usize,
 }
 
-/// Some buffers placed, the others bounded.
+/// Some buffers placed, the others with lower bounds.
 #[derive(Debug)]
 pub(super) struct Partial<'a> {
     sections: &'a Sections,
     items: Vec<Item>,
     capacity: u64,
-    /// The capacity rounded up like the sizes.
+    /// The capacity, rounded up like the sizes.
     ceiling: u64,
     /// The offset of each placed buffer.
     offsets: Vec<u64>,
-    /// The lowest offset left for each buffer left, [`PLACED`] for any other.
+    /// The lowest possible offset of each unplaced buffer, [`PLACED`] for placed buffers.
     lows: Vec<u64>,
-    /// Per section: no buffer left in it can be lower than this.
+    /// Per section: a lower bound of the offsets of its unplaced buffers.
     floors: Vec<u64>,
-    /// Per section: the sum of the sizes of the buffers left in it.
+    /// Per section: the sum of the sizes of its unplaced buffers.
     totals: Vec<u64>,
-    /// Per section: how many of the buffers left in it are also in the next one.
+    /// Per section: the number of its unplaced buffers that are also in the next section.
     crossings: Vec<u32>,
     old_lows: Vec<(u32, u64)>,
     old_floors: Vec<(usize, u64)>,
-    /// The sections where the latest placement may have raised the floor, each once.
+    /// The sections whose floor the latest placement may have raised, each once.
     touched: Vec<usize>,
-    /// Per section: the placement that touched it last.
+    /// Per section: the latest placement that touched it.
     touched_by: Vec<u64>,
     placement_count: u64,
-    /// Buffers and sections looked at so far.
+    /// Number of buffers and sections visited so far.
     steps: u64,
 }
 
 impl<'a> Partial<'a> {
-    /// Nothing placed yet. Requires a problem that `validate` accepts, and its sections.
-    pub(super) fn new(problem: &Problem, sections: &'a Sections, capacity: u64) -> Self {
+    /// An empty placement. Requires a problem that `validate` accepts, and its sections.
+    pub(super) fn new(problem: &ArenaProblem, sections: &'a Sections, capacity: u64) -> Self {
         let grain = problem.grain_bytes();
         let item = |b: &Buffer| {
             let size = b.size_bytes.next_multiple_of(grain);
@@ -99,32 +99,32 @@ impl<'a> Partial<'a> {
         self.lows[buffer as usize] == PLACED
     }
 
-    /// The lowest offset left for `buffer`, which must be left.
+    /// The lowest possible offset of `buffer`, which must be unplaced.
     pub(super) fn low(&self, buffer: u32) -> u64 {
         self.lows[buffer as usize]
     }
 
-    /// The lowest end left for `buffer`, which must be left; rounded up.
+    /// The lowest possible end of `buffer`, which must be unplaced; rounded up.
     pub(super) fn low_end(&self, buffer: u32) -> u64 {
         self.lows[buffer as usize] + self.items[buffer as usize].size
     }
 
-    /// The largest sum of sizes left in any of `sections`.
+    /// The largest sum of unplaced sizes in any of `sections`.
     pub(super) fn most_left(&self, sections: Range<usize>) -> u64 {
         self.totals[sections].iter().copied().max().unwrap_or(0)
     }
 
-    /// The first offset that is too high for the next buffer, given the sizes left above it.
+    /// The first offset that is too high for the next buffer, given the unplaced sizes above it.
     pub(super) fn offset_limit(&self, sections: Range<usize>) -> u64 {
         (self.ceiling + 1).saturating_sub(self.most_left(sections))
     }
 
-    /// Whether no buffer left is both in `section` and in the next one.
+    /// Whether no unplaced buffer is in both `section` and the next one.
     pub(super) fn is_cut_after(&self, section: usize) -> bool {
         self.crossings[section] == 0
     }
 
-    /// Whether no buffer left meets `buffer`.
+    /// Whether no unplaced buffer is live together with `buffer`.
     pub(super) fn is_hatless(&self, buffer: u32) -> bool {
         self.sections.neighbours(buffer).iter().all(|&other| self.is_placed(other))
     }
@@ -141,9 +141,9 @@ impl<'a> Partial<'a> {
         Mark { low_count: self.old_lows.len(), floor_count: self.old_floors.len() }
     }
 
-    /// Places `buffer` at its lowest offset; says whether the others may still fit.
+    /// Places `buffer` at its lowest possible offset. Returns whether the others may still fit.
     ///
-    /// Requires that no offset chosen before is higher. To be undone in either case.
+    /// Requires that no earlier offset is higher. Must be undone in either case.
     pub(super) fn place(&mut self, buffer: u32) -> bool {
         let index = buffer as usize;
         let (end, size) = (self.low_end(buffer), self.items[index].size);
@@ -163,7 +163,7 @@ impl<'a> Partial<'a> {
             && self.raise_floors()
     }
 
-    /// Takes back the latest placement not taken back yet, which was of `buffer` at `mark`.
+    /// Undoes the latest placement, which was of `buffer` at `mark`.
     pub(super) fn undo(&mut self, buffer: u32, mark: Mark) {
         for (other, low) in self.old_lows.drain(mark.low_count..) {
             self.lows[other as usize] = low;
@@ -178,7 +178,8 @@ impl<'a> Partial<'a> {
         self.lows[buffer as usize] = self.offsets[buffer as usize];
     }
 
-    /// Lifts all buffers left that meet `buffer` above its end; false if a fixed one would move.
+    /// Raises all unplaced buffers that meet `buffer` above its end. False if a fixed one would
+    /// move.
     fn raise_neighbours(&mut self, buffer: u32, end: u64) -> bool {
         let sections = self.sections;
         let neighbours = sections.neighbours(buffer);
@@ -195,7 +196,7 @@ impl<'a> Partial<'a> {
             self.old_lows.push((other, low));
             self.lows[other as usize] = end.next_multiple_of(align);
             for section in sections.span(other) {
-                // Elsewhere the floor rests on a lower buffer than this.
+                // In other sections the floor rests on a lower buffer.
                 if low <= self.floors[section] {
                     self.touch(section);
                 }
@@ -204,8 +205,8 @@ impl<'a> Partial<'a> {
         true
     }
 
-    /// Lifts the floor of each touched section to the lowest buffer left in it; false if the
-    /// sizes left above some floor exceed the capacity.
+    /// Raises the floor of each touched section to its lowest unplaced buffer. False if the
+    /// unplaced sizes above a floor exceed the capacity.
     fn raise_floors(&mut self) -> bool {
         for i in 0..self.touched.len() {
             let section = self.touched[i];
@@ -233,7 +234,7 @@ impl<'a> Partial<'a> {
         }
     }
 
-    /// The offsets of all buffers; meaningful once all are placed.
+    /// The offsets of all buffers. Valid once all buffers are placed.
     pub(super) fn into_offsets(self) -> Vec<u64> {
         self.offsets
     }

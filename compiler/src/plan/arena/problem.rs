@@ -1,31 +1,31 @@
-//! What an arena problem is, when one is malformed, and what no placement can beat.
+//! The arena problem: its definition, its validity, and its lower bound.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-/// A block of memory that is needed during a half-open span of time.
+/// A region of memory with a half-open live range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// First point in time at which the buffer is live.
+    /// First instant of the live range.
     pub lower: u32,
-    /// First point in time after its live range; greater than `lower`.
+    /// First instant after the live range; greater than `lower`.
     pub upper: u32,
-    /// Size in bytes, at least 1. It is not rounded up to the alignment.
+    /// Size in bytes, at least 1. Not rounded up to the alignment.
     pub size_bytes: u64,
-    /// The offset must be a multiple of this; at least 1, not necessarily a power of two.
+    /// Alignment of the offset in bytes: at least 1, not necessarily a power of two.
     pub align_bytes: u64,
-    /// The offset, in bytes, where it is imposed from outside.
+    /// A fixed offset in bytes; `None` if the solver chooses it.
     pub fixed_offset: Option<u64>,
 }
 
 impl Buffer {
-    /// A buffer live during `[lower, upper)` that may be put at any multiple of `align_bytes`.
+    /// A buffer that is live during `[lower, upper)`, at any multiple of `align_bytes`.
     pub fn new(lower: u32, upper: u32, size_bytes: u64, align_bytes: u64) -> Self {
         Self { lower, upper, size_bytes, align_bytes, fixed_offset: None }
     }
 
-    /// Checks what can be checked of a buffer alone; `index` goes into the error.
+    /// Checks the rules of a single buffer. `index` goes into the error.
     pub(super) fn validate(&self, index: usize) -> Result<(), ProblemError> {
         if self.lower >= self.upper {
             return Err(ProblemError::EmptyLifespan { buffer: index });
@@ -48,23 +48,23 @@ impl Buffer {
 
 /// Buffers that share one arena.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Problem {
-    /// The buffers; everything else refers to one by its index here.
+pub struct ArenaProblem {
+    /// The buffers. Other types refer to a buffer by its index here.
     pub buffers: Vec<Buffer>,
-    /// A height that is good enough. With none, the height is to be as small as can be found.
+    /// Sufficient height in bytes. `None` asks for the lowest height.
     pub capacity_bytes: Option<u64>,
 }
 
-/// Where every buffer goes.
+/// The offset of every buffer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Solution {
-    /// Offset in bytes, one for each buffer and in the same order.
+    /// Offsets in bytes, one for each buffer, in the order of the buffers.
     pub offsets: Vec<u64>,
-    /// The largest `offset + size_bytes`; 0 when there are no buffers.
+    /// The largest `offset + size_bytes`; 0 if there are no buffers.
     pub height_bytes: u64,
 }
 
-/// Why a problem has no meaning. Indices are positions in [`Problem::buffers`].
+/// A rule that a problem breaks. Indices are positions in [`ArenaProblem::buffers`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProblemError {
     /// `lower < upper` does not hold.
@@ -92,17 +92,17 @@ pub enum ProblemError {
     FixedMisaligned {
         /// The buffer.
         buffer: usize,
-        /// Its fixed offset.
+        /// The buffer's fixed offset.
         offset: u64,
-        /// Its alignment.
+        /// The buffer's alignment.
         align_bytes: u64,
     },
     /// Two fixed buffers share a byte while both are live.
     #[error("buffers {first} and {second} are fixed on top of each other")]
     FixedOverlap {
-        /// The one with the smaller index.
+        /// The buffer with the smaller index.
         first: usize,
-        /// The other one.
+        /// The other buffer.
         second: usize,
     },
     /// All sizes, alignments and fixed offsets together exceed 63 bits.
@@ -110,21 +110,21 @@ pub enum ProblemError {
     TooLarge,
 }
 
-/// A point in time at which the live buffers alone exceed a capacity.
+/// An instant at which the live buffers alone exceed a capacity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The time; the earliest one where `live_bytes` is largest.
+    /// The instant: the earliest one with the largest `live_bytes`.
     pub time: u32,
-    /// What the live buffers need together, the gaps forced by alignment included.
+    /// Sum of the live sizes, including gaps that alignment forces.
     pub live_bytes: u64,
-    /// Index and size in bytes of every buffer live then, largest first.
+    /// Index and size in bytes of every live buffer, largest first.
     pub buffers: Vec<(usize, u64)>,
 }
 
-impl Problem {
-    /// Checks that the problem has a meaning, whatever its capacity.
+impl ArenaProblem {
+    /// Checks all rules except the capacity.
     ///
-    /// Errors: the first [`ProblemError`] met, in the order of the buffers.
+    /// Errors: the first [`ProblemError`], in the order of the buffers.
     pub fn validate(&self) -> Result<(), ProblemError> {
         let mut total_bytes = 0u64;
         let mut highest_fixed = 0u64;
@@ -159,10 +159,10 @@ impl Problem {
         Ok(())
     }
 
-    /// A height that no placement can go below: the largest sum of live sizes.
+    /// A lower bound of the height: the largest sum of live sizes.
     ///
-    /// All offsets are multiples of the alignments' common divisor, so every live buffer but the
-    /// topmost is counted with its size rounded up to that divisor. Requires a problem that
+    /// All offsets are multiples of the alignments' common divisor. So every live buffer except the
+    /// topmost one counts with its size rounded up to this divisor. Requires a problem that
     /// [`validate`](Self::validate) accepts.
     pub fn lower_bound_bytes(&self) -> u64 {
         let fixed = (self.buffers.iter())
@@ -172,10 +172,10 @@ impl Problem {
         live.max(fixed.unwrap_or(0))
     }
 
-    /// The earliest time with the largest need of live bytes, and that need.
+    /// The earliest instant with the largest sum of live bytes, and this sum.
     fn busiest_time(&self) -> Option<(u32, u64)> {
         let grain = self.grain_bytes();
-        // At equal times ends come first: lifespans are half-open.
+        // At equal times ends come first, because live ranges are half-open.
         let mut events: Vec<(u32, bool, usize)> = Vec::with_capacity(2 * self.buffers.len());
         for (index, buffer) in self.buffers.iter().enumerate() {
             events.push((buffer.lower, true, index));
@@ -183,7 +183,7 @@ impl Problem {
         }
         events.sort_unstable();
         let mut live_bytes = 0u64;
-        // How many live buffers there are for each size of the gap that rounding puts above them.
+        // Number of live buffers by the size of the gap that rounding puts above them.
         let mut gaps: BTreeMap<u64, usize> = BTreeMap::new();
         let mut busiest: Option<(u32, u64)> = None;
         for (time, starts, index) in events {
@@ -210,17 +210,18 @@ impl Problem {
         busiest
     }
 
-    /// The largest number that divides every alignment; 1 when there are no buffers.
+    /// The greatest common divisor of the alignments; 1 if there are no buffers.
     pub(super) fn grain_bytes(&self) -> u64 {
         self.buffers.iter().fold(0, |grain, b| gcd(grain, b.align_bytes)).max(1)
     }
 }
 
-/// Says why `problem` cannot fit in `capacity_bytes`, where the live sizes alone forbid it.
+/// The conflict because of which `problem` cannot fit in `capacity_bytes`, if the live sizes alone
+/// exceed it.
 ///
-/// `None` does not promise that a placement exists. Requires a problem that
-/// [`Problem::validate`] accepts.
-pub fn conflict(problem: &Problem, capacity_bytes: u64) -> Option<Conflict> {
+/// `None` does not guarantee that a placement exists. Requires a problem that [`ArenaProblem::validate`]
+/// accepts.
+pub fn conflict(problem: &ArenaProblem, capacity_bytes: u64) -> Option<Conflict> {
     let (time, live_bytes) = problem.busiest_time()?;
     if live_bytes <= capacity_bytes {
         return None;
@@ -241,9 +242,9 @@ fn gcd(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn problem(buffers: &[(u32, u32, u64, u64)]) -> Problem {
+    fn problem(buffers: &[(u32, u32, u64, u64)]) -> ArenaProblem {
         let buffers = buffers.iter().map(|&(l, u, s, a)| Buffer::new(l, u, s, a)).collect();
-        Problem { buffers, capacity_bytes: None }
+        ArenaProblem { buffers, capacity_bytes: None }
     }
 
     #[test]
@@ -257,7 +258,7 @@ mod tests {
         // 256 + 256 + 100, with the largest gap on top.
         let p = problem(&[(0, 1, 200, 256), (0, 1, 256, 256), (0, 1, 100, 256)]);
         assert_eq!(p.lower_bound_bytes(), 612);
-        // One byte can always hide behind the buffer of coarser alignment.
+        // One byte always fits behind the buffer of coarser alignment.
         assert_eq!(problem(&[(0, 1, 1, 1), (0, 1, 1, 256)]).lower_bound_bytes(), 2);
     }
 
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn malformed_problems_are_named() {
-        let error = |p: &Problem| p.validate().unwrap_err();
+        let error = |p: &ArenaProblem| p.validate().unwrap_err();
         let of = |b: (u32, u32, u64, u64)| problem(&[b]);
         assert_eq!(error(&of((3, 3, 1, 1))), ProblemError::EmptyLifespan { buffer: 0 });
         assert_eq!(error(&of((0, 1, 0, 1))), ProblemError::EmptyBuffer { buffer: 0 });

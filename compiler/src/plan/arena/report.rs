@@ -1,4 +1,4 @@
-//! The planner for problems given as text: what the command line prints.
+//! Solves problems given as text, and reports the result for the command line.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,37 +7,37 @@ use anyhow::Context;
 
 use super::{Limits, check, conflict, parse_csv, solve, write_csv};
 
-/// How many buffers of a conflict are named.
+/// Number of buffers that are named in a conflict.
 const NAMED_BUFFERS: usize = 12;
 
-/// The solution of a problem given as text. Displays as one line, and more on a conflict.
+/// The solution of a problem given as text. Displayed as one line, with more lines for a conflict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvReport {
-    /// The lines that were read, each with its offset.
+    /// The input lines, each with its offset.
     pub csv: String,
-    /// The height of the lowest placement found.
+    /// Height of the lowest placement found, in bytes.
     pub height_bytes: u64,
-    /// The height that no placement can go below.
+    /// Lower bound of the height, in bytes.
     pub lower_bound_bytes: u64,
-    /// The capacity asked for.
+    /// The requested capacity, in bytes.
     pub capacity_bytes: Option<u64>,
-    /// Why no placement can fit, where the live sizes alone forbid it.
+    /// The conflict, if the live sizes alone exceed the capacity.
     pub conflict: Option<CsvConflict>,
 }
 
-/// The buffers that are live together and exceed the capacity.
+/// Buffers that are live together and exceed the capacity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvConflict {
-    /// The time.
+    /// The instant.
     pub time: u32,
-    /// What they need together.
+    /// Sum of the live sizes in bytes.
     pub live_bytes: u64,
-    /// Their ids and sizes in bytes, largest first.
+    /// Ids and sizes in bytes, largest first.
     pub buffers: Vec<(String, u64)>,
 }
 
 impl CsvReport {
-    /// Whether the placement keeps to the capacity; true where none was asked for.
+    /// Whether the placement fits the capacity. True if there is no capacity.
     pub fn fits(&self) -> bool {
         self.capacity_bytes.is_none_or(|capacity_bytes| self.height_bytes <= capacity_bytes)
     }
@@ -71,11 +71,11 @@ impl fmt::Display for CsvReport {
 
 /// Reads a problem, solves it for `capacity_bytes`, and checks the solution.
 ///
-/// With a time limit the search is bounded by nothing else; without one, by the default
-/// [`Limits`], and the answer is the same on every machine.
+/// A time limit replaces all other limits. Without it, the default [`Limits`] apply, and the answer
+/// is the same on every machine.
 ///
-/// Errors: what is wrong with the text, by line. A problem that does not fit is no error but a
-/// report whose [`fits`](CsvReport::fits) is false.
+/// Errors: the faults of the text, by line. A problem that does not fit is no error:
+/// [`fits`](CsvReport::fits) of its report is false.
 pub fn run_csv(
     text: &str,
     capacity_bytes: Option<u64>,
@@ -104,7 +104,7 @@ pub fn run_csv(
         capacity_bytes,
         conflict: named,
     };
-    // Whether it fits is for the report to say; everything else must hold.
+    // The report compares the height with the capacity. The check is for all other rules.
     table.problem.capacity_bytes = None;
     check(&table.problem, &solution).context("the placement found is wrong")?;
     Ok(report)

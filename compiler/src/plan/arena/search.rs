@@ -1,17 +1,17 @@
 //! Exact search for a placement below a capacity: depth first, from the bottom up.
 //!
 //! Only *canonical* placements are visited: every buffer rests on the floor or on another one, and
-//! buffers are placed by rising offset. So a buffer's offset is known before it is placed, namely
-//! the lowest one above its placed neighbours, and the search only chooses which one is next.
-//! What prunes it:
+//! buffers are placed by rising offset. So a buffer's offset is known before it is placed: it is
+//! the lowest one above its placed neighbours. The search only chooses the next buffer. Four rules
+//! prune it:
 //!
-//! - **Sections.** The lowest offset of a buffer left in a section is the section's floor; the
-//!   sizes left in it, stacked on that floor, must end below the capacity. As offsets rise, no
-//!   floor is below the offset chosen last.
-//! - **Dominance.** A buffer is not placed where another one would fit in the gap below it.
-//! - **Decomposition.** Where no buffer left crosses some point in time, the two sides are problems
-//!   of their own: a solved side is not solved again because the other one fails.
-//! - **Hatless.** A buffer that no other one can be put above is not tried any higher.
+//! - **Sections.** The lowest offset of an unplaced buffer in a section is the section's floor. The
+//!   unplaced sizes of the section, stacked on its floor, must end below the capacity. Offsets
+//!   rise, so no floor is below the latest offset.
+//! - **Dominance.** A buffer is not placed if another one fits in the gap below it.
+//! - **Decomposition.** If no unplaced buffer crosses some instant, the two sides are separate
+//!   problems. A solved side is not solved again if the other one fails.
+//! - **Hatless.** A buffer that has no other buffer above it is not tried at higher offsets.
 //!
 //! Source: Moffitt, MiniMalloc, ASPLOS 2023 (doi:10.1145/3623278.3624752).
 
@@ -19,62 +19,64 @@ use std::cmp::Reverse;
 use std::ops::Range;
 use std::time::Instant;
 
-use super::Problem;
+use super::ArenaProblem;
 use super::partial::{Mark, Partial};
 use super::sections::Sections;
 
-/// How a search ended.
+/// The end of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// With a placement.
+    /// A placement was found.
     Found,
-    /// With every placement tried that could be the lowest.
+    /// Every candidate placement was tried.
     Exhausted,
-    /// At its limit.
+    /// The search reached its limit.
     Aborted,
 }
 
-/// Which of several buffers with the same offset is tried first: the largest by three numbers.
+/// Order of buffers with the same offset: the largest first by three numbers. Area is size times
+/// length of the live range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Preference {
-    /// Lifespan, area, contention, where area is size times lifespan.
-    Life,
-    /// Contention, area, lifespan.
+    /// Live range, area, contention.
+    LiveRange,
+    /// Contention, area, live range.
     ContentionArea,
-    /// Contention, lifespan, area.
-    ContentionLife,
+    /// Contention, live range, area.
+    ContentionLiveRange,
 }
 
-/// What makes a search different from others of the same problem, and when it gives up.
+/// Preference and limits of a search.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setting {
     /// The preference among buffers.
     pub(super) preference: Preference,
-    /// Buffers and sections it may look at.
+    /// Largest number of buffers and sections to visit.
     pub(super) step_limit: u64,
-    /// When to stop in any case.
+    /// Time at which the search stops in any case.
     pub(super) deadline: Option<Instant>,
 }
 
-/// Sections that share no buffer left to place with any other.
+/// Sections that share no unplaced buffer with any other section.
 #[derive(Clone, Debug)]
 struct Part {
     sections: Range<usize>,
-    /// Its buffers in `Search::lists`, the preferred first.
+    /// Range of the part's buffers in `Search::lists`, the preferred ones first.
     list: Range<usize>,
-    /// The frame whose buffer cut it off; `None` if nothing had to be placed for that.
+    /// The frame whose buffer separated the part; `None` if nothing had to be placed.
     owner: Option<usize>,
 }
 
-/// The choice of one buffer.
+/// A choice of one buffer.
 #[derive(Debug)]
 struct Frame {
     part: usize,
-    /// Whether it is the first choice in its part.
+    /// Whether this is the first choice in its part.
     first: bool,
-    /// Where its choices begin in `Search::choices`; they end where the next frame's begin.
+    /// Start of the frame's choices in `Search::choices`. They end at the start of the next
+    /// frame's.
     choices_start: usize,
-    /// The next choice to be tried.
+    /// Index of the next choice to try.
     next_choice: usize,
     placed: Option<u32>,
     mark: Mark,
@@ -83,40 +85,40 @@ struct Frame {
     pending_count: usize,
 }
 
-/// An offset and the rank in the part's list of the buffer that would be placed there.
+/// An offset, and the rank in the part's list of the buffer to place there.
 type Choice = (u64, usize);
 
 enum Move {
-    /// Choose the next buffer of `part`, not before `least`.
+    /// Choose the next buffer of `part`, starting at `least`.
     Choose { part: usize, least: Choice, first: bool },
     /// Try the topmost frame's next choice.
     Advance,
-    /// Go on with the next part: this one is complete.
+    /// Continue with the next part: this one is complete.
     Complete,
 }
 
-/// A search under way.
+/// A search in progress.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
     sections: &'a Sections,
     setting: Setting,
     partial: Partial<'a>,
-    lives: Vec<u64>,
+    lengths: Vec<u64>,
     sizes: Vec<u64>,
     frames: Vec<Frame>,
     choices: Vec<Choice>,
     parts: Vec<Part>,
     lists: Vec<u32>,
-    /// Parts not begun; the next one is the last.
+    /// Parts that are not begun. The last one is next.
     pending: Vec<usize>,
 }
 
 impl<'a> Search<'a> {
-    /// Prepares the search for a placement that ends at or below `capacity`.
+    /// Prepares a search for a placement that ends at or below `capacity`.
     ///
     /// Requires a problem that `validate` accepts, and its sections.
     pub(super) fn new(
-        problem: &Problem,
+        problem: &ArenaProblem,
         sections: &'a Sections,
         capacity: u64,
         setting: Setting,
@@ -125,7 +127,7 @@ impl<'a> Search<'a> {
             sections,
             setting,
             partial: Partial::new(problem, sections, capacity),
-            lives: problem.buffers.iter().map(|b| u64::from(b.upper - b.lower)).collect(),
+            lengths: problem.buffers.iter().map(|b| u64::from(b.upper - b.lower)).collect(),
             sizes: problem.buffers.iter().map(|b| b.size_bytes).collect(),
             frames: Vec::new(),
             choices: Vec::new(),
@@ -135,7 +137,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Searches until one of the outcomes.
+    /// Runs until an outcome is reached.
     pub(super) fn run(&mut self) -> Outcome {
         self.lists.extend(0..self.sizes.len() as u32);
         self.cut(0..self.lists.len(), None);
@@ -154,12 +156,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Buffers and sections looked at so far.
+    /// Number of buffers and sections visited so far.
     pub(super) fn steps(&self) -> u64 {
         self.partial.steps()
     }
 
-    /// The offsets, once a placement is found.
+    /// The offsets of the placement that was found.
     pub(super) fn into_offsets(self) -> Vec<u64> {
         self.partial.into_offsets()
     }
@@ -169,7 +171,8 @@ impl<'a> Search<'a> {
             || self.setting.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Lists what can be placed next in `part`; with nothing left, the part is complete.
+    /// Lists the candidates for the next placement in `part`. Without candidates, the part is
+    /// complete.
     fn choose(&mut self, part: usize, least: Choice, first: bool) -> Move {
         let Part { sections, list, .. } = self.parts[part].clone();
         self.partial.count_steps(list.len() + sections.len());
@@ -197,7 +200,7 @@ impl<'a> Search<'a> {
         Move::Advance
     }
 
-    /// Takes back the topmost frame's choice, if it made one, and makes its next one.
+    /// Undoes the topmost frame's choice, if it made one, and makes the next one.
     fn advance(&mut self) -> Move {
         let Some(mut frame) = self.frames.pop() else {
             return Move::Advance;
@@ -230,8 +233,8 @@ impl<'a> Search<'a> {
         Move::Choose { part, least: (offset, rank), first: false }
     }
 
-    /// Goes back to before `part` was begun and to the frame that cut it off: with the buffer
-    /// placed there, the part has no solution, whatever was found for the parts beside it.
+    /// Returns to the state before `part` was begun, and to the frame that separated it. With that
+    /// frame's buffer placed there, the part has no solution, regardless of the parts beside it.
     fn abandon(&mut self, part: usize) {
         let frame_count = self.parts[part].owner.map_or(0, |owner| owner + 1);
         while self.frames.len() > frame_count {
@@ -242,7 +245,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Undoes all that came of the frame's latest choice; returns the buffer it had placed.
+    /// Undoes everything that follows from the frame's latest choice. Returns the buffer that it
+    /// placed.
     fn take_back(&mut self, frame: &mut Frame) -> Option<u32> {
         let buffer = frame.placed.take()?;
         self.partial.undo(buffer, frame.mark);
@@ -252,7 +256,7 @@ impl<'a> Search<'a> {
         Some(buffer)
     }
 
-    /// Makes parts of the buffers left of `list`, and puts them in line.
+    /// Divides the unplaced buffers of `list` into parts, and adds the parts to `pending`.
     fn cut(&mut self, list: Range<usize>, owner: Option<usize>) {
         let list_start = self.lists.len();
         self.partial.count_steps(list.len());
@@ -282,15 +286,15 @@ impl<'a> Search<'a> {
 
     /// Sorts the buffers of `list` by preference.
     fn rank(&mut self, list: Range<usize>) {
-        let Self { sections, setting, partial, lives, sizes, lists, .. } = self;
+        let Self { sections, setting, partial, lengths, sizes, lists, .. } = self;
         lists[list].sort_by_cached_key(|&b| {
-            let life = u128::from(lives[b as usize]);
-            let area = life * u128::from(sizes[b as usize]);
+            let length = u128::from(lengths[b as usize]);
+            let area = length * u128::from(sizes[b as usize]);
             let contention = u128::from(partial.most_left(sections.span(b)));
             let numbers = match setting.preference {
-                Preference::Life => [life, area, contention],
-                Preference::ContentionArea => [contention, area, life],
-                Preference::ContentionLife => [contention, life, area],
+                Preference::LiveRange => [length, area, contention],
+                Preference::ContentionArea => [contention, area, length],
+                Preference::ContentionLiveRange => [contention, length, area],
             };
             (Reverse(numbers), b)
         });

@@ -1,7 +1,7 @@
-//! Time cut into sections, one from each beginning of a lifespan to the next.
+//! Time cut into sections, one from each start of a live range to the next.
 //!
-//! A buffer is in a section when it is live at the section's beginning, so that two buffers meet
-//! exactly when they share a section:
+//! A buffer is in a section if it is live at the section's start. Two buffers meet if and only if
+//! they share a section:
 //!
 //! ```text
 //!   | b0 b0 b0 b0 b0 |                   b0 in 0..3
@@ -13,21 +13,21 @@
 
 use std::ops::Range;
 
-use super::Problem;
+use super::ArenaProblem;
 
-/// Which buffers meet, and where; everything is derived from the lifespans.
+/// The buffers that meet, by section and by buffer. Derived from the live ranges.
 #[derive(Debug)]
 pub(super) struct Sections {
-    /// The sections a buffer is live in.
+    /// The sections in which each buffer is live.
     spans: Vec<Range<usize>>,
     /// The buffers of each section.
     members: Lists,
-    /// The buffers that share a section with each buffer, itself excepted.
+    /// The buffers that share a section with each buffer, without the buffer itself.
     neighbours: Lists,
 }
 
 impl Sections {
-    pub(super) fn new(problem: &Problem) -> Self {
+    pub(super) fn new(problem: &ArenaProblem) -> Self {
         let buffers = &problem.buffers;
         let mut times: Vec<u32> = buffers.iter().map(|b| b.lower).collect();
         times.sort_unstable();
@@ -40,7 +40,7 @@ impl Sections {
         for (buffer, span) in (0u32..).zip(&spans) {
             members[span.clone()].iter_mut().for_each(|list| list.push(buffer));
         }
-        // Two buffers meet when one is live in the section where the other begins.
+        // Two buffers meet if one is live in the section where the other starts.
         let mut neighbours = vec![Vec::new(); buffers.len()];
         for (section, list) in members.iter().enumerate() {
             let begins = |b: u32| spans[b as usize].start == section;
@@ -58,7 +58,7 @@ impl Sections {
         self.members.len()
     }
 
-    /// The sections that `buffer` is live in; never empty.
+    /// The sections in which `buffer` is live; never empty.
     pub(super) fn span(&self, buffer: u32) -> Range<usize> {
         self.spans[buffer as usize].clone()
     }
@@ -68,13 +68,13 @@ impl Sections {
         self.members.get(section)
     }
 
-    /// The buffers that are live together with `buffer` at some time.
+    /// The buffers that are live together with `buffer` at some instant.
     pub(super) fn neighbours(&self, buffer: u32) -> &[u32] {
         self.neighbours.get(buffer as usize)
     }
 }
 
-/// Many short lists in one piece of memory.
+/// Many short lists in one allocation.
 #[derive(Debug)]
 struct Lists {
     items: Vec<u32>,
@@ -109,7 +109,7 @@ mod tests {
     fn buffers_meet_exactly_when_they_share_a_section() {
         let lifespans = [(0, 4), (2, 5), (4, 8), (5, 6), (9, 12), (9, 10), (11, 12)];
         let buffers = lifespans.iter().map(|&(lower, upper)| Buffer::new(lower, upper, 1, 1));
-        let problem = Problem { buffers: buffers.collect(), capacity_bytes: None };
+        let problem = ArenaProblem { buffers: buffers.collect(), capacity_bytes: None };
         let sections = Sections::new(&problem);
         assert_eq!(sections.section_count(), 6);
         for (i, a) in lifespans.iter().enumerate() {

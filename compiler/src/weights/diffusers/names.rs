@@ -1,8 +1,8 @@
 //! From diffusers' tensor names to the keys of the single-file layout.
 //!
-//! diffusers numbers blocks and the layers in them; the single-file layout numbers the U-Net's
-//! layers through, and the decoder's levels from the picture down. Both are derived from the names
-//! that are there: channels, levels and layers of the model need not be known.
+//! diffusers numbers blocks and the layers in them. The single-file layout numbers all layers of
+//! the U-Net in sequence, and the levels of the decoder from the image down. Both numberings are
+//! derived from the names, so the model's channels, levels and layers need not be known.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,23 @@ const UNET: &str = "model.diffusion_model";
 const VAE: &str = "first_stage_model";
 const TEXT: &str = "cond_stage_model.model";
 
-/// What a stored tensor is in the single-file layout.
+/// The counterpart of a stored tensor in the single-file layout.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub name: String,
     pub form: Form,
 }
 
-/// How much of the target a stored tensor is.
+/// The part of the target that a stored tensor is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// All of it.
+    /// The whole target.
     Whole,
     /// Query, key or value (0, 1, 2) of three stacked along the first dimension.
     Third(usize),
 }
 
-/// The target of each name of a component, `None` where the single-file layout has no such tensor.
+/// The target of each name of a component. `None` if the single-file layout has no such tensor.
 pub(super) fn targets(component: Component, names: &[&str]) -> Vec<Option<Target>> {
     let whole = |name: Option<String>| name.map(|name| Target { name, form: Form::Whole });
     match component {
@@ -44,8 +44,8 @@ pub(super) fn targets(component: Component, names: &[&str]) -> Vec<Option<Target
     }
 }
 
-/// The shape of a tensor in the single-file layout: there, the VAE's attention projections are
-/// 1x1 convolutions, `[C, C, 1, 1]`.
+/// The shape of a tensor in the single-file layout. There, the VAE's attention projections are 1x1
+/// convolutions, `[C, C, 1, 1]`.
 pub(super) fn single_file_shape(name: &str, mut shape: Vec<usize>) -> Vec<usize> {
     let in_attention = name.starts_with(VAE) && name.contains(".attn_1.");
     if in_attention && name.ends_with(".weight") && shape.len() == 2 {
@@ -54,7 +54,7 @@ pub(super) fn single_file_shape(name: &str, mut shape: Vec<usize>) -> Vec<usize>
     shape
 }
 
-/// The layers of a run of blocks, by block number.
+/// The layers of consecutive blocks, by block number.
 struct Blocks(BTreeMap<usize, Block>);
 
 #[derive(Default, Clone, Copy)]
@@ -65,7 +65,7 @@ struct Block {
 }
 
 impl Blocks {
-    /// Counts what follows `prefix` in the names.
+    /// Counts the layers after `prefix` in the names.
     fn of(names: &[&str], prefix: &[&str]) -> Self {
         let mut blocks: BTreeMap<usize, Block> = BTreeMap::new();
         for name in names {
@@ -95,7 +95,7 @@ impl Blocks {
         self.0.keys().next_back().map_or(0, |last| last + 1)
     }
 
-    /// Layers in all blocks before `block`; a downsampler is a layer of its own.
+    /// Number of layers in all blocks before `block`. A downsampler counts as a layer.
     fn layers_before(&self, block: usize) -> usize {
         self.0.range(..block).map(|(_, b)| b.resnet_count + usize::from(b.has_downsampler)).sum()
     }
@@ -149,7 +149,7 @@ fn unet(name: &str, layout: &UnetLayout) -> Option<String> {
                 ("resnets", rest) => format!("output_blocks.{at}.0.{}", unet_resnet(rest)?),
                 ("attentions", rest) => format!("output_blocks.{at}.1.{}", rest.join(".")),
                 ("upsamplers", ["conv", leaf]) => {
-                    // The upsampler ends the block's last layer, after its attention if any.
+                    // The upsampler ends the block's last layer, after its attention if it has one.
                     let Block { resnet_count, has_attention, .. } = layout.up.get(block);
                     let at = (first + resnet_count).checked_sub(1)?;
                     format!("output_blocks.{at}.{}.conv.{leaf}", 1 + usize::from(has_attention))
@@ -226,7 +226,7 @@ fn vae_resnet(rest: &[&str]) -> Option<String> {
     Some(format!("{module}.{leaf}"))
 }
 
-/// Both spellings: diffusers renamed its attention layers in 0.15.
+/// Maps both spellings: diffusers renamed its attention layers in 0.15.
 fn vae_attention(rest: &[&str]) -> Option<String> {
     let (module, leaf) = match rest {
         ["group_norm", leaf] => ("norm", leaf),
@@ -274,7 +274,7 @@ fn text_layer(rest: &[&str]) -> Option<(String, Form)> {
     Some((format!("{module}.{leaf}"), Form::Whole))
 }
 
-/// A block or layer number; names with absurd ones are no model's.
+/// A block or layer number. No model has larger numbers.
 fn number(text: &str) -> Option<usize> {
     let plain = (1..=3).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     let canonical = text == "0" || !text.starts_with('0');
