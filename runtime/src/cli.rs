@@ -47,34 +47,34 @@ pub struct RunArgs {
     /// What the picture does not show, for example blurry
     #[cfg_attr(feature = "clap", arg(long, short = 'n', default_value = ""))]
     pub negative_prompt: OsString,
-    /// A batch: one JSON object a line with "prompt" and, where it differs from the arguments,
-    /// "negative_prompt", "seed", "steps", "guidance", "sampler" and "output". Pictures that exist
-    /// are skipped, so that a stopped batch can be started again
+    /// A batch: one JSON object a line with "prompt" and optionally "negative_prompt", "seed",
+    /// "steps", "guidance", "sampler" and "output", which default to the arguments. Existing
+    /// pictures are skipped, so that a stopped batch can be resumed
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
-    /// Pictures to make, with seeds counted from --seed: 4 with --seed 7 takes 7, 8, 9 and 10
+    /// Number of pictures. Seeds count up from --seed: 4 pictures with --seed 7 take 7, 8, 9 and 10
     #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)))]
     pub count: usize,
-    /// Seed of the noise; the same seed gives the same picture
+    /// Seed of the noise. The same seed gives the same picture
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0))]
     pub seed: u64,
     /// Steps of the sampler, for example 30
     #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_STEPS))]
     pub steps: usize,
-    /// Scale of classifier-free guidance; 1 turns it off
+    /// Scale of classifier-free guidance. 1 turns it off
     #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_GUIDANCE))]
     pub guidance: f32,
     /// Sampler: ddim, euler, euler-a or dpm++2m
     #[cfg_attr(feature = "clap", arg(long, default_value = "ddim"))]
     pub sampler: String,
-    /// Noise each step of ddim adds, 0 to 1
+    /// Noise that each step of ddim adds, 0 to 1
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0))]
     pub eta: f32,
     /// Initial latent in place of the seed's noise: float32, [1, C, H, W], variance 1
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
     pub latent: Option<PathBuf>,
-    /// Begin with a picture instead of noise alone. It is scaled and cut to the model's size. The
+    /// Initial picture, in place of noise alone. It is scaled and cut to the model's size. The
     /// bundle must be compiled with --with-encoder
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png"))]
     pub init_image: Option<PathBuf>,
@@ -84,11 +84,11 @@ pub struct RunArgs {
         arg(long, value_name = "SHARE", default_value_t = 0.75, requires = "init_image")
     )]
     pub strength: f64,
-    /// Write a small preview beside the picture (out.preview.png) every N steps, for example 5, and
-    /// show it on terminals that take kitty's or iTerm2's pictures; 0 for none
+    /// Write a small preview beside the picture (out.preview.png) every N steps, for example 5.
+    /// Terminals with kitty's or iTerm2's image protocol show it. 0 for none
     #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 0))]
     pub preview_every: usize,
-    /// Write tokens, embeddings, latents and the decoded tensor as .npy into a folder
+    /// Write tokens, embeddings, latents and the decoded tensor as .npy into this folder
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub dump: Option<PathBuf>,
     /// Write memory and times, planned and measured, as JSON
@@ -97,8 +97,8 @@ pub struct RunArgs {
     /// Time every launch and write the times as JSON, for kiln inspect --report
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.json"))]
     pub profile: Option<PathBuf>,
-    /// Let the system's page cache keep weights, in memory beside the budget. Otherwise weights are
-    /// read past it
+    /// Let the system's page cache keep weights, in memory outside the budget. Without this flag,
+    /// weights are read past the cache
     #[cfg_attr(feature = "clap", arg(long))]
     pub page_cache: bool,
     /// OpenCL device: auto, an index, or part of a name
@@ -107,14 +107,14 @@ pub struct RunArgs {
         arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")
     )]
     pub device: String,
-    /// OpenCL library, in place of a search for one
+    /// OpenCL library. Without this option, one is searched for
     #[cfg_attr(feature = "clap", arg(long, value_name = "LIBRARY"))]
     pub opencl: Option<PathBuf>,
-    /// Compiled kernels
+    /// Folder of compiled kernels
     #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
-    /// Picture to write. Of several, {seed} in the name becomes the seed; without it out.png
-    /// becomes out-0001.png and so on, in a batch with the number of the line
+    /// Picture to write. With several pictures, {seed} in the name becomes the seed. A name without
+    /// it gets a number: out-0001.png and so on, in a batch the line's number
     #[cfg_attr(
         feature = "clap",
         arg(long, short = 'o', value_name = "FILE.png", required_unless_present = "prompts")

@@ -102,7 +102,7 @@ fn latent_elems(plan: &Plan) -> usize {
     manifest.latent_channels as usize * (manifest.latent_px as usize).pow(2)
 }
 
-/// The values of the host's feeds in one run of a network, and the slices that the run takes.
+/// The host's feeds in one run of a network, and the slices of this run.
 #[derive(Clone, Copy, Default)]
 struct HostInputs<'a> {
     /// [`Feed::Tokens`].
@@ -126,9 +126,9 @@ impl Session {
     }
 
     /// Loads an open bundle on a device. Nothing is allocated there afterwards.
-    ///
-    /// `progress` hears how many kernels are built, and of how many.
-    /// Errors: `Budget`; the device may be absent, too small, or refuse the kernels.
+    /// Loads an open bundle on a device. Later calls allocate nothing there.
+    /// `progress` receives the number of kernels built, and of all kernels.
+    /// Errors: `Budget`; the device is absent, too small, or refuses the kernels.
     pub fn load(
         bundle: Arc<BundleFile>,
         options: &SessionOptions,
@@ -162,12 +162,12 @@ impl Session {
         &self.device
     }
 
-    /// Where the compiled programs came from.
+    /// Origin of the compiled programs.
     pub fn programs(&self) -> ProgramOrigin {
         self.executor.programs()
     }
 
-    /// How weights are read; `None` while the memory has been given back.
+    /// How weights are read. `None` after [`trim`](Self::trim) until the next load.
     pub fn weight_reads(&self) -> Option<WeightReads> {
         self.executor.weight_reads()
     }
@@ -177,12 +177,12 @@ impl Session {
         self.executor.allocations()
     }
 
-    /// A handle that stops an image or an evaluation of this session from any thread.
+    /// A handle that stops this session's image or evaluation from any thread.
     pub fn canceller(&self) -> Canceller {
         self.executor.canceller().clone()
     }
 
-    /// Gives the device's memory and the large host buffers back; kernels stay. The next image
+    /// Releases the device's memory and the large host buffers. Kernels stay. The next image
     /// allocates the same again and reads its weights from the bundle.
     pub fn trim(&mut self) -> Result<(), RuntimeError> {
         self.residents.forget();
@@ -190,18 +190,18 @@ impl Session {
         self.executor.release_memory()
     }
 
-    /// The times of all launches since the last call; none unless opened with profiling.
+    /// The times of all launches since the last call. Empty unless the session profiles.
     pub fn take_launch_times(&mut self) -> Result<Vec<LaunchTime>, RuntimeError> {
         self.executor.take_launch_times()
     }
 
-    /// How many launches of a network the driver has recorded, to be enqueued in few calls.
+    /// Number of a network's launches that the driver has recorded in command buffers.
     pub fn recorded_launches(&self, network: usize) -> usize {
         self.executor.recorded_launches(network)
     }
 
-    /// Runs `body` with a stream for the sequence of networks. After an error no resident block is
-    /// known to be in the arena.
+    /// Runs `body` with a stream for the sequence of networks. After an error all resident blocks
+    /// are loaded again.
     fn with_stream<T>(
         &mut self,
         sequence: &[usize],
@@ -218,7 +218,7 @@ impl Session {
         let answer = run(self);
         if answer.is_err() {
             self.residents.forget();
-            // What is still enqueued must not meet the next run's loads; the error is known.
+            // Enqueued work must not overlap with the next run's loads. The error is already known.
             let _ = self.executor.finish();
         }
         answer

@@ -22,28 +22,28 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
        kiln-run --prepare FILE.kiln      compiles the kernels ahead, as the first run does
 
   -p, --prompt TEXT             what the picture shows
-  -n, --negative-prompt TEXT    what it does not show
-      --prompts FILE.jsonl      a batch: a JSON object a line with \"prompt\" and, where it differs,
+  -n, --negative-prompt TEXT    what the picture does not show
+      --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
                                 \"negative_prompt\", \"seed\", \"steps\", \"guidance\", \"sampler\",
-                                \"output\"; pictures that exist are skipped
-      --count N                 pictures to make, with seeds counted from --seed [1]
+                                \"output\"; existing pictures are skipped
+      --count N                 number of pictures; seeds count up from --seed [1]
       --seed N                  seed of the noise; the same seed gives the same picture [0]
       --steps N                 steps of the sampler [20]
-      --guidance SCALE          of classifier-free guidance; 1 turns it off [7.5]
+      --guidance SCALE          scale of classifier-free guidance; 1 turns it off [7.5]
       --sampler NAME            ddim, euler, euler-a or dpm++2m [ddim]
-      --eta SHARE               noise each step of ddim adds, 0 to 1 [0]
+      --eta SHARE               noise that each step of ddim adds, 0 to 1 [0]
       --latent FILE.npy         initial latent in place of the seed's noise
-      --init-image FILE.png     begins with a picture; the bundle must have its encoder
+      --init-image FILE.png     initial picture; the bundle must have an image encoder
       --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75]
       --preview-every N         writes a preview beside the picture every N steps
       --dump DIR                writes tokens, embeddings, latents and the decoded tensor as .npy
       --report FILE.json        writes memory and times, planned and measured
       --profile FILE.json       times every launch
-      --page-cache              lets the page cache keep weights, in memory beside the budget
+      --page-cache              lets the page cache keep weights, in memory outside the budget
       --device WHICH            OpenCL device: auto, an index, or part of a name [auto]
-      --opencl LIBRARY          OpenCL library, in place of a search for one
+      --opencl LIBRARY          OpenCL library; without it, one is searched for
       --cache DIR               folder of compiled kernels [$KILN_CACHE, else the user's]
-  -o, --output FILE.png         picture to write; of several, {seed} becomes the seed
+  -o, --output FILE.png         picture to write; with several, {seed} becomes the seed
   -h, --help
   -V, --version
 ";

@@ -50,7 +50,7 @@ impl Bar {
         Bar { terminal: io::stderr().is_terminal(), state: RefCell::new(state) }
     }
 
-    /// Begins an image, given its number and that of all images.
+    /// Begins image `number` of `count`.
     pub(super) fn begin(&self, number: usize, count: usize) {
         let mut state = self.state.borrow_mut();
         (state.place, state.activity) = ((number, count), None);
@@ -115,7 +115,7 @@ impl Bar {
 const SAMPLING: &str = "sampling";
 
 /// Time of a step and remaining time of the sampling. The first step also waits for weights, so it
-/// counts only until there is a second one.
+/// counts only until the second.
 fn pace(seconds: &[f64], left: usize) -> String {
     let later = if seconds.len() > 1 { &seconds[1..] } else { seconds };
     let recent = &later[later.len().saturating_sub(RECENT_STEPS)..];

@@ -83,7 +83,7 @@ impl Terminal {
         Terminal::by(|name| std::env::var(name).ok())
     }
 
-    /// Chosen by the environment. Multiplexers do not pass images on.
+    /// Chooses by the environment. Terminal multiplexers do not pass images on.
     fn by(variable: impl Fn(&str) -> Option<String>) -> Option<Terminal> {
         let value = |name: &str| variable(name).unwrap_or_default();
         if variable("TMUX").is_some() || variable("STY").is_some() {
@@ -112,7 +112,7 @@ impl Terminal {
             Terminal::Kitty => {
                 let mut text = String::new();
                 let mut rest = encoded;
-                // A fixed number, so that each preview replaces the last one.
+                // A fixed id, so that each preview replaces the previous one.
                 let mut keys = format!("a=T,f=100,i=1,p=1,C=1,q=2,r={ROWS},");
                 while !rest.is_empty() || !keys.is_empty() {
                     let (chunk, left) = rest.split_at(rest.len().min(KITTY_CHUNK));

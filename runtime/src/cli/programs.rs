@@ -23,7 +23,8 @@ impl CacheArgs {
         self.cache.clone().map(ProgramCache::new).or_else(ProgramCache::of_user)
     }
 
-    /// Options of a session. `prepare`: the arguments with which this program runs [`prepare()`].
+    /// Program options of a session. `prepare`: the arguments with which this program runs
+    /// [`prepare()`].
     pub fn programs(&self, prepare: &[&str]) -> ProgramOptions {
         ProgramOptions { cache: self.cache(), prepare: PrepareCommand::this_program(prepare) }
     }
@@ -42,10 +43,10 @@ pub struct PrepareArgs {
         arg(long, value_name = "auto|INDEX|NAME", default_value = "auto")
     )]
     pub device: String,
-    /// Where to
+    /// Folder of compiled kernels
     #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
-    /// Compiles the programs that standard input names, as one of several processes
+    /// Compile the programs that standard input names, as one of several processes
     #[cfg_attr(feature = "clap", arg(long, hide = true))]
     pub worker: bool,
 }

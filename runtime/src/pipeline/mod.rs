@@ -1,4 +1,4 @@
-//! What surrounds the networks: text to tokens, noise, the sampler's steps, and the picture file.
+//! The parts around the networks: tokenizer, noise, sampler and image file.
 //!
 //! Everything here runs on the CPU, gives the same numbers on every device, and knows nothing of
 //! OpenCL, of bundles or of the plan.

@@ -1,6 +1,6 @@
-//! The picture file: decoder output to RGB, and a PNG that says how it was made.
+//! The image file: decoder output to RGB, and a PNG that records how the image was made.
 //!
-//! Owns rounding to bytes, the text chunks, and reading both back.
+//! Owns rounding to bytes and the text chunks, and reads both back.
 //!
 //! Source: PNG specification, third edition (W3C 2025), sections 11.3.3 and 13.
 
@@ -16,25 +16,25 @@ pub use read::{Described, read_described, read_rgb};
 
 const CHANNELS: usize = 3;
 
-/// Why a picture could not be made or written.
+/// Reason why an image cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum PngError {
-    /// There are more or fewer values than the size asks for, or none.
+    /// The number of values does not fit the size, or is zero.
     #[error("{elems} values do not make a picture of {width} x {height} pixels")]
     Size {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// Values there are.
+        /// Number of values.
         elems: usize,
     },
-    /// A file is no PNG, or a damaged one.
+    /// A file is not a PNG, or is damaged.
     #[error("{} cannot be read: {message}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         message: String,
     },
     /// The writer failed.
@@ -43,14 +43,14 @@ pub enum PngError {
     /// The file could not be written.
     #[error("{} could not be written: {source}", path.display())]
     File {
-        /// The file asked for.
+        /// The requested file.
         path: PathBuf,
-        /// What failed.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// A picture of 8 bits per channel.
+/// An image of 8 bits a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: u32,
@@ -59,10 +59,10 @@ pub struct RgbImage {
 }
 
 impl RgbImage {
-    /// Takes pixels as they are.
+    /// Makes an image of pixels.
     ///
     /// Shapes: `pixels: [height, width, 3]`.
-    /// Errors: [`PngError::Size`] if they do not fit the size, or the size is zero.
+    /// Errors: [`PngError::Size`] if the pixels do not fit the size, or the size is zero.
     pub fn from_pixels(width: u32, height: u32, pixels: Vec<u8>) -> Result<Self, PngError> {
         check_size(width, height, pixels.len())?;
         Ok(Self { width, height, pixels })
@@ -70,9 +70,9 @@ impl RgbImage {
 
     /// Converts the decoder's output.
     ///
-    /// Shapes: `values: [height, width, 3]` (NHWC, one picture).
-    /// Units: -1 is black, 1 is full; values beyond are clamped, NaN becomes black.
-    /// Numerics: `round(clamp(x / 2 + 0.5, 0, 1) * 255)`, halves to even, as the reference does.
+    /// Shapes: `values: [height, width, 3]` (NHWC, one image).
+    /// Units: -1 is black, 1 is full. Values outside are clamped; NaN becomes black.
+    /// Numerics: `round(clamp(x / 2 + 0.5, 0, 1) * 255)`, ties to even, like the reference.
     /// Errors: [`PngError::Size`].
     pub fn from_decoder(width: u32, height: u32, values: &[f32]) -> Result<Self, PngError> {
         check_size(width, height, values.len())?;
@@ -105,12 +105,12 @@ fn check_size(width: u32, height: u32, elems: usize) -> Result<(), PngError> {
     Ok(())
 }
 
-/// How a picture was made; written into its file.
+/// The parameters of an image, which its file records.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationParameters {
-    /// What was asked for.
+    /// The prompt.
     pub prompt: String,
-    /// What was to be avoided; empty if nothing.
+    /// The negative prompt; empty if there is none.
     pub negative_prompt: String,
     /// Seed of the noise.
     pub seed: u64,
@@ -120,18 +120,19 @@ pub struct GenerationParameters {
     pub guidance: f32,
     /// Name of the sampler.
     pub sampler: String,
-    /// What other programs call it.
+    /// Name of the sampler in other programs.
     pub sampler_title: String,
-    /// Noise each step added.
+    /// Noise that each step added, as a fraction of DDPM's.
     pub eta: f32,
     /// Name of the model.
     pub model: String,
-    /// How much of a picture that it was made from was made anew, 0 to 1; none if from noise.
+    /// Strength of the change to an initial image, 0 to 1; none if the image began with noise
+    /// alone.
     pub strength: Option<f64>,
 }
 
 impl GenerationParameters {
-    /// The text chunks, key and value: one in the form other programs read back (`parameters`),
+    /// The text chunks, key and value: first `parameters`, in the form that other programs read,
     /// then one for each parameter.
     fn chunks(&self, width: u32, height: u32) -> Vec<(&'static str, String)> {
         let strength = self.strength.map(|strength| ("strength", strength.to_string()));
@@ -145,7 +146,7 @@ impl GenerationParameters {
             ("sampler", self.sampler.clone()),
             ("eta", self.eta.to_string()),
             ("model", self.model.clone()),
-            // The spelling the PNG specification registers.
+            // The spelling that the PNG specification registers.
             ("Software", SOFTWARE.to_owned()),
         ];
         always.into_iter().chain(strength).collect()
@@ -172,14 +173,14 @@ impl GenerationParameters {
 
 const SOFTWARE: &str = concat!("Kiln ", env!("CARGO_PKG_VERSION"));
 
-/// A value of the settings line, in quotes where it would break the line.
+/// A value of the settings line. A value that would break the line is quoted.
 fn quoted(value: &str) -> String {
     if value.contains([',', ':', '\n', '"']) { format!("{value:?}") } else { value.to_owned() }
 }
 
-/// Writes a picture as PNG and flushes the writer.
+/// Writes an image as PNG and flushes the writer.
 ///
-/// ASCII texts are `tEXt` chunks, which every reader knows; other texts are `iTXt` (UTF-8).
+/// ASCII texts are `tEXt` chunks, which every reader knows. Other texts are `iTXt` (UTF-8).
 /// Errors: [`PngError::Write`] if the writer fails.
 pub fn write_png(
     writer: impl Write,
@@ -216,9 +217,9 @@ fn encode(
     body.finish()
 }
 
-/// Writes a picture to a file, which has its name only once it is whole.
+/// Writes an image to a file, which has its name only when it is complete.
 ///
-/// What is no regular file (a pipe, a device) is written directly.
+/// A path that is not a regular file (a pipe, a device) is written directly.
 /// Errors: [`PngError::File`], with the path.
 pub fn save_png(
     path: &Path,

@@ -1,22 +1,22 @@
-//! A glance at a latent: each of its pixels as one colour, without the decoder.
+//! A preview of a latent without the decoder: one colour for each of its pixels.
 //!
-//! Owns the colours. They are a linear map for each autoencoder, which keeps what is light, dark
-//! and coloured, and nothing finer than a pixel of the latent.
+//! Owns the colours. They are a linear map for each autoencoder. It keeps brightness and hue, and
+//! no detail finer than a pixel of the latent.
 
 use super::png::{PngError, RgbImage};
 
-/// Channels of a latent that can be shown.
+/// Channels of the latents that can be shown.
 pub const CHANNELS: usize = 4;
 
-/// Least width of a preview in pixels; smaller latents are shown in larger squares.
+/// Least width of a preview in pixels. Smaller latents are shown in larger squares.
 const MIN_PX: usize = 128;
 
 /// Colours of a latent: RGB from -1 to 1 is `latent * weights + bias`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Projection {
-    /// Red, green and blue of each channel.
+    /// Weights of red, green and blue for each channel.
     pub weights: [[f32; 3]; CHANNELS],
-    /// What is added.
+    /// Addends of red, green and blue.
     pub bias: [f32; 3],
 }
 
@@ -33,8 +33,8 @@ const STABLE_DIFFUSION: Projection = Projection {
     bias: [0.0; 3],
 };
 
-/// Least squares over pictures of the model and their inversions, averaged in squares of 8 pixels
-/// (`models/make_golden.py`); the error is 0.13 of -1 to 1.
+/// Least squares over images of the model and their inversions, averaged in squares of 8 pixels
+/// (`models/make_golden.py`). The error is 0.13 on the scale from -1 to 1.
 const EMOJI: Projection = Projection {
     weights: [
         [-0.3674, 0.1374, -0.2409],
@@ -51,10 +51,11 @@ impl Projection {
         if name.starts_with("emoji") { &EMOJI } else { &STABLE_DIFFUSION }
     }
 
-    /// Shows a latent.
+    /// Renders a latent.
     ///
-    /// Shapes: `latent: [CHANNELS, side, side]` -> squares of at least one pixel, 128 in all.
-    /// Errors: [`PngError::Size`] if the latent is of another shape.
+    /// Shapes: `latent: [CHANNELS, side, side]` -> squares of at least one pixel; the image is at
+    /// least 128 pixels wide.
+    /// Errors: [`PngError::Size`] if the latent has another shape.
     pub fn show(&self, latent: &[f32], side: usize) -> Result<RgbImage, PngError> {
         let plane = side * side;
         let square = MIN_PX.div_ceil(side.max(1)).max(1);
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn pixels_of_a_latent_become_squares() {
         let mut latent = [0.0; 16];
-        // Channel 0 of the pixel below left.
+        // Channel 0 of the lower left pixel.
         latent[2] = 10.0;
         let weights = [[0.1, -0.1, 0.0], [9.0; 3], [9.0; 3], [9.0; 3]];
         let projection = Projection { weights, bias: [0.0, 0.0, 1.0] };

@@ -1,21 +1,21 @@
-//! Brings a picture to a model's size.
+//! Scales an image to a model's size.
 
 use super::png::{PngError, RgbImage};
 
 const CHANNELS: usize = 3;
 
-/// Scales a picture to cover `width` x `height` and cuts off what is over, evenly on both sides.
+/// Scales an image to cover `width` x `height` and cuts the excess off evenly on both sides.
 ///
-/// Numerics: a triangle filter of one source pixel where the picture grows (bilinear), of one
-/// target pixel where it shrinks, so that no pixel is passed over. A picture of the size asked
-/// for is returned as it is.
+/// Numerics: a triangle filter (bilinear). Its radius is one source pixel where the image grows,
+/// and one target pixel where it shrinks, so that every source pixel counts. An image of the
+/// requested size is returned unchanged.
 /// Errors: [`PngError::Size`] if the size is zero.
 pub fn cover(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, PngError> {
     let (from_width, from_height) = (image.width() as usize, image.height() as usize);
     if width == 0 || height == 0 {
         return Err(PngError::Size { width, height, elems: image.pixels().len() });
     }
-    // Source pixels for each target pixel: the smaller of the two ratios covers all.
+    // Source pixels for each target pixel. The smaller ratio covers the whole target.
     let ratio = |from: u32, to: u32| f64::from(from) / f64::from(to);
     let scale = ratio(image.width(), width).min(ratio(image.height(), height));
     let columns = taps(from_width, width as usize, scale);
@@ -46,7 +46,7 @@ pub fn cover(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, PngE
 /// The source pixels of one target pixel.
 struct Taps {
     first: usize,
-    /// Summing to 1.
+    /// Weights of the source pixels; they sum to 1.
     weights: Vec<f32>,
 }
 
@@ -56,7 +56,7 @@ impl Taps {
     }
 }
 
-/// For each of `count` target pixels, which are `scale` source pixels wide.
+/// The source pixels of each of `count` target pixels, which are `scale` source pixels wide.
 fn taps(from: usize, count: usize, scale: f64) -> Vec<Taps> {
     let margin = (from as f64 - count as f64 * scale) / 2.0;
     let reach = scale.max(1.0);

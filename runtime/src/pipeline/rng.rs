@@ -1,11 +1,11 @@
-//! Seeded Gaussian noise: the initial latents, and what stochastic samplers add.
+//! Seeded Gaussian noise: the initial latents and the noise of stochastic samplers.
 //!
-//! Owns the order of draws. One seed gives the same noise on every device: the noise that PyTorch's
-//! `torch.randn` gives on a CPU, so that images can be compared with the reference's.
+//! Owns the order of draws. One seed gives the same noise on every device: PyTorch's `torch.randn`
+//! on a CPU, so that images can be compared with the reference.
 
 use rand_mt::Mt;
 
-/// PyTorch fills tensors of at least this many elements in chunks of as many.
+/// PyTorch fills tensors of at least 16 elements in chunks of 16.
 const CHUNK_ELEMS: usize = 16;
 
 /// A generator of standard normal numbers that follows PyTorch's CPU generator.
@@ -23,7 +23,7 @@ pub struct NormalRng {
 }
 
 impl NormalRng {
-    /// Starts from a seed. As in PyTorch, only its low 32 bits count.
+    /// Starts from a seed. Only its low 32 bits count, as in PyTorch.
     pub fn from_seed(seed: u64) -> Self {
         let [a, b, c, d, ..] = seed.to_le_bytes();
         Self { twister: Mt::new(u32::from_le_bytes([a, b, c, d])), spare: None }
@@ -41,8 +41,8 @@ impl NormalRng {
         });
     }
 
-    /// Calls `take(index, noise)` for the indices `0..count` in order: the numbers of
-    /// [`fill`](Self::fill) without a buffer for them.
+    /// Calls `take(index, noise)` for the indices `0..count` in order. The numbers are those of
+    /// [`fill`](Self::fill), without a buffer.
     pub fn for_each(&mut self, count: usize, mut take: impl FnMut(usize, f32)) {
         if count < CHUNK_ELEMS {
             for index in 0..count {
@@ -52,7 +52,7 @@ impl NormalRng {
             return;
         }
         let tail_elems = count % CHUNK_ELEMS;
-        // With a tail, PyTorch draws the last 16 anew after all others, overwriting some.
+        // With a tail, PyTorch draws the last 16 again after all others and overwrites some.
         let kept = if tail_elems == 0 { count } else { count - CHUNK_ELEMS };
         for chunk in 0..count / CHUNK_ELEMS {
             let first = chunk * CHUNK_ELEMS;
@@ -76,7 +76,7 @@ impl NormalRng {
         let mut values: [f32; CHUNK_ELEMS] = std::array::from_fn(|_| self.next_uniform());
         let (cosines, sines) = values.split_at_mut(HALF);
         for (cosine, sine) in cosines.iter_mut().zip(sines) {
-            // Every intermediate result is rounded to f32, as PyTorch's are.
+            // Every intermediate result is rounded to f32, as in PyTorch.
             let log = f64::from(1.0 - *cosine).ln() as f32;
             let radius = (-2.0 * log).sqrt();
             let angle = std::f32::consts::TAU * *sine;

@@ -1,7 +1,7 @@
-//! CLIP's byte-pair tokenizer: a prompt to the token ids the text encoder reads.
+//! CLIP's byte-pair tokenizer: a prompt to the token ids of the text encoder.
 //!
-//! Owns the vocabulary and the 77-token context. Ids equal those of open_clip 3.3.0's `tokenize` on
-//! any text, which includes repairing misread text (`mojibake`) and HTML references (`entities`).
+//! Owns the vocabulary and the 77-token context. Ids equal open_clip 3.3.0's `tokenize` on any
+//! text, including the repair of misread text (`mojibake`) and HTML references (`entities`).
 
 mod bpe;
 mod entities;
@@ -11,14 +11,14 @@ mod unicode;
 
 use bpe::Merges;
 
-/// Tokens the text encoder takes.
+/// Number of tokens that the text encoder reads.
 pub const CONTEXT_LENGTH: usize = 77;
-/// Id of the token every prompt starts with.
+/// Id of the first token of every prompt.
 pub const START_ID: u32 = 49_406;
-/// Id of the token every prompt ends with.
+/// Id of the last token of every prompt.
 pub const END_ID: u32 = 49_407;
 
-/// Why a vocabulary could not be built.
+/// Reason why a vocabulary cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The merges are not UTF-8.
@@ -45,14 +45,15 @@ pub enum TokenizerError {
 pub struct Encoding {
     /// Token ids from the start token to the end token, at most [`CONTEXT_LENGTH`].
     pub ids: Vec<u32>,
-    /// Whether the end of the prompt was cut off to fit.
+    /// Whether the prompt was cut to fit.
     pub truncated: bool,
 }
 
 impl Encoding {
-    /// The ids as the text encoder reads them.
+    /// The ids for the text encoder.
     ///
-    /// Shapes: `[77]`; places after the end token are 0, as Stable Diffusion 2 was trained.
+    /// Shapes: `[77]`. Positions after the end token are 0, as in the training of Stable Diffusion
+    /// 2.
     pub fn padded(&self) -> [i32; CONTEXT_LENGTH] {
         let mut padded = [0; CONTEXT_LENGTH];
         for (place, &id) in padded.iter_mut().zip(&self.ids) {
@@ -69,16 +70,16 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Builds the vocabulary from the text of CLIP's merges (`bpe_simple_vocab_16e6.txt`, or the
-    /// `merges.txt` of a checkpoint): a header line, then a pair of symbols a line.
+    /// Builds the vocabulary from CLIP's merges (`bpe_simple_vocab_16e6.txt`, or the `merges.txt`
+    /// of a checkpoint): a header line, then a pair of symbols a line.
     ///
-    /// Errors: [`TokenizerError`] if the text is not UTF-8, has a line that does not follow from
-    /// the lines before it, or fewer than 48,894 pairs. Further lines are ignored.
+    /// Errors: [`TokenizerError`] if the text is not UTF-8, if a symbol of a line is unknown to the
+    /// lines before it, or if there are fewer than 48,894 pairs. Further lines are ignored.
     pub fn from_merges(merges: &[u8]) -> Result<Self, TokenizerError> {
         Ok(Self { merges: Merges::parse(std::str::from_utf8(merges)?)? })
     }
 
-    /// Encodes a prompt, and tells whether it was cut.
+    /// Encodes a prompt and reports whether it was cut.
     ///
     /// Source: open_clip 3.3.0, `SimpleTokenizer.__call__`.
     pub fn tokenize(&self, text: &str) -> Encoding {
@@ -108,7 +109,7 @@ impl Tokenizer {
         self.tokenize(text).ids
     }
 
-    /// Token ids of a prompt as the text encoder reads them, and whether the prompt was cut.
+    /// Token ids of a prompt for the text encoder, and whether the prompt was cut.
     ///
     /// Shapes: `[77]`, padded with 0.
     pub fn encode_padded(&self, text: &str) -> ([i32; CONTEXT_LENGTH], bool) {

@@ -11,12 +11,13 @@ use crate::tensor::{self, Tensor, Values, port_elems};
 impl Session {
     /// Runs one network and returns its first output.
     ///
-    /// An input that is not given comes from its source in the plan, a network which runs before on
-    /// the inputs given: `unet` takes `latent`, `timestep` and `context`, whatever is hoisted.
-    /// Shapes: four axes of numbers are `[N, C, H, W]` here and in the answer, all others are as on
+    /// An input that is not given comes from its source in the plan: the source's network runs
+    /// first, on the given inputs. `unet` takes `latent`, `timestep` and `context`, also if parts
+    /// of it are hoisted.
+    /// Shapes: tensors of four axes are `[N, C, H, W]` here and in the answer; all others are as on
     /// the device. An input of one row is repeated for a network of two, and the answer is then the
     /// first row: `text_encoder` takes `tokens: [1, 77]` and gives `[1, 77, C]`.
-    /// Errors: `Input` if a network, an input or a shape is wrong; else those of a run.
+    /// Errors: `Input` if a network, an input or a shape is wrong; otherwise the errors of a run.
     pub fn eval(
         &mut self,
         network: &str,
@@ -92,7 +93,7 @@ impl Session {
         Ok(())
     }
 
-    /// Writes or copies a network's inputs; returns how often given rows were repeated.
+    /// Writes or copies a network's inputs. Returns the number of repetitions of the given rows.
     fn give(&mut self, network: usize, inputs: &[(&str, &Tensor)]) -> Result<usize, RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let entry = &bundle.plan().networks[network];

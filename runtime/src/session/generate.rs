@@ -15,11 +15,11 @@ use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
 use crate::stream::Stream;
 use crate::tensor::{self, Tensor};
 
-/// Is called with each tensor on the way to an image: `tokens`, `embedding`, `latent_000` (the
-/// noise), the latent after each step, `decoded`. Numbers are NCHW.
+/// Receives each tensor on the way to an image: `tokens`, `embedding`, `latent_000` (the noise),
+/// the latent after each step, `decoded`. Tensors are NCHW.
 pub type DumpHook<'a> = dyn Fn(&str, &Tensor) -> Result<(), RuntimeError> + 'a;
 
-/// What a caller asks for.
+/// A request for an image.
 #[derive(Clone)]
 pub struct Request<'a> {
     /// What the image shows.
@@ -30,33 +30,33 @@ pub struct Request<'a> {
     pub seed: u64,
     /// Steps of the sampler.
     pub steps: usize,
-    /// Scale of classifier-free guidance; 1 takes the conditional branch as it is.
+    /// Scale of classifier-free guidance. 1 uses the conditional branch alone.
     pub guidance: f32,
     /// Name of the sampler; see [`sampler::SAMPLERS`].
     pub sampler: String,
-    /// Noise that each step adds.
+    /// Noise that each step adds, 0 to 1.
     pub eta: f32,
-    /// Initial latents, NCHW, instead of the seed's noise: of variance 1.
+    /// Initial latents, NCHW, of variance 1, in place of the seed's noise.
     pub initial_latent: Option<Vec<f32>>,
-    /// An image to begin with.
+    /// An initial image.
     pub init: Option<Init>,
-    /// Is called with each tensor on the way.
+    /// Receives each tensor on the way to the image.
     pub dump: Option<&'a DumpHook<'a>>,
 }
 
-/// An image that another is made from.
+/// An initial image.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Init {
-    /// The image, which is scaled and cut to the model's size.
+    /// The image. It is scaled and cut to the model's size.
     pub image: RgbImage,
-    /// Share of the steps that run, over 0 and at most 1. Near 0 the image stays as it is; with 1
-    /// next to nothing of it is left.
+    /// Fraction of the steps that run, over 0 and at most 1. Near 0 the image stays as it is; at 1
+    /// almost nothing of it is left.
     pub strength: f64,
 }
 
-/// Steps of the sampler where a request says nothing.
+/// Default number of steps of the sampler.
 pub const DEFAULT_STEPS: usize = 20;
-/// Scale of guidance where a request says nothing.
+/// Default scale of guidance.
 pub const DEFAULT_GUIDANCE: f32 = 7.5;
 
 impl Default for Request<'_> {
@@ -95,7 +95,7 @@ impl Request<'_> {
     }
 }
 
-/// Progress of an image. The observer may answer that it should stop.
+/// Progress of an image. The observer may stop it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Progress<'a> {
     /// The prompt is being encoded.
@@ -118,7 +118,7 @@ pub enum Progress<'a> {
     Decode,
 }
 
-/// An image and its account.
+/// An image, its warnings and its report.
 #[derive(Clone, Debug)]
 pub struct Picture {
     /// Width in pixels.
@@ -135,7 +135,7 @@ pub struct Picture {
     pub report: Report,
 }
 
-/// An image on its way.
+/// The state of an image that is being made.
 struct Generation<'a> {
     request: &'a Request<'a>,
     roles: Roles,
@@ -148,7 +148,7 @@ struct Generation<'a> {
     times: Times,
 }
 
-/// Is called with progress and may stop the image.
+/// Receives progress. Its answer may stop the image.
 type Observer<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
 
 fn tell(observe: &mut Observer, progress: Progress<'_>) -> Result<(), RuntimeError> {
@@ -159,9 +159,10 @@ fn tell(observe: &mut Observer, progress: Progress<'_>) -> Result<(), RuntimeErr
 }
 
 impl Session {
-    /// Makes an image. `observe` is called with progress, and may stop it.
+    /// Makes an image. `observe` receives progress and may stop it.
     ///
-    /// Errors: `Input` or `Sampler` if the request is impossible; `Cancelled`; else those of a run.
+    /// Errors: `Input` or `Sampler` if the request is invalid; `Cancelled`; otherwise the errors of
+    /// a run.
     pub fn generate(
         &mut self,
         request: &Request<'_>,
@@ -233,7 +234,7 @@ impl Generation<'_> {
         }
     }
 
-    /// Mixes the latent of the image to begin with into the noise in `session.host.latent`.
+    /// Mixes the latent of the initial image into the noise in `session.host.latent`.
     fn encode_picture(
         &self,
         session: &mut Session,
@@ -380,7 +381,7 @@ impl Generation<'_> {
 }
 
 impl Session {
-    /// Takes the denoiser's output out of `host.values` into `host.branches`, NCHW.
+    /// Moves the denoiser's output from `host.values` into `host.branches`, NCHW.
     fn split_branches(&mut self, pass: usize, passes: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let (elems, host) = (latent_elems(bundle.plan()), &mut self.host);

@@ -17,9 +17,9 @@ const TIMESTEP: f32 = 500.0;
 /// The time of a network's launches.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LaunchSeconds {
-    /// Until the host has given them all to the driver.
+    /// Seconds until the host has passed all launches to the driver.
     pub host: f64,
-    /// Until the device is done.
+    /// Seconds until the device is done.
     pub all: f64,
 }
 

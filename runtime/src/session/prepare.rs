@@ -56,7 +56,7 @@ impl Session {
     }
 
     /// The sampler, and the initial latent in `self.host.latent`: ready for the first step, or the
-    /// noise alone if there is an image to begin with.
+    /// noise alone if there is an initial image.
     pub(super) fn prepare(
         &mut self,
         request: &Request<'_>,

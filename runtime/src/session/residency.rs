@@ -7,7 +7,7 @@ use kiln_bundle::plan::Plan;
 
 use crate::stream::Run;
 
-/// For each block, whether it is in the arena.
+/// Whether each block is in the arena.
 pub(super) struct Residents(Vec<bool>);
 
 impl Residents {
@@ -15,8 +15,8 @@ impl Residents {
         Residents(vec![false; plan.blocks.len()])
     }
 
-    /// Adds to each network of a sequence the blocks to load before it. Assumes that the
-    /// sequence runs to its end; if not, call [`forget`](Self::forget).
+    /// Adds to each network of a sequence the blocks to load before it. The sequence must run to
+    /// its end; otherwise call [`forget`](Self::forget).
     pub(super) fn schedule(&mut self, plan: &Plan, networks: &[usize]) -> Vec<Run> {
         let run = |&network: &usize| {
             let entry = &plan.networks[network];
@@ -30,7 +30,7 @@ impl Residents {
         networks.iter().map(run).collect()
     }
 
-    /// No block is known to be in the arena.
+    /// Marks every block as absent from the arena.
     pub(super) fn forget(&mut self) {
         self.0.fill(false);
     }

@@ -13,7 +13,7 @@ function storageCounts() {
   const counts = new Map();
   for (const t of account.tensors) {
     const whole = t.shape.slice(1).reduce((a, b) => a * b, 1);
-    const kind = t.block === null || t.block === whole ? t.storage : `${t.storage} in blocks of ${t.block}`;
+    const kind = t.block === null || t.block === whole ? t.storage : `${t.storage} in groups of ${t.block}`;
     counts.set(kind, (counts.get(kind) ?? 0) + 1);
   }
   const parts = [...counts].sort((a, b) => b[1] - a[1]).map(([kind, count]) => `${count} ${kind}`);

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "kiln", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
-  Is this machine fit? Says what to install if not.
+  Check this machine; the report says what to install:
     kiln doctor
   A first picture, with the small model that comes with kiln:
     kiln compile --model emoji-256 -o emoji.kiln

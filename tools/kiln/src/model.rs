@@ -1,4 +1,4 @@
-//! Model configurations as the compiler takes them.
+//! Model configurations in the form that the compiler takes.
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::Manifest;
@@ -7,7 +7,7 @@ use kiln_graphs::config::{self, ModelConfig};
 use kiln_ir::Graph;
 use std::path::{Path, PathBuf};
 
-/// CLIP's merges, which every model here shares.
+/// CLIP's merges, the same for every model.
 pub const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
 
 /// A configuration with its builders.
@@ -45,7 +45,7 @@ impl Model for ConfiguredModel {
     }
 }
 
-/// The same with the encoder, for pictures made from pictures.
+/// A model with its image encoder, for images made from images.
 pub struct WithEncoder(pub ConfiguredModel);
 
 impl Model for WithEncoder {
@@ -70,7 +70,7 @@ impl Model for WithEncoder {
     }
 }
 
-/// The model of that name.
+/// The model with a name.
 pub fn find(name: &str) -> Result<ConfiguredModel> {
     let known = || config::models().iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
     let found = config::model(name);
@@ -79,7 +79,7 @@ pub fn find(name: &str) -> Result<ConfiguredModel> {
     ))
 }
 
-/// The weights of a model that were not named: its file in `models/`, see [`in_models`].
+/// The default weights of a model: its file in `models/`, see [`in_models`].
 pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
     match in_models(config.weights_file) {
         Some(path) => Ok(path),
@@ -92,13 +92,13 @@ pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
     }
 }
 
-/// The file with the encoder of a model whose checkpoint lacks it, where it is known.
+/// The file with the encoder of a model whose checkpoint lacks it, if it is known.
 pub fn default_encoder(config: &ModelConfig) -> Option<PathBuf> {
     config.encoder_file.and_then(in_models)
 }
 
-/// A file in `models/` of this folder, of a folder above the program, or of the checkout that the
-/// program was built from (where `cargo install` leaves the models).
+/// A file in `models/`. The folder is searched in the working directory, above the program, and in
+/// the checkout from which the program was built (for `cargo install`).
 fn in_models(name: &str) -> Option<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

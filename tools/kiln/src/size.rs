@@ -1,11 +1,11 @@
 //! Sizes in bytes as people write them.
 
-/// No size is larger: up to here numbers of bytes are exact in JSON.
+/// Largest accepted size. Numbers of bytes are exact in JSON up to here.
 const MAX_BYTES: u64 = 1 << 53;
 
 /// Parses `1GiB`, `700MiB`, `1.5GB`, `4096`, with or without a space or the final `B`.
 ///
-/// Errors: one line that says what is accepted.
+/// Errors: one line with the accepted forms.
 pub fn parse(text: &str) -> Result<u64, String> {
     let bytes = parse_size::parse_size(text).ok().filter(|bytes| (1..=MAX_BYTES).contains(bytes));
     bytes.ok_or_else(|| {
@@ -15,7 +15,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 
 /// Parses `256MiB..4GiB`.
 ///
-/// Errors: one line that says what is accepted.
+/// Errors: one line with the accepted forms.
 pub fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let (from, to) = text
         .split_once("..")

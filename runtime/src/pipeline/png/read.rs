@@ -1,4 +1,4 @@
-//! Reading PNG files: what they say of themselves, and their pixels.
+//! Reading PNG files: their text and their pixels.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek};
@@ -8,21 +8,21 @@ use ::png::{ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
 
 use super::{PngError, RgbImage};
 
-/// Most memory that reading a file may take.
+/// Largest memory that reading a file may take, in bytes.
 const MAX_BYTES: usize = 1 << 30;
 
-/// A picture's size and its text chunks.
+/// An image's size and its text chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Keys and values: `tEXt`, `zTXt` and `iTXt` chunks, each kind in the order of the file.
+    /// Keys and values of `tEXt`, `zTXt` and `iTXt` chunks, each kind in the order of the file.
     pub text: Vec<(String, String)>,
 }
 
-/// Reads a picture's size and what it says of itself.
+/// Reads an image's size and its text.
 ///
 /// Errors: [`PngError::Read`], with the path.
 pub fn read_described(path: &Path) -> Result<Described, PngError> {
@@ -45,9 +45,9 @@ pub fn read_described(path: &Path) -> Result<Described, PngError> {
     })
 }
 
-/// Reads a picture's pixels, whatever their depth and number of channels.
+/// Reads an image's pixels, of any depth and number of channels.
 ///
-/// Numerics: 16 bits become 8, grey becomes RGB, transparent pixels are laid over white.
+/// Numerics: 16 bits become 8, grey becomes RGB, transparent pixels are blended with white.
 /// Errors: [`PngError::Read`], with the path.
 pub fn read_rgb(path: &Path) -> Result<RgbImage, PngError> {
     let (width, height, pixels) = read(path, |file| {
@@ -101,7 +101,7 @@ fn to_rgb(pixels: &[u8], color: ColorType) -> Vec<u8> {
             .chunks_exact(4)
             .flat_map(|p| [p[0], p[1], p[2]].map(|value| over_white(value, p[3])))
             .collect(),
-        // Palettes have been expanded.
+        // Palettes are expanded here.
         ColorType::Rgb | ColorType::Indexed => pixels.to_vec(),
     }
 }

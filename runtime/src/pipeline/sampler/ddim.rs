@@ -1,4 +1,4 @@
-//! DDIM: a deterministic sampler, or with `eta` a stochastic one.
+//! DDIM: a deterministic sampler, stochastic with `eta`.
 //!
 //! Source: Song et al. 2021 (arXiv:2010.02502), equations 12 and 16; timesteps as in Stability's
 //! `ldm` ("uniform") and diffusers ("leading").
@@ -9,7 +9,7 @@ use super::{
     check_lengths,
 };
 
-/// DDIM's line in the registry.
+/// DDIM's entry in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "ddim",
     title: "DDIM",
@@ -17,22 +17,22 @@ pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     build: |options| Ok(Box::new(Ddim::new(&DdimConfig::from(options))?)),
 };
 
-/// What DDIM can be asked for.
+/// Settings of DDIM.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DdimConfig {
-    /// How many times the U-Net runs.
+    /// Number of U-Net evaluations.
     pub steps: usize,
-    /// Noise each step adds, from 0 to 1 of what DDPM adds.
+    /// Noise that each step adds, 0 to 1 of DDPM's.
     pub eta: f32,
-    /// What the network's output means.
+    /// Meaning of the network's output.
     pub prediction: Prediction,
-    /// The noise schedule of training.
+    /// Noise schedule of the training.
     pub schedule: NoiseSchedule,
-    /// Whether the predicted picture is clamped to `[-1, 1]`. For models of pixels, not of latents.
+    /// Whether the predicted image is clamped to `[-1, 1]`. For models of pixels, not of latents.
     pub clip_sample: bool,
-    /// Whether the last step ends at no noise at all instead of at the noise of timestep 0.
+    /// Whether the last step ends without noise instead of at the noise of timestep 0.
     pub set_alpha_to_one: bool,
-    /// What is added to every timestep.
+    /// Offset of every timestep.
     pub steps_offset: usize,
 }
 
@@ -60,16 +60,16 @@ pub struct Ddim {
     clip_sample: bool,
 }
 
-/// One step, where `a` is the share of the picture's variance in the latents.
+/// Factors of one step. `a` is the signal's part of the variance of the latents.
 #[derive(Debug, Clone, Copy)]
 struct Coefficients {
-    /// `sqrt(a)` now.
+    /// `sqrt(a)` before the step.
     picture: f32,
-    /// `sqrt(1 - a)` now.
+    /// `sqrt(1 - a)` before the step.
     noise: f32,
     /// `sqrt(a)` after the step.
     next_picture: f32,
-    /// What of the predicted noise is left after the step: `sqrt(1 - a - sigma^2)`.
+    /// Factor of the predicted noise after the step: `sqrt(1 - a - sigma^2)`.
     next_noise: f32,
     /// Standard deviation of the fresh noise.
     sigma: f32,
@@ -78,9 +78,9 @@ struct Coefficients {
 impl Ddim {
     /// Prepares the sampler: timesteps `offset + i * (train_steps / steps)`, largest first.
     ///
-    /// The division is an integer one: steps that do not divide the timesteps leave the noisiest
-    /// ones out, as in diffusers (`ldm` would run more steps than asked for). Where the offset would
-    /// lead past the last timestep (only with as many steps as timesteps), it is reduced.
+    /// The division is an integer one. If the steps do not divide the timesteps, the noisiest
+    /// timesteps are left out, as in diffusers (`ldm` would run more steps than requested). If the
+    /// offset leads past the last timestep (with as many steps as timesteps only), it is reduced.
     ///
     /// Errors: [`SamplerError::Steps`], [`SamplerError::Eta`], [`SamplerError::Schedule`].
     pub fn new(config: &DdimConfig) -> Result<Self, SamplerError> {
@@ -117,7 +117,7 @@ impl Ddim {
 }
 
 impl Coefficients {
-    /// From the picture's share of the variance now and after the step.
+    /// The factors from the signal's part of the variance before and after the step.
     fn new(alpha: f64, next_alpha: f64, eta: f64) -> Self {
         let variance = eta * eta * variance(alpha, next_alpha);
         Self {
@@ -130,7 +130,7 @@ impl Coefficients {
     }
 }
 
-/// The variance of the fresh noise that makes DDIM's step DDPM's.
+/// Variance of the fresh noise with which a step of DDIM equals one of DDPM.
 fn variance(alpha: f64, next_alpha: f64) -> f64 {
     (1.0 - next_alpha) / (1.0 - alpha) * (1.0 - alpha / next_alpha)
 }
@@ -198,8 +198,8 @@ mod tests {
         }
     }
 
-    /// Their full loop: a ramp as sample, `sample * t / (t + 1)` as network. Returns sum and mean
-    /// of the result's magnitudes.
+    /// The full loop of diffusers' test: a ramp as sample, `sample * t / (t + 1)` as network.
+    /// Returns sum and mean of the result's magnitudes.
     fn full_loop(config: &DdimConfig) -> (f64, f64) {
         const ELEMS: usize = 4 * 3 * 8 * 8;
         let mut ddim = Ddim::new(config).unwrap();

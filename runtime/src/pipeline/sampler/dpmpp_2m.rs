@@ -1,4 +1,4 @@
-//! DPM-Solver++ (2M): second order from two pictures, the one seen now and the one before.
+//! DPM-Solver++ (2M): second order, from the predicted images of this step and of the step before.
 //!
 //! Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2; as diffusers'
 //! `DPMSolverMultistepScheduler` with `dpmsolver++`, order 2, midpoint.
@@ -7,7 +7,7 @@ use super::super::rng::NormalRng;
 use super::sigma::{SigmaConfig, Sigmas};
 use super::{Level, Prediction, Sampler, SamplerEntry, SamplerError, check_lengths};
 
-/// DPM-Solver++'s line in the registry.
+/// DPM-Solver++'s entry in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "dpm++2m",
     title: "DPM++ 2M",
@@ -20,13 +20,13 @@ pub(super) const ENTRY: SamplerEntry = SamplerEntry {
 pub struct DpmSolver {
     schedule: Sigmas,
     prediction: Prediction,
-    /// The picture that the step before saw.
+    /// The image that the previous step predicted.
     picture: Vec<f32>,
-    /// The step that saw it.
+    /// Index of the previous step.
     seen: Option<usize>,
 }
 
-/// The level of a sigma at which variances sum to 1.
+/// The level of a sigma, scaled so that variances sum to 1.
 fn level(sigma: f64) -> Level {
     let picture = sigma.hypot(1.0).recip();
     Level { picture, noise: sigma * picture }
@@ -50,8 +50,8 @@ impl DpmSolver {
         })
     }
 
-    /// How much of the difference between this picture and the one before a step adds: none at
-    /// the first step, which knows no other, nor at the last, which ends at the picture itself.
+    /// Factor of the difference between this prediction and the previous one. 0 at the first step,
+    /// which has no previous prediction, and at the last, which ends at the prediction itself.
     fn extrapolation(&self, step: usize, now: Level, next: Level) -> f64 {
         let known = step > 0 && self.seen == Some(step - 1);
         if !known || next.noise == 0.0 {

@@ -1,4 +1,4 @@
-//! Euler's method: one straight step for each sigma, without fresh noise.
+//! Euler's method: one linear step for each sigma, without fresh noise.
 //!
 //! Source: Karras et al. 2022 (arXiv:2206.00364), algorithm 2 without churn; as diffusers'
 //! `EulerDiscreteScheduler`.
@@ -7,7 +7,7 @@ use super::super::rng::NormalRng;
 use super::sigma::{SigmaConfig, Sigmas, Spacing};
 use super::{Level, Prediction, Sampler, SamplerEntry, SamplerError, check_lengths};
 
-/// Euler's line in the registry.
+/// Euler's entry in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "euler",
     title: "Euler",
@@ -42,7 +42,7 @@ impl Euler {
     }
 }
 
-/// Of the noise after a step: what is left of the old, and how much is fresh.
+/// Splits the noise after a step into the rest of the old noise and the fresh noise.
 fn split_noise(sigma: f64, next: f64) -> (f64, f64) {
     let fresh = (next * next * (sigma * sigma - next * next) / (sigma * sigma)).sqrt();
     ((next * next - fresh * fresh).max(0.0).sqrt(), fresh)
@@ -78,7 +78,7 @@ impl Sampler for Euler {
         let (kept, fresh) = if self.ancestral { split_noise(sigma, next) } else { (next, 0.0) };
         let (of_latent, of_output) =
             Level { picture: 1.0, noise: sigma }.picture_factors(self.prediction);
-        // From the latent towards the picture in it, until its sigma is `kept`.
+        // The latent moves towards the image that it predicts until its sigma is `kept`.
         let picture = 1.0 - kept / sigma;
         let of_latent = (kept / sigma + picture * of_latent) as f32;
         let of_output = (picture * of_output) as f32;

@@ -7,7 +7,7 @@ use super::SamplerEntry;
 use super::euler::Euler;
 use super::sigma::SigmaConfig;
 
-/// The line in the registry of Euler's method with ancestral sampling.
+/// Entry of Euler's method with ancestral sampling in the registry.
 pub(super) const ENTRY: SamplerEntry = SamplerEntry {
     name: "euler-a",
     title: "Euler a",

@@ -1,8 +1,7 @@
-//! Diffusion samplers: which timesteps the U-Net sees, and how its output moves the latents.
+//! Diffusion samplers: the timesteps of the U-Net, and the effect of its output on the latents.
 //!
-//! Owns the [`Sampler`] trait, the noise schedule, and the registry of samplers by name. Knows
-//! nothing of the U-Net: its output comes in as a slice. A new sampler is one file and one line in
-//! [`SAMPLERS`].
+//! Owns the [`Sampler`] trait, the noise schedule, and the registry of samplers by name. The
+//! U-Net's output comes in as a slice. A new sampler is one file and one line in [`SAMPLERS`].
 
 pub mod ddim;
 pub mod dpmpp_2m;
@@ -16,43 +15,43 @@ use super::rng::NormalRng;
 pub use schedule::{BetaCurve, NoiseSchedule};
 pub use sigma::{SigmaConfig, Spacing};
 
-/// Why a sampler could not be made or could not step.
+/// Reason why a sampler cannot be made or cannot step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SamplerError {
     /// No sampler has this name.
     #[error("no sampler is named {name:?}; there are: {known}")]
     UnknownSampler {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The names there are, separated by commas.
+        /// The known names, separated by commas.
         known: String,
     },
-    /// The number of steps is zero or beyond the timesteps the model was trained with.
-    #[error("{steps} sampling steps asked for, 1 to {max_steps} are possible")]
+    /// The number of steps is zero or exceeds the timesteps of the training.
+    #[error("{steps} sampling steps requested; 1 to {max_steps} are possible")]
     Steps {
-        /// Steps asked for.
+        /// Requested steps.
         steps: usize,
-        /// Most steps possible.
+        /// Largest number of steps.
         max_steps: usize,
     },
     /// Eta is not in `[0, 1]`.
     #[error("eta is {eta}, it must be from 0 to 1")]
     Eta {
-        /// Eta asked for.
+        /// Requested eta.
         eta: f32,
     },
     /// The noise schedule's betas are not in `(0, 1)`, or it has no timesteps.
     #[error("the noise schedule is not possible: {0:?}")]
     Schedule(NoiseSchedule),
-    /// A step was asked for that the sampler does not have.
-    #[error("step {step} asked for, there are {steps}")]
+    /// The sampler has no step of this index.
+    #[error("step {step} requested; the sampler has {steps}")]
     StepIndex {
         /// Index of the step, from 0.
         step: usize,
-        /// Steps there are.
+        /// Number of steps.
         steps: usize,
     },
-    /// Latents and network output differ in length.
+    /// Latents and another tensor differ in length.
     #[error("{latents_elems} latents but {other_elems} elements of network output or input")]
     Length {
         /// Elements of the latents.
@@ -62,7 +61,7 @@ pub enum SamplerError {
     },
 }
 
-/// What the network's output means.
+/// Meaning of the network's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Prediction {
     /// The noise in the latents (SD 2.1-base).
@@ -72,17 +71,17 @@ pub enum Prediction {
     V,
 }
 
-/// What any sampler can be asked for.
+/// Options of any sampler.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerOptions {
-    /// How many times the U-Net runs, 1 to the schedule's timesteps.
+    /// Number of U-Net evaluations, from 1 to the schedule's timesteps.
     pub steps: usize,
-    /// How much noise each step adds, from 0 (none) to 1 (as much as DDPM). Samplers without such a
-    /// choice ignore it.
+    /// Noise that each step adds, from 0 (none) to 1 (as much as DDPM). Samplers other than DDIM
+    /// ignore it.
     pub eta: f32,
-    /// What the network's output means.
+    /// Meaning of the network's output.
     pub prediction: Prediction,
-    /// The noise schedule the network was trained with.
+    /// Noise schedule of the training.
     pub schedule: NoiseSchedule,
     /// Elements of the latents, for samplers that remember earlier steps.
     pub latent_elems: usize,
@@ -101,19 +100,19 @@ impl SamplerOptions {
     }
 }
 
-/// What the latents at a step are: `picture * p + noise * n`, where `p` is the latent of a picture
-/// and `n` standard normal noise.
+/// Composition of the latents at a step: `picture * p + noise * n`. `p` is the latent of an image
+/// and `n` is standard normal noise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Level {
-    /// Factor of the picture.
+    /// Factor of the image.
     pub picture: f64,
     /// Factor of the noise.
     pub noise: f64,
 }
 
 impl Level {
-    /// The picture that the network sees in latents of this level, as factors of the latents and
-    /// of the network's output.
+    /// Factors of the latents and of the network's output in the image that the network predicts at
+    /// this level.
     pub fn picture_factors(self, prediction: Prediction) -> (f64, f64) {
         let Level { picture, noise } = self;
         match prediction {
@@ -128,13 +127,14 @@ impl Level {
 
 /// A diffusion sampler, prepared for a number of steps.
 ///
-/// One picture is: latents of noise times [`init_noise_sigma`](Self::init_noise_sigma); then for
-/// each step `i`, run the U-Net on the scaled latents at `timesteps()[i]`, and [`step`](Self::step).
+/// To make an image: begin with noise times [`init_noise_sigma`](Self::init_noise_sigma). Then, for
+/// each step `i`, run the U-Net on the scaled latents at `timesteps()[i]` and call
+/// [`step`](Self::step).
 pub trait Sampler {
-    /// The timestep of each step, from noise to picture.
+    /// The timestep of each step, from noise to image.
     ///
-    /// Units: the training schedule's, in `[0, 1000)` for Stable Diffusion. Some samplers use
-    /// fractions.
+    /// Units: those of the training schedule, in `[0, 1000)` for Stable Diffusion. Some samplers
+    /// use fractions.
     fn timesteps(&self) -> &[f32];
 
     /// The standard deviation of the initial latents.
@@ -142,21 +142,21 @@ pub trait Sampler {
         1.0
     }
 
-    /// What the latents are at the beginning of a step: to begin there from a picture, or to show
-    /// the picture so far.
+    /// The composition of the latents before a step. It serves to begin there from an image, and to
+    /// show the predicted image.
     ///
     /// Errors: [`SamplerError::StepIndex`].
     fn level(&self, step: usize) -> Result<Level, SamplerError>;
 
-    /// What the latents are multiplied by before the U-Net reads them at a step.
+    /// Factor of the latents in the U-Net's input at a step.
     fn model_input_scale(&self, _step: usize) -> f32 {
         1.0
     }
 
-    /// Writes what the U-Net reads at a step.
+    /// Writes the U-Net's input of a step.
     ///
     /// Shapes: `latents` and `input` have the same length and any layout.
-    /// Errors: [`SamplerError::Length`] if they have not.
+    /// Errors: [`SamplerError::Length`] if their lengths differ.
     fn scale_model_input(
         &self,
         step: usize,
@@ -171,10 +171,10 @@ pub trait Sampler {
         Ok(())
     }
 
-    /// Moves the latents one step towards the picture, in place and without allocating.
+    /// Moves the latents one step towards the image, in place and without allocating.
     ///
     /// Shapes: `model_output` and `latents` have the same length. Noise is drawn in the order of
-    /// the elements, so it equals the reference's only in its layout, NCHW.
+    /// the elements, so it equals the reference's only in the layout NCHW.
     /// Numerics: f32 arithmetic with coefficients computed in f64.
     /// Errors: [`SamplerError::StepIndex`] and [`SamplerError::Length`].
     fn step(
@@ -190,11 +190,11 @@ pub trait Sampler {
 pub struct SamplerEntry {
     /// The name, in small letters.
     pub name: &'static str,
-    /// What AUTOMATIC1111's web UI calls it, which viewers of its pictures know.
+    /// Name of the sampler in AUTOMATIC1111's web UI and in viewers of its images.
     pub title: &'static str,
-    /// One line about it, for help texts.
+    /// One line for help texts.
     pub about: &'static str,
-    /// Makes one.
+    /// Makes the sampler.
     pub build: fn(&SamplerOptions) -> Result<Box<dyn Sampler>, SamplerError>,
 }
 
@@ -202,9 +202,9 @@ pub struct SamplerEntry {
 pub static SAMPLERS: &[SamplerEntry] =
     &[ddim::ENTRY, euler::ENTRY, euler_a::ENTRY, dpmpp_2m::ENTRY];
 
-/// Makes the sampler of a name.
+/// Makes the sampler with a name.
 ///
-/// Errors: [`SamplerError::UnknownSampler`], or what the sampler finds wrong with the options.
+/// Errors: [`SamplerError::UnknownSampler`], or an option that the sampler refuses.
 pub fn by_name(name: &str, options: &SamplerOptions) -> Result<Box<dyn Sampler>, SamplerError> {
     let entry = SAMPLERS.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
     let entry = entry.ok_or_else(|| SamplerError::UnknownSampler {
@@ -217,7 +217,7 @@ pub fn by_name(name: &str, options: &SamplerOptions) -> Result<Box<dyn Sampler>,
 /// Classifier-free guidance: `unconditional += guidance * (conditional - unconditional)`.
 ///
 /// Shapes: both are network outputs of the same length.
-/// Errors: [`SamplerError::Length`] if they are not.
+/// Errors: [`SamplerError::Length`] if the lengths differ.
 /// Source: Ho & Salimans 2022 (arXiv:2207.12598).
 pub fn guide(
     unconditional: &mut [f32],
@@ -249,7 +249,7 @@ mod tests {
             let options = SamplerOptions::stable_diffusion(20, 16);
             let sampler = by_name(&entry.name.to_uppercase(), &options).unwrap();
             assert_eq!(sampler.timesteps().len(), 20, "{}", entry.name);
-            // What the network reads has variance 1 at every level.
+            // The network's input has variance 1 at every level.
             for step in 0..20 {
                 let (level, scale) =
                     (sampler.level(step).unwrap(), sampler.model_input_scale(step));

@@ -1,8 +1,8 @@
-//! The noise schedule a network was trained with.
+//! The noise schedule of a network's training.
 
 use super::SamplerError;
 
-/// How beta, the variance added at each training timestep, grows from first to last.
+/// Growth of beta, the variance added at each training timestep, from first to last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BetaCurve {
     /// Beta grows linearly.
@@ -11,16 +11,16 @@ pub enum BetaCurve {
     ScaledLinear,
 }
 
-/// The noise schedule of training.
+/// The noise schedule of a training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NoiseSchedule {
     /// Variance added at the first timestep.
     pub beta_start: f64,
     /// Variance added at the last timestep.
     pub beta_end: f64,
-    /// What happens between.
+    /// The values between.
     pub curve: BetaCurve,
-    /// Timesteps of training.
+    /// Number of timesteps.
     pub train_steps: usize,
 }
 
@@ -33,7 +33,7 @@ impl NoiseSchedule {
         train_steps: 1000,
     };
 
-    /// The share of the picture's variance left at each timestep: the running product of `1 - beta`.
+    /// The signal's part of the variance at each timestep: the running product of `1 - beta`.
     ///
     /// Shapes: `[train_steps]`, falling.
     /// Numerics: f64.

@@ -1,36 +1,36 @@
-//! Noise levels by their standard deviation: what the Euler and DPM-Solver samplers count in.
+//! Noise levels by their standard deviation, the scale of the Euler and DPM-Solver samplers.
 //!
-//! Owns which timesteps are visited and the sigma at each. A latent of sigma `s` is `picture + s *
-//! noise`; the network was trained on it divided by `sqrt(s^2 + 1)`.
+//! Owns the timesteps of a run and the sigma at each. A latent of sigma `s` is
+//! `picture + s * noise`. The network's input is this latent divided by `sqrt(s^2 + 1)`.
 //!
 //! Source: Karras et al. 2022 (arXiv:2206.00364); timesteps as in diffusers.
 
 use super::{NoiseSchedule, Prediction, SamplerError, SamplerOptions};
 
-/// How the timesteps of a run are spread over those of training.
+/// Spacing of a run's timesteps over the timesteps of the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spacing {
     /// `offset + i * (train_steps / intervals)`, an integer division: Stable Diffusion's.
     Leading {
-        /// What is added to every timestep; less where it would lead past the last one.
+        /// Offset of every timestep; reduced if it leads past the last timestep.
         offset: usize,
     },
     /// Evenly from the first to the last.
     Linspace,
 }
 
-/// What a sampler over sigmas can be asked for.
+/// Settings of a sampler over sigmas.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SigmaConfig {
-    /// How many times the U-Net runs.
+    /// Number of U-Net evaluations.
     pub steps: usize,
-    /// What the network's output means.
+    /// Meaning of the network's output.
     pub prediction: Prediction,
-    /// The noise schedule of training.
+    /// Noise schedule of the training.
     pub schedule: NoiseSchedule,
-    /// Which timesteps are visited.
+    /// Spacing of the timesteps.
     pub spacing: Spacing,
-    /// Whether the last step ends at no noise at all instead of at the noise of timestep 0.
+    /// Whether the last step ends without noise instead of at the noise of timestep 0.
     pub ends_clean: bool,
     /// Elements of the latents, for samplers that remember earlier steps.
     pub latent_elems: usize,
@@ -54,12 +54,12 @@ impl From<&SamplerOptions> for SigmaConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Sigmas {
     pub timesteps: Vec<f32>,
-    /// One more than the timesteps: the last is where the last step ends.
+    /// One more than the timesteps: the last sigma is the end of the last step.
     pub sigmas: Vec<f64>,
 }
 
 impl Sigmas {
-    /// One timestep for each step; with linear spacing they may be fractions.
+    /// One timestep for each step. With linear spacing, timesteps may be fractions.
     pub fn of_euler(config: &SigmaConfig) -> Result<Self, SamplerError> {
         let train = training_sigmas(&config.schedule)?;
         let (steps, last) = (check_steps(config.steps, train.len())?, train.len() - 1);
@@ -70,7 +70,7 @@ impl Sigmas {
         Ok(Self::at(&train, timesteps, config.ends_clean))
     }
 
-    /// One interval more than steps, of which the end, timestep 0, is not visited.
+    /// One interval more than steps; its end, timestep 0, is not visited.
     pub fn of_dpm_solver(config: &SigmaConfig) -> Result<Self, SamplerError> {
         let train = training_sigmas(&config.schedule)?;
         let (steps, last) = (check_steps(config.steps, train.len() - 1)?, train.len() - 1);
@@ -104,7 +104,7 @@ impl Sigmas {
         }
     }
 
-    /// The standard deviation of the latents that a run starts from.
+    /// Standard deviation of the initial latents.
     pub fn init_noise_sigma(&self, spacing: Spacing) -> f32 {
         let first = self.sigmas[0];
         match spacing {
@@ -166,8 +166,9 @@ pub(super) mod tests {
 
     const ELEMS: usize = 4 * 3 * 8 * 8;
 
-    /// Their full loop: a ramp as sample, `sample * t / (t + 1)` as network. As there, a step
-    /// starts from what the network read. Returns the sum of the result's magnitudes.
+    /// The full loop of diffusers' tests: a ramp as sample, `sample * t / (t + 1)` as network. A
+    /// step starts from the network's input, as in these tests. Returns the sum of the result's
+    /// magnitudes.
     pub fn full_loop(sampler: &mut dyn Sampler) -> f64 {
         let sigma = sampler.init_noise_sigma();
         // A ramp of shape [3, 8, 8, 4], permuted to [4, 3, 8, 8].

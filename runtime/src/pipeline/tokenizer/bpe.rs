@@ -1,6 +1,6 @@
 //! Byte-pair encoding over token ids.
 //!
-//! Owns the merge table; knows nothing of text beyond UTF-8 bytes.
+//! Owns the merge table. Knows no text beyond UTF-8 bytes.
 //!
 //! Source: Sennrich et al. 2016 (arXiv:1508.07909); vocabulary order as in OpenAI's CLIP.
 
@@ -9,11 +9,11 @@ use std::collections::{BinaryHeap, HashMap};
 
 use super::TokenizerError;
 
-/// Merges in CLIP's vocabulary of 49,408 tokens: all but 2 x 256 bytes and two markers.
+/// Merges in CLIP's vocabulary of 49,408 tokens: all tokens except 2 x 256 bytes and two markers.
 pub(super) const MERGE_COUNT: usize = 49_152 - 256 - 2;
 /// Id of the first merged token.
 const FIRST_MERGED_ID: u32 = 512;
-/// What a byte's id grows by at the end of a word.
+/// Difference between the id of a byte at the end of a word and its id elsewhere.
 const END_OF_WORD: u32 = 256;
 const END_OF_WORD_SUFFIX: &str = "</w>";
 
@@ -64,8 +64,8 @@ impl Merges {
 
     /// Appends the ids of one word.
     ///
-    /// Merges the best pair first, the leftmost of equals. A merged token only takes part in later,
-    /// worse merges, so this equals merging all occurrences of the best pair at once.
+    /// Merges the best pair first, and the leftmost of equal pairs. A merged token takes part in
+    /// later, worse merges only, so this equals merging all occurrences of the best pair at once.
     pub(super) fn encode_word(&self, word: &str, ids: &mut Vec<u32>) {
         let mut tokens: Vec<u32> =
             word.bytes().map(|byte| self.byte_ids[usize::from(byte)]).collect();
@@ -73,7 +73,7 @@ impl Merges {
         if let Some(last) = tokens.last_mut() {
             *last += END_OF_WORD;
         }
-        // Neighbours of each living token; `count` is past the end.
+        // Neighbours of each remaining token. `count` is past the end.
         let mut next: Vec<usize> = (1..=count).collect();
         let mut previous: Vec<Option<usize>> = (0..count).map(|at| at.checked_sub(1)).collect();
         let mut alive = vec![true; count];
@@ -109,7 +109,7 @@ fn narrow(id: u32) -> Result<u16, TokenizerError> {
         .map_err(|_| TokenizerError::MergeCount { found: id as usize, expected: MERGE_COUNT })
 }
 
-/// The printable character that stands for each byte in the merges, in the order of token ids.
+/// The printable character for each byte in the merges, in the order of token ids.
 fn byte_symbols() -> Vec<(u8, char)> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let as_is = (0..=255).filter(|&byte| printable(byte)).map(|byte| (byte, char::from(byte)));

@@ -1,22 +1,22 @@
-//! HTML character references, decoded the way Python and `ftfy` do.
+//! HTML character references, decoded like Python and `ftfy` do.
 //!
 //! Source: Python's `html.unescape` (the HTML 5 rules), and `ftfy.fixes.unescape_html`.
 
 use std::borrow::Cow;
 
-/// Longest run of characters that can name an entity without a semicolon, in characters.
+/// Longest name of an entity without a semicolon, in characters.
 const MAX_NAME_CHARS: usize = 32;
-/// Longest reference the strict form looks at, in characters after `&` or `&#` and before `;`.
+/// Longest reference of the strict form, in characters between `&` or `&#` and `;`.
 const MAX_STRICT_CHARS: usize = 24;
 
-/// The text that a name stands for. The name is without `&`, but with the semicolon if it has one.
+/// The text of a named entity. The name has no `&`, and ends in a semicolon if the entity has one.
 fn named(name: &str) -> Option<&'static str> {
     let text = htmlize::ENTITIES.get(format!("&{name}").as_bytes())?;
     std::str::from_utf8(text).ok()
 }
 
-/// Decodes every reference as HTML 5 does: the semicolon may be missing, and the longest known
-/// prefix of an unknown name counts. Equals Python's `html.unescape`.
+/// Decodes every reference by the rules of HTML 5: the semicolon may be missing, and the longest
+/// known prefix of an unknown name counts. Equals Python's `html.unescape`.
 pub(super) fn unescape(text: &str) -> Cow<'_, str> {
     replace_references(text, |reference| {
         numeric(reference).or_else(|| {
@@ -27,8 +27,8 @@ pub(super) fn unescape(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Decodes only unambiguous references, which end in a semicolon, and the names of letters and
-/// common symbols in capitals. Equals `ftfy.fixes.unescape_html`.
+/// Decodes only unambiguous references: with a semicolon, including letters and common symbols
+/// named in capitals. Equals `ftfy.fixes.unescape_html`.
 pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
     replace_references(text, |reference| {
         let body = reference.strip_prefix('#').unwrap_or(reference);
@@ -39,7 +39,7 @@ pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
         let reference = &reference[..reference.len() - body.len() + length + 1];
         let value = if reference.starts_with('#') {
             let (value, used) = numeric(reference)?;
-            // A reference that ends early, or decodes to a semicolon, is left alone.
+            // A reference that ends early, or decodes to a semicolon, is kept.
             (used == reference.len() && value != ";").then_some(value)
         } else {
             named(reference).map(str::to_owned).or_else(|| capitals(reference))
@@ -48,7 +48,7 @@ pub(super) fn unescape_strict(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Calls `decode` with the text after each `&`; it returns the replacement and the bytes it used.
+/// Calls `decode` with the text after each `&`. It returns the replacement and the bytes used.
 fn replace_references<'t>(
     text: &'t str,
     decode: impl Fn(&str) -> Option<(String, usize)>,
@@ -93,8 +93,8 @@ fn numeric(reference: &str) -> Option<(String, usize)> {
     Some((charref(code), used))
 }
 
-/// What a numeric reference stands for: Windows-1252 for C1 controls, nothing for other controls
-/// and noncharacters, U+FFFD for what is no character at all.
+/// The text of a numeric reference: Windows-1252 for C1 controls, nothing for other controls and
+/// noncharacters, U+FFFD for numbers that are no character.
 fn charref(code: u32) -> String {
     const WINDOWS_1252_C1: &str = "€\u{81}‚ƒ„…†‡ˆ‰Š‹Œ\u{8d}Ž\u{8f}\u{90}‘’“”•–—˜™š›œ\u{9d}žŸ";
     match code {
@@ -109,7 +109,7 @@ fn charref(code: u32) -> String {
     }
 }
 
-/// The characters after `&` that could be a name, with the semicolon that ends them.
+/// The characters after `&` that may form a name, with the semicolon at their end.
 fn name_prefix(reference: &str) -> Option<&str> {
     let is_stop = |c: char| matches!(c, '\t' | '\n' | '\u{c}' | ' ' | '<' | '&' | '#' | ';');
     let end = reference
@@ -121,14 +121,16 @@ fn name_prefix(reference: &str) -> Option<&str> {
     (end > 0).then(|| &reference[..end + semicolon])
 }
 
-/// The longest entity that `name` starts with, of two characters or more unless it is all of it.
+/// The longest entity that `name` starts with. Entities of one character count only if they are the
+/// whole name.
 fn longest_entity(name: &str) -> Option<(&str, &'static str)> {
     let ends = name.char_indices().map(|(at, _)| at).skip(2).chain([name.len()]);
     let ends: Vec<usize> = ends.collect();
     ends.into_iter().rev().find_map(|end| named(&name[..end]).map(|value| (&name[..end], value)))
 }
 
-/// Decodes `EACUTE;` as É: the entity in small letters, raised, unless HTML knows the capitals.
+/// Decodes `EACUTE;` as É: the entity in small letters, raised, unless HTML knows the name in
+/// capitals.
 fn capitals(reference: &str) -> Option<String> {
     if reference.bytes().any(|byte| byte.is_ascii_lowercase())
         || longest_entity(reference).is_some()

@@ -1,7 +1,7 @@
-//! Repairs text that was decoded with the wrong encoding, and a dozen smaller glitches.
+//! Repairs text that was decoded with the wrong encoding, and a dozen smaller faults.
 //!
-//! Owns the order of the repairs; what looks wrong is `badness`, what bytes mean is `codepage`.
-//! The result is that of `ftfy.fix_text` with its default settings.
+//! Owns the order of the repairs. `badness` judges text, `codepage` maps bytes. The result is that
+//! of `ftfy.fix_text` with its default settings.
 //!
 //! Source: Robyn Speer, `ftfy` 6.3 (Apache-2.0), which cleaned the captions CLIP was trained on.
 
@@ -18,10 +18,10 @@ use super::{entities, unicode};
 use badness::is_bad;
 use codepage::{CANDIDATES, LATIN_1, WINDOWS_1252};
 
-/// Text is repaired line by line, and lines longer than this in pieces.
+/// Text is repaired line by line. Longer lines are repaired in pieces of this length.
 const MAX_SEGMENT_CHARS: usize = 1_000_000;
 
-/// Repairs text. HTML entities are decoded up to the first line that contains a literal `<`.
+/// Repairs text. HTML entities are decoded up to the first line with a literal `<`.
 pub(super) fn fix_text(text: &str) -> String {
     let mut fixed = String::with_capacity(text.len());
     let mut unescape = true;
@@ -38,7 +38,7 @@ pub(super) fn fix_text(text: &str) -> String {
     fixed
 }
 
-/// Applies all repairs to one segment, again and again until nothing changes.
+/// Applies all repairs to one segment until nothing changes.
 fn fix_segment(segment: &str, unescape: bool) -> String {
     let mut text = segment.to_owned();
     loop {
@@ -59,7 +59,7 @@ fn fix_segment(segment: &str, unescape: bool) -> String {
     }
 }
 
-/// Undoes wrong decodings until the text no longer changes.
+/// Undoes wrong decodings until the text is stable.
 fn fix_encoding(text: &str) -> String {
     let mut text = text.to_owned();
     loop {
@@ -70,7 +70,7 @@ fn fix_encoding(text: &str) -> String {
     }
 }
 
-/// Undoes one wrong decoding; `None` if none is found.
+/// Undoes one wrong decoding. `None` if none is found.
 fn fix_encoding_once(text: &str) -> Option<String> {
     if !is_bad(text) {
         return None;
@@ -101,7 +101,7 @@ fn fix_encoding_once(text: &str) -> Option<String> {
     Some(text.chars().map(fix_c1_control).collect())
 }
 
-/// Repairs the parts of the text that look like UTF-8 when the whole is not consistently so.
+/// Repairs the parts of a text that look like UTF-8, if the text as a whole does not.
 fn decode_inconsistent_utf8(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut fixed = String::with_capacity(text.len());
@@ -117,7 +117,7 @@ fn decode_inconsistent_utf8(text: &str) -> String {
             continue;
         }
         let part: String = chars[at..at + length].iter().collect();
-        // Only a shorter text, or this would call itself for ever.
+        // A shorter text only; otherwise this function would call itself without end.
         if length < chars.len() && is_bad(&part) {
             fixed.push_str(&fix_encoding(&part));
         } else {
@@ -128,7 +128,7 @@ fn decode_inconsistent_utf8(text: &str) -> String {
     fixed
 }
 
-/// How many of the first characters are misread two- to four-byte sequences of UTF-8.
+/// Number of leading characters that are misread two- to four-byte sequences of UTF-8.
 fn misread_run_length(chars: &[char]) -> usize {
     let mut run = 0;
     loop {
@@ -153,7 +153,7 @@ fn is_continuation(c: char) -> bool {
     codepage::any_latin_byte(c, |byte| matches!(byte, 0x80..=0xbf))
 }
 
-/// Punctuation that stands for itself next to misread text, although it could be a misread byte.
+/// Punctuation that is taken literally next to misread text, although it may be a misread byte.
 fn is_quiet_continuation(c: char) -> bool {
     matches!(c, '–' | '—' | '―' | '‘' | '’' | '‚' | '“' | '”' | '„' | '•' | '…')
 }
@@ -181,7 +181,7 @@ fn plain_characters(text: &str) -> String {
         .replace(['\u{2bc}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'], "'")
 }
 
-/// The letters of a typographic ligature or of a digraph made for conversion from Cyrillic.
+/// The letters of a typographic ligature, or of a digraph for conversion from Cyrillic.
 fn latin_ligature(c: char) -> Option<&'static str> {
     Some(match c {
         'Ĳ' => "IJ",
@@ -233,7 +233,7 @@ fn remove_terminal_escapes(text: &str) -> String {
     plain
 }
 
-/// Control characters without an effect on text, white space excepted.
+/// Control characters without an effect on text, except white space.
 fn is_unwanted_control(c: char) -> bool {
     matches!(c,
         '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{206a}'..='\u{206f}'

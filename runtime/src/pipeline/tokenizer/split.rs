@@ -1,11 +1,11 @@
-//! Cleaning a prompt, and splitting it into the pieces that byte-pair encoding works on.
+//! Cleans a prompt and splits it into the pieces that byte-pair encoding works on.
 //!
 //! Source: `basic_clean`, `whitespace_clean` and the pattern of open_clip 3.3.0's
 //! `SimpleTokenizer`.
 
 use super::{entities, mojibake, unicode};
 
-/// The markers a prompt may contain literally.
+/// Markers that a prompt may contain literally.
 pub(super) const START_OF_TEXT: &str = "<start_of_text>";
 pub(super) const END_OF_TEXT: &str = "<end_of_text>";
 
@@ -31,7 +31,7 @@ pub(super) fn pieces(cleaned: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The length of the piece at the start of `text`, whose first character is `first`, no separator.
+/// Length of the leading piece of `text`. Its first character is `first`, which is no separator.
 fn piece_length_bytes(text: &str, first: char) -> usize {
     const CONTRACTIONS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
     let literals = [START_OF_TEXT, END_OF_TEXT].into_iter().chain(CONTRACTIONS);
@@ -45,8 +45,8 @@ fn piece_length_bytes(text: &str, first: char) -> usize {
     }
 }
 
-/// White space, and the iota subscript: the pattern ignores case, by which it is a small iota and
-/// so not a character other than a letter, but as itself it is no letter either.
+/// White space, and the iota subscript. The pattern ignores case: the iota subscript folds to a
+/// small iota and so is excluded from the other characters, but is no letter itself.
 fn is_separator(c: char) -> bool {
     c.is_whitespace() || c == '\u{345}'
 }
@@ -55,8 +55,8 @@ fn is_other(c: char) -> bool {
     !is_separator(c) && !unicode::is_letter(c) && !unicode::is_number(c)
 }
 
-/// The length of `literal` at the start of `text`, without regard to case. In text that is in lower
-/// case already, this leaves the long s, which folds to s.
+/// Length of `literal` at the start of `text`, ignoring case. In lower-case text the only exception
+/// is the long s, which folds to s.
 fn prefix_length_bytes(text: &str, literal: &str) -> Option<usize> {
     let mut chars = text.chars();
     let matches = literal.chars().all(|expected| {

@@ -2,9 +2,9 @@
 
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Whether `str.split()` and `\s` take the character for white space.
+/// Whether Python's `str.split()` and `\s` treat the character as white space.
 ///
-/// Unicode's `White_Space`, and the four separators U+001C..=U+001F.
+/// Unicode's `White_Space` and the four separators U+001C..=U+001F.
 pub(super) fn is_python_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
@@ -14,7 +14,7 @@ pub(super) fn is_letter(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Letter
 }
 
-/// Whether the character is a number (`\p{N}`): digits, letter-like numbers and fractions.
+/// Whether the character is a number (`\p{N}`): a digit, a letter-like number or a fraction.
 pub(super) fn is_number(c: char) -> bool {
     c.general_category_group() == GeneralCategoryGroup::Number
 }

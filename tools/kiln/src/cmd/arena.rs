@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::size;
 
-/// Place buffers with lifetimes in one arena (the format of MiniMalloc's benchmarks).
+/// Place buffers with live ranges in one arena (the format of MiniMalloc's benchmarks).
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   kiln arena compiler/tests/data/minimalloc/A.1048576.csv --capacity 1048576")]
@@ -18,7 +18,7 @@ pub struct Args {
     /// Size of the arena, such as 1MiB [default: as small as the search finds]
     #[arg(long, value_parser = size::parse)]
     pub capacity: Option<u64>,
-    /// Stop the search after this many seconds; the answer then depends on the machine
+    /// Stop the search after this many seconds. The answer then depends on the machine
     #[arg(long)]
     pub time_limit: Option<f64>,
     /// File to write: the same lines with offsets
@@ -26,7 +26,7 @@ pub struct Args {
     pub output: Option<PathBuf>,
 }
 
-/// Solves, and says how well.
+/// Solves the problem and prints the quality of the solution.
 pub fn run(args: Args) -> Result<()> {
     let path = args.file.display();
     let text = std::fs::read_to_string(&args.file).with_context(|| format!("reading {path}"))?;

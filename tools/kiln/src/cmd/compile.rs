@@ -1,4 +1,4 @@
-//! `kiln compile`: a checkpoint becomes a bundle.
+//! `kiln compile`: compiles a checkpoint into a bundle.
 
 mod sweep;
 
@@ -38,30 +38,31 @@ pub struct Args {
     /// Add the autoencoder's encoder to the bundle, for kiln run --init-image
     #[arg(long)]
     pub with_encoder: bool,
-    /// Checkpoint with the encoder, in any of the forms of --weights, if --weights has none
+    /// Checkpoint with the encoder, in any form of --weights. Needed if --weights has none
     /// [default: the model's file in models/]
     #[arg(long, value_name = "PATH", requires = "with_encoder")]
     pub encoder_weights: Option<PathBuf>,
-    /// Storage of weights. With fp16 and int8, feature maps are stored in FP16 too where that pays.
-    /// Sums are FP32, except for the runs of half arithmetic (see --fp32-arithmetic)
+    /// Storage of weights. With fp16 and int8, feature maps are also stored in FP16 if the device
+    /// profits. Sums are FP32, except in the runs of half arithmetic (see --fp32-arithmetic)
     #[arg(long, value_enum, default_value = "fp32")]
     pub precision: Precision,
-    /// Memory that the whole process may use when the bundle runs: 1GiB, 700MiB, 1.5GB, or bytes
+    /// Memory of the whole process when the bundle runs: 1GiB, 700MiB, 1.5GB, or bytes
     #[arg(long, default_value = "1GiB", value_parser = size::parse)]
     pub budget: u64,
-    /// Print what each budget between these two would buy. Needs no weights and writes nothing
+    /// Print a plan summary for each of several budgets in this range. Needs no weights and writes
+    /// nothing
     #[arg(long, value_name = "FROM..TO", value_parser = size::parse_range,
           conflicts_with_all = ["budget", "output"])]
     pub budget_sweep: Option<(u64, u64)>,
-    /// Batch of a U-Net pass: 2 computes both branches of guidance together, 1 one after the other
-    /// [default: 2 where the budget allows]
+    /// Batch of a U-Net pass. 2 computes both branches of guidance together, 1 one after the other
+    /// [default: 2 if the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
-    /// Device to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, nvidia, mali-g78), a
-    /// .toml file of your own, or auto for the OpenCL device of this machine
+    /// Device to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, nvidia, mali-g78),
+    /// your own .toml file, or auto for this machine's OpenCL device
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Do all arithmetic in FP32, also where the profile has half arithmetic for FP16 values
+    /// Do all arithmetic in FP32, even if the profile has half arithmetic for FP16 values
     #[arg(long)]
     pub fp32_arithmetic: bool,
     /// Bundle to write, such as sd21.kiln
@@ -88,7 +89,7 @@ pub enum Precision {
     Fp32,
     /// 2 bytes a weight
     Fp16,
-    /// 1 byte a weight, plus scales; tensors that INT8 would harm stay in FP16
+    /// 1 byte a weight, plus scales. Tensors that lose too much in INT8 stay in FP16
     Int8,
 }
 
@@ -101,7 +102,7 @@ impl Precision {
         }
     }
 
-    /// Storage types.
+    /// Storage types of this precision, with the choices for INT8.
     pub fn storage(self, choices: &Choices) -> Storage<'_> {
         match self {
             Precision::Fp32 => Storage::FP32,
@@ -111,7 +112,7 @@ impl Precision {
     }
 }
 
-/// Compiles.
+/// Compiles and writes the bundle.
 pub fn run(args: Args) -> Result<()> {
     let model = model::find(&args.model)?;
     let output = match (&args.budget_sweep, &args.output) {
@@ -151,7 +152,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Decides how each tensor is stored, by its own values.
+/// Chooses the storage of each weight tensor by its own values.
 fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
     let graphs = quantize::weight_graphs(model)?;
     let bar = super::byte_bar(quantize::measured_bytes(&graphs), "measuring weights")?;
@@ -160,9 +161,9 @@ fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
     Ok(choices)
 }
 
-/// The checkpoint, and where it lacks an encoder that is asked for, the file that has one.
+/// Opens the checkpoint. If the requested encoder is missing, joins the file that has it.
 fn open_weights(args: &Args, config: &ModelConfig, path: &Path) -> Result<Box<dyn TensorSource>> {
-    /// A tensor of every encoder.
+    /// A tensor that every encoder has.
     const ENCODER: &str = "first_stage_model.quant_conv.weight";
     let source = weights::open(path)?;
     if !args.with_encoder || source.info(ENCODER).is_some() {

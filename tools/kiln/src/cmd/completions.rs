@@ -1,4 +1,4 @@
-//! `kiln completions`: what a shell needs to complete our arguments.
+//! `kiln completions`: scripts that let a shell complete arguments.
 
 use anyhow::Result;
 use clap_complete::Shell;
@@ -16,7 +16,7 @@ pub struct Args {
     pub shell: Shell,
 }
 
-/// Prints the script of `command`, which is the whole program.
+/// Prints the script. `command` is the whole program.
 pub fn run(args: Args, mut command: clap::Command) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "kiln", &mut script);

@@ -1,4 +1,4 @@
-//! `kiln devices`: what OpenCL finds here, and the profile the planner would use.
+//! `kiln devices`: the OpenCL devices of this machine, and their profiles.
 
 use anyhow::Result;
 use kiln_compiler::device::DeviceProfile;
@@ -17,7 +17,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Prints the list.
+/// Prints the list of devices.
 pub fn run(args: Args) -> Result<()> {
     let devices = device::list()?;
     if args.json {
@@ -52,7 +52,7 @@ pub fn profile(device: &DeviceFacts) -> &'static str {
     DeviceProfile::name_for(gpu, &device.name, device.native_vector_width_f32)
 }
 
-/// The profile that `--device` names; `auto` is that of the device found here.
+/// Name of the profile that `--device` means. `auto` means the profile of this machine's device.
 pub fn profile_name(wanted: &str) -> Result<String> {
     if wanted != "auto" {
         return Ok(wanted.to_string());

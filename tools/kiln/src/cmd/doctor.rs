@@ -1,7 +1,7 @@
-//! `kiln doctor`: finds OpenCL, says what is wrong, and tests every device.
+//! `kiln doctor`: finds OpenCL, reports faults, and tests every device.
 //!
-//! Drivers are touched only by processes of their own (`--worker`): one asks for platforms and
-//! devices, then one tests each device. What they say is put together here.
+//! Only separate processes (`--worker`) touch drivers: one lists platforms and devices, then one
+//! tests each device. This process collects their reports.
 
 mod advice;
 mod cases;
@@ -22,9 +22,9 @@ use report::{Device, DeviceReport, IcdFile, Line, Report, Survey};
 #[command(
     long_about = "Check that this machine can run pictures: find OpenCL, and test every device.
 
-Says which OpenCL library and drivers there are, what to install if some are missing, and \
-compiles and runs a small test of each kind of kernel on each device. The exit code is 0 if a \
-device is fit, 3 if none is.",
+Lists the OpenCL library and the drivers, and says what to install if one is missing. Compiles and \
+runs a small test of each kind of kernel on each device. The exit code is 0 if a device is fit, \
+otherwise 3.",
     after_help = "Examples:
   kiln doctor
   kiln doctor --device 1
@@ -42,7 +42,9 @@ pub struct Args {
     pub worker: bool,
 }
 
-/// Examines, prints, and fails if no device is fit.
+/// Examines the machine and prints a report.
+///
+/// Errors: no device is fit.
 pub fn run(args: Args) -> Result<()> {
     if args.worker {
         return work(args.device);
@@ -59,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// What a process of its own does.
+/// The work of a separate process.
 fn work(device: Option<usize>) -> Result<()> {
     match device {
         Some(index) => selftest::run(index, &mut |line| child::tell(&line)),
@@ -90,7 +92,7 @@ fn examine(only: Option<usize>) -> Result<Report> {
     Ok(Report { fit, problems, survey, icd_files, devices })
 }
 
-/// Tests a device in a process of its own.
+/// Tests a device in a separate process.
 fn test(device: &Device) -> Result<DeviceReport> {
     let bar = ProgressBar::new_spinner();
     bar.enable_steady_tick(Duration::from_millis(200));

@@ -25,7 +25,7 @@ pub struct Args {
     /// (latent) or encoder (image)
     #[arg(long)]
     pub network: String,
-    /// An input of the network; repeat it for each. The batch axis may be left out
+    /// An input of the network. Repeat it for each input. The batch axis may be left out
     #[arg(long = "input", value_name = "NAME=FILE.npy", required = true)]
     pub inputs: Vec<String>,
     /// File to write: the network's output
@@ -34,12 +34,12 @@ pub struct Args {
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Compiled kernels
+    /// Folder of compiled kernels
     #[command(flatten)]
     pub cache: CacheArgs,
 }
 
-/// Evaluates.
+/// Evaluates the network and writes its output.
 pub fn run(args: Args) -> Result<()> {
     let programs = args.cache.programs(&[super::prepare::NAME]);
     let options = SessionOptions {
@@ -70,7 +70,7 @@ fn port<'a>(plan: &'a Plan, name: &str) -> Result<&'a Port> {
         .with_context(|| format!("no network of this bundle has an input '{name}'"))
 }
 
-/// Reads a tensor of the port's element type; a missing batch axis is put in front.
+/// Reads a tensor of the port's element type. A missing batch axis is added in front.
 fn read(path: &Path, port: &Port) -> Result<Tensor> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("opening {shown}"))?;

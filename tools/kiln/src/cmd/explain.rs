@@ -1,4 +1,4 @@
-//! `kiln explain`: why an op is done as it is, and why a buffer or a weight is where it is.
+//! `kiln explain`: the reasons for an op's variant, a buffer's address and a weight's residency.
 
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{BlockKind, Plan, Role};
@@ -9,22 +9,22 @@ use std::path::PathBuf;
 
 use super::inspect::{Account, OpAccount, Region, duration, kind_name, printed};
 
-/// Names that are offered when there is no exact match.
+/// Number of names offered if there is no exact match.
 const OFFERED: usize = 12;
-/// Buffers that are listed at the peak and beside a buffer.
+/// Number of buffers listed at the peak and beside a buffer.
 const LISTED: usize = 6;
 
-/// Say why an op or a buffer of a bundle is as it is: variant, address, residency.
+/// Explain an op or a buffer of a bundle: variant, address, residency.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln explain sd21.kiln unet.input_blocks.1.0.in_layers.2
   kiln explain sd21.kiln decoder.decoder.conv_in
 
-The names are those of kiln inspect --ops and --memory; a unique part of one is enough.")]
+The lists of kiln inspect --ops and --memory have the names. A unique part of one is enough.")]
 pub struct Args {
-    /// Bundle
+    /// Compiled model
     pub bundle: PathBuf,
-    /// Name of an op or of a buffer, with or without its network
+    /// Name of an op or a buffer, with or without its network
     pub name: String,
 }
 
@@ -58,9 +58,9 @@ impl<'a> Explainer<'a> {
         format!("{}.{}", self.account.networks[op.network].name, op.name)
     }
 
-    /// The first launch of every op of that name, and the buffers of that name.
+    /// The first launch of every op with this name, and the buffers with this name.
     ///
-    /// Errors: nothing has the name, or a part of it in common with too many.
+    /// Errors: nothing has the name, or too many names contain it.
     fn find(&self, name: &str) -> Result<(Vec<&'a OpAccount<'a>>, Vec<&'a Region<'a>>)> {
         let mut firsts: Vec<&OpAccount> = self.account.ops.iter().collect();
         firsts.dedup_by(|a, b| (a.network, a.name) == (b.network, b.name));
@@ -95,7 +95,7 @@ impl<'a> Explainer<'a> {
         self.account.ops.iter().filter(same).collect()
     }
 
-    /// The buffers that ops write.
+    /// The buffers that the ops write.
     fn outputs(&self, ops: &[&OpAccount]) -> Vec<&'a Region<'a>> {
         let launches = ops.iter().flat_map(|first| self.launches(first));
         let mut ids: Vec<u32> = launches.flat_map(|op| op.writes.iter().copied()).collect();
@@ -223,7 +223,7 @@ impl<'a> Explainer<'a> {
         Ok(())
     }
 
-    /// Arithmetic of the launches that read a block, for each of its bytes.
+    /// Arithmetic of the launches that read a block, in FLOP a byte of the block.
     fn arithmetic(&self, id: u32) -> f64 {
         let ops = self.account.ops.iter().filter(|op| op.blocks.contains(&id));
         let flops: u64 = ops.map(|op| op.flops).sum();
@@ -295,7 +295,7 @@ impl<'a> Explainer<'a> {
         op.map_or(String::new(), |op| self.full_name(op))
     }
 
-    /// What lies around it in address and in time.
+    /// The neighbours of a buffer in address and in time.
     fn neighbours(&self, b: &Region, out: &mut dyn Write) -> io::Result<()> {
         let arena = &self.account.arena;
         let end = |r: &Region| r.offset_bytes + r.len_bytes;

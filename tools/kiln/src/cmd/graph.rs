@@ -19,7 +19,7 @@ pub struct Args {
     /// Network: text_encoder, unet or decoder
     #[arg(long)]
     pub network: String,
-    /// Print it as it is built, before the compiler's passes
+    /// Print the graph before the compiler's passes
     #[arg(long)]
     pub plain: bool,
     /// Print DOT, for Graphviz
@@ -27,7 +27,7 @@ pub struct Args {
     pub dot: bool,
 }
 
-/// Prints it.
+/// Prints the graph.
 pub fn run(args: Args) -> Result<()> {
     let model = model::find(&args.model)?;
     let mut graph: Graph = match args.network.as_str() {

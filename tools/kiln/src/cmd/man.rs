@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
   kiln man ~/.local/share/man/man1
   kiln man pages && man -l pages/kiln-compile.1")]
 pub struct Args {
-    /// Folder to write to; made if it is not there
+    /// Folder for the pages. It is created if it does not exist
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 }
 
-/// Writes the pages of `command`, which is the whole program.
+/// Writes the pages. `command` is the whole program.
 pub fn run(args: Args, command: Command) -> Result<()> {
     let path = args.folder.display();
     std::fs::create_dir_all(&args.folder).with_context(|| format!("creating {path}"))?;

@@ -30,7 +30,7 @@ pub fn open_bundle(path: &Path) -> Result<BundleFile> {
     Ok(BundleFile::open(path)?)
 }
 
-/// The exit code that an error means: 1 does not fit or is unsound, 2 usage or input, 3 device.
+/// The exit code of an error: 1 does not fit or is unsound, 2 usage or input, 3 device.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<kiln_compiler::DoesNotFit>().is_some()
         || error.downcast_ref::<Refused>().is_some()
@@ -49,17 +49,17 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// An answer that is no: exit code 1.
+/// A negative answer: exit code 1.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// No device can do it: exit code 3.
+/// No device is fit: exit code 3.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unfit(pub String);
 
-/// A progress bar in bytes on a terminal, nothing otherwise.
+/// A progress bar in bytes. Hidden unless standard error is a terminal.
 pub fn byte_bar(total_bytes: u64, what: &str) -> Result<ProgressBar> {
     let bar = ProgressBar::new(total_bytes);
     let style = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";

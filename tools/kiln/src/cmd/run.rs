@@ -18,7 +18,7 @@ pub struct Args {
     run: kiln_runtime::cli::RunArgs,
 }
 
-/// Runs it.
+/// Makes the images.
 pub fn run(args: Args) -> Result<()> {
     Ok(kiln_runtime::cli::run(&args.run, &[super::prepare::NAME])?)
 }

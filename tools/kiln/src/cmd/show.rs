@@ -1,4 +1,4 @@
-//! `kiln show`: how a picture was made, as its file says.
+//! `kiln show`: the parameters of a picture, from its file.
 
 use anyhow::Result;
 use kiln_runtime::RuntimeError;
@@ -6,13 +6,13 @@ use kiln_runtime::pipeline::png::{Described, read_described};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
-/// Show how a picture was made: the text in its PNG file.
+/// Show the parameters of a picture: the text in its PNG file.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln show out.png
   kiln show out.png --json | jq -r .text.prompt")]
 pub struct Args {
-    /// Picture, made by this program or another
+    /// Picture, from this program or another
     #[arg(value_name = "FILE.png")]
     pub picture: PathBuf,
     /// Print JSON, for programs: {"width", "height", "text": {key: value}}
@@ -20,7 +20,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Prints it.
+/// Prints the parameters.
 pub fn run(args: Args) -> Result<()> {
     let found = read_described(&args.picture).map_err(RuntimeError::Png)?;
     if args.json {
@@ -42,7 +42,7 @@ fn lines(found: &Described) -> String {
     if found.text.is_empty() {
         lines += "it says nothing of how it was made\n";
     }
-    // What `parameters` sums up for other programs stands by itself in pictures of this one.
+    // Pictures of this program also have each part of `parameters` as an entry of its own.
     let single = found.text.iter().any(|(key, _)| key == "prompt");
     for (key, value) in found.text.iter().filter(|(key, _)| !(single && key == "parameters")) {
         let value = printable(value).replace('\n', "\n                 ");
@@ -51,7 +51,7 @@ fn lines(found: &Described) -> String {
     lines
 }
 
-/// The text without what a terminal would obey.
+/// The text without control characters, which a terminal would obey.
 fn printable(text: &str) -> String {
     let show = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
     text.chars().map(show).collect()

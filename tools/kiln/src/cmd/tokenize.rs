@@ -16,7 +16,7 @@ pub struct Args {
     pub model: String,
 }
 
-/// Tokenizes stdin.
+/// Tokenizes standard input.
 pub fn run(args: Args) -> Result<()> {
     model::find(&args.model)?;
     let tokenizer = Tokenizer::from_merges(model::MERGES)?;

@@ -12,14 +12,14 @@ use super::bench::problems::{Item, Resolved, Subject, resolve};
 use super::bench::timing::{check, expected, inputs, time};
 use super::bench::{bar, duration, median};
 
-/// Begins the entries that are written; what follows it is replaced by the next tuning.
+/// First line of the entries that tuning writes. The next tuning replaces everything after it.
 const MARK: &str = "# Measured by kiln tune; the last entry for a problem counts.\n";
-/// A winner must take less than this part of the time of the profile's own choice.
+/// A winner must take less than this fraction of the time of the profile's own choice.
 const WORTHWHILE: f64 = 0.97;
-/// Pairs of runs that confirm it.
+/// Pairs of runs that confirm a winner.
 const PAIRS: usize = 5;
 
-/// Find the fastest kernels for the shapes of a model on this device, for compile --device
+/// Find the fastest kernels for the shapes of a model on this device, as a profile for compile
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln tune sd21.kiln -o mine.toml
@@ -27,25 +27,25 @@ const PAIRS: usize = 5;
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors --device mine.toml \\
       -o sd21.kiln
 
-Every candidate is compared with the op's reference or its naive kernel before it is timed. The
-profile's own choice stays unless another is at least 3 % faster in five pairs of runs. Shapes
-without an entry in the table are compiled by the profile's rules.")]
+Before a candidate is timed, its result is compared with the op's reference or its naive kernel.
+A candidate replaces the profile's own choice if it is at least 3 % faster in five pairs of runs.
+Shapes without an entry in the table are compiled by the profile's rules.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Only this network; may be repeated [default: text_encoder, unet and decoder]
+    /// Only this network. May be repeated [default: text_encoder, unet and decoder]
     #[arg(long)]
     network: Vec<String>,
-    /// Only ops whose line in kiln bench ops contains this text
+    /// Only ops with this text in their lines of kiln bench ops
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     filter: String,
-    /// Try no further candidate after this many seconds
+    /// Start no candidate after this many seconds
     #[arg(long, default_value_t = 300)]
     seconds: u64,
     /// Print the time of every candidate, the profile's own choice first
     #[arg(long)]
     each: bool,
-    /// Profile to write: a copy of the tuned one, with a table of winners
+    /// Profile to write: a copy of the input profile with a table of winners
     #[arg(short, long, value_name = "FILE.toml")]
     output: PathBuf,
 }
@@ -100,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What was found for a problem.
+/// The result for a problem.
 struct Winner {
     tuning: Tuning,
     /// The profile's own choice.
@@ -124,7 +124,7 @@ impl Winner {
     }
 }
 
-/// A way to compute an op, for people.
+/// Variant and tiling in readable form.
 fn label(tuning: &Tuning) -> String {
     let Tuning { variant, tile_rows, tile_columns, sum_parts, .. } = tuning;
     match sum_parts {
@@ -137,9 +137,9 @@ struct Tuner<'a> {
     probe: &'a Probe,
     resolved: &'a Resolved,
     tried: usize,
-    /// Print the time of every candidate.
+    /// Whether to print the time of every candidate.
     each: bool,
-    /// Candidates whose answer was wrong, or that the driver refused.
+    /// Candidates with a wrong result, or refused by the driver.
     wrong: Vec<String>,
 }
 
@@ -209,7 +209,7 @@ impl Tuner<'_> {
     }
 }
 
-/// Every different way to compute an op: the profile's own choice first, without oracles.
+/// Every distinct lowering of an op: the profile's own choice first, without oracles.
 fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
     let problem = item.problem();
     let plain = Target { tuning: vec![], ..target.clone() };
@@ -239,7 +239,7 @@ fn choices(item: &Item, target: &Target) -> Result<Vec<(Tuning, Lowering)>> {
     Ok(list)
 }
 
-/// The target's own tiling, then those that its variants for a problem have to try.
+/// The target's own tiling, then the tilings to try of its variants for a problem.
 fn tilings(problem: &Problem, target: &Target) -> Vec<Tiling> {
     let mut tilings = vec![target.tiling()];
     for tiling in candidates(problem, target).into_iter().flat_map(|v| (v.tuning)(target)) {
@@ -250,8 +250,7 @@ fn tilings(problem: &Problem, target: &Target) -> Vec<Tiling> {
     tilings
 }
 
-/// The profile with the winners behind it, and those that an earlier tuning found for other
-/// problems.
+/// The profile followed by the winners, and by an earlier tuning's winners for other problems.
 fn profile_text<'a>(resolved: &Resolved, winners: impl Iterator<Item = &'a Tuning>) -> String {
     let winners: Vec<&Tuning> = winners.collect();
     let own = resolved.profile_text.split(MARK).next().unwrap_or_default().trim_end();

@@ -1,13 +1,13 @@
-//! Does text look misread? Sequences that people rarely write and misread text is full of.
+//! Detects misread text by sequences that are rare in written text and common in misread text.
 //!
-//! Owns the categories of suspicious characters and the list of suspicious sequences; knows
-//! nothing of how to repair them.
+//! Owns the categories of suspicious characters and the list of suspicious sequences. Knows no
+//! repair.
 //!
 //! Source: the heuristic of `ftfy` 6.3 (`ftfy.badness`).
 
 use crate::pipeline::tokenizer::unicode;
 
-// Categories of the characters that misread UTF-8 consists of. A character may be in several.
+// Categories of the characters in misread UTF-8. A character may be in several.
 const COMMON: u16 = 1 << 0;
 const C1: u16 = 1 << 1;
 const BAD: u16 = 1 << 2;
@@ -25,7 +25,7 @@ const BOX: u16 = 1 << 13;
 
 const ACCENTED: u16 = UPPER_ACCENTED | LOWER_ACCENTED;
 const PUNCTUATION: u16 = START_PUNCTUATION | END_PUNCTUATION;
-/// What is suspicious next to a `BAD` character, on either side.
+/// Categories that are suspicious next to a `BAD` character, on either side.
 const NEAR_BAD: u16 = ACCENTED | BOX | PUNCTUATION | CURRENCY | NUMERIC | LAW;
 
 /// Members of each category; `a-z` is a range.
@@ -46,11 +46,11 @@ const CATEGORIES: &[(u16, &str)] = &[
     (BOX, "│┌┐┘├┤┬┼═-╬▀▄█▌▐-▓"),
 ];
 
-/// One place in a suspicious sequence.
+/// One position in a suspicious sequence.
 enum Place {
     /// A character of one of the categories, or one of the listed ones (`a-z` is a range).
     In(u16, &'static str),
-    /// Any character but the listed ones.
+    /// Any character except the listed ones.
     NotIn(&'static str),
     /// A letter, digit or underscore.
     Word,
@@ -64,7 +64,7 @@ enum Place {
 
 use Place::{In, MaybeSpace, NotIn, Space, Start, Word};
 
-/// The suspicious sequences: one occurrence makes text bad.
+/// The suspicious sequences. One occurrence makes a text bad.
 const SEQUENCES: &[&[Place]] = &[
     &[In(C1, "")],
     &[In(NEAR_BAD | BAD, ""), In(BAD, "")],
@@ -94,7 +94,7 @@ const SEQUENCES: &[&[Place]] = &[
     &[In(ACCENTED | CURRENCY | NUMERIC | PUNCTUATION | LAW, ""), In(BOX, "")],
     &[In(BOX, ""), In(END_PUNCTUATION, "")],
     &[In(ACCENTED, ""), In(PUNCTUATION, ""), Word],
-    // The ligature œ before anything but an unaccented letter.
+    // The ligature œ before anything except an unaccented letter.
     &[In(0, "Œœ"), NotIn("A-Za-z")],
     &[In(UPPER_ACCENTED, ""), In(0, "°")],
     // Windows-1252 readings of two-byte sequences, and of Arabic words.

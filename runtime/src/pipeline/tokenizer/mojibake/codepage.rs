@@ -1,20 +1,19 @@
-//! The single-byte encodings text is commonly misread in.
+//! The single-byte encodings in which text is commonly misread.
 //!
-//! Owns the upper halves of nine code pages and the byte <-> character mapping both ways; knows
-//! nothing of what makes text look misread.
+//! Owns the upper halves of nine code pages and the mapping between bytes and characters. Does not
+//! judge text.
 //!
 //! Source: the Unicode consortium's mapping tables, and `ftfy` 6.3 for the sloppy variants.
 
 /// A single-byte encoding whose lower half is ASCII.
 #[derive(Debug)]
 pub(super) struct CodePage {
-    /// What bytes 0x80..=0xFF stand for, U+FFFD where the encoding leaves a byte unassigned; `None`
-    /// is Latin-1.
+    /// Characters of bytes 0x80..=0xFF; U+FFFD for an unassigned byte. `None` is Latin-1.
     upper: Option<&'static str>,
-    /// Whether U+FFFD is encoded as byte 0x1A, which is then not available for U+001A.
+    /// Whether U+FFFD is encoded as byte 0x1A. U+001A then has no byte.
     pub(super) sloppy: bool,
     /// Whether a space may stand for a lost no-break space. Not in Mac OS Roman, where a dash and a
-    /// space look like such a loss.
+    /// space look the same.
     pub(super) has_lost_spaces: bool,
 }
 
@@ -23,7 +22,7 @@ pub(super) const LATIN_1: CodePage = CodePage { upper: None, sloppy: false, has_
 /// Windows-1252 with its five unassigned bytes read as Latin-1.
 pub(super) const WINDOWS_1252: CodePage = CodePage::sloppy(UPPER_1252);
 
-/// The encodings a repair is attempted with, in order.
+/// The encodings that a repair tries, in order.
 pub(super) static CANDIDATES: [CodePage; 10] = [
     LATIN_1,
     WINDOWS_1252,
@@ -37,7 +36,7 @@ pub(super) static CANDIDATES: [CodePage; 10] = [
     CodePage { upper: Some(UPPER_CP437), sloppy: false, has_lost_spaces: true },
 ];
 
-/// How many of `CANDIDATES`, from the front, resemble Latin-1: in them, lead bytes of UTF-8 look
+/// Number of `CANDIDATES`, from the front, that resemble Latin-1: their lead bytes of UTF-8 look
 /// like accented letters.
 const LATIN_LIKE_COUNT: usize = 7;
 
@@ -49,7 +48,7 @@ impl CodePage {
         Self { upper: Some(upper), sloppy: true, has_lost_spaces: true }
     }
 
-    /// The character a byte stands for; an unassigned byte stands for its Latin-1 character.
+    /// The character of a byte. An unassigned byte has its Latin-1 character.
     pub(super) fn decode_byte(&self, byte: u8) -> char {
         match self.upper {
             Some(upper) if byte >= 0x80 => {
@@ -60,7 +59,7 @@ impl CodePage {
         }
     }
 
-    /// Whether the encoding proper, not its sloppy variant, assigns this byte.
+    /// Whether the strict encoding, not its sloppy variant, assigns this byte.
     pub(super) fn assigns(&self, byte: u8) -> bool {
         byte < 0x80
             || self
@@ -68,7 +67,7 @@ impl CodePage {
                 .is_none_or(|upper| upper.chars().nth(usize::from(byte - 0x80)) != Some(UNASSIGNED))
     }
 
-    /// The byte that stands for a character, if one does.
+    /// The byte of a character, if it has one.
     pub(super) fn encode_char(&self, c: char) -> Option<u8> {
         if self.sloppy && c == UNASSIGNED {
             return Some(SUBSTITUTE);
@@ -81,20 +80,20 @@ impl CodePage {
         };
         match upper.chars().position(|assigned| assigned == c && c != UNASSIGNED) {
             Some(position) => u8::try_from(position + 0x80).ok(),
-            // A C1 control stands for itself where the page assigns nothing to its byte.
+            // A C1 control has its own byte if the page assigns nothing to it.
             None => u8::try_from(c).ok().filter(|&byte| self.decode_byte(byte) == c),
         }
     }
 
-    /// Encodes text, or returns `None` if some character has no byte.
+    /// Encodes text. `None` if a character has no byte.
     pub(super) fn encode(&self, text: &str) -> Option<Vec<u8>> {
         text.chars().map(|c| self.encode_char(c)).collect()
     }
 }
 
-/// Whether some Latin-like encoding has this character at a byte that satisfies `accept`.
+/// Whether a Latin-like encoding has this character at a byte that satisfies `accept`.
 ///
-/// The question "could this be a lead (or continuation) byte of UTF-8 that was misread?".
+/// It answers the question: may this be a misread lead (or continuation) byte of UTF-8?
 pub(super) fn any_latin_byte(c: char, accept: impl Fn(u8) -> bool) -> bool {
     !c.is_ascii()
         && c != UNASSIGNED

@@ -1,12 +1,12 @@
-//! Byte sequences that would be UTF-8 if a byte had not been lost on the way.
+//! Byte sequences that are UTF-8 except for a lost byte.
 //!
 //! Source: the patterns of `ftfy` 6.3 (`ftfy.chardata`, `ftfy.fixes`).
 
-/// The byte a sloppy code page encodes U+FFFD with.
+/// Byte of U+FFFD in a sloppy code page.
 const LOST: u8 = 0x1a;
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// Puts back no-break spaces (byte A0) that became spaces inside sequences of UTF-8.
+/// Restores no-break spaces (byte A0) that became spaces inside sequences of UTF-8.
 pub(super) fn restore_no_break_spaces(bytes: &[u8]) -> Vec<u8> {
     let spaced = split_a_grave(bytes);
     let mut restored = Vec::with_capacity(spaced.len());
@@ -24,8 +24,8 @@ pub(super) fn restore_no_break_spaces(bytes: &[u8]) -> Vec<u8> {
     restored
 }
 
-/// `C3 20` is mostly the word "à" that lost its A0: gives it back and keeps the space, but for the
-/// beginnings of Portuguese words.
+/// Restores the A0 of `C3 20`, mostly the word "à", and keeps the space. Beginnings of Portuguese
+/// words are excluded.
 fn split_a_grave(bytes: &[u8]) -> Vec<u8> {
     const NOT_A_WORD: [&[u8]; 5] = [b" ", b"quele", b"quela", b"quilo", b"s "];
     let mut split = Vec::with_capacity(bytes.len());
@@ -45,10 +45,10 @@ fn split_a_grave(bytes: &[u8]) -> Vec<u8> {
     split
 }
 
-/// The length of the sequence at the start that is UTF-8 once one space becomes A0.
+/// Length of the leading sequence that is UTF-8 once one space becomes A0.
 fn spaced_sequence_length(bytes: &[u8]) -> Option<usize> {
     let continuation = |byte: u8| matches!(byte, 0x80..=0xbf);
-    // Without 85 and A0, which come from text that was never misread.
+    // Without 85 and A0, which occur in text that is not misread.
     let likely = |byte: u8| continuation(byte) && byte != 0x85 && byte != 0xa0;
     match *bytes {
         [0xc2 | 0xc3 | 0xc5 | 0xce | 0xd0 | 0xd9, b' ', ..] => Some(2),
@@ -82,7 +82,7 @@ pub(super) fn replace_lossy_sequences(bytes: &[u8]) -> Vec<u8> {
     replaced
 }
 
-/// The length of the lossy sequence at the start. At most one of its bytes may have become `?`.
+/// Length of the leading lossy sequence. At most one of its bytes may have become `?`.
 fn lossy_sequence_length(bytes: &[u8]) -> Option<usize> {
     let continuation = |byte: u8| matches!(byte, 0x80..=0xbf);
     let lost = |byte: u8| matches!(byte, LOST | b'?');

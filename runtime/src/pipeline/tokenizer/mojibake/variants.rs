@@ -1,11 +1,12 @@
-//! Decoding UTF-8 and its common misspellings: surrogate pairs written as two three-byte sequences
+//! Decoding of UTF-8 and its common variants: surrogate pairs written as two three-byte sequences
 //! (CESU-8), and U+0000 written as `C0 80` (Java).
 //!
-//! Source: `ftfy` 6.3 (`ftfy.bad_codecs.utf8_variants`), and its habits at the end of a line.
+//! Source: `ftfy` 6.3 (`ftfy.bad_codecs.utf8_variants`), including its treatment of the end of a
+//! line.
 
 use std::borrow::Cow;
 
-/// Decodes bytes, or returns `None` if they are neither UTF-8 nor one of the known misspellings.
+/// Decodes bytes. `None` if they are neither UTF-8 nor a known variant.
 pub(super) fn decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
     if !bytes.iter().any(|byte| matches!(byte, 0xc0 | 0xed)) {
         return std::str::from_utf8(bytes).ok().map(Cow::Borrowed);
@@ -27,10 +28,11 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(text))
 }
 
-/// The character and byte length of the misspelt sequence that `bytes` starts with, if it does.
+/// Character and byte length of the leading variant sequence, if there is one.
 ///
-/// A line feed that ends the text may stand for the last byte of a sequence: the patterns of the
-/// original accept the end of the text there, which for them is also before a final line feed.
+/// A line feed at the end of the text may replace the last byte of a sequence. The patterns of the
+/// original accept the end of the text there, and in Python the end is also before a final line
+/// feed.
 fn misspelt(bytes: &[u8]) -> Option<(char, usize)> {
     match *bytes {
         [0xc0, 0x80, ..] | [0xc0, b'\n'] => Some(('\0', 2)),

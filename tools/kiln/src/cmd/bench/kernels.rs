@@ -1,4 +1,5 @@
-//! `kiln bench kernels`: a fixed list of bare ops, beside what the device sustains.
+//! `kiln bench kernels`: a fixed list of bare ops, compared with the rates that the device
+//! sustains.
 
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::device::DeviceProfile;
@@ -17,7 +18,7 @@ use super::problems::{Single, variants};
 use super::shapes::{Bound, Shape, shapes};
 use super::timing::{Timing, inputs, time};
 
-/// Measure bare kernels on shapes of Stable Diffusion 2.1, beside what the device sustains
+/// Measure bare kernels on shapes of Stable Diffusion 2.1, and the rates that the device sustains
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln bench kernels
@@ -25,23 +26,23 @@ use super::timing::{Timing, inputs, time};
   kiln bench kernels --filter attention --all-variants --json
 
 A matmul is named by M x N x K, a convolution by channels in->out@height x width, an attention by
-heads x queries x channels of a head. Ops have no bias, and a residual where the name says so.
-Weights that are named int8 have a scale for each output channel, or for 64 inputs of it (int8/64).
-The variant is the one that the compiler takes for resident weights. Inputs and weights are random.
+heads x queries x channels of a head. Ops have no bias. They have a residual if the name says so.
+int8 weights have one scale an output channel; int8/64 weights have scale groups of 64.
+The variant is the compiler's choice for resident weights. Inputs and weights are random.
 
-% peak is the share of the FP32 multiply-add peak. Winograd and tensor cores may exceed 100.
-GB/s count each input and the output once, in their storage types; % copy compares that with a
-copy of 256 MiB. % moved counts what the launches move, each argument once. Near 100 % moved, an op
-waits for memory alone. A group norm of several launches reads its input twice, so that at a copy's
-rate it shows 100 % moved and 67 % copy. Tensors that fit the last cache may exceed a copy's rate.
-An op that would take over a second is timed by a part of its work-items, and marked ~.
+% peak is relative to the peak of FP32 multiply-adds. Winograd and tensor cores may exceed 100.
+GB/s count each input and the output once, in their storage types. % copy compares GB/s with a copy
+of 256 MiB. % moved counts every argument of each launch once. Near 100 % moved, an op waits for
+memory alone. A group norm of several launches reads its input twice: at the rate of a copy it shows
+100 % moved and 67 % copy. Tensors that fit the last cache may exceed the rate of a copy.
+An op of more than a second is timed by a part of its work-items and marked ~.
 
 tools/compare/ops.py uses --on-request to run PyTorch in turn.")]
 pub struct Args {
     /// Storage of weights, and on GPUs of feature maps: fp32 or fp16
     #[arg(long, default_value = "fp32", value_parser = ["fp32", "fp16"])]
     precision: String,
-    /// Only ops whose name has this text, such as matmul or 64x64
+    /// Only ops with this text in their names, such as matmul or 64x64
     #[arg(long, default_value = "", hide_default_value = true, allow_hyphen_values = true)]
     filter: String,
     /// All variants of each op, the compiler's choice first
@@ -50,11 +51,11 @@ pub struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-    /// Read names of ops from standard input, time each once and print a line of JSON: for
+    /// Read names of ops from standard input. Time each once and print a line of JSON: for
     /// comparing programs in turn
     #[arg(long, conflicts_with_all = ["json", "all_variants"])]
     on_request: bool,
-    /// Profile that chooses the kernels: a name or a .toml file [default: the device's]
+    /// Profile that selects the kernels: a name or a .toml file [default: the device's]
     #[arg(long)]
     profile: Option<String>,
     /// OpenCL device: auto, an index, or part of a name
@@ -62,33 +63,33 @@ pub struct Args {
     device: String,
 }
 
-/// What was measured of all.
+/// The result of the command, as `--json` prints it.
 #[derive(Serialize)]
 struct Measured {
     device: String,
     profile: String,
     precision: String,
     peak_flops_per_s: f64,
-    /// Read and written.
+    /// Rate of a copy, bytes read and bytes written both counted.
     copy_bytes_per_s: f64,
     kernels: Vec<KernelTime>,
 }
 
-/// An op and a way to compute it.
+/// An op, the variant that computes it, and its work.
 #[derive(Serialize)]
 struct Kernel {
     name: String,
     op: &'static str,
     problem: String,
-    /// Shapes of its inputs.
+    /// Shapes of the op's inputs.
     inputs: Vec<Vec<usize>>,
-    /// Shape of its output.
+    /// Shape of the op's output.
     output: Vec<usize>,
     bound: Bound,
     flops: u64,
-    /// Inputs and output, each once.
+    /// Bytes of inputs and output, each counted once.
     bytes: u64,
-    /// What the launches read and write, every argument of each once.
+    /// Bytes that the launches read and write, every argument of each launch counted once.
     moved_bytes: u64,
     variant: &'static str,
     launches: usize,
@@ -99,23 +100,23 @@ struct Kernel {
     lowering: Lowering,
 }
 
-/// Its time.
+/// The time of a kernel.
 #[derive(Serialize)]
 struct KernelTime {
     #[serde(flatten)]
     kernel: Kernel,
     seconds: f64,
-    /// Part of the work that was run; the seconds are those of it all.
+    /// Part of the work that was run. `seconds` is extrapolated to all of it.
     part: f64,
     flops_per_s: f64,
     bytes_per_s: f64,
-    /// Of the FMA peak, or of a copy's bandwidth, as the op is bound.
+    /// Achieved part of the FMA peak, or of a copy's bandwidth, depending on `bound`.
     share: f64,
-    /// Of a copy's bandwidth, by what the launches move.
+    /// Achieved part of a copy's bandwidth, by `moved_bytes`.
     moved_share: f64,
 }
 
-/// Measures and prints.
+/// Measures and prints the result.
 pub fn run(args: Args) -> Result<()> {
     let device = device::select(&args.device)?;
     let own = crate::cmd::devices::profile(&device);
@@ -130,7 +131,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let bar = super::bar(kernels.len())?;
     bar.set_message("the device's peak");
-    // What the device sustains does not depend on the profile whose kernels are tried.
+    // The device's sustained rates do not depend on the profile under test.
     let (_, own) = DeviceProfile::load(own)?;
     let mut peak = Peak::new(&probe, &own.target)?;
     let copy = || copy_bytes_per_s(&probe, &device, &own.target);
@@ -142,7 +143,8 @@ pub fn run(args: Args) -> Result<()> {
         times.push(kernel.took(timing));
         bar.inc(1);
     }
-    // As with the peak, the best counts: other programs take their part of memory, too.
+    // The best measurement counts, as for the peak: other programs use part of the memory
+    // bandwidth.
     peak.measure()?;
     let copy_bytes_per_s = copied_before.max(copy()?);
     bar.finish_and_clear();
@@ -168,9 +170,9 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The kernels that are asked for.
+/// The kernels that the arguments select.
 ///
-/// Errors: no op has the filter's text; an op has no variant for the profile.
+/// Errors: no op has the filter's text in its name; an op has no variant for the profile.
 fn kernels(args: &Args, profile: &DeviceProfile) -> Result<Vec<Kernel>> {
     let dtype = if args.precision == "fp16" { DType::F16 } else { DType::F32 };
     let strategy = *strategies(profile, dtype, None).first().context("there is no strategy")?;
@@ -189,7 +191,7 @@ fn kernels(args: &Args, profile: &DeviceProfile) -> Result<Vec<Kernel>> {
     Ok(kernels)
 }
 
-/// All ways to compute an op, the compiler's choice first.
+/// All variants of an op, the compiler's choice first.
 fn of_shape(
     shape: &Shape,
     strategy: &Strategy,
@@ -230,7 +232,7 @@ impl Kernel {
         })
     }
 
-    /// Compiled, with its inputs on the device.
+    /// Compiles the kernel and puts its inputs on the device.
     fn load<'a>(&self, probe: &'a Probe) -> Result<Loaded<'a>> {
         let problem = self.single.problem();
         let loaded = Loaded::new(probe, &problem, &self.lowering, &inputs(&problem));
@@ -245,13 +247,13 @@ impl Kernel {
     }
 }
 
-/// What there is, then one line of time for each name on standard input, until it ends.
+/// Prints a head, then one line of time for each name on standard input until it ends.
 fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Value) -> Result<()> {
     head["kernels"] = serde_json::to_value(kernels)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{head}")?;
     out.flush()?;
-    // Only the last one stays: together they would take gigabytes.
+    // One kernel is loaded at a time: together they would take gigabytes.
     let mut ready: Option<(&Kernel, Loaded)> = None;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -259,7 +261,7 @@ fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Valu
         if ready.as_ref().is_none_or(|(kernel, _)| kernel.name != name) {
             drop(ready.take());
             let kernel = kernels.iter().find(|kernel| kernel.name == name);
-            let kernel = kernel.with_context(|| format!("no op '{name}' was asked for"))?;
+            let kernel = kernel.with_context(|| format!("no op is named '{name}'"))?;
             ready = Some((kernel, kernel.load(probe)?));
         }
         let Some((kernel, loaded)) = &ready else { continue };

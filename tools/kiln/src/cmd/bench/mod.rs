@@ -1,4 +1,4 @@
-//! `kiln bench`: how fast networks and single ops are on a device, beside its measured peak.
+//! `kiln bench`: speed of networks and single ops on a device, compared with its measured peak.
 
 mod kernels;
 mod networks;
@@ -23,8 +23,8 @@ use indicatif::{ProgressBar, ProgressStyle};
   kiln bench kernels --precision fp16
   kiln bench table2 --model sd21-base --seconds 300
 
-Times are of the wall clock, from the first launch until the device is done. A share of the peak is
-that of FP32 multiply-adds, which are measured in the same run.")]
+Times are wall-clock times from the first launch until the device is done. The peak is the rate of
+FP32 multiply-adds, measured in the same run.")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -39,7 +39,7 @@ enum What {
     Table2(table2::Args),
 }
 
-/// Measures.
+/// Runs the chosen benchmark.
 pub fn run(args: Args) -> Result<()> {
     match args.what {
         What::Networks(args) => networks::run(args),
@@ -49,21 +49,21 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
-/// A bar over so many measurements on a terminal, nothing otherwise.
+/// A progress bar over `count` measurements. Hidden unless standard error is a terminal.
 pub fn bar(count: usize) -> Result<ProgressBar> {
     let bar = ProgressBar::new(count as u64);
     bar.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} {msg:40}")?);
     Ok(bar)
 }
 
-/// The middle one; of two, the larger. 0 of none.
+/// The median; the larger of the two middle values. 0 if there are no values.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// The smallest. Infinity of none.
+/// The smallest value; infinity if there are none.
 pub fn best(values: &[f64]) -> f64 {
     values.iter().copied().fold(f64::INFINITY, f64::min)
 }
@@ -76,13 +76,13 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Seconds of processor time that this process has taken, where the system tells; in steps of a
-/// hundredth.
+/// Processor seconds of this process, in steps of a hundredth. `None` if the system does not report
+/// them.
 pub fn processor_seconds() -> Option<f64> {
-    /// What the system counts in.
+    /// Unit of the system's counters.
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // Behind the name, which may hold anything: the state, then numbers.
+    // After the name, which may contain anything, stand the state and then numbers.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some((user + system) / TICKS_PER_SECOND)

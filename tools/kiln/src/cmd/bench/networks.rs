@@ -1,4 +1,4 @@
-//! `kiln bench networks`: whole networks, with their weights' reading and without.
+//! `kiln bench networks`: whole networks, with and without reading their weights.
 
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{Network, Plan, Role, Step};
@@ -15,7 +15,7 @@ use super::peak::{self, Peak};
 use super::{best, duration, median, processor_seconds};
 use crate::cmd::inspect::Account;
 
-/// Measure the networks of a bundle: time, arithmetic, bytes, share of the device's peak
+/// Measure the networks of a bundle: time, arithmetic, bytes, percentage of the device's peak
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln bench networks sd21.kiln
@@ -23,7 +23,7 @@ use crate::cmd::inspect::Account;
 pub struct Args {
     /// Compiled model
     pub bundle: PathBuf,
-    /// Only this network: text_encoder, unet, decoder, ...; may be repeated [default: all]
+    /// Only this network: text_encoder, unet, decoder, ... May be repeated [default: all]
     #[arg(long)]
     pub network: Vec<String>,
     /// Timed runs of each network
@@ -32,26 +32,26 @@ pub struct Args {
     /// Time the launches only, without reading weights
     #[arg(long)]
     pub no_io: bool,
-    /// Record launches in command buffers if the device has cl_khr_command_buffer, or enqueue them
-    /// one by one [default: true, except on CPUs]
+    /// Whether to record launches in command buffers, if the device has cl_khr_command_buffer,
+    /// instead of enqueuing them one by one [default: true, except on CPUs]
     #[arg(long, value_name = "true|false")]
     pub command_buffers: Option<bool>,
     /// Print JSON, for programs
     #[arg(long)]
     pub json: bool,
-    /// For each line on standard input, time the launches of the one --network once and print a line
-    /// of JSON: for comparing programs in turn
+    /// For each line on standard input, time the launches of the one --network once and print a
+    /// line of JSON: for comparing programs in turn
     #[arg(long, conflicts_with = "json")]
     pub on_request: bool,
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Compiled kernels
+    /// Folder of compiled kernels
     #[command(flatten)]
     pub cache: CacheArgs,
 }
 
-/// What was measured of all.
+/// The result of the command, as `--json` prints it.
 #[derive(Serialize)]
 struct Measured {
     device: String,
@@ -63,39 +63,39 @@ struct Measured {
     networks: Vec<NetworkTimes>,
 }
 
-/// What was measured of a network.
+/// Measurements of a network.
 #[derive(Serialize)]
 struct NetworkTimes {
     name: String,
-    /// Rows of its first output: pictures or prompts that a pass serves.
+    /// Rows of the network's first output: images or prompts of a pass.
     batch: u32,
     launches: usize,
-    /// Of these, recorded in command buffers.
+    /// Number of launches that are recorded in command buffers.
     recorded_launches: usize,
     flops: u64,
-    /// What the launches read and write, each argument once.
+    /// Bytes that the launches read and write, each argument counted once.
     bytes: u64,
-    /// Of these, weights.
+    /// Weights among `bytes`.
     weight_bytes: u64,
-    /// Weights read from the bundle for a pass.
+    /// Bytes of weights read from the bundle in a pass.
     read_bytes: u64,
-    /// Of a pass: launches alone.
+    /// Seconds of each pass, launches alone.
     launch_seconds: Vec<f64>,
-    /// Of a pass: with the reading of weights.
+    /// Seconds of each pass, including reading of weights.
     pass_seconds: Vec<f64>,
-    /// Of the launches of a pass, until the driver has them all, the shortest.
+    /// Shortest time until the driver has all launches of a pass, in seconds.
     host_seconds: f64,
     median_seconds: f64,
     best_seconds: f64,
-    /// Processor time of a pass of launches alone, the mean.
+    /// Mean processor seconds of a pass, launches alone.
     processor_seconds: Option<f64>,
-    /// Of the peak, at the median.
+    /// Achieved part of the peak, at the median.
     peak_share: f64,
-    /// The same by processor time, where the device is the processor.
+    /// Achieved part of the peak by processor time, if the device is the processor.
     processor_share: Option<f64>,
 }
 
-/// Measures and prints.
+/// Measures and prints the result.
 pub fn run(args: Args) -> Result<()> {
     let options = SessionOptions {
         device: args.device.clone(),
@@ -152,7 +152,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Indices of the networks of these names, of all if there are none.
+/// Indices of the named networks, or of all networks if no name is given.
 fn wanted(plan: &Plan, names: &[String]) -> Result<Vec<usize>> {
     let all = || plan.networks.iter().map(|n| n.name.as_str());
     if names.is_empty() {
@@ -167,7 +167,7 @@ fn wanted(plan: &Plan, names: &[String]) -> Result<Vec<usize>> {
     names.iter().map(index).collect()
 }
 
-/// One line of times for each line of standard input, until it ends.
+/// Prints one line of times for each line of standard input until it ends.
 fn answer_requests(session: &mut Session, network: usize) -> Result<()> {
     session.run_all()?;
     let mut out = std::io::stdout().lock();
@@ -205,7 +205,8 @@ fn measure(
     let processor = before.zip(processor_seconds()).map(|(a, b)| (b - a) / runs as f64);
     let mut pass_seconds = Vec::new();
     if !args.no_io && session.plan().networks[network].role == Role::Denoiser {
-        // The first pass finds empty slots; the others are those of a sampler's loop.
+        // The first pass starts with empty slots. The others equal the passes of the sampler's
+        // loop.
         let (seconds, _) = session.time_passes(network, runs + 1, false)?;
         pass_seconds.extend_from_slice(&seconds[1..]);
     } else if !args.no_io {
@@ -239,7 +240,7 @@ fn measure(
     })
 }
 
-/// What the launches of a network read of weights.
+/// Bytes of weights that the launches of a network read.
 fn weight_bytes(network: &Network) -> u64 {
     let args = network.steps.iter().flat_map(|step| match step {
         Step::Dispatch(dispatch) => &dispatch.args[..],

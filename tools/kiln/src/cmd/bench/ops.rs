@@ -1,4 +1,4 @@
-//! `kiln bench ops`: each distinct op of a model, and each way to compute it.
+//! `kiln bench ops`: each distinct op of a model and each of its variants.
 
 use anyhow::{Context, Result};
 use kiln_kernels::candidates;
@@ -17,18 +17,18 @@ use super::timing::{inputs, time};
   kiln bench ops sd21.kiln --filter conv2d --chosen
   kiln bench ops --model sd21-base --network unet --guidance-batch 1 --json
 
-Inputs and weights are random. An op that would take over a second is timed by a part of its
-work-items, and marked ~.")]
+Inputs and weights are random. An op of more than a second is timed by a part of its work-items
+and marked ~.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Only this network; may be repeated [default: text_encoder, unet and decoder]
+    /// Only this network. May be repeated [default: text_encoder, unet and decoder]
     #[arg(long)]
     network: Vec<String>,
-    /// Only ops whose line contains this text: an op, a variant, a shape such as 4096,320
+    /// Only ops with this text in their lines: an op, a variant, a shape such as 4096,320
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     filter: String,
-    /// Only the variant that the compiler takes
+    /// Only the variant that the compiler chooses
     #[arg(long)]
     chosen: bool,
     /// Print JSON, for programs
@@ -36,7 +36,7 @@ pub struct Args {
     json: bool,
 }
 
-/// What was measured of all.
+/// The result of the command, as `--json` prints it.
 #[derive(Serialize)]
 struct Measured {
     device: String,
@@ -46,23 +46,23 @@ struct Measured {
     ops: Vec<OpTimes>,
 }
 
-/// What was measured of a distinct op.
+/// Measurements of a distinct op.
 #[derive(Serialize)]
 struct OpTimes {
     network: String,
     op: &'static str,
     problem: String,
-    /// The first op of a pass that is so.
+    /// Name of the op's first occurrence in a pass.
     name: String,
-    /// How many of a pass are so.
+    /// Number of occurrences in a pass.
     count: usize,
-    /// Of one.
+    /// Arithmetic of one occurrence.
     flops: u64,
-    /// Inputs and output of one, each once.
+    /// Bytes of inputs and output of one occurrence, each counted once.
     bytes: u64,
-    /// Part of its network's time, as far as that was measured.
+    /// Part of its network's time, of the ops that were measured.
     share: f64,
-    /// The compiler's choice first.
+    /// Times of the variants, the compiler's choice first.
     variants: Vec<VariantTime>,
 }
 
@@ -71,13 +71,13 @@ struct OpTimes {
 struct VariantTime {
     variant: &'static str,
     seconds: f64,
-    /// Part of the work that was run; the seconds are those of it all.
+    /// Part of the work that was run. `seconds` is extrapolated to all of it.
     part: f64,
     launches: usize,
     scratch_bytes: u64,
 }
 
-/// Measures and prints.
+/// Measures and prints the result.
 pub fn run(args: Args) -> Result<()> {
     let resolved = resolve(&args.subject, &args.network)?;
     let probe = Probe::open(&resolved.device)?;
@@ -150,13 +150,13 @@ fn measure(probe: &Probe, resolved: &Resolved, item: &Item, chosen: bool) -> Res
 }
 
 impl OpTimes {
-    /// Of a pass, by the compiler's choice.
+    /// Seconds of a pass with the compiler's choice.
     fn pass_seconds(&self) -> f64 {
         self.variants.first().map_or(0.0, |v| v.seconds * self.count as f64)
     }
 }
 
-/// Enters each op's part of its network, and puts the largest first.
+/// Sets each op's part of its network's time, and puts the largest first.
 fn share(ops: &mut [OpTimes]) {
     let sum = |network: &str, ops: &[OpTimes]| -> f64 {
         ops.iter().filter(|o| o.network == network).map(OpTimes::pass_seconds).sum()
@@ -164,7 +164,7 @@ fn share(ops: &mut [OpTimes]) {
     for index in 0..ops.len() {
         ops[index].share = ops[index].pass_seconds() / sum(&ops[index].network, ops);
     }
-    // Stable, and the networks come one after the other.
+    // The sort is stable, so networks keep their order.
     let order: Vec<String> = ops.iter().map(|o| o.network.clone()).collect();
     let place = |network: &str| order.iter().position(|n| n == network);
     ops.sort_by(|a, b| place(&a.network).cmp(&place(&b.network)).then(b.share.total_cmp(&a.share)));

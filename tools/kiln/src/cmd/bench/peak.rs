@@ -1,4 +1,4 @@
-//! What a device sustains at most: FP32 multiply-adds, copying, and what an empty launch takes.
+//! Sustained rates of a device: FP32 multiply-adds, copying, and the time of an empty launch.
 
 use anyhow::Result;
 use kiln_kernels::{DeviceClass, Target};
@@ -7,35 +7,36 @@ use kiln_runtime::probe::{Prepared, Probe, ProbeArgument, ProbeLaunch};
 
 use super::processor_seconds;
 
-/// Independent chains of multiply-adds: enough to hide their latency, few enough for the 16 registers of
-/// AVX2.
+/// Independent chains of multiply-adds: enough to hide their latency, few enough for the 16
+/// registers of AVX2.
 const CHAINS: usize = 12;
-/// The same for GPUs, which hide latency by other work-items too.
+/// Chains on GPUs, which also hide latency by other work-items.
 const GPU_CHAINS: usize = 8;
-/// Turns of the loop.
+/// Iterations of the loop.
 const TURNS: u64 = 8192;
-/// Runs of which the fastest counts: short ones, of which some meet no other program.
+/// Number of runs. The fastest counts. Runs are short, so that some of them meet no other program.
 const RUNS: usize = 50;
 /// Empty launches that are timed together.
 const EMPTY_LAUNCHES: usize = 1000;
-/// Bytes that are copied, where the device has room for them twice: well over the last cache.
+/// Bytes of a copy, if the device has room for them twice: well over the last cache.
 const COPY_BYTES: u64 = 256 << 20;
-/// Copies that are timed together, so that a GPU's launch does not count.
+/// Copies that are timed together, so that the launch time of a GPU does not count.
 const COPIES: usize = 3;
-/// Such times, of which the shortest counts.
+/// Number of timings of copies. The shortest counts.
 const COPY_RUNS: usize = 5;
-/// Vectors that a work-item of a CPU copies, one after the other.
+/// Vectors that a work-item of a CPU copies in sequence.
 const COPY_RUN: u64 = 1024;
 
-/// A device's peak, measured whenever asked, so that it is of the same minutes as what is compared.
+/// A device's peak. It is measured repeatedly, close in time to the measurements that it is
+/// compared with.
 pub struct Peak<'a> {
     probe: &'a Probe,
     prepared: Prepared,
     flops: u64,
-    /// The most that was seen.
+    /// The highest rate seen so far, in FLOP a second.
     pub flops_per_s: f64,
-    /// The same for each second of processor time, where the device is the processor and the
-    /// system tells: other programs disturb it less.
+    /// The highest rate by processor time, if the device is the processor and the system reports
+    /// it. Other programs disturb it less.
     pub flops_per_processor_s: Option<f64>,
 }
 
@@ -46,13 +47,13 @@ impl<'a> Peak<'a> {
         let prepared = probe.prepare(&[launch], &[vec![0; 64]])?;
         let mut peak =
             Self { probe, prepared, flops, flops_per_s: 0.0, flops_per_processor_s: None };
-        // A driver may compile at the first launch.
+        // The driver may compile at the first launch.
         probe.time(&peak.prepared, 1)?;
         peak.measure()?;
         Ok(peak)
     }
 
-    /// Measures again; the best of all stays.
+    /// Measures again. The best of all measurements stays.
     pub fn measure(&mut self) -> Result<()> {
         let before = processor_seconds();
         for _ in 0..RUNS {
@@ -69,7 +70,7 @@ impl<'a> Peak<'a> {
     }
 }
 
-/// Chains of multiply-adds in registers, and their arithmetic.
+/// The kernel with chains of multiply-adds in registers, and its arithmetic in FLOP.
 fn kernel(target: &Target) -> (ProbeLaunch, u64) {
     let cpu = target.class == DeviceClass::Cpu;
     let (vector, chains) = match target.class {
@@ -101,14 +102,14 @@ fn kernel(target: &Target) -> (ProbeLaunch, u64) {
     (launch, items * TURNS * chains as u64 * 2 * u64::from(vector))
 }
 
-/// Bytes a second that copying reads and writes, both counted.
+/// Bytes a second that a copy reads and writes, both counted.
 pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) -> Result<f64> {
     let (vector, run, local) = match target.class {
         DeviceClass::Cpu => (target.vector_width.clamp(4, 16), COPY_RUN, 1),
         DeviceClass::Gpu | DeviceClass::MobileGpu => (4, 1, 64),
     };
     let group_bytes = local * run * u64::from(vector) * 4;
-    // A figure that the driver does not tell is 0.
+    // A limit that the driver does not report is 0.
     let room = [device.max_alloc_bytes, device.global_mem_bytes / 8];
     let room_bytes = room.into_iter().filter(|b| *b > 0).fold(COPY_BYTES, u64::min);
     let groups = (room_bytes / group_bytes).max(1);
@@ -127,7 +128,7 @@ pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) ->
     };
     let bytes = groups * group_bytes;
     let prepared = probe.prepare(&[launch], &[vec![0; bytes as usize], vec![0; bytes as usize]])?;
-    // The first run may compile it, and finds no page of the result.
+    // The driver may compile at the first run, and the pages of the result do not exist yet.
     probe.time(&prepared, 1)?;
     let mut best = f64::INFINITY;
     for _ in 0..COPY_RUNS {
@@ -136,7 +137,7 @@ pub fn copy_bytes_per_s(probe: &Probe, device: &DeviceFacts, target: &Target) ->
     Ok(2.0 * bytes as f64 / best)
 }
 
-/// Seconds that each of many launches takes which do nothing.
+/// Seconds of an empty launch among many.
 pub fn launch_seconds(probe: &Probe) -> Result<f64> {
     let launch = ProbeLaunch {
         source: "kernel void empty(global float *out) { if (get_global_id(0)) out[0] = 0; }".into(),

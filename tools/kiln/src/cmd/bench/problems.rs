@@ -1,4 +1,4 @@
-//! The distinct ops of a model's networks, as its compiler sees them.
+//! The distinct ops of a model's networks, as its compiler lowers them.
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -20,10 +20,10 @@ use crate::model;
 /// Networks whose time a user notices.
 const NETWORKS: [&str; 3] = ["text_encoder", "unet", "decoder"];
 
-/// Whose ops, and on what.
+/// The model and the device of a measurement.
 #[derive(clap::Args)]
 pub struct Subject {
-    /// Compiled model with the ops to measure; its weights are not read
+    /// Compiled model with the ops to measure. Its weights are not read
     #[arg(required_unless_present = "model")]
     pub bundle: Option<PathBuf>,
     /// A model instead of a bundle: emoji-256, sd21-base or sd21
@@ -35,7 +35,7 @@ pub struct Subject {
     /// Batch of the U-Net [default: the bundle's, else 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
-    /// Profile that chooses the kernels: a name or a .toml file [default: the device's]
+    /// Profile that selects the kernels: a name or a .toml file [default: the device's]
     #[arg(long)]
     pub profile: Option<String>,
     /// OpenCL device: auto, an index, or part of a name
@@ -43,7 +43,7 @@ pub struct Subject {
     pub device: String,
 }
 
-/// An op with the types around it.
+/// An op with its types and its strategy's limits.
 pub struct Single {
     op: Op,
     inputs: Vec<Operand>,
@@ -53,68 +53,68 @@ pub struct Single {
 }
 
 impl Single {
-    /// An op of a network that is compiled by a strategy.
+    /// An op of a network that is compiled with a strategy.
     pub fn new(op: Op, inputs: Vec<Operand>, output: TensorType, strategy: &Strategy) -> Self {
         let max_weight_bytes = strategy.max_block_bytes;
         let max_scratch_bytes = strategy.scratch.limit_bytes();
         Self { op, inputs, output, max_weight_bytes, max_scratch_bytes }
     }
 
-    /// As kernels are asked for it.
+    /// The op as a problem for kernels.
     pub fn problem(&self) -> Problem<'_> {
         let Self { op, inputs, output, .. } = self;
         let (max_weight_bytes, max_scratch_bytes) = (self.max_weight_bytes, self.max_scratch_bytes);
         Problem { op, inputs, output, max_weight_bytes, max_scratch_bytes }
     }
 
-    /// Arithmetic of one.
+    /// Arithmetic of one evaluation, in FLOP.
     pub fn flops(&self) -> u64 {
         let types: Vec<&TensorType> = self.inputs.iter().map(|i| &i.ty).collect();
         self.op.flops(&types, &self.output)
     }
 
-    /// Inputs and output of one, each once.
+    /// Bytes of inputs and output, each counted once.
     pub fn bytes(&self) -> u64 {
         let inputs: u64 = self.inputs.iter().map(|i| i.ty.size_bytes()).sum();
         inputs + self.output.size_bytes()
     }
 }
 
-/// An op that occurs once or more.
+/// A distinct op of a network, with its number of occurrences.
 pub struct Item {
-    /// Network it is in.
+    /// Name of the network.
     pub network: String,
-    /// How often in one pass.
+    /// Number of occurrences in a pass.
     pub count: usize,
-    /// Name of the first.
+    /// Name of the first occurrence.
     pub first: String,
     single: Single,
 }
 
 impl Item {
-    /// As kernels are asked for it.
+    /// The op as a problem for kernels.
     pub fn problem(&self) -> Problem<'_> {
         self.single.problem()
     }
 
-    /// Arithmetic of one.
+    /// Arithmetic of one occurrence, in FLOP.
     pub fn flops(&self) -> u64 {
         self.single.flops()
     }
 
-    /// Inputs and output of one, each once.
+    /// Bytes of inputs and output of one occurrence, each counted once.
     pub fn bytes(&self) -> u64 {
         self.single.bytes()
     }
 
-    /// Weights of one.
+    /// Bytes of weights of one occurrence.
     pub fn weight_bytes(&self) -> u64 {
         let constants = self.single.inputs.iter().filter(|i| i.constant);
         constants.map(|i| i.ty.size_bytes()).sum()
     }
 }
 
-/// What a [`Subject`] means.
+/// A [`Subject`] with its files loaded and its device found.
 pub struct Resolved {
     /// Name of the model.
     pub model: String,
@@ -122,7 +122,7 @@ pub struct Resolved {
     pub profile_name: String,
     /// The profile.
     pub profile: DeviceProfile,
-    /// Its TOML.
+    /// The profile's TOML.
     pub profile_text: String,
     /// The device.
     pub device: DeviceFacts,
@@ -133,14 +133,13 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// [`variants`] of its profile.
+    /// The variants for a problem with this profile; see [`variants`].
     pub fn variants(&self, problem: &Problem) -> Result<Vec<&'static Variant>> {
         variants(problem, &self.profile)
     }
 }
 
-/// The variants that can compute a problem, the compiler's choice first: that of a plan whose
-/// weights stay in memory.
+/// The variants that can compute a problem, the compiler's choice for resident weights first.
 pub fn variants(problem: &Problem, profile: &DeviceProfile) -> Result<Vec<&'static Variant>> {
     let selection = Selection {
         scratch: Scratch::Unlimited,
@@ -153,9 +152,9 @@ pub fn variants(problem: &Problem, profile: &DeviceProfile) -> Result<Vec<&'stat
     Ok(list)
 }
 
-/// Finds the distinct ops of the networks that are named, of [`NETWORKS`] if none is.
+/// Finds the distinct ops of the networks in `wanted`, or of [`NETWORKS`] if it is empty.
 ///
-/// Errors: no such model, profile, device or network; an unreadable bundle.
+/// Errors: an unknown model, profile, device or network; an unreadable bundle.
 pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
     let device = device::select(&subject.device)?;
     let bundle = subject.bundle.as_deref().map(crate::cmd::open_bundle).transpose()?;
@@ -208,7 +207,7 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
     Ok(Resolved { model, profile_name, profile, profile_text, device, items, batches })
 }
 
-/// Adds the ops of a network that kernels compute, equal ones as one item.
+/// Adds the ops of a network that kernels compute. Equal ops become one item.
 fn add_items(items: &mut Vec<Item>, network: &LoweredNetwork, strategy: &Strategy) {
     let graph = &network.source.graph;
     for lowered in network.ops.iter().filter(|op| matches!(op.work, Work::Kernels { .. })) {

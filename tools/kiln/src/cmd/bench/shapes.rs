@@ -1,5 +1,5 @@
-//! The list of `kiln bench kernels`: what takes the time of Stable Diffusion 2.1 at 512x512, and a
-//! large square beside it.
+//! The list of `kiln bench kernels`: the ops that dominate the time of Stable Diffusion 2.1 at
+//! 512x512, and a large square matmul.
 
 use anyhow::Result;
 use kiln_compiler::strategy::Strategy;
@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::problems::Single;
 
-/// What the time of an op mostly is.
+/// The rate that bounds an op's time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -26,18 +26,18 @@ pub enum Bound {
 
 /// An op with its shapes.
 pub struct Shape {
-    /// As it is asked for.
+    /// Name on the command line.
     pub name: String,
-    /// What its rate is compared with.
+    /// The rate that the op's own is compared with.
     pub bound: Bound,
     op: Op,
-    /// Values that are known only when it runs.
+    /// Shapes of the inputs that are computed at run time.
     values: Vec<Vec<usize>>,
-    /// Weights, which follow them.
+    /// Shapes of the weights, which follow `values`.
     constants: Vec<Vec<usize>>,
-    /// Values behind the weights.
+    /// Shape of the residual, which follows the weights.
     residual: Option<Vec<usize>>,
-    /// Of INT8 weights, how many K indices share a scale at most; 0 for other weights.
+    /// For INT8 weights, the largest size of a scale group; 0 for other weights.
     scale_group: usize,
 }
 
@@ -52,8 +52,8 @@ impl Shape {
         Self { name, bound, op: op.into(), values, constants, residual: None, scale_group: 0 }
     }
 
-    /// The op as a strategy has it compiled: matrices and filters are stored as `weights` or in INT8,
-    /// values as the strategy says, and all else in FP32.
+    /// The op as a strategy compiles it. Matrices and filters are stored as `weights` or in INT8,
+    /// values as the strategy says, everything else in FP32.
     ///
     /// Errors: the shapes break a rule of the op.
     pub fn single(&self, strategy: &Strategy, weights: DType) -> Result<Single> {
@@ -73,7 +73,7 @@ impl Shape {
     }
 }
 
-/// All of them. To add one: its line here.
+/// All shapes. To add one: its line here.
 pub fn shapes() -> Vec<Shape> {
     vec![
         matmul(4096, 320, 320),
@@ -115,7 +115,7 @@ fn memory(name: String, op: impl Into<Op>, values: Vec<Vec<usize>>, channels: &[
     Shape::new(name, Bound::Memory, op, values, constants)
 }
 
-/// `m` rows of `k` by weights `[n, k]`.
+/// A matmul of `m` rows of `k` columns by weights `[n, k]`.
 fn matmul(m: usize, n: usize, k: usize) -> Shape {
     arithmetic(format!("matmul {m}x{n}x{k}"), Matmul::default(), vec![m, k], vec![n, k])
 }
@@ -125,7 +125,7 @@ fn conv3x3(c: usize, o: usize, extent: usize) -> Shape {
     arithmetic(name, Conv2d::new(3, 1), vec![1, extent, extent, c], vec![o, c, 3, 3])
 }
 
-/// Over two feature maps.
+/// A convolution over two concatenated feature maps.
 fn two_sources(c: [usize; 2], o: usize, extent: usize) -> Shape {
     let op = Conv2d { sources: 2, ..Conv2d::new(3, 1) };
     let name = format!("conv3x3 {}+{}->{o}@{extent}x{extent}", c[0], c[1]);
@@ -133,14 +133,14 @@ fn two_sources(c: [usize; 2], o: usize, extent: usize) -> Shape {
     Shape::new(name, Bound::Arithmetic, op, values, vec![vec![o, c[0] + c[1], 3, 3]])
 }
 
-/// A matmul whose epilogue adds a tensor of its output's shape.
+/// A matmul whose epilogue adds a residual.
 fn residual(shape: Shape, output: Vec<usize>) -> Shape {
     let epilogue = Epilogue { residual: true, ..Epilogue::default() };
     let op = Matmul { sources: 1, epilogue }.into();
     Shape { name: shape.name + " + residual", op, residual: Some(output), ..shape }
 }
 
-/// With INT8 weights and a scale for so many K indices, or for an output channel.
+/// An op with INT8 weights and scale groups of this size; 0 for one scale an output channel.
 fn int8(shape: Shape, scale_group: usize) -> Shape {
     let of = if scale_group == usize::MAX { String::new() } else { format!("/{scale_group}") };
     Shape { name: shape.name + " int8" + &of, scale_group, ..shape }
@@ -166,7 +166,7 @@ fn group_norm_silu(c: usize, extent: usize) -> Shape {
     memory(name, op, vec![vec![1, extent, extent, c]], &[c, c])
 }
 
-/// To `c` columns.
+/// GEGLU with `c` output columns.
 fn geglu(rows: usize, c: usize) -> Shape {
     memory(format!("geglu {rows}x{}->{c}", 2 * c), Geglu, vec![vec![rows, 2 * c]], &[])
 }

@@ -1,4 +1,4 @@
-//! `kiln bench table2`: the networks computed in the ways of table 2 of a thesis, and in Kiln's.
+//! `kiln bench table2`: the networks in the configurations of table 2 of a thesis, and in Kiln's.
 //!
 //! The thesis ported Stable Diffusion v2.1 to OpenCL on a Samsung Galaxy S21; docs/benchmarks/mali.md
 //! has its figures.
@@ -23,13 +23,13 @@ use super::timing::{inputs, time};
   kiln bench table2 --model sd21-base
   kiln bench table2 sd21.kiln --seconds 600 --json
 
-The ways are those of table 2 of a thesis that ported Stable Diffusion v2.1 to OpenCL on a phone;
+The rows are those of table 2 of a thesis that ported Stable Diffusion v2.1 to OpenCL on a phone.
 docs/benchmarks/mali.md has its figures.
 
-Each op is measured alone, once for each of its shapes, the largest of a network first. The next op
-is one of the network that has had the least time, until the time is up. What was not measured of a
-network is taken to run at the rate of what was. A network without any measurement has a -, and null
-in JSON. An op that would take over a second is timed by a part of its work-items.")]
+Each op is measured alone, once for each of its shapes. The next op is the largest one of the
+network that has had the least time, until the time is up. Unmeasured ops of a network are assumed
+to run at the rate of the measured ones. A network without any measurement has a -, in JSON null.
+An op of more than a second is timed by a part of its work-items.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
@@ -41,13 +41,13 @@ pub struct Args {
     json: bool,
 }
 
-/// A row of the table: the variants it takes for each op, first that applies; for all others the
-/// compiler's.
+/// A row of the table. For each op it takes the first of the named variants that applies, and the
+/// compiler's choice for all other ops.
 struct Way {
     name: &'static str,
     conv2d: &'static [&'static str],
     matmul: &'static [&'static str],
-    /// All other ops are naive, too.
+    /// All other ops use naive kernels.
     others_naive: bool,
     /// Weights are read before a network's launches, not while they run.
     reads_first: bool,
@@ -100,24 +100,24 @@ impl Way {
     }
 }
 
-/// A row of the answer.
+/// A row of the result.
 #[derive(Serialize)]
 struct Row {
     way: &'static str,
     networks: Vec<Cell>,
 }
 
-/// A network's times, if any of its ops was measured.
+/// Times of a network. `None` if none of its ops was measured.
 #[derive(Clone, Serialize)]
 struct Cell {
     network: String,
     seconds: Option<f64>,
     seconds_with_io: Option<f64>,
-    /// Part of the arithmetic whose ops were measured.
+    /// Part of the arithmetic in ops that were measured.
     measured_part: f64,
 }
 
-/// All of it.
+/// The result of the command, as `--json` prints it.
 #[derive(Serialize)]
 struct Measured {
     device: String,
@@ -125,14 +125,14 @@ struct Measured {
     profile: String,
     peak_flops_per_s: f64,
     read_bytes_per_s: f64,
-    /// The rate was measured with the bundle, not taken from the profile.
+    /// Whether the rate was measured with the bundle. Otherwise it is the profile's.
     read_measured: bool,
     batches: HashMap<String, usize>,
     flops: HashMap<String, u64>,
     rows: Vec<Row>,
 }
 
-/// Measures and prints.
+/// Measures and prints the result.
 pub fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     let resolved = resolve(&args.subject, &[])?;
@@ -171,7 +171,7 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Networks in order.
+/// Names of the networks, in order.
 fn names(items: &[Item]) -> Vec<&str> {
     let mut names: Vec<&str> = items.iter().map(|i| i.network.as_str()).collect();
     names.dedup();
@@ -186,8 +186,8 @@ fn sum(items: &[Item], network: &str, figure: impl Fn(&Item) -> u64) -> u64 {
 /// Seconds by index of an item and name of a variant.
 type Times = HashMap<(usize, &'static str), f64>;
 
-/// Items of a network that wait to be measured, those with the most arithmetic last, and the seconds
-/// that it has had.
+/// Items of a network that wait to be measured, those with the most arithmetic last, and the
+/// seconds spent on the network.
 struct Turn {
     waiting: Vec<usize>,
     spent: f64,
@@ -201,14 +201,14 @@ impl Turn {
         Self { waiting, spent: 0.0 }
     }
 
-    /// The one that has had the least time of those that have something to measure.
+    /// The network with the least time spent among those with waiting items.
     fn next(turns: &mut [Self]) -> Option<&mut Self> {
         let waiting = turns.iter_mut().filter(|turn| !turn.waiting.is_empty());
         waiting.min_by(|a, b| a.spent.total_cmp(&b.spent))
     }
 }
 
-/// Times what each way needs, the networks in turn, until `go_on` says no.
+/// Times the variants of all rows, the networks in turn, until `go_on` returns false.
 fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Result<Times> {
     let target = &resolved.profile.target;
     let items = &resolved.items;
@@ -254,7 +254,7 @@ fn cell(way: &Way, network: &str, resolved: &Resolved, times: &Times, read_rate:
             None => rest += work,
         }
     }
-    // The rest's time follows from some arithmetic, or there is no rest.
+    // The time of unmeasured ops is extrapolated from measured arithmetic, or there are none.
     let known = seconds > 0.0 && (flops > 0 || rest == 0);
     let seconds = known.then(|| seconds * (1.0 + rest as f64 / flops.max(1) as f64));
     let read_seconds = sum(&resolved.items, network, Item::weight_bytes) as f64 / read_rate;
@@ -266,7 +266,7 @@ fn cell(way: &Way, network: &str, resolved: &Resolved, times: &Times, read_rate:
     Cell { network: network.to_string(), seconds, seconds_with_io, measured_part }
 }
 
-/// Reads weights of a bundle for about a second, as a run does.
+/// Rate of reading a bundle's weights as in a run, measured for about two seconds.
 fn read_rate(path: &Path) -> Result<f64> {
     const CHUNK_BYTES: u64 = 4 << 20;
     let bundle = BundleFile::open(path)?;
@@ -285,7 +285,7 @@ fn read_rate(path: &Path) -> Result<f64> {
     Ok(read_bytes as f64 / started.elapsed().as_secs_f64())
 }
 
-/// A number with some decimals, more if it is too small for them, if there is one.
+/// A number with some decimals, more if it is too small for them; `-` if there is none.
 fn figure(value: Option<f64>, decimals: usize) -> String {
     let Some(value) = value else { return "-".into() };
     let small = value < 0.5 * 10f64.powi(1 - decimals as i32);

@@ -1,4 +1,4 @@
-//! One lowering of an op on a device: its time, and whether its answer is right.
+//! One lowering of an op on a device: its time, and whether its result is right.
 
 use anyhow::{Result, ensure};
 use kiln_ir::{DType, TensorType};
@@ -8,31 +8,31 @@ use kiln_testkit::{Loaded, bounds, random_stored, reference, relative_l2};
 
 use super::median;
 
-/// A run that takes longer is measured by a part of its work.
+/// Longer runs are measured by a part of their work, in seconds.
 const LONG_SECONDS: f64 = 1.0;
-/// Parts of the work of a first trial of a long run.
+/// Number of parts of a long run; its first trial runs one of them.
 const TRIAL_PARTS: u64 = 64;
-/// What is timed together takes at least so long.
+/// Least duration of the runs that are timed together, in seconds.
 const TIMED_SECONDS: f64 = 0.02;
-/// Times of which the median counts.
+/// Number of timings. The median counts.
 const SAMPLES: usize = 5;
-/// With these many multiply-adds the reference on the host takes about a second.
+/// Arithmetic that the reference on the host does in about a second, in FLOP.
 const REFERENCE_FLOPS: u64 = 1_000_000_000;
 
 /// The time of one lowering.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Timing {
-    /// Median.
+    /// The median, in seconds.
     pub seconds: f64,
-    /// Part of the work that was run; the time is that of it all.
+    /// Part of the work that was run. `seconds` is extrapolated to all of it.
     pub part: f64,
 }
 
-/// Random values for the inputs of a problem, the same for every candidate: small enough that no
-/// sum overflows in FP16.
+/// Random values for the inputs of a problem, the same for every candidate. They are small, so that
+/// no sum overflows in FP16.
 pub fn inputs(problem: &Problem) -> Vec<Vec<f32>> {
     let values = |(index, input): (usize, &Operand)| {
-        // A filter's sums have the size of its input.
+        // With this spread, a filter's sums are of the size of its input.
         let spread = match input.constant && input.ty.shape.len() >= 2 {
             true => (3.0 / input.ty.shape[1..].iter().product::<usize>() as f32).sqrt(),
             false => 1.0,
@@ -42,9 +42,9 @@ pub fn inputs(problem: &Problem) -> Vec<Vec<f32>> {
     problem.inputs.iter().enumerate().map(values).collect()
 }
 
-/// Times a lowering; a long one by the same part of each of its launches.
+/// Times a lowering. Of a long one, it times the same part of each launch.
 pub fn time(loaded: &Loaded) -> Result<Timing> {
-    // A launch that is too small to have parts takes no time to speak of.
+    // A launch that is too small for parts takes negligible time.
     let expected_seconds = time_part(loaded, TRIAL_PARTS)?.map_or(0.0, |timing| timing.seconds);
     if expected_seconds > LONG_SECONDS {
         let parts = (expected_seconds / LONG_SECONDS).ceil() as u64;
@@ -65,7 +65,7 @@ pub fn time(loaded: &Loaded) -> Result<Timing> {
     Ok(Timing { seconds: median(&seconds), part: 1.0 })
 }
 
-/// Times one of so many parts of each launch. `None` if a launch cannot be divided so.
+/// Times one of `parts` parts of each launch. `None` if a launch cannot be divided.
 fn time_part(loaded: &Loaded, parts: u64) -> Result<Option<Timing>> {
     let Some(divided) = divided(loaded, parts, 0) else { return Ok(None) };
     let run = || -> Result<Vec<f64>> {
@@ -77,8 +77,8 @@ fn time_part(loaded: &Loaded, parts: u64) -> Result<Option<Timing>> {
     Ok(Some(Timing { seconds: whole, part: seconds.iter().sum::<f64>() / whole }))
 }
 
-/// Runs parts of it, the first and the last among them, and returns its output, NaN where it did
-/// not write.
+/// Runs the first, the middle and the last part of a lowering and returns its output. Elements that
+/// were not written are NaN.
 fn sampled_output(loaded: &Loaded, parts: u64) -> Result<Vec<f32>> {
     for which in [0, parts / 2, parts - 1] {
         let Some(divided) = divided(loaded, parts, which) else { return loaded.result() };
@@ -89,10 +89,10 @@ fn sampled_output(loaded: &Loaded, parts: u64) -> Result<Vec<f32>> {
     loaded.output()
 }
 
-/// What the answer should be: from the op's reference on the host if that is quick, else parts of
-/// what the naive kernel gives, NaN elsewhere.
+/// The expected result: from the op's reference on the host if that is quick, otherwise parts of
+/// the naive kernel's result. All other elements are NaN.
 ///
-/// Errors: there is no naive kernel for it; the driver refuses it.
+/// Errors: no naive kernel applies; the driver refuses the kernel.
 pub fn expected(
     probe: &Probe,
     problem: &Problem,
@@ -103,21 +103,23 @@ pub fn expected(
     let flops = problem.op.flops(&types, problem.output);
     let naive = kiln_kernels::family(problem.op.name()).and_then(|f| f.oracle());
     let naive = naive.filter(|v| v.applies(problem, target));
-    // The reference knows no integers; kernels of all variants read the same ones.
+    // The reference has no integers. Kernels of all variants read the same INT8 values.
     let integers = problem.inputs.iter().any(|i| i.ty.dtype == DType::I8);
     let Some(naive) = naive.filter(|_| integers || flops > REFERENCE_FLOPS) else {
         return Ok(reference(problem, values));
     };
     let lowering = naive.lower(problem, target)?;
     let loaded = Loaded::new(probe, problem, &lowering, values)?;
-    // More than one launch may share scratch memory, which parts would leave unwritten.
+    // Several launches may communicate through scratch memory, which a part would leave unwritten.
     match lowering.scratch_bytes.is_empty() {
         true => sampled_output(&loaded, (flops / REFERENCE_FLOPS).clamp(3, 256)),
         false => loaded.result(),
     }
 }
 
-/// Errors: the found values differ from the expected ones, where they are known.
+/// Compares a result with the expected elements that are known (not NaN).
+///
+/// Errors: they differ by more than the bound of the type.
 pub fn check(found: &[f32], expected: &[f32], dtype: DType) -> Result<()> {
     let known = found.iter().zip(expected).filter(|(_, expected)| !expected.is_nan());
     let (found, expected): (Vec<f32>, Vec<f32>) = known.unzip();
@@ -128,13 +130,13 @@ pub fn check(found: &[f32], expected: &[f32], dtype: DType) -> Result<()> {
     Ok(())
 }
 
-/// [`part`] of each launch. `None` if one cannot be divided so.
+/// [`part`] of each launch. `None` if a launch cannot be divided.
 fn divided(loaded: &Loaded, parts: u64, which: u64) -> Option<Vec<(Part, f64)>> {
     loaded.launches().map(|launch| part(launch, parts, which)).collect()
 }
 
-/// One of `parts` equal parts of a launch along its longest dimension, and its share of the work.
-/// `None` if that dimension has not as many work-groups.
+/// One of `parts` equal parts of a launch along its longest dimension, and its fraction of the
+/// work. `None` if the dimension has fewer work-groups than `parts`.
 fn part(launch: &ProbeLaunch, parts: u64, which: u64) -> Option<(Part, f64)> {
     let local = launch.local.unwrap_or([1; 3]);
     let groups: Vec<u64> = launch.global.iter().zip(local).map(|(g, l)| g / l.max(1)).collect();

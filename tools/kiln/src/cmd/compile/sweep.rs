@@ -1,4 +1,4 @@
-//! `kiln compile --budget-sweep`: what more memory would buy.
+//! `kiln compile --budget-sweep`: the effect of the budget on the plan.
 
 use anyhow::{Context, Result};
 use kiln_compiler::plan::Planned;
@@ -14,7 +14,7 @@ use super::{Args, measure};
 use crate::model::{ConfiguredModel, WithEncoder};
 
 /// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
-/// named, and otherwise assumed to have one scale an output channel.
+/// named. Otherwise all have one scale an output channel.
 pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()> {
     let (name, profile) = args.profile()?;
     let model: Box<dyn Model> = match args.with_encoder {
@@ -55,7 +55,8 @@ pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()>
     Ok(())
 }
 
-/// The range in steps of a half and a third: 256, 384, 512, 768 MiB, ..., and its end.
+/// Budgets in the range, in steps of a half and a third: 256, 384, 512, 768 MiB, ..., and the
+/// range's end.
 fn budgets((from, to): (u64, u64)) -> Vec<u64> {
     let doubled = std::iter::successors(Some(from), |b| b.checked_mul(2));
     let mut list: Vec<u64> = doubled.flat_map(|b| [b, b + b / 2]).take_while(|b| *b < to).collect();

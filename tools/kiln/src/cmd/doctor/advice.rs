@@ -1,27 +1,27 @@
-//! From what was found to what to do. Knows packages of Debian and the habits of Android.
+//! Turns observations into advice. Knows packages of Debian and conventions of Android.
 
 use std::path::Path;
 
 use super::report::{DeviceReport, Finding, IcdFile, Platform, Survey};
 
-/// What the machine tells without OpenCL.
+/// Facts about the machine that need no OpenCL.
 #[derive(Clone, Default)]
 pub struct Host {
-    /// It runs Android.
+    /// Whether the machine runs Android.
     pub android: bool,
-    /// Libraries of vendors that are there, though the loader may not find them.
+    /// Vendors' libraries that exist, also if the loader does not find them.
     pub vendor_libraries: Vec<String>,
-    /// Device files of GPUs, and whether we may open them.
+    /// Device files of GPUs, and whether this process may open them.
     pub gpu_files: Vec<(String, bool)>,
-    /// Where the loader looks for drivers.
+    /// The folder or file in which the loader looks for drivers.
     pub vendors: String,
-    /// That place was named in the environment.
+    /// Whether the environment names `vendors`.
     pub vendors_named: bool,
-    /// `OPENCL_DYLIB_PATH`.
+    /// Value of `OPENCL_DYLIB_PATH`.
     pub library_named: Option<String>,
 }
 
-/// Where phones and boards keep the library of their GPU.
+/// Places of the GPU's library on phones and boards.
 const VENDOR_LIBRARIES: [&str; 7] = [
     "/vendor/lib64/libOpenCL.so",
     "/system/vendor/lib64/libOpenCL.so",
@@ -36,7 +36,7 @@ const VENDOR_LIBRARIES: [&str; 7] = [
 const GPU_FILES: [&str; 4] = ["/dev/mali0", "/dev/kgsl-3d0", "/dev/nvidiactl", "/dev/kfd"];
 
 impl Host {
-    /// This machine.
+    /// Examines this machine.
     pub fn here(vendors: &Path) -> Host {
         let there = |path: &&str| Path::new(path).exists();
         let mut files: Vec<String> =
@@ -111,7 +111,7 @@ impl Host {
     }
 }
 
-/// What is wrong before any device is tested.
+/// Faults that are known before any device is tested.
 pub fn of_survey(survey: &Survey, files: &[IcdFile], host: &Host) -> Vec<Finding> {
     let mut problems = vec![];
     if !survey.loaded {
@@ -208,7 +208,7 @@ fn of_platform(platform: &Platform, host: &Host) -> Option<Finding> {
     Some(Finding { what: format!("platform {name} has no device"), advice })
 }
 
-/// What is wrong with a device that is not fit.
+/// The fault of a device that is not fit.
 pub fn of_device(report: &DeviceReport) -> Option<Finding> {
     if report.fit {
         return None;

@@ -11,29 +11,29 @@ use kiln_ir::ops::{
 use kiln_ir::{DType, Op};
 use kiln_testkit::Tolerance;
 
-/// An op with its inputs and the error that its arithmetic in FP32 may make.
+/// An op, its inputs and the error that FP32 arithmetic may make.
 #[derive(Clone)]
 pub struct Case {
     /// The op.
     pub op: Op,
     /// Its inputs.
     pub inputs: Vec<Input>,
-    /// Allowed difference.
+    /// Allowed difference from the reference.
     pub tolerance: Tolerance,
 }
 
 /// An input of a case.
 #[derive(Clone)]
 pub struct Input {
-    /// Its shape.
+    /// Shape of the input.
     pub shape: Vec<usize>,
-    /// It is packed at compile time, as weights are.
+    /// Whether the input is packed at compile time, like weights.
     pub constant: bool,
-    /// Its values are in `[-spread, spread)`.
+    /// Values are in `[-spread, spread)`.
     pub spread: f32,
 }
 
-/// A case for each family.
+/// One case for each family.
 pub fn cases() -> Vec<Case> {
     let mut cases = contractions();
     cases.extend(normalizations());
@@ -81,7 +81,7 @@ fn chain() -> Case {
     let second = Link::Conv2d(conv2d.clone());
     let op = Chain { first: conv2d, between: DType::F32, second };
     let shapes: [&[usize]; 5] = [&[2, 5, 7, 11], &[19, 11, 3, 3], &[19], &[5, 19, 3, 3], &[5]];
-    // The value between the two is up to 3, and off by as much as the first may be off.
+    // The value between the two is up to 3. Its error is up to that of the first convolution.
     let mut case = case(op, &shapes, 1.0, Tolerance::contraction(19 * 9, 4.0));
     for input in &mut case.inputs[1..] {
         input.constant = true;
@@ -118,7 +118,7 @@ fn pointwise() -> Vec<Case> {
     ]
 }
 
-/// These only move values, so that nothing may differ.
+/// Cases of ops that only move values. Their results must be exact.
 fn movements() -> Vec<Case> {
     let order = vec![0, 2, 3, 1];
     vec![

@@ -1,4 +1,4 @@
-//! Processes that touch drivers, so that a driver that crashes or hangs takes only them along.
+//! Processes that touch drivers. A driver that crashes or hangs takes down only such a process.
 
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use super::report::Line;
 
-/// How long a process may say nothing.
+/// Longest silence of a process.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What each line of ours begins with, since drivers print to standard output too.
+/// Prefix of each line of this program. Drivers also print to standard output.
 const MARK: &str = "kiln-doctor: ";
 
-/// Prints a line for the process that waits for it.
+/// Prints a line for the waiting process.
 pub fn tell(line: &Line) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "\n{MARK}{}", serde_json::to_string(line)?)?;
     Ok(out.flush()?)
 }
 
-/// Runs `kiln doctor --worker` with more arguments and environment; `hear` gets its lines.
+/// Runs `kiln doctor --worker` with more arguments and environment. `hear` receives its lines.
 ///
-/// Returns how it ended if not well, and after what.
+/// Returns how the process failed and its last activity, or `None` if it ended well.
 pub fn run(
     arguments: &[&str],
     environment: &[(&str, &str)],
@@ -55,7 +55,7 @@ pub fn run(
         }
     };
     if silent {
-        // It may have ended meanwhile; then there is nothing to stop.
+        // The process may have ended already. Then there is nothing to stop.
         let _ = child.kill();
     }
     let status = child.wait().context("waiting for the test")?;
@@ -72,7 +72,7 @@ pub fn run(
     Ok(Some(format!("{how} while {doing}{said}")))
 }
 
-/// Our lines, as they come.
+/// Lines of this program, as they arrive.
 fn lines_of(child: &mut Child) -> Receiver<Line> {
     let (send, receive) = channel();
     if let Some(stdout) = child.stdout.take() {
@@ -96,7 +96,7 @@ fn last_words(child: &mut Child) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut stderr) = stderr {
-            // What could be read is what there is to tell.
+            // An error leaves the bytes read so far.
             let _ = stderr.read_to_end(&mut bytes);
         }
         let text = String::from_utf8_lossy(&bytes);

@@ -1,67 +1,67 @@
-//! What doctor finds, as `--json` prints it and as its processes tell each other.
+//! The report of doctor, as `--json` prints it and as its processes exchange it.
 
 use serde::{Deserialize, Serialize};
 
-/// Everything.
+/// The whole report.
 #[derive(Serialize)]
 pub struct Report {
-    /// At least one device is fit.
+    /// Whether at least one device is fit.
     pub fit: bool,
-    /// What is wrong, and what to do about it.
+    /// Faults, and advice for each.
     pub problems: Vec<Finding>,
-    /// What OpenCL offers.
+    /// The answer of OpenCL.
     pub survey: Survey,
     /// The files that name drivers.
     pub icd_files: Vec<IcdFile>,
-    /// One for each device that was tested.
+    /// Reports of the tested devices.
     pub devices: Vec<DeviceReport>,
 }
 
-/// Something wrong.
+/// A fault.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Finding {
-    /// What.
+    /// Description of the fault.
     pub what: String,
-    /// What to do, one step each.
+    /// Advice, one step an entry.
     pub advice: Vec<String>,
 }
 
-/// What the OpenCL library says.
+/// The answer of the OpenCL library.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub struct Survey {
-    /// The library could be loaded.
+    /// Whether the library could be loaded.
     pub loaded: bool,
-    /// Its file, where the system tells.
+    /// File of the library, if the system reports it.
     pub library: Option<String>,
-    /// Why the search ended early: an error, or the end of the process that searched.
+    /// Reason why the survey ended early: an error, or the end of its process.
     pub error: Option<String>,
-    /// The drivers.
+    /// The platforms; each is a driver.
     pub platforms: Vec<Platform>,
 }
 
 /// A driver.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Platform {
-    /// Its name.
+    /// Name of the driver.
     pub name: String,
-    /// Who makes it.
+    /// Vendor of the driver.
     pub vendor: String,
     /// OpenCL version.
     pub version: String,
-    /// Why it does not list devices.
+    /// Error of listing its devices.
     pub error: Option<String>,
-    /// Its devices.
+    /// Devices of the driver.
     pub devices: Vec<Device>,
 }
 
 /// A device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Device {
-    /// As `--device` takes it.
+    /// Index, as `--device` takes it.
     pub index: usize,
-    /// Its name.
+    /// Name of the device.
     pub name: String,
-    /// Name of its platform.
+    /// Name of the platform.
     pub platform: String,
     /// Version of the driver.
     pub driver: String,
@@ -74,28 +74,28 @@ pub struct Device {
 /// A file that names a driver's library.
 #[derive(Clone, Debug, Serialize)]
 pub struct IcdFile {
-    /// The file.
+    /// Path of the file.
     pub path: String,
-    /// What it names.
+    /// The library that the file names.
     pub library: String,
-    /// Where that library is; none if it was not found.
+    /// Path of the library; none if it was not found.
     pub found: Option<String>,
-    /// What the library does alone, if it was asked: none if it offers a platform.
+    /// Fault of the library loaded alone, if it was tested; none if it offers a platform.
     pub fault: Option<String>,
 }
 
 /// The self-test of a device.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceReport {
-    /// Which.
+    /// The device.
     pub device: Device,
-    /// Every family passed.
+    /// Whether every family passed.
     pub fit: bool,
-    /// How the process that tested it ended, if not well.
+    /// How the testing process failed, if it did.
     pub crash: Option<String>,
-    /// From start to end.
+    /// Duration of the test in seconds.
     pub seconds: f64,
-    /// What was tested, in order.
+    /// Results, in the order of testing.
     pub tests: Vec<Outcome>,
 }
 
@@ -108,11 +108,11 @@ pub struct Outcome {
     pub variant: String,
     /// How tensors are stored.
     pub storage: String,
-    /// Why it failed.
+    /// Reason of the failure; none if the test passed.
     pub fault: Option<String>,
-    /// Largest difference to the reference.
+    /// Largest difference from the reference.
     pub worst_error: f32,
-    /// That difference as a part of what is allowed; above 1 is a failure.
+    /// Largest difference over the allowed difference. Above 1 the test fails.
     pub of_allowed: f32,
     /// Seconds to compile and run.
     pub seconds: f64,
@@ -122,18 +122,18 @@ pub struct Outcome {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
-    /// What is tested next.
+    /// Name of the test that begins.
     Begin(String),
-    /// How it went.
+    /// Result of a test.
     Outcome(Outcome),
-    /// The answer of a survey.
+    /// Result of a survey.
     Survey(Survey),
-    /// The end; whatever stops before it has crashed.
+    /// The end of the tests. A process that stops earlier has crashed.
     End,
 }
 
 impl DeviceReport {
-    /// How many families passed with every storage type, and how many were tested.
+    /// Number of families that passed with every storage type, and number of tested families.
     pub fn passed(&self) -> (usize, usize) {
         let mut families: Vec<(&str, bool)> = vec![];
         for test in &self.tests {
@@ -145,7 +145,7 @@ impl DeviceReport {
         (families.iter().filter(|(_, ok)| *ok).count(), families.len())
     }
 
-    /// The test with that storage type that is closest to its limit.
+    /// The test with a storage type that is closest to its limit.
     pub fn worst(&self, storage: &str) -> Option<&Outcome> {
         let tests = self.tests.iter().filter(|test| test.storage == storage);
         tests.max_by(|a, b| a.of_allowed.total_cmp(&b.of_allowed))

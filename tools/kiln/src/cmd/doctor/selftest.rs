@@ -12,9 +12,9 @@ use std::time::Instant;
 use super::cases::{Case, cases};
 use super::report::{Line, Outcome};
 
-/// Tests device `index` and tells each step to `tell`.
+/// Tests device `index` and passes each step to `tell`.
 ///
-/// Errors: the device cannot be opened. A family that fails is an outcome, not an error.
+/// Errors: the device cannot be opened. A failed family is an outcome, not an error.
 pub fn run(index: usize, tell: &mut dyn FnMut(Line) -> Result<()>) -> Result<()> {
     let device = device::list()?.into_iter().find(|d| d.index == index);
     let device = device.with_context(|| format!("no OpenCL device {index}"))?;
@@ -44,7 +44,7 @@ pub fn run(index: usize, tell: &mut dyn FnMut(Line) -> Result<()>) -> Result<()>
     tell(Line::End)
 }
 
-/// Errors: why the device does not pass.
+/// Errors: the reason why the device does not pass.
 fn test(
     probe: &Probe,
     device: &DeviceFacts,
@@ -85,12 +85,15 @@ fn test(
 fn check_limits(lowering: &Lowering, device: &DeviceFacts) -> Result<()> {
     for launch in &lowering.launches {
         let (needed, found) = (launch.local_mem_bytes, device.local_mem_bytes);
-        ensure!(needed <= found, "{needed} bytes of local memory needed, {found} there");
+        ensure!(needed <= found, "needs {needed} bytes of local memory, the device has {found}");
         let needed: u64 = launch.local.unwrap_or([1; 3]).iter().product();
         let found = device.max_work_group_size;
-        ensure!(needed <= found, "work-groups of {needed} needed, {found} possible");
+        ensure!(needed <= found, "needs work-groups of {needed}, the device allows {found}");
         let has_half = device.extensions.iter().any(|name| name == HALF_EXTENSION);
-        ensure!(has_half || !launch.half_arithmetic, "{HALF_EXTENSION} needed, not there");
+        ensure!(
+            has_half || !launch.half_arithmetic,
+            "needs {HALF_EXTENSION}, which the device lacks"
+        );
     }
     Ok(())
 }

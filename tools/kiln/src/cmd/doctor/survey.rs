@@ -1,4 +1,4 @@
-//! What is there: the OpenCL library, the files that name drivers, platforms and devices.
+//! A survey of the machine: the OpenCL library, the files that name drivers, platforms and devices.
 
 use anyhow::Result;
 use kiln_runtime::RuntimeError;
@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use super::child;
 use super::report::{Device, IcdFile, Line, Platform, Survey};
 
-/// Where loaders look for drivers unless told otherwise.
+/// Default place in which loaders look for drivers.
 const VENDORS: &str = "/etc/OpenCL/vendors";
 
-/// Where libraries without a path are looked for, beside `LD_LIBRARY_PATH`.
+/// Folders in which the loader looks for libraries without a path, in addition to
+/// `LD_LIBRARY_PATH`.
 const LIBRARY_FOLDERS: [&str; 9] = [
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",
@@ -24,7 +25,7 @@ const LIBRARY_FOLDERS: [&str; 9] = [
     "/vendor/lib64",
 ];
 
-/// Asks OpenCL, in this process.
+/// Surveys OpenCL in this process.
 pub fn here() -> Survey {
     let answer = device::platforms();
     let mut survey = Survey { loaded: true, library: library(), ..Survey::default() };
@@ -37,7 +38,7 @@ pub fn here() -> Survey {
     survey
 }
 
-/// Asks OpenCL in a process of its own, with more environment.
+/// Surveys OpenCL in a separate process with additional environment variables.
 pub fn elsewhere(environment: &[(&str, &str)]) -> Result<Survey> {
     let mut survey = None;
     let crash = child::run(&[], environment, &mut |line| {
@@ -73,7 +74,7 @@ fn about(facts: &DeviceFacts) -> Device {
     }
 }
 
-/// The OpenCL library that this process has loaded, where the system tells.
+/// The OpenCL library that this process has loaded, if the system reports it.
 fn library() -> Option<String> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let named = std::env::var("OPENCL_DYLIB_PATH").unwrap_or_default();
@@ -93,7 +94,7 @@ pub fn vendors() -> PathBuf {
     named.into_iter().flatten().next().map_or_else(|| VENDORS.into(), PathBuf::from)
 }
 
-/// The files that name drivers, by name.
+/// The files that name drivers, sorted by name.
 pub fn icd_files() -> Vec<IcdFile> {
     let vendors = vendors();
     let mut paths: Vec<PathBuf> = match std::fs::read_dir(&vendors) {
@@ -126,7 +127,7 @@ fn find_library(library: &str) -> Option<PathBuf> {
     extra.into_iter().chain(usual).map(|folder| folder.join(library)).find(|path| path.exists())
 }
 
-/// Asks each driver alone, to tell which one it is that fails.
+/// Loads each driver alone, to find the one that fails.
 pub fn ask_each(files: &mut [IcdFile]) -> Result<()> {
     for file in files {
         let alone = elsewhere(&[("OCL_ICD_VENDORS", &file.path)])?;

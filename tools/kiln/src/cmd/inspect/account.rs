@@ -1,4 +1,4 @@
-//! Adds a bundle's account up: every number that `kiln inspect` shows, in whatever form.
+//! Adds up the account of a bundle: every number that `kiln inspect` shows, in any form.
 
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, Block, Dispatch, Input, Plan, Residency, Role, Step};
@@ -14,7 +14,9 @@ use super::schema::{
 };
 
 impl<'a> Account<'a> {
-    /// Adds everything up. Errors: measured times that are not this plan's.
+    /// Adds up all numbers.
+    ///
+    /// Errors: the measured times are of another plan.
     pub fn new(plan: &'a Plan, measured: Option<&Measured>) -> Result<Self> {
         let prediction = Prediction::new(plan);
         let live_bytes = live_bytes(plan);
@@ -58,13 +60,13 @@ impl<'a> Account<'a> {
         })
     }
 
-    /// Time of an op's launches over a whole picture.
+    /// Predicted time of an op's launches over a whole image, in nanoseconds.
     pub fn picture_ns(&self, op: &OpAccount) -> u64 {
         op.predicted_ns.saturating_mul(self.networks[op.network].passes)
     }
 }
 
-/// What others measured with this model on the device, if its profile ships.
+/// Published times of this model on the device, if its profile ships with Kiln.
 fn published(plan: &Plan) -> Vec<Published> {
     let manifest = &plan.manifest;
     let known = DeviceProfile::names().any(|name| name == manifest.profile);
@@ -184,7 +186,7 @@ fn network<'a>(
     account
 }
 
-/// The name of what happens at an instant.
+/// The names of the network and op at an instant.
 fn step_name(plan: &Plan, instant: u32) -> (&str, &str) {
     let steps = plan.networks.iter().flat_map(|n| n.steps.iter().map(|s| (n.name.as_str(), s)));
     match steps.clone().nth(instant as usize) {

@@ -1,4 +1,4 @@
-//! What changes from one bundle to another.
+//! The differences between two bundles.
 
 use kiln_compiler::size::mib;
 use std::collections::BTreeMap;
@@ -7,10 +7,10 @@ use std::io::{Result, Write};
 use super::schema::Account;
 use super::text::{duration, shorten};
 
-/// Ops that are listed, those that differ most first.
+/// Number of listed ops, those that differ most first.
 const LISTED: usize = 20;
 
-/// Prints the differences; an account has none from itself.
+/// Prints the differences.
 pub fn print(a: &Account, b: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "A: {} {} for {}", a.model, a.precision, a.profile)?;
     writeln!(out, "B: {} {} for {}", b.model, b.precision, b.profile)?;
@@ -94,7 +94,8 @@ fn variants(a: &Account, b: &Account, out: &mut dyn Write) -> Result<()> {
     changed.iter().try_for_each(|(name, a, b)| line(out, name, *a, *b, |n| n.to_string()))
 }
 
-/// An op of both, one or the other: its variant and the time of its launches in a picture.
+/// An op in one of the accounts: its variant and the predicted time of its launches in an image, in
+/// nanoseconds. `None` if the account lacks it.
 type Side = Option<(String, u64)>;
 
 fn ops(a: &Account, b: &Account, out: &mut dyn Write) -> Result<()> {

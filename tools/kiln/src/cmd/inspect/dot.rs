@@ -1,11 +1,11 @@
-//! The plan as a graph: launches, the buffers between them, and the weights that they read.
+//! The plan as a graph: launches, the buffers between them, and the weights.
 
 use kiln_bundle::plan::{Access, Arg, Plan, Step};
 use kiln_compiler::size::mib;
 use std::collections::BTreeSet;
 use std::io::{Result, Write};
 
-/// Prints it for Graphviz.
+/// Prints the graph for Graphviz.
 pub fn print(plan: &Plan, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "digraph plan {{\n  node [fontname=\"sans-serif\", fontsize=10];")?;
     let mut buffers = BTreeSet::new();

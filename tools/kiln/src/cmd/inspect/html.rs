@@ -1,4 +1,4 @@
-//! The account as one page: no network, no other files.
+//! The account as one page that needs no network and no other files.
 
 use std::io::{Result, Write};
 
@@ -16,7 +16,7 @@ const SCRIPTS: [&str; 5] = [
 
 /// Writes the page.
 pub fn write(account: &Account, out: &mut dyn Write) -> Result<()> {
-    // Inside a script element only this could end it early.
+    // Only this sequence could end the script element early.
     let json = serde_json::to_string(account)?.replace("</", "<\\/");
     let title = format!("{} {} for {}", account.model, account.precision, account.profile);
     let parts = [

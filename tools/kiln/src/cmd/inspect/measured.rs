@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::schema::{NetworkAccount, OpAccount};
 
-/// The part of a profile that is read here.
+/// The fields of a profile that `kiln inspect` reads.
 #[derive(Deserialize)]
 pub struct Measured {
     model: String,
-    /// How weights were read meanwhile.
+    /// How weights were read during the measurement.
     pub weight_reads: Option<String>,
     launches: Vec<Launch>,
 }
@@ -24,7 +24,9 @@ struct Launch {
 }
 
 impl Measured {
-    /// Reads a profile of that model. Errors: unreadable, without launch times, another model's.
+    /// Reads a profile of the model.
+    ///
+    /// Errors: the file is unreadable, has no launch times, or is of another model.
     pub fn load(path: &Path, model: &str) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading measured times from {}", path.display()))?;
@@ -37,7 +39,9 @@ impl Measured {
         Ok(this)
     }
 
-    /// Enters the times beside the predicted ones. Errors: a launch that the plan has not.
+    /// Adds the measured times to the predicted ones.
+    ///
+    /// Errors: a measured launch is not in the plan.
     pub fn enter(&self, networks: &mut [NetworkAccount], ops: &mut [OpAccount]) -> Result<()> {
         for launch in &self.launches {
             let network = networks.iter_mut().find(|n| n.name == launch.network);

@@ -31,7 +31,7 @@ use measured::Measured;
 
 Times are predicted from the rates in the device's profile; kiln run --profile measures them.")]
 pub struct Args {
-    /// Bundle
+    /// Compiled model
     pub bundle: PathBuf,
     /// Every launch: shape, variant, arithmetic, bytes, time
     #[arg(long, group = "form")]
@@ -42,8 +42,8 @@ pub struct Args {
     /// Kernel variants and the kernels made of them
     #[arg(long, group = "form")]
     pub kernels: bool,
-    /// Storage of each tensor, and every block of weights: resident or streamed, when it is read, and
-    /// how long a launch waits for it
+    /// Storage of each tensor, and every block of weights: resident or streamed, the time of its
+    /// read, and the wait of a launch for it
     #[arg(long, group = "form")]
     pub weights: bool,
     /// Everything as JSON, for programs; docs/reference/inspect-json.md lists the fields
@@ -55,18 +55,18 @@ pub struct Args {
     /// The OpenCL C of kernels: an index, an entry point, or part of an op's or a launch's name
     #[arg(long, value_name = "KERNEL", group = "form")]
     pub source: Option<String>,
-    /// Write a page to explore in a browser, in one file
+    /// Write an interactive page for a browser, in one file
     #[arg(long, value_name = "FILE.html", group = "form")]
     pub html: Option<PathBuf>,
-    /// What changes from this bundle to another one
+    /// Differences between this bundle and another one
     #[arg(long, value_name = "OTHER.kiln", group = "form")]
     pub compare: Option<PathBuf>,
-    /// Show measured times beside predicted ones: a file of kiln run --profile
+    /// Show measured times beside predicted ones. The file is from kiln run --profile
     #[arg(long, value_name = "FILE.json")]
     pub report: Option<PathBuf>,
 }
 
-/// Prints what was asked for.
+/// Prints the requested form.
 pub fn run(args: Args) -> Result<()> {
     let bundle = super::open_bundle(&args.bundle)?;
     let plan = bundle.plan();
@@ -107,7 +107,7 @@ fn write_page(path: &Path, account: &Account) -> Result<()> {
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// The sources that a name means, one after the other.
+/// The sources of the kernels that a name selects, in sequence.
 fn source(plan: &Plan, name: &str) -> Result<String> {
     let index: Option<usize> = name.parse().ok();
     let exact: Vec<usize> = (0..plan.kernels.len())

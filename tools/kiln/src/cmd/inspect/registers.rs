@@ -1,9 +1,9 @@
-//! How many registers a kernel's source asks for, without its compiler.
+//! Estimates the registers of a kernel from its source, without its compiler.
 //!
-//! Counts the private variables that are in scope at once, in 32-bit registers: those of a block and
-//! of the largest block inside of it. A compiler needs fewer where lives do not overlap, and more for
-//! what it computes in between. On GPUs the figure says how many work-items can be under way: a
-//! Mali-G78 runs all it can with up to 32 registers each, half as many with up to 64.
+//! Counts the private variables that are in scope at once, in 32-bit registers: the variables of a
+//! block and of the largest block inside it. A compiler needs fewer registers if live ranges do not
+//! overlap, and more for temporaries. On GPUs the number limits occupancy: a Mali-G78 runs its
+//! maximum of work-items with up to 32 registers each, and half of it with up to 64.
 
 use std::collections::HashMap;
 
@@ -13,8 +13,8 @@ pub fn registers(source: &str) -> u32 {
     Scanner { types, tokens: &tokens, at: 0 }.block()
 }
 
-/// Types with their registers, those that the source defines included, and what is no comment and
-/// no directive.
+/// Registers of each type, including types that the source defines, and the tokens without comments
+/// and directives.
 fn tokens(source: &str) -> (HashMap<String, u32>, Vec<String>) {
     let mut types: HashMap<String, u32> = HashMap::new();
     for (name, registers) in [("bool", 1), ("char", 1), ("uchar", 1), ("half", 1), ("int", 1)]
@@ -23,7 +23,7 @@ fn tokens(source: &str) -> (HashMap<String, u32>, Vec<String>) {
     {
         types.insert(name.to_owned(), registers);
         for width in [2, 4, 8, 16] {
-            // Two halves share a register.
+            // Two values share a register.
             let each = if name == "half" { width / 2 } else { registers * width };
             types.insert(format!("{name}{width}"), each);
         }
@@ -51,7 +51,7 @@ fn tokens(source: &str) -> (HashMap<String, u32>, Vec<String>) {
     (types, list)
 }
 
-/// Words, and every other character for itself.
+/// Splits a line into words. Every other character is a token.
 fn push_tokens(line: &str, list: &mut Vec<String>) {
     let mut word = String::new();
     for c in line.chars() {
@@ -80,7 +80,7 @@ impl Scanner<'_> {
         self.tokens.get(self.at + ahead).map_or("", String::as_str)
     }
 
-    /// Registers of what is declared up to the end of the block, and of its largest block.
+    /// Registers of the declarations up to the end of the block, and of its largest inner block.
     fn block(&mut self) -> u32 {
         let (mut own, mut inner) = (0, 0);
         // Whether a statement, or the head of a loop, begins here.
@@ -103,7 +103,8 @@ impl Scanner<'_> {
         own + inner
     }
 
-    /// `const T a = .., b[2];`: its registers, past its names' initial values but for the last.
+    /// Registers of a declaration `const T a = .., b[2];`. Skips initial values, except the last
+    /// one.
     fn declaration(&mut self) -> Option<u32> {
         let mut ahead = 0;
         let mut shared = false;
@@ -144,7 +145,7 @@ impl Scanner<'_> {
         Some(if shared && !pointer { 0 } else { registers })
     }
 
-    /// Past an initial value; whether another name follows.
+    /// Skips an initial value. Returns whether another name follows.
     fn skip_value(&mut self) -> bool {
         let mut depth = 0;
         loop {

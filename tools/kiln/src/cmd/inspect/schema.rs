@@ -1,4 +1,5 @@
-//! What an account holds: the schema of `--json`, described in `docs/reference/inspect-json.md`.
+//! The fields of an account, the schema of `--json`. `docs/reference/inspect-json.md` describes
+//! them.
 
 use kiln_bundle::plan::{
     BlockId, BlockKind, BufferId, BufferKind, Manifest, MemoryPlan, Requirements, Role, Source,
@@ -9,8 +10,8 @@ use serde::Serialize;
 
 use super::tensors::TensorAccount;
 
-/// Version of the JSON, see `docs/reference/inspect-json.md`. It rises when a field changes its meaning or
-/// goes away, not when one is added.
+/// Version of the JSON, see `docs/reference/inspect-json.md`. It rises if a field changes its
+/// meaning or is removed, not if one is added.
 pub const SCHEMA: u32 = 2;
 
 /// The whole account, and the schema of `--json`.
@@ -91,7 +92,7 @@ pub struct InputAccount<'a> {
     pub source: Source,
 }
 
-/// The arena's fullest step.
+/// The step with the most live bytes in the arena.
 #[derive(Serialize)]
 pub struct Peak<'a> {
     pub step: u32,
@@ -101,7 +102,7 @@ pub struct Peak<'a> {
     pub live: Vec<Region<'a>>,
 }
 
-/// A buffer: its contents, its place and its live range.
+/// A buffer: contents, address and live range.
 #[derive(Serialize, Clone, Copy)]
 pub struct Region<'a> {
     pub buffer: u32,

@@ -1,4 +1,4 @@
-//! How the weights of contractions are stored.
+//! Storage of the weights of contractions.
 
 use kiln_bundle::plan::{DType, Plan};
 use kiln_bundle::rationale::StoredWeight;
@@ -8,7 +8,7 @@ use std::io::{Result, Write};
 
 use super::text::shorten;
 
-/// A constant that a contraction multiplies with.
+/// A constant weight of a contraction.
 #[derive(Serialize)]
 pub struct TensorAccount<'a> {
     pub name: &'a str,
@@ -40,17 +40,17 @@ impl<'a> TensorAccount<'a> {
         }
     }
 
-    /// Storage in words; one scale an output channel is the ordinary case.
+    /// The storage in words. One scale an output channel is the normal case.
     fn kind(&self) -> String {
         let sum: u64 = self.shape.iter().skip(1).map(|d| u64::from(*d)).product();
         match self.block.filter(|block| u64::from(*block) != sum) {
-            Some(block) => format!("{} in blocks of {block}", self.storage),
+            Some(block) => format!("{} in groups of {block}", self.storage),
             None => self.storage.clone(),
         }
     }
 }
 
-/// How many tensors are stored in each way, such as `296 i8, 12 i8 in blocks of 64, 20 f16`.
+/// How many tensors are stored in each way, such as `296 i8, 12 i8 in groups of 64, 20 f16`.
 pub fn counts(tensors: &[TensorAccount]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     tensors.iter().for_each(|t| *counts.entry(t.kind()).or_default() += 1);

@@ -1,4 +1,4 @@
-//! The account on a terminal.
+//! The account as text for a terminal.
 
 use anyhow::Context;
 use kiln_bundle::plan::{BufferKind, Plan};
@@ -8,13 +8,13 @@ use std::io::{BufWriter, Result, Write};
 
 use super::schema::{Account, OpAccount, Region};
 
-/// Rows of the summary's lists.
+/// Number of rows of the summary's lists.
 const TOP_OPS: usize = 10;
 const TOP_LIVE: usize = 4;
-/// Width of the bar of the budget.
+/// Width of the budget's bar, in characters.
 const BAR: usize = 60;
 
-/// Writes to standard output; a reader that has seen enough is no error.
+/// Writes to standard output. A reader that closes the pipe early is no error.
 pub fn printed(print: impl FnOnce(&mut dyn Write) -> Result<()>) -> anyhow::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     match print(&mut out).and_then(|()| out.flush()) {
@@ -23,7 +23,7 @@ pub fn printed(print: impl FnOnce(&mut dyn Write) -> Result<()>) -> anyhow::Resu
     }
 }
 
-/// One screen.
+/// Prints the summary, about one screen.
 pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     let a = account;
     writeln!(out, "{} {} for {}", a.model, a.precision, a.profile)?;
@@ -164,7 +164,7 @@ fn full_name(a: &Account, op: &OpAccount) -> String {
     format!("{}.{}", a.networks[op.network].name, op.name)
 }
 
-/// A line for each launch.
+/// Prints a line for each launch.
 pub fn ops(a: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(
         out,
@@ -188,7 +188,7 @@ pub fn ops(a: &Account, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// The parts of the budget, and a line for each buffer.
+/// Prints the parts of the budget, and a line for each buffer.
 pub fn memory(a: &Account, out: &mut dyn Write) -> Result<()> {
     let m = a.memory.plan;
     let parts = [
@@ -241,7 +241,7 @@ pub fn kind_name(kind: BufferKind) -> &'static str {
     }
 }
 
-/// A line for each variant, then one for each kernel.
+/// Prints a line for each variant, then one for each kernel.
 pub fn kernels(plan: &Plan, a: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(
         out,
@@ -283,7 +283,7 @@ pub fn kernels(plan: &Plan, a: &Account, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// A line for each resident block, then one for each load.
+/// Prints a line for each resident block, then one for each load.
 pub fn weights(a: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{:<72}{:>12}  resident", "block", "length")?;
     for b in a.blocks.iter().filter(|b| b.resident) {
@@ -311,7 +311,7 @@ pub fn weights(a: &Account, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// A time for people.
+/// A time in readable units.
 pub fn duration(ns: u64) -> String {
     let seconds = ns as f64 / 1e9;
     match ns {
@@ -323,7 +323,7 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
-/// The end of a name that is too long.
+/// The end of a name, if the name is longer than `width`.
 pub fn shorten(name: &str, width: usize) -> String {
     let skip = name.chars().count().saturating_sub(width);
     if skip == 0 {
