@@ -40,10 +40,10 @@ impl Choices {
     pub fn recorded(weights: &[StoredWeight]) -> Self {
         let entry = |weight: &StoredWeight| {
             let dtype = match weight.dtype {
-                kiln_bundle::plan::DType::F32 => DType::F32,
-                kiln_bundle::plan::DType::F16 => DType::F16,
-                kiln_bundle::plan::DType::I8 => DType::I8,
-                kiln_bundle::plan::DType::I32 => DType::I32,
+                kiln_bundle::plan::ElementType::F32 => DType::F32,
+                kiln_bundle::plan::ElementType::F16 => DType::F16,
+                kiln_bundle::plan::ElementType::I8 => DType::I8,
+                kiln_bundle::plan::ElementType::I32 => DType::I32,
             };
             let sum: u32 = weight.shape.iter().skip(1).product();
             let scale_group =

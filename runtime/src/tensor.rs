@@ -3,7 +3,7 @@
 //! Callers use NCHW and 32-bit elements. Ports are channels last, in the element type of the plan.
 
 use half::f16;
-use kiln_bundle::plan::{DType, Port};
+use kiln_bundle::plan::{ElementType, Port};
 
 use crate::error::RuntimeError;
 
@@ -73,9 +73,9 @@ pub(crate) fn encode(
 ) -> Result<(), RuntimeError> {
     out.clear();
     match port.dtype {
-        DType::F32 => values.for_each(|value| out.extend(value.to_le_bytes())),
-        DType::F16 => values.for_each(|value| out.extend(f16::from_f32(value).to_le_bytes())),
-        DType::I8 | DType::I32 => return Err(wrong_type(port, "numbers")),
+        ElementType::F32 => values.for_each(|value| out.extend(value.to_le_bytes())),
+        ElementType::F16 => values.for_each(|value| out.extend(f16::from_f32(value).to_le_bytes())),
+        ElementType::I8 | ElementType::I32 => return Err(wrong_type(port, "numbers")),
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ pub(crate) fn encode_i32(
 ) -> Result<(), RuntimeError> {
     out.clear();
     match port.dtype {
-        DType::I32 => values.for_each(|value| out.extend(value.to_le_bytes())),
+        ElementType::I32 => values.for_each(|value| out.extend(value.to_le_bytes())),
         _ => return Err(wrong_type(port, "integers")),
     }
     Ok(())
@@ -102,13 +102,13 @@ pub(crate) fn encode_i32(
 pub(crate) fn decode(port: &Port, bytes: &[u8], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
     out.clear();
     match port.dtype {
-        DType::F32 => {
+        ElementType::F32 => {
             out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         }
-        DType::F16 => {
+        ElementType::F16 => {
             out.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
         }
-        DType::I8 | DType::I32 => return Err(wrong_type(port, "numbers")),
+        ElementType::I8 | ElementType::I32 => return Err(wrong_type(port, "numbers")),
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use kiln_bundle::plan::BufferId;
 
-    fn port(dtype: DType) -> Port {
+    fn port(dtype: ElementType) -> Port {
         Port { name: "x".into(), buffer: BufferId(0), dtype, shape: vec![1, 2, 1, 3] }
     }
 
@@ -155,15 +155,16 @@ mod tests {
     #[test]
     fn ports_keep_numbers() {
         let values = [0.0, -1.5, 2.0, 0.25, 1024.0, 6.0];
-        for dtype in [DType::F32, DType::F16] {
+        for dtype in [ElementType::F32, ElementType::F16] {
             let (mut bytes, mut found) = (Vec::new(), Vec::new());
             encode(&port(dtype), values.into_iter(), &mut bytes).unwrap();
             assert_eq!(bytes.len() as u64, port_bytes(&port(dtype)));
             decode(&port(dtype), &bytes, &mut found).unwrap();
             assert_eq!(found, values);
         }
-        let error = encode(&port(DType::I8), values.into_iter(), &mut Vec::new()).unwrap_err();
+        let error =
+            encode(&port(ElementType::I8), values.into_iter(), &mut Vec::new()).unwrap_err();
         assert!(error.to_string().contains("I8"), "{error}");
-        assert!(encode_i32(&port(DType::F32), [1].into_iter(), &mut Vec::new()).is_err());
+        assert!(encode_i32(&port(ElementType::F32), [1].into_iter(), &mut Vec::new()).is_err());
     }
 }

@@ -63,7 +63,7 @@ fn write(path: &Path, blocks: u64, rounds: u32) {
         name: name.into(),
         buffer: BufferId(buffer),
         // The kernels take the bits for integers.
-        dtype: DType::F32,
+        dtype: ElementType::F32,
         shape: vec![ITEMS as u32],
     };
     plan.manifest.latent_channels = ITEMS as u32 / plan.manifest.latent_px.pow(2);

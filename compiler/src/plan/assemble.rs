@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{
-    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, DType, Dispatch, Gather,
+    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, Dispatch, ElementType, Gather,
     HALF_EXTENSION, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
     Rationale, Requirements, Residency, SlotId, Source, Step,
 };
@@ -403,11 +403,11 @@ fn source(edge: Edge) -> Source {
 }
 
 /// The plan's type for a storage type.
-pub fn dtype(dtype: kiln_ir::DType) -> DType {
+pub fn dtype(dtype: kiln_ir::DType) -> ElementType {
     match dtype {
-        kiln_ir::DType::F32 => DType::F32,
-        kiln_ir::DType::F16 => DType::F16,
-        kiln_ir::DType::I8 => DType::I8,
-        kiln_ir::DType::I32 => DType::I32,
+        kiln_ir::DType::F32 => ElementType::F32,
+        kiln_ir::DType::F16 => ElementType::F16,
+        kiln_ir::DType::I8 => ElementType::I8,
+        kiln_ir::DType::I32 => ElementType::I32,
     }
 }

@@ -56,7 +56,7 @@ id!(
 
 /// Element type of a tensor in device memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub enum DType {
+pub enum ElementType {
     /// IEEE 754 binary32.
     F32,
     /// IEEE 754 binary16; arithmetic is in binary32 but for kernels with
@@ -68,13 +68,13 @@ pub enum DType {
     I32,
 }
 
-impl DType {
+impl ElementType {
     /// Bytes of one element.
     pub fn size_bytes(self) -> u64 {
         match self {
-            DType::F32 | DType::I32 => 4,
-            DType::F16 => 2,
-            DType::I8 => 1,
+            ElementType::F32 | ElementType::I32 => 4,
+            ElementType::F16 => 2,
+            ElementType::I8 => 1,
         }
     }
 }

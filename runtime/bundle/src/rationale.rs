@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::DType;
+use crate::plan::ElementType;
 
 /// Facts and choices of the planner.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct StoredWeight {
     /// Extents, output channels first.
     pub shape: Vec<u32>,
     /// Storage type.
-    pub dtype: DType,
+    pub dtype: ElementType,
     /// For INT8, the length of a scale group along the K axis.
     pub block: Option<u32>,
     /// Relative L2 error of the stored values, if it was measured.

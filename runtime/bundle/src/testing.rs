@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::error::BundleError;
 use crate::format::{BundleWriter, hash};
 use crate::plan::{
-    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, BufferKind, DType, Dispatch, Feed,
-    Gather, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
+    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType,
+    Feed, Gather, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
     ROW_CHECKSUM_BYTES, Requirements, Residency, Role, Slice, SlotId, Source, Step,
 };
 use crate::rationale::{
@@ -123,7 +123,7 @@ fn rationale() -> Rationale {
         weights: vec![StoredWeight {
             name: "a.weight".into(),
             shape: vec![8, 4],
-            dtype: DType::I8,
+            dtype: ElementType::I8,
             block: Some(4),
             relative_error: Some(0.5),
         }],
@@ -172,8 +172,8 @@ fn text_encoder() -> Network {
     Network {
         name: "text_encoder".into(),
         role: Role::TextEncoder,
-        inputs: vec![host(Feed::Tokens, port("tokens", 0, DType::I32, &[2, 4]))],
-        outputs: vec![port("context", 2, DType::F32, &[8, 8])],
+        inputs: vec![host(Feed::Tokens, port("tokens", 0, ElementType::I32, &[2, 4]))],
+        outputs: vec![port("context", 2, ElementType::F32, &[8, 8])],
         loads: vec![],
         overwrites: vec![],
         steps: vec![Step::Gather(gather), load(0, 0), dispatch("encode", 0, args), free(0)],
@@ -185,8 +185,8 @@ fn unet_time() -> Network {
     Network {
         name: "unet_time".into(),
         role: Role::TimestepProjection,
-        inputs: vec![host(Feed::Timestep, port("timesteps", 3, DType::F32, &[4]))],
-        outputs: vec![port("time", 4, DType::F32, &[4, 4])],
+        inputs: vec![host(Feed::Timestep, port("timesteps", 3, ElementType::F32, &[4]))],
+        outputs: vec![port("time", 4, ElementType::F32, &[4, 4])],
         loads: vec![],
         overwrites: vec![],
         steps: vec![dispatch("time", 1, args)],
@@ -202,11 +202,11 @@ fn unet() -> Network {
         name: "unet".into(),
         role: Role::Denoiser,
         inputs: vec![
-            host(Feed::Latent, port("latent", 5, DType::F32, &[1, 4, 4, 4])),
-            output_of(0, Slice::InPlace, port("context", 2, DType::F32, &[8, 8])),
-            output_of(1, row, port("time", 11, DType::F32, &[1, 4])),
+            host(Feed::Latent, port("latent", 5, ElementType::F32, &[1, 4, 4, 4])),
+            output_of(0, Slice::InPlace, port("context", 2, ElementType::F32, &[8, 8])),
+            output_of(1, row, port("time", 11, ElementType::F32, &[1, 4])),
         ],
-        outputs: vec![port("noise", 7, DType::F32, &[1, 4, 4, 4])],
+        outputs: vec![port("noise", 7, ElementType::F32, &[1, 4, 4, 4])],
         loads: vec![BlockId(2)],
         overwrites: vec![],
         steps: vec![
@@ -228,8 +228,8 @@ fn decoder() -> Network {
     Network {
         name: "decoder".into(),
         role: Role::Decoder,
-        inputs: vec![host(Feed::Latent, port("latent", 9, DType::F16, &[1, 4, 4, 4]))],
-        outputs: vec![port("image", 10, DType::F32, &[1, 8, 8, 3])],
+        inputs: vec![host(Feed::Latent, port("latent", 9, ElementType::F16, &[1, 4, 4, 4]))],
+        outputs: vec![port("image", 10, ElementType::F32, &[1, 8, 8, 3])],
         loads: vec![],
         overwrites: vec![],
         steps: vec![load(0, 1), dispatch("decode", 0, args), free(0)],
@@ -269,7 +269,7 @@ fn output_of(network: u32, slice: Slice, port: Port) -> Input {
     Input { port, source: Source::Output { network: NetworkId(network), output: 0, slice } }
 }
 
-fn port(name: &str, buffer: u32, dtype: DType, shape: &[u32]) -> Port {
+fn port(name: &str, buffer: u32, dtype: ElementType, shape: &[u32]) -> Port {
     Port { name: name.into(), buffer: BufferId(buffer), dtype, shape: shape.to_vec() }
 }
 

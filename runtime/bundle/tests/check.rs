@@ -6,8 +6,8 @@ use std::time::Instant;
 use arbtest::arbitrary::{self, Unstructured};
 use kiln_bundle::check::{Violation, check};
 use kiln_bundle::plan::{
-    Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, DType, Dispatch, Feed, Gather,
-    Input, KernelId, NetworkId, Plan, Port, Residency, Role, Slice, SlotId, Source, Step,
+    Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType, Feed,
+    Gather, Input, KernelId, NetworkId, Plan, Port, Residency, Role, Slice, SlotId, Source, Step,
 };
 use kiln_bundle::testing;
 
@@ -123,7 +123,7 @@ fn image_encoder(plan: &mut Plan) {
     let port = |name: &str, id, shape: [u32; 4]| Port {
         name: name.into(),
         buffer: BufferId(id),
-        dtype: DType::F32,
+        dtype: ElementType::F32,
         shape: shape.to_vec(),
     };
     let source = Source::Host(Feed::Image);
@@ -319,9 +319,9 @@ rejects! {
     guidance_batch_of_three: |plan| plan.manifest.guidance_batch = 3
         => Violation::GuidanceBatch { .. },
 
-    tokens_of_floats: |plan| plan.networks[0].inputs[0].port.dtype = DType::F32
+    tokens_of_floats: |plan| plan.networks[0].inputs[0].port.dtype = ElementType::F32
         => Violation::Feed { feed: Feed::Tokens, .. },
-    latent_of_integers: |plan| plan.networks[2].inputs[0].port.dtype = DType::I32
+    latent_of_integers: |plan| plan.networks[2].inputs[0].port.dtype = ElementType::I32
         => Violation::Feed { feed: Feed::Latent, .. },
     latent_of_half_the_bytes: |plan| plan.networks[2].inputs[0].port.shape[3] = 2
         => Violation::Feed { feed: Feed::Latent, .. },
@@ -348,7 +348,7 @@ rejects! {
         image_encoder(plan);
         plan.networks[0].outputs.clear();
     } => Violation::NoSuch { what: "output", id: 0, count: 0, .. },
-    noise_of_integers: |plan| plan.networks[2].outputs[0].dtype = DType::I32
+    noise_of_integers: |plan| plan.networks[2].outputs[0].dtype = ElementType::I32
         => Violation::Output { role: Role::Denoiser, .. },
     noise_of_fewer_channels: |plan| plan.networks[2].outputs[0].shape[3] = 3
         => Violation::Output { role: Role::Denoiser, .. },
@@ -360,7 +360,7 @@ rejects! {
     } => Violation::Output { role: Role::Denoiser, .. },
     noise_without_end: |plan| plan.networks[2].outputs[0].shape = vec![u32::MAX; 9]
         => Violation::Output { role: Role::Denoiser, .. },
-    image_of_bytes: |plan| plan.networks[3].outputs[0].dtype = DType::I8
+    image_of_bytes: |plan| plan.networks[3].outputs[0].dtype = ElementType::I8
         => Violation::Output { role: Role::Decoder, .. },
     image_of_fewer_pixels: |plan| plan.manifest.image_px = 16
         => Violation::Output { role: Role::Decoder, .. },
@@ -368,7 +368,7 @@ rejects! {
         => Violation::Output { role: Role::Decoder, .. },
     embedding_of_more_channels: |plan| plan.manifest.context_channels = u32::MAX
         => Violation::Output { role: Role::TextEncoder, .. },
-    embedding_of_integers: |plan| plan.networks[0].outputs[0].dtype = DType::I32
+    embedding_of_integers: |plan| plan.networks[0].outputs[0].dtype = ElementType::I32
         => Violation::Output { role: Role::TextEncoder, .. },
     latent_of_fewer_channels: |plan| {
         image_encoder(plan);
@@ -397,7 +397,7 @@ rejects! {
         => Violation::Slice { .. },
     in_place_elsewhere: |plan| plan.networks[2].inputs[1].port.buffer = BufferId(11)
         => Violation::Slice { slice: Slice::InPlace, .. },
-    in_place_of_another_type: |plan| plan.networks[2].inputs[1].port.dtype = DType::I32
+    in_place_of_another_type: |plan| plan.networks[2].inputs[1].port.dtype = ElementType::I32
         => Violation::Slice { slice: Slice::InPlace, .. },
     in_place_of_another_shape: |plan| plan.networks[2].inputs[1].port.shape = vec![4, 16]
         => Violation::Slice { slice: Slice::InPlace, .. },
@@ -412,7 +412,7 @@ rejects! {
         plan.networks[2].inputs.remove(0);
         plan.manifest.guidance_batch = 2;
         let noise = &mut plan.networks[2].outputs[0];
-        (noise.dtype, noise.shape[0]) = (DType::F16, 2);
+        (noise.dtype, noise.shape[0]) = (ElementType::F16, 2);
     } => Violation::Slice { slice: Slice::GuidanceBranch, .. },
     branch_of_four: |plan| { branch(plan); plan.networks[2].inputs[1].port.shape[0] = 2; }
         => Violation::Slice { slice: Slice::GuidanceBranch, .. },
@@ -508,8 +508,8 @@ rejects! {
     indices_of_floats: |plan| gather_in_loop(plan, 5) => Violation::Indices { .. },
     indices_of_a_network: |plan| {
         let ids = Port { name: "ids".into(), ..plan.networks[0].outputs[0].clone() };
-        plan.networks[0].outputs.push(Port { dtype: DType::I32, ..ids });
-        plan.networks[2].inputs[1].port.dtype = DType::I32;
+        plan.networks[0].outputs.push(Port { dtype: ElementType::I32, ..ids });
+        plan.networks[2].inputs[1].port.dtype = ElementType::I32;
         set_source(plan, 1, 0, 1, Slice::InPlace);
         gather_in_loop(plan, 2);
     } => Violation::Indices { .. },

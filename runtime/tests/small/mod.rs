@@ -240,8 +240,11 @@ impl Small {
         Network {
             name: "unet_time".into(),
             role: Role::TimestepProjection,
-            inputs: vec![host(Feed::Timestep, port("timestep", ids.times, DType::F32, &[rows]))],
-            outputs: vec![port("time", ids.time_table, DType::F32, &[rows, WIDTH])],
+            inputs: vec![host(
+                Feed::Timestep,
+                port("timestep", ids.times, ElementType::F32, &[rows]),
+            )],
+            outputs: vec![port("time", ids.time_table, ElementType::F32, &[rows, WIDTH])],
             loads: vec![],
             overwrites: vec![],
             steps,
@@ -278,11 +281,11 @@ impl Small {
             name: "unet".into(),
             role: Role::Denoiser,
             inputs: vec![
-                host(Feed::Latent, port("latent", ids.latent, DType::F32, &[batch, 4, 4, 4])),
-                output_of(1, kv, port("kv", ids.kv_in, DType::F32, &[batch, TOKENS, WIDTH])),
-                output_of(2, row, port("time", ids.time_row, DType::F32, &[1, WIDTH])),
+                host(Feed::Latent, port("latent", ids.latent, ElementType::F32, &[batch, 4, 4, 4])),
+                output_of(1, kv, port("kv", ids.kv_in, ElementType::F32, &[batch, TOKENS, WIDTH])),
+                output_of(2, row, port("time", ids.time_row, ElementType::F32, &[1, WIDTH])),
             ],
-            outputs: vec![port("eps", ids.eps, DType::F32, &[batch, 4, 4, 4])],
+            outputs: vec![port("eps", ids.eps, ElementType::F32, &[batch, 4, 4, 4])],
             loads: vec![BlockId(RESIDENT)],
             overwrites: vec![],
             steps,
@@ -339,8 +342,11 @@ fn text_encoder(ids: &Ids, table_at: u64) -> Network {
     Network {
         name: "text_encoder".into(),
         role: Role::TextEncoder,
-        inputs: vec![host(Feed::Tokens, port("tokens", ids.tokens, DType::I32, &[2, TOKENS]))],
-        outputs: vec![port("embedding", ids.embedding, DType::F32, &[2, TOKENS, WIDTH])],
+        inputs: vec![host(
+            Feed::Tokens,
+            port("tokens", ids.tokens, ElementType::I32, &[2, TOKENS]),
+        )],
+        outputs: vec![port("embedding", ids.embedding, ElementType::F32, &[2, TOKENS, WIDTH])],
         loads: vec![],
         // What the embedding is made from is in the same place.
         overwrites: vec![BlockId(RESIDENT)],
@@ -349,12 +355,12 @@ fn text_encoder(ids: &Ids, table_at: u64) -> Network {
 }
 
 fn unet_prompt(ids: &Ids) -> Network {
-    let context = port("context", ids.embedding, DType::F32, &[2, TOKENS, WIDTH]);
+    let context = port("context", ids.embedding, ElementType::F32, &[2, TOKENS, WIDTH]);
     Network {
         name: "unet_prompt".into(),
         role: Role::PromptProjection,
         inputs: vec![output_of(0, Slice::InPlace, context)],
-        outputs: vec![port("kv", ids.kv, DType::F32, &[2, TOKENS, WIDTH])],
+        outputs: vec![port("kv", ids.kv, ElementType::F32, &[2, TOKENS, WIDTH])],
         loads: vec![],
         overwrites: vec![],
         steps: streamed(PROMPT, 1, |w| scale(ids.embedding, w, ids.kv, CONTEXT, WIDTH)),
@@ -369,8 +375,11 @@ fn decoder(ids: &Ids) -> Network {
     Network {
         name: "decoder".into(),
         role: Role::Decoder,
-        inputs: vec![host(Feed::Latent, port("latent", ids.picture, DType::F32, &[1, 4, 4, 4]))],
-        outputs: vec![port("image", ids.image, DType::F32, &[1, 16, 16, 3])],
+        inputs: vec![host(
+            Feed::Latent,
+            port("latent", ids.picture, ElementType::F32, &[1, 4, 4, 4]),
+        )],
+        outputs: vec![port("image", ids.image, ElementType::F32, &[1, 16, 16, 3])],
         loads: vec![],
         overwrites: vec![],
         steps,
@@ -384,7 +393,7 @@ fn kernel(entry: &str) -> Kernel {
     Kernel { source: 0, entry: text(), op: text(), variant, options, half_arithmetic: false }
 }
 
-fn port(name: &str, buffer: BufferId, dtype: DType, shape: &[usize]) -> Port {
+fn port(name: &str, buffer: BufferId, dtype: ElementType, shape: &[usize]) -> Port {
     let shape = shape.iter().map(|&axis| axis as u32).collect();
     Port { name: name.into(), buffer, dtype, shape }
 }

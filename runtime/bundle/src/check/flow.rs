@@ -13,7 +13,7 @@ use super::interval_set::IntervalSet;
 use super::launch::{self, Begun};
 use super::violation::{Place, Violation, block_at, buffer_at, place, port_len_bytes};
 use crate::plan::{
-    Access, Arg, BlockId, BufferId, DType, Dispatch, Gather, Input, Network, Plan, Port,
+    Access, Arg, BlockId, BufferId, Dispatch, ElementType, Gather, Input, Network, Plan, Port,
     ROW_CHECKSUM_BYTES, Role, Slice, SlotId, Source, Step,
 };
 
@@ -115,7 +115,7 @@ impl<'a> Flow<'a> {
             }
             self.check_not_held(input, region, by)?;
             self.note_written(region);
-            if input.port.dtype == DType::I32 && matches!(input.source, Source::Host(_)) {
+            if input.port.dtype == ElementType::I32 && matches!(input.source, Source::Host(_)) {
                 self.index_bytes.insert(region.buffer, region.len_bytes);
             }
         }
@@ -194,7 +194,8 @@ impl<'a> Flow<'a> {
             });
         }
         let region = |buffer, len_bytes| Region { buffer, offset_bytes: 0, len_bytes };
-        let indices = region(gather.indices, u64::from(index_count) * DType::I32.size_bytes());
+        let indices =
+            region(gather.indices, u64::from(index_count) * ElementType::I32.size_bytes());
         self.read(indices)?;
         if self.index_bytes.get(&gather.indices).is_none_or(|&bytes| bytes < indices.len_bytes) {
             return Err(Violation::Indices {

@@ -5,7 +5,9 @@
 //! feed unwritten, or give the host fewer numbers than it takes.
 
 use super::violation::{Violation, port_len_bytes};
-use crate::plan::{DType, Feed, GUIDANCE_BRANCHES, Input, Manifest, Network, Plan, Role, Source};
+use crate::plan::{
+    ElementType, Feed, GUIDANCE_BRANCHES, Input, Manifest, Network, Plan, Role, Source,
+};
 
 /// Checks every input that the host writes, and the first output of every network whose output the
 /// host reads.
@@ -21,7 +23,7 @@ fn check_feed(plan: &Plan, network: &Network, input: &Input) -> Result<(), Viola
     let Source::Host(feed) = input.source else { return Ok(()) };
     let (len_bytes, dtype, role) = (port_len_bytes(&input.port), input.port.dtype, network.role);
     let is_typed = match feed {
-        Feed::Tokens => dtype == DType::I32,
+        Feed::Tokens => dtype == ElementType::I32,
         Feed::Latent | Feed::Image | Feed::Timestep => is_number(dtype),
     };
     let elems = written_elems(&plan.manifest, role, feed);
@@ -46,11 +48,11 @@ fn check_output(plan: &Plan, network: &Network) -> Result<(), Violation> {
     Err(Violation::Output { by: Violation::output(network, port), len_bytes, dtype, role })
 }
 
-fn is_number(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16)
+fn is_number(dtype: ElementType) -> bool {
+    matches!(dtype, ElementType::F32 | ElementType::F16)
 }
 
-fn fits(elems: u128, dtype: DType, len_bytes: u64) -> bool {
+fn fits(elems: u128, dtype: ElementType, len_bytes: u64) -> bool {
     elems.checked_mul(dtype.size_bytes().into()) == Some(len_bytes.into())
 }
 

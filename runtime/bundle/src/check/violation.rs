@@ -5,7 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::plan::{
-    BlockId, BufferId, BufferKind, DType, Feed, Input, Network, Plan, Port, Role, Slice, Step,
+    BlockId, BufferId, BufferKind, ElementType, Feed, Input, Network, Plan, Port, Role, Slice, Step,
 };
 
 /// A buffer as a violation shows it.
@@ -304,7 +304,7 @@ pub enum Violation {
         /// Length of the input; the largest number if 64 bits do not hold it.
         len_bytes: u64,
         /// Its element type.
-        dtype: DType,
+        dtype: ElementType,
         /// The role of its network.
         role: Role,
     },
@@ -316,7 +316,7 @@ pub enum Violation {
         /// Length of the output; the largest number if 64 bits do not hold it.
         len_bytes: u64,
         /// Its element type.
-        dtype: DType,
+        dtype: ElementType,
         /// The role of its network.
         role: Role,
     },

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BlockId, BufferId, DType, NetworkId, Step};
+use super::{BlockId, BufferId, ElementType, NetworkId, Step};
 #[cfg(doc)]
 use super::{GUIDANCE_BRANCHES, Manifest};
 
@@ -65,7 +65,7 @@ pub struct Port {
     /// Where it is.
     pub buffer: BufferId,
     /// Element type.
-    pub dtype: DType,
+    pub dtype: ElementType,
     /// Shape, channels last.
     pub shape: Vec<u32>,
 }

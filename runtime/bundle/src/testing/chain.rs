@@ -8,8 +8,8 @@ use super::{
 };
 use crate::format::PAGE_BYTES;
 use crate::plan::{
-    Block, BlockKind, Buffer, BufferKind, DType, Feed, Manifest, MemoryPlan, Network, Plan, Port,
-    Residency, Role, Slice, Step,
+    Block, BlockKind, Buffer, BufferKind, ElementType, Feed, Manifest, MemoryPlan, Network, Plan,
+    Port, Residency, Role, Slice, Step,
 };
 
 const ALIGN_BYTES: u64 = 128;
@@ -59,8 +59,8 @@ pub fn chain(sizes: &[u64]) -> Plan {
         weights_len_bytes = (weights_len_bytes + len_bytes).next_multiple_of(PAGE_BYTES);
         steps.extend(steps_of(index as u32, &sizes));
     }
-    let first = port("first", 0, DType::F16, &[2, 4, context_channels]);
-    let last = port("last", count as u32 - 1, DType::F16, &[1, 1, 1, latent_channels]);
+    let first = port("first", 0, ElementType::F16, &[2, 4, context_channels]);
+    let last = port("last", count as u32 - 1, ElementType::F16, &[1, 1, 1, latent_channels]);
     let ends = ends(&manifest, first.clone(), count as u32, instant_count - 1, ALIGN_BYTES);
     buffers.extend(ends.buffers);
     let arena_bytes = buffers.iter().map(|b| b.offset_bytes + b.len_bytes).max().unwrap_or(0);
@@ -133,9 +133,9 @@ pub fn ends(
     };
     let encode = vec![read(tokens, 0, 32), write_to(output.buffer.0, 0, len_bytes)];
     let decode = vec![read(latent, 0, latent_bytes), write_to(image, 0, 768)];
-    let tokens = host(Feed::Tokens, port("tokens", tokens, DType::I32, &[2, 4]));
-    let latent = host(Feed::Latent, port("latent", latent, DType::F32, &latent_shape));
-    let image = port("image", image, DType::F32, &[1, 8, 8, 3]);
+    let tokens = host(Feed::Tokens, port("tokens", tokens, ElementType::I32, &[2, 4]));
+    let latent = host(Feed::Latent, port("latent", latent, ElementType::F32, &latent_shape));
+    let image = port("image", image, ElementType::F32, &[1, 8, 8, 3]);
     Ends {
         text_encoder: network("text_encoder", Role::TextEncoder, tokens, vec![output], encode),
         decoder: network("decoder", Role::Decoder, latent, vec![image], decode),

@@ -1,7 +1,7 @@
 //! `kiln eval`: one network of a bundle on tensors from files.
 
 use anyhow::{Context, Result, bail};
-use kiln_bundle::plan::{DType, Plan, Port};
+use kiln_bundle::plan::{ElementType, Plan, Port};
 use kiln_bundle::whole;
 use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::npy;
@@ -75,7 +75,7 @@ fn read(path: &Path, port: &Port) -> Result<Tensor> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("opening {shown}"))?;
     let file = BufReader::new(file);
-    let (mut shape, values) = if port.dtype == DType::I32 {
+    let (mut shape, values) = if port.dtype == ElementType::I32 {
         let array = npy::read::<i32>(file).with_context(|| shown.to_string())?;
         (array.shape, Values::I32(array.values))
     } else {

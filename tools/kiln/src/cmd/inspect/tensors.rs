@@ -1,6 +1,6 @@
 //! Storage of the weights of contractions.
 
-use kiln_bundle::plan::{DType, Plan};
+use kiln_bundle::plan::{ElementType, Plan};
 use kiln_bundle::rationale::StoredWeight;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -26,10 +26,10 @@ pub fn tensors(plan: &Plan) -> Vec<TensorAccount<'_>> {
 impl<'a> TensorAccount<'a> {
     fn new(weight: &'a StoredWeight) -> Self {
         let storage = match weight.dtype {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::I8 => "i8",
-            DType::I32 => "i32",
+            ElementType::F32 => "f32",
+            ElementType::F16 => "f16",
+            ElementType::I8 => "i8",
+            ElementType::I32 => "i32",
         };
         Self {
             name: &weight.name,
