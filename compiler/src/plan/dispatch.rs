@@ -1,9 +1,9 @@
 //! Splits launches that would occupy the device for too long.
 //!
 //! A phone's driver stops kernels that run for too long, and its screen waits for the others. A
-//! long launch becomes several parts along one axis of its global size, which run in sequence. Each
-//! part begins at the end of the previous one (`global_work_offset`), so kernels, arguments and
-//! results are the same.
+//! long launch becomes several parts, which run in sequence. The parts are tiles of the launch's
+//! work-items, all of one size. Each begins at its own `global_work_offset`, so kernels, arguments
+//! and results are the same.
 
 use anyhow::{Result, bail};
 use kiln_kernels::{Launch, Lowering};
@@ -41,18 +41,20 @@ pub fn cut(
             shares.push(cost);
             continue;
         }
-        let (axis, step) = axis(&launch, cost, max_ns, launch_ns)?;
-        for first in (0..range[axis]).step_by(step as usize) {
-            let (mut part, mut offset) = (launch.clone(), [0; 3]);
-            let end = range[axis].min(first + step);
-            (offset[axis], part.global[axis]) = (first, end - first);
-            let up_to = |amount, items| share(amount, items, range[axis]);
-            let between = |amount| up_to(amount, end) - up_to(amount, first);
-            let work_ns = up_to(cost.ns.saturating_sub(launch_ns), end - first);
-            part.flops = between(launch.flops);
-            launches.push(part);
-            shares.push(LaunchCost { bytes: between(cost.bytes), ns: work_ns + launch_ns });
+        let tile = tile(&launch, cost, max_ns, launch_ns)?;
+        let mut done = 0;
+        for offset in offsets(range, tile) {
+            let mut part = launch.clone();
+            part.global = [0, 1, 2].map(|axis| tile[axis].min(range[axis] - offset[axis]));
+            let items = volume(part.global);
+            let up_to = |amount, items| share(amount, items, volume(range));
+            let own = |amount| up_to(amount, done + items) - up_to(amount, done);
+            part.flops = own(launch.flops);
+            let work_ns = up_to(cost.ns.saturating_sub(launch_ns), items);
+            shares.push(LaunchCost { bytes: own(cost.bytes), ns: work_ns + launch_ns });
             parts.push(Part { offset, range });
+            launches.push(part);
+            done += items;
         }
     }
     lowering.launches = launches;
@@ -60,26 +62,52 @@ pub fn cut(
     Ok(parts)
 }
 
-/// The axis along which a launch is split, the outermost one that is long enough, and the
-/// work-items of a part.
-fn axis(launch: &Launch, cost: LaunchCost, max_ns: u64, launch_ns: u64) -> Result<(usize, u64)> {
+/// First work-items of the tiles of a range, in the order in which they run.
+fn offsets(range: [u64; 3], tile: [u64; 3]) -> impl Iterator<Item = [u64; 3]> {
+    let along = move |axis: usize| (0..range[axis]).step_by(tile[axis] as usize);
+    along(2).flat_map(move |z| along(1).flat_map(move |y| along(0).map(move |x| [x, y, z])))
+}
+
+/// The work-items of a part. A launch is split along the outermost axis whose slices are short
+/// enough. If there is none, the outer axes are cut to single work-groups, as many as it takes.
+fn tile(launch: &Launch, cost: LaunchCost, max_ns: u64, launch_ns: u64) -> Result<[u64; 3]> {
     let work_ns = cost.ns.saturating_sub(launch_ns);
-    let group = launch.local.unwrap_or([1; 3]);
+    let room_ns = max_ns.saturating_sub(launch_ns);
+    let (global, group) = (launch.global, launch.local.unwrap_or([1; 3]));
+    let groups = [0, 1, 2].map(|axis| global[axis] / group[axis]);
+    // Work-items along an axis, of parts of like length; `None` if a single work-group is too long.
+    let along = |axis: usize, work_ns: u64| {
+        let most = share(groups[axis], room_ns, work_ns);
+        let even = groups[axis].div_ceil(groups[axis].div_ceil(most.max(1)));
+        (most > 0).then_some(even * group[axis])
+    };
     for axis in [2, 1, 0] {
-        let groups = launch.global[axis] / group[axis];
-        let most = share(groups, max_ns.saturating_sub(launch_ns), work_ns);
-        if most > 0 {
-            let even = groups.div_ceil(groups.div_ceil(most));
-            return Ok((axis, even * group[axis]));
+        if let Some(items) = along(axis, work_ns) {
+            let mut tile = global;
+            tile[axis] = items;
+            return Ok(tile);
         }
     }
+    let (mut tile, mut slice_ns) = (global, work_ns);
+    for axis in [2, 1, 0] {
+        if let Some(items) = along(axis, slice_ns) {
+            tile[axis] = items;
+            return Ok(tile);
+        }
+        tile[axis] = group[axis];
+        slice_ns = slice_ns.div_ceil(groups[axis]);
+    }
     bail!(
-        "a launch of {:?} work-items in groups of {group:?} would take {:.0} ms: no part of it is \
-         short enough for the {:.0} ms that the profile allows",
-        launch.global,
-        cost.ns as f64 / 1e6,
+        "a single work-group of {group:?} work-items would take {:.0} ms, longer than the {:.0} ms \
+         that the profile allows a launch",
+        slice_ns.saturating_add(launch_ns) as f64 / 1e6,
         max_ns as f64 / 1e6
     )
+}
+
+/// Work-items of a size.
+fn volume(size: [u64; 3]) -> u64 {
+    size.iter().product()
 }
 
 /// `amount * part / whole`, rounded down.
@@ -145,6 +173,19 @@ mod tests {
     }
 
     #[test]
+    fn a_launch_is_cut_along_as_many_axes_as_it_takes() {
+        // A slice across any axis takes more than 105 ns, a row of four work-groups 100.
+        let whole = launch([64, 12, 3], Some([16, 1, 1]));
+        let (launches, costs, parts) = cut_one(whole, 5 + 3 * 12 * 100, 110).unwrap();
+        assert!(launches.iter().all(|l| l.global == [64, 1, 1]));
+        let rows = (0..3).flat_map(|z| (0..12).map(move |y| [0, y, z]));
+        assert!(parts.iter().map(|part| part.offset).eq(rows));
+        assert!(costs.iter().all(|c| c.ns == 105), "{costs:?}");
+        assert_eq!(launches.iter().map(|l| l.flops).sum::<u64>(), 1001);
+        assert_eq!(costs.iter().map(|c| c.bytes).sum::<u64>(), 777);
+    }
+
+    #[test]
     fn short_launches_and_devices_without_a_limit_are_left_alone() {
         let whole = launch([7, 10, 1], None);
         for (ns, max_ns) in [(110, 110), (5000, 0)] {
@@ -158,7 +199,7 @@ mod tests {
     fn one_work_group_that_is_too_long_is_refused() {
         for max_ns in [110, 5, 3] {
             let error = cut_one(launch([16, 1, 1], Some([16, 1, 1])), 200, max_ns).unwrap_err();
-            assert!(error.to_string().contains("[16, 1, 1]"), "{error}");
+            assert!(error.to_string().starts_with("a single work-group"), "{error}");
         }
     }
 }

@@ -46,12 +46,11 @@ fn dispatch(plan: &mut Plan, network: usize, step: usize) -> &mut Dispatch {
 fn cut(plan: &mut Plan, change: impl FnOnce(&mut Vec<Dispatch>)) {
     let network = plan.networks.len() - 1;
     let whole = dispatch(plan, network, 1).clone();
-    let part = |(first, items): (u64, u64)| {
-        let mut part = whole.clone();
-        (part.offset[0], part.global[0]) = (first, items);
-        part
+    let part = |[x, y]: [u64; 2]| {
+        let width = if x == 0 { 48 } else { 16 };
+        Dispatch { offset: [x, y, 0], global: [width, 2, 1], ..whole.clone() }
     };
-    let mut parts: Vec<Dispatch> = [(0, 32), (32, 16), (48, 16)].map(part).into();
+    let mut parts: Vec<Dispatch> = [[0, 0], [48, 0], [0, 2], [48, 2]].map(part).into();
     change(&mut parts);
     let instant = plan.span(network).0 + 1;
     for buffer in plan.buffers.iter_mut().filter(|buffer| buffer.upper > instant) {
@@ -534,8 +533,10 @@ rejects! {
     part_twice: |plan| cut(plan, |parts| parts.insert(1, parts[0].clone()))
         => Violation::Parts { .. },
     parts_swapped: |plan| cut(plan, |parts| parts.swap(1, 2)) => Violation::Parts { .. },
-    part_beyond: |plan| cut(plan, |parts| parts[2].global[0] = 48) => Violation::Parts { .. },
-    part_across: |plan| cut(plan, |parts| parts[1].global[1] = 2) => Violation::Parts { .. },
+    part_beyond: |plan| cut(plan, |parts| parts[1].global[0] = 48) => Violation::Parts { .. },
+    part_too_large: |plan| cut(plan, |parts| parts[2].global[0] = 64) => Violation::Parts { .. },
+    part_across: |plan| cut(plan, |parts| parts[1].global[1] = 4) => Violation::Parts { .. },
+    part_too_small: |plan| cut(plan, |parts| parts[0].global[0] = 32) => Violation::Parts { .. },
     part_of_another: |plan| cut(plan, |parts| parts[1].kernel = KernelId(1))
         => Violation::Parts { .. },
     part_with_other_arguments: |plan| cut(plan, |parts| { parts[1].args.pop(); })
@@ -584,7 +585,7 @@ fn a_listed_overwrite_is_sound() {
 fn a_launch_in_parts_is_sound() {
     let mut plan = testing::plan();
     cut(&mut plan, |_| {});
-    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(15));
+    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(16));
 }
 
 #[test]

@@ -36,10 +36,10 @@ pub(super) fn check(
 /// A split launch of which some parts are still to run.
 pub(super) struct Begun<'a> {
     last: &'a Dispatch,
-    /// The axis along which the launch is split.
-    axis: usize,
+    /// Work-items of its parts; those at the end of an axis may have fewer.
+    tile: [u64; 3],
     /// First work-item of the next part.
-    next: u64,
+    next: [u64; 3],
 }
 
 impl<'a> Begun<'a> {
@@ -53,26 +53,22 @@ impl<'a> Begun<'a> {
         place: impl Fn() -> Box<Place>,
     ) -> Result<Option<Begun<'a>>, Violation> {
         let Dispatch { global, offset, range, .. } = dispatch;
-        let (axis, next) = match begun {
-            Some(Begun { last, axis, next }) => {
+        let (tile, next) = match begun {
+            Some(Begun { last, tile, next }) => {
                 let same = |d: &Dispatch| (d.kernel, d.range, d.local);
                 if same(last) != same(dispatch) || last.args != dispatch.args {
                     return Err(parts(dispatch, place));
                 }
-                (axis, next)
+                (tile, next)
             }
-            None => (axis_of(global, range), 0),
+            None => (*global, [0; 3]),
         };
-        let right = (0..3).all(|other| match other == axis {
-            true => offset[other] == next && global[other] <= range[other].saturating_sub(next),
-            false => offset[other] == 0 && global[other] == range[other],
-        });
-        if !right {
+        let left = |axis: usize| range[axis].saturating_sub(next[axis]);
+        if *offset != next || (0..3).any(|axis| global[axis] != tile[axis].min(left(axis))) {
             return Err(parts(dispatch, place));
         }
-        let next = next + global[axis];
-        let begun = Begun { last: dispatch, axis, next };
-        Ok((next < range[axis]).then_some(begun))
+        let next = following(next, global, range);
+        Ok(next.map(|next| Begun { last: dispatch, tile, next }))
     }
 
     /// The violation of a launch that ends before its last part.
@@ -81,9 +77,17 @@ impl<'a> Begun<'a> {
     }
 }
 
-/// The axis along which a dispatch is smaller than its range; the first one if there is none.
-fn axis_of(global: &[u64; 3], range: &[u64; 3]) -> usize {
-    (0..3).find(|&axis| global[axis] != range[axis]).unwrap_or(0)
+/// First work-item of the part after that at `first`: along the innermost axis that goes on.
+fn following(first: [u64; 3], global: &[u64; 3], range: &[u64; 3]) -> Option<[u64; 3]> {
+    let mut next = first;
+    for axis in 0..3 {
+        next[axis] += global[axis];
+        if next[axis] < range[axis] {
+            return Some(next);
+        }
+        next[axis] = 0;
+    }
+    None
 }
 
 fn parts(dispatch: &Dispatch, place: impl Fn() -> Box<Place>) -> Violation {

@@ -483,10 +483,10 @@ pub enum Violation {
         /// Local size.
         local: Option<[u64; 3]>,
     },
-    /// The parts of a launch do not follow one another, or do not cover its work-items once.
+    /// The parts of a launch are not tiles of one size in order, or do not cover its work-items once.
     #[error(
         "{place} runs {global:?} work-items from {offset:?} on of a launch of {range:?}: its parts \
-         must follow one another and cover it once"
+         must be tiles of one size, in order, and cover it once"
     )]
     Parts {
         /// The step.

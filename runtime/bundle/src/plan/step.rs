@@ -62,8 +62,9 @@ pub struct Dispatch {
     /// First work-item.
     pub offset: [u64; 3],
     /// Global size of the whole launch. A launch that was split to keep dispatches short is several
-    /// steps; `offset` and `global` give the part that this step runs. The parts tile `range`
-    /// along one axis, in order. An unsplit launch has `range == global`.
+    /// steps; `offset` and `global` give the part that this step runs. The parts are tiles of one
+    /// size, smaller only at the end of an axis, and cover `range` in order, the first axis
+    /// innermost. An unsplit launch has `range == global`.
     pub range: [u64; 3],
     /// Local work size; `None` leaves it to the driver.
     pub local: Option<[u64; 3]>,
