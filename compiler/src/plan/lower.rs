@@ -125,15 +125,15 @@ fn networks(
         let stages = Stage::Declutter..=Stage::Split;
         passes::run(stages, parts(model, batch)?, strategy, profile)
     };
-    // Networks outside the loop serve both branches of guidance, regardless of the batch in the
-    // loop.
-    let mut networks = split(GUIDANCE_BRANCHES)?;
+    let mut networks = split(strategy.guidance_batch)?;
     if strategy.guidance_batch != GUIDANCE_BRANCHES {
-        let is_step = |network: &NetworkGraph| network.role == Role::Denoiser;
-        let narrow = split(strategy.guidance_batch)?.into_iter().find(is_step);
-        let step = networks.iter_mut().find(|network| is_step(network));
-        if let (Some(step), Some(narrow)) = (step, narrow) {
-            *step = narrow;
+        // The network of prompts serves both branches of guidance, regardless of the batch in the
+        // loop.
+        let is_prompt = |network: &NetworkGraph| network.role == Role::PromptProjection;
+        let wide = split(GUIDANCE_BRANCHES)?.into_iter().find(is_prompt);
+        let prompt = networks.iter_mut().find(|network| is_prompt(network));
+        if let (Some(prompt), Some(wide)) = (prompt, wide) {
+            *prompt = wide;
         }
     }
     Ok(networks)

@@ -2,9 +2,11 @@
 
 use kiln_bundle::plan::{Dispatch, Plan, Step};
 use kiln_compiler::device::DeviceProfile;
-use kiln_compiler::plan_model;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
+use kiln_compiler::{Model, plan_model};
+use kiln_graphs::config::ModelConfig;
+use kiln_models::ConfiguredModel;
 
 fn mali() -> DeviceProfile {
     DeviceProfile::load("mali-g78").expect("it ships").1
@@ -13,7 +15,18 @@ fn mali() -> DeviceProfile {
 fn plan(name: &str, profile: &DeviceProfile, budget_bytes: u64) -> anyhow::Result<Plan> {
     let storage = Storage::FP16;
     let request = PlanRequest { profile, storage, budget_bytes, guidance_batch: None };
-    Ok(plan_model(&kiln_models::find(name)?, "mali-g78", "fp16", &request)?.plan)
+    plan_of(&kiln_models::find(name)?, &request)
+}
+
+fn plan_of(model: &dyn Model, request: &PlanRequest) -> anyhow::Result<Plan> {
+    Ok(plan_model(model, "mali-g78", "fp16", request)?.plan)
+}
+
+/// Weights as large as those of sd21-base, and feature maps as small as can be: the innermost have
+/// one pixel.
+fn small_sd21() -> ConfiguredModel {
+    let sd21 = kiln_models::find("sd21-base").expect("it is known").0.clone();
+    ConfiguredModel(Box::leak(Box::new(ModelConfig { latent_px: 8, image_px: 64, ..sd21 })))
 }
 
 fn dispatches(plan: &Plan) -> Vec<&Dispatch> {
@@ -72,4 +85,13 @@ fn the_arena_is_no_larger_than_one_allocation() {
     profile.memory.max_alloc_bytes = 1 << 20;
     let error = format!("{:#}", arena(&profile).expect_err("no arena is so small"));
     assert!(error.contains("allocat") && error.contains("1.0 MiB"), "{error}");
+}
+
+#[test]
+fn one_branch_of_guidance_is_planned_for_feature_maps_of_one_pixel() {
+    let (profile, storage) = (mali(), Storage::FP16);
+    let (budget_bytes, guidance_batch) = (1 << 30, Some(1));
+    let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch };
+    let plan = plan_of(&small_sd21(), &request).expect("it fits");
+    assert_eq!(plan.manifest.guidance_batch, 1);
 }
