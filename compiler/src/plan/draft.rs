@@ -1,19 +1,18 @@
 //! A draft: lowered networks with blocks and live ranges. Placing a draft makes a plan.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
 
 use super::assemble::{Decisions, assemble};
 use super::blocks::Blocks;
-use super::lifetime::Lifetimes;
+use super::lifetime::{BufferDraft, Lifetimes};
 use super::lower::{LoweredNetwork, Work};
 use super::memory::beside_arena;
 use super::rationale::rationale;
 use super::residency::{self, ArenaLimits, Infeasible};
-use super::shortfall::Shortfall;
+use super::shortfall::{Allocation, Shortfall};
 use super::time::passes;
 use crate::request::PlanRequest;
-use crate::size::mib;
 use crate::strategy::Strategy;
 
 /// Networks lowered by one strategy, without addresses.
@@ -31,14 +30,12 @@ pub struct Draft {
 pub enum Outcome {
     /// The plan fits the budget.
     Fits(Box<Plan>),
-    /// The plan needs more than the budget.
+    /// The plan needs more than the budget, or a larger allocation than the device has.
     TooLarge(Shortfall),
 }
 
 impl Draft {
     /// Groups the weights of networks into blocks and finds the live ranges of their buffers.
-    ///
-    /// Errors: the weights of a launch exceed the device's largest allocation.
     pub fn new(
         networks: Vec<LoweredNetwork>,
         manifest: Manifest,
@@ -50,7 +47,6 @@ impl Draft {
         for (index, network) in networks.iter().enumerate() {
             blocks.add(index, network, profile.memory.base_align_bytes);
         }
-        check_blocks(&blocks, profile.memory.max_alloc_bytes())?;
         let lifetimes = Lifetimes::new(&networks, &blocks)?;
         let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
         Ok(Self { strategy, networks, blocks, lifetimes, beside, manifest })
@@ -79,14 +75,23 @@ impl Draft {
             request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
         let limits = ArenaLimits { capacity_bytes, most_kept_bytes, align_bytes };
         let placed = residency::place(&self.networks, &self.blocks, &self.lifetimes, limits);
+        let too_large = |height_bytes: u64, buffers: &[BufferDraft], allocation| {
+            let needs_bytes = beside.peak_bytes() + height_bytes;
+            let shortfall = Shortfall::new(needs_bytes, buffers, beside);
+            Ok(Outcome::TooLarge(Shortfall { allocation, ..shortfall }))
+        };
+        let block = self.block_over(max_alloc_bytes);
         let placement = match placed.map_err(anyhow::Error::downcast::<Infeasible>) {
-            Ok(placement) => placement,
+            Ok(placement) if block.is_none() => placement,
+            Ok(placement) => return too_large(placement.height_bytes, &placement.buffers, block),
             Err(Ok(Infeasible(buffers, height_bytes))) => {
-                let needs_bytes = beside.peak_bytes() + height_bytes;
-                let allocation =
-                    (height_bytes > max_alloc_bytes).then_some((height_bytes, max_alloc_bytes));
-                let shortfall = Shortfall::new(needs_bytes, &buffers, beside);
-                return Ok(Outcome::TooLarge(Shortfall { allocation, ..shortfall }));
+                let arena = || Allocation {
+                    what: "the arena".into(),
+                    len_bytes: height_bytes,
+                    most_bytes: max_alloc_bytes,
+                };
+                let arena = (height_bytes > max_alloc_bytes).then(arena);
+                return too_large(height_bytes, &buffers, block.or(arena));
             }
             Err(Err(error)) => return Err(error),
         };
@@ -109,6 +114,13 @@ impl Draft {
         Ok(Outcome::Fits(Box::new(plan)))
     }
 
+    /// A block of weights that exceeds the device's largest allocation.
+    fn block_over(&self, most_bytes: u64) -> Option<Allocation> {
+        let block = self.blocks.drafts.iter().find(|block| block.len_bytes > most_bytes)?;
+        let what = format!("the block of weights of {}", block.name);
+        Some(Allocation { what, len_bytes: block.len_bytes, most_bytes })
+    }
+
     /// Adds the rationale to a plan of this draft, and returns it with the data for writing its
     /// weights.
     pub fn finish(self, mut plan: Plan, request: &PlanRequest) -> Result<Planned> {
@@ -125,17 +137,4 @@ pub struct Planned {
     pub networks: Vec<LoweredNetwork>,
     /// The networks' constants.
     pub blocks: Blocks,
-}
-
-/// Refuses weights of one launch that exceed the largest allocation.
-fn check_blocks(blocks: &Blocks, max_alloc_bytes: u64) -> Result<()> {
-    match blocks.drafts.iter().find(|block| block.len_bytes > max_alloc_bytes) {
-        None => Ok(()),
-        Some(block) => bail!(
-            "the weights of {} take {}, and the device allocates at most {} at once",
-            block.name,
-            mib(block.len_bytes),
-            mib(max_alloc_bytes)
-        ),
-    }
 }

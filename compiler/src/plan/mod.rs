@@ -71,7 +71,9 @@ pub fn plan_model(
             }
             Outcome::TooLarge(shortfall) => {
                 attempts.push(attempt(strategy, Some(shortfall.needs_bytes)));
-                if least.as_ref().is_none_or(|l| shortfall.needs_bytes < l.needs_bytes) {
+                // A larger budget does not help if the device cannot make an allocation.
+                let rank = |s: &Shortfall| (s.allocation.is_some(), s.needs_bytes);
+                if least.as_ref().is_none_or(|l| rank(&shortfall) < rank(l)) {
                     least = Some(shortfall);
                 }
             }

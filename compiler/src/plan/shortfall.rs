@@ -15,15 +15,25 @@ const NAMED: usize = 4;
 pub struct Shortfall {
     /// Smallest budget for which the plan exists, in bytes.
     pub needs_bytes: u64,
-    /// Bytes of the arena and of the device's largest allocation, if the arena exceeds the
-    /// allocation.
-    pub allocation: Option<(u64, u64)>,
+    /// An allocation that the device cannot make under any budget.
+    pub allocation: Option<Allocation>,
     /// The largest buffers live at the peak.
     pub live: Vec<(String, u64)>,
     /// Sum of the live buffers at the peak, in bytes.
     pub live_bytes: u64,
     /// Parts of the budget outside the arena: name and bytes.
     pub beside: Vec<(&'static str, u64)>,
+}
+
+/// An allocation that exceeds the device's largest.
+#[derive(Clone, Debug)]
+pub struct Allocation {
+    /// Contents of the allocation.
+    pub what: String,
+    /// Length of the allocation.
+    pub len_bytes: u64,
+    /// The device's largest allocation.
+    pub most_bytes: u64,
 }
 
 impl Shortfall {
@@ -52,10 +62,10 @@ impl Shortfall {
 
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.allocation {
-            Some((arena, most)) => {
-                write!(f, "the arena of {} is one allocation, ", mib(arena))?;
-                write!(f, "of which the device's largest is {}; ", mib(most))?;
+        match &self.allocation {
+            Some(Allocation { what, len_bytes, most_bytes }) => {
+                write!(f, "{what} of {} is one allocation, ", mib(*len_bytes))?;
+                write!(f, "of which the device's largest is {}; ", mib(*most_bytes))?;
             }
             None => write!(f, "the smallest feasible budget is {}; ", mib(self.needs_bytes))?,
         }

@@ -95,3 +95,24 @@ fn one_branch_of_guidance_is_planned_for_feature_maps_of_one_pixel() {
     let plan = plan_of(&small_sd21(), &request).expect("it fits");
     assert_eq!(plan.manifest.guidance_batch, 1);
 }
+
+#[test]
+fn weights_that_no_allocation_holds_are_cut_further() {
+    let model = small_sd21();
+    let mut profile = mali();
+    // The first strategies read up to twice as much in one launch as one allocation holds.
+    profile.memory.max_block_bytes = 32 << 20;
+    let mut largest_block = |max_alloc_bytes| {
+        profile.memory.max_alloc_bytes = max_alloc_bytes;
+        let (budget_bytes, guidance_batch) = (1 << 30, None);
+        let (profile, storage) = (&profile, Storage::FP16);
+        let request = PlanRequest { profile, storage, budget_bytes, guidance_batch };
+        let plan = plan_of(&model, &request)?;
+        assert!(plan.requirements.max_alloc_bytes <= max_alloc_bytes);
+        Ok::<_, anyhow::Error>(plan.blocks.iter().map(|block| block.len_bytes).max())
+    };
+    let found = largest_block(16 << 20).expect("a later strategy has smaller blocks");
+    assert!(found.expect("it has weights") <= 16 << 20);
+    let error = format!("{:#}", largest_block(64 << 10).expect_err("no block is so small"));
+    assert!(error.contains("the block of weights of"), "{error}");
+}

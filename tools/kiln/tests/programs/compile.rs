@@ -118,9 +118,6 @@ impl Setting {
                 Answer::Allocation
             }
             Some(DoesNotFit { shortfall, .. }) => Answer::Smallest(shortfall.needs_bytes),
-            None if format!("{error:#}").contains("the device allocates at most") => {
-                Answer::Allocation
-            }
             None => panic!("{error:#}"),
         }
     }
