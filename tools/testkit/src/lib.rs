@@ -16,6 +16,6 @@ mod values;
 
 pub use check::{Check, check, check_values, targets};
 pub use loaded::{Loaded, Source};
-pub use runner::Runner;
+pub use runner::{Runner, device};
 pub use tolerance::{Comparison, Tolerance, assert_close, compare};
 pub use values::{decode, random, random_stored, reference, relative_l2, sampled, stored};

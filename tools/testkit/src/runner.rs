@@ -2,12 +2,19 @@
 
 use anyhow::Result;
 use kiln_kernels::{Launch, Lowering, Problem};
-use kiln_runtime::device;
+use kiln_runtime::device::{self, DeviceFacts};
 use kiln_runtime::probe::Probe;
 use std::sync::OnceLock;
 
 use crate::half;
 use crate::loaded::{Loaded, Source};
+
+/// The device of the tests: `KILN_TEST_DEVICE` or else `auto`, as `--device` takes them. Panics if
+/// there is none.
+pub fn device() -> DeviceFacts {
+    let wanted = std::env::var("KILN_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
+    device::select(&wanted).unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// An OpenCL device that runs kernels of all targets: what it has no instructions for is emulated.
 pub struct Runner {
@@ -18,13 +25,11 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// The device, opened once for all tests of a binary: `KILN_TEST_DEVICE` or else `auto`, as
-    /// `--device` takes them. Panics if there is none.
+    /// The [`device`] of the tests, opened once for all tests of a binary.
     pub fn shared() -> &'static Self {
         static RUNNER: OnceLock<Runner> = OnceLock::new();
         RUNNER.get_or_init(|| {
-            let wanted = std::env::var("KILN_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
-            let device = device::select(&wanted).unwrap_or_else(|error| panic!("{error}"));
+            let device = self::device();
             let probe = Probe::open(&device).expect("it opens");
             Self { probe, name: device.name, vendor: device.vendor, half: OnceLock::new() }
         })

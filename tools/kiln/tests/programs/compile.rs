@@ -39,19 +39,20 @@ pub enum Answer {
 }
 
 impl Setting {
-    /// `executable` keeps what the device at hand can run: no half arithmetic, PTX only on NVIDIA.
+    /// `executable` keeps what the device of the tests runs.
     pub fn any(
         entropy: &mut Entropy,
         model: &dyn Model,
         checkpoint: &Checkpoint,
         executable: bool,
     ) -> Self {
-        let fits = |name: &&str| !executable || *name != "nvidia" || device::runs_ptx();
+        let load = |name: &str| DeviceProfile::load(name).expect("it ships").1;
+        let fits = |name: &&str| !executable || device::runs(&load(name));
         let names: Vec<_> = DeviceProfile::names().filter(fits).collect();
         let profile_name = entropy.pick(&names);
-        let (_, mut profile) = DeviceProfile::load(profile_name).expect("it ships");
+        let mut profile = load(profile_name);
         if executable {
-            profile.target.half_run = 0;
+            device::adapt(&mut profile);
         }
         let memory = &mut profile.memory;
         memory.max_block_bytes =

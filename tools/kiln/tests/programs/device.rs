@@ -1,31 +1,46 @@
-//! A random program on the OpenCL device of this machine.
+//! A random program on the OpenCL device of the tests.
 
+use kiln_compiler::device::DeviceProfile;
 use kiln_ir::Tensor;
-use kiln_runtime::device::{DeviceFacts, DeviceType, select};
+use kiln_runtime::device::{DeviceFacts, DeviceType};
 use kiln_runtime::session::{Session, SessionOptions};
 use kiln_runtime::tensor::{self, Values};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use crate::values::Inputs;
 
-/// The device that sessions take.
-pub fn facts() -> DeviceFacts {
-    select("auto").expect("an OpenCL device")
+static DEVICE: LazyLock<DeviceFacts> = LazyLock::new(|| {
+    let device = kiln_testkit::device();
+    println!("device {}: {}, {}", device.index, device.name, device.platform);
+    device
+});
+
+/// Whether the device runs what is planned for a profile: PTX on NVIDIA alone, and no work-groups
+/// that are larger than its own.
+pub fn runs(profile: &DeviceProfile) -> bool {
+    let target = &profile.target;
+    (DEVICE.vendor.contains("NVIDIA") || !target.ptx_mma)
+        && u64::from(target.max_work_group) <= DEVICE.max_work_group_size
+        && target.local_mem_bytes <= DEVICE.local_mem_bytes
 }
 
-/// Whether it takes NVIDIA's inline PTX.
-pub fn runs_ptx() -> bool {
-    facts().vendor.contains("NVIDIA")
+/// A profile with what the device needs beyond it: its alignment, and no half arithmetic.
+pub fn adapt(profile: &mut DeviceProfile) {
+    let memory = &mut profile.memory;
+    memory.base_align_bytes = memory.base_align_bytes.max(DEVICE.base_align_bytes);
+    profile.target.half_run = 0;
 }
 
 /// Whether its driver compiles for a CPU, which takes long.
 pub fn is_cpu() -> bool {
-    facts().device_type == DeviceType::Cpu
+    DEVICE.device_type == DeviceType::Cpu
 }
 
 /// Loads a bundle.
 pub fn open(bundle: &Path) -> Session {
-    let session = Session::open(bundle, &SessionOptions::default());
+    let options = SessionOptions { device: DEVICE.index.to_string(), ..SessionOptions::default() };
+    let session = Session::open(bundle, &options);
     session.unwrap_or_else(|error| panic!("the device refuses the bundle: {error}"))
 }
 
