@@ -1,4 +1,4 @@
-//! The passes change what is computed where, never what is computed.
+//! Passes change the place of a computation, never its result.
 
 use kiln_compiler::passes::{self, hoist::hoist, unfuse_norm};
 use kiln_graphs::config::{ModelConfig, model};
@@ -6,7 +6,7 @@ use kiln_ir::{DType, Graph, NodeKind, Op, Tensor, reference, verify};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// A model of the same structure, small enough to evaluate in moments.
+/// A model with the same structure, small enough to evaluate quickly.
 fn tiny() -> ModelConfig {
     let emoji = model("emoji-256").expect("it ships");
     let mut config = emoji.clone();
@@ -15,7 +15,7 @@ fn tiny() -> ModelConfig {
     config
 }
 
-/// Deterministic values in [-1, 1) from a name.
+/// Deterministic values in [-1, 1), derived from a name.
 fn values(name: &str, count: usize, gain: f32) -> Vec<f32> {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
@@ -92,7 +92,7 @@ fn passes_preserve_the_unet() {
     let mut fused = plain.clone();
     passes::optimize(&mut fused).expect("passes hold");
     let found = evaluate(&fused, &given, &tensors);
-    // Only the order of sums changes: a few units in the last place over some fifty layers.
+    // Only the order of sums changes: a few units in the last place over about fifty layers.
     let error = relative_l2(&found["eps"], &expected["eps"]);
     assert!(error < 2e-5, "after the passes: {error:e}");
 
@@ -141,10 +141,10 @@ fn passes_leave_nothing_behind_that_they_fuse() {
     for name in ["silu", "gelu", "geglu", "upsample", "add", "mul", "scale", "concat", "slice"] {
         assert_eq!(left(name), 0, "{name} is left in the U-Net");
     }
-    // Only those of the 16 transformers, which linear layers read.
+    // Only the 16 transformers' normalizations are left, which linear layers read.
     assert_eq!(left("group_norm"), 16, "normalizations that convolutions could do themselves");
-    // One timestep projection for all 22 residual blocks, and three contractions for each of 16
-    // transformers' attentions where there were six (q, k, v twice).
+    // One timestep projection for all 22 residual blocks. Three contractions, instead of six (q, k,
+    // v twice), for the attentions of each of 16 transformers.
     let parts = hoist(&unet, 64).expect("splits");
     let timestep = parts.timestep.expect("the embedding depends on the timestep alone");
     assert_eq!(timestep.outputs().len(), 1);
@@ -176,7 +176,8 @@ fn unfused_normalizations_preserve_the_unet() {
     assert_eq!(affines(&parted), affines(&fused) - parts);
     let found = evaluate(&parted, &given, &tensors);
     for (name, expected) in &expected {
-        // A scale and a shift, or a mean and a factor: a rounding a normalization.
+        // Rounding of a scale and a shift instead of a mean and a factor, once for each
+        // normalization.
         let error = relative_l2(&found[name], expected);
         assert!(error < 2e-5, "{name}: {error:e}");
     }
@@ -216,8 +217,8 @@ fn networks_in_fp16_meet_in_the_same_types() {
     }
 }
 
-/// The largest pictures of the decoder are between the ops of chains, which compute what the ops
-/// did.
+/// The largest feature maps of the decoder are inside chains, and the result is the same as without
+/// chains.
 #[test]
 fn chains_preserve_the_decoder_and_drop_its_largest_pictures() {
     let mut fused = kiln_graphs::vae_decoder(&tiny()).expect("builds");

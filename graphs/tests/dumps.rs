@@ -1,8 +1,8 @@
 //! The shipped model's graphs as text, compared exactly with `tests/golden/*.graph.txt`.
 //!
-//! After an intended change, write them anew with
-//! `KILN_UPDATE_GOLDEN=1 cargo test --release -p kiln-graphs --test dumps`, read the difference and
-//! explain it in the commit. Automated runs never set the variable.
+//! After an intended change, `KILN_UPDATE_GOLDEN=1 cargo test --release -p kiln-graphs --test
+//! dumps` writes them again. Read the difference and explain it in the commit. Automated runs never
+//! set the variable.
 
 use kiln_graphs::{model, text_encoder, unet, vae_decoder, vae_encoder};
 use kiln_ir::Graph;

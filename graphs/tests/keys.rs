@@ -1,4 +1,4 @@
-//! What the graphs ask of a checkpoint, against the list of tensors of the published one.
+//! The tensors that graphs read, compared with the published checkpoint's list.
 
 use kiln_graphs::{model, text_encoder, unet, vae_decoder, vae_encoder};
 use kiln_ir::{IrError, NodeKind};
@@ -29,7 +29,7 @@ fn required(name: &str) -> Result<Tensors, IrError> {
     Ok(tensors)
 }
 
-/// Why a tensor of the checkpoint is of no use to text-to-image; none if it should be.
+/// Reason why text-to-image does not read a tensor of the checkpoint; `None` if it should read it.
 fn reason_unused(key: &str) -> Option<&'static str> {
     const REASONS: [(&str, &str); 3] = [
         ("cond_stage_model.model.transformer.resblocks.23.", "after the penultimate block"),

@@ -1,12 +1,12 @@
-//! The shipped model's networks, evaluated by the ops' references, against tensors that another
-//! implementation made from the same weights in f32.
+//! The networks of the shipped model, evaluated by the ops' references, compared with tensors that
+//! another implementation made from the same weights in f32.
 
 mod stored;
 
 use kiln_graphs::{ModelConfig, model, text_encoder, unet, vae_decoder, vae_encoder};
 use kiln_ir::{Graph, Tensor, reference};
 
-/// Both sides accumulate in f32 or better; they differ in the order of sums only.
+/// Both sides accumulate in f32 or better and differ only in the order of sums.
 const TOLERANCE: f64 = 1e-6;
 
 fn config() -> &'static ModelConfig {
@@ -21,7 +21,7 @@ fn evaluate(graph: &Graph, inputs: &[(&str, Tensor)]) -> Tensor {
     value
 }
 
-/// Values of batch one as one value.
+/// Values of batch one, joined into one value.
 fn batch(parts: &[Tensor]) -> Tensor {
     let mut shape = parts[0].shape.clone();
     shape[0] = parts.len();

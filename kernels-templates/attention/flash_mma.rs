@@ -68,8 +68,8 @@ fn lower(problem: &Problem, target: &Target) -> Result<Lowering> {
     Ok(Lowering::of(launch))
 }
 
-/// Warps a work-group (16 queries each). Minimizes the number of queries on the busiest compute unit.
-/// Ties go to more warps, since each work-group reads all keys once.
+/// Warps a work-group (16 queries each). Minimizes the number of queries on the busiest compute
+/// unit. Ties go to more warps, since each work-group reads all keys once.
 fn warps(e: &Extents, target: &Target) -> usize {
     let busiest = |warps: usize| {
         let groups = e.lq.div_ceil(16 * warps) * e.heads * e.n;

@@ -140,8 +140,8 @@ const VECTORS_PER_UNIT: usize = 1024;
 /// Elements that a work-item keeps in registers at most. Reading more takes longer than an
 /// additional launch.
 const MOST_ELEMENTS: usize = 48;
-/// Elements of a work-item at least. With fewer elements the GPU has more work-items than it needs to
-/// hide memory latency.
+/// Elements of a work-item at least. With fewer elements the GPU has more work-items than it needs
+/// to hide memory latency.
 const FEWEST_ELEMENTS: usize = 8;
 /// Work-items of a work-group at most: the limit that every discrete GPU allows.
 const MOST_WORK_ITEMS: u32 = 1024;

@@ -70,6 +70,6 @@ fn column_ranges_of_shared_inputs() {
 fn scores_far_apart() {
     let op = Attention::separate(64, 1, false);
     let shape: &[usize] = &[1, 40, 64];
-    // Scores reach 8^2 * 64 / 8: their roundings of 1e-4 are those of the weights.
+    // Scores reach 8^2 * 64 / 8. Their rounding errors of 1e-4 are relative errors of the weights.
     check(op, &[shape, shape, shape], 8.0, Tolerance { abs: 2e-3, rel: 1e-3 });
 }

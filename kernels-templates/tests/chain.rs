@@ -1,4 +1,5 @@
-//! Chains against their reference: by stripes of some lines, of all, and on the whole feature map.
+//! Chains against their reference: by stripes of some lines, of all lines, and on the whole feature
+//! map.
 
 use kiln_ir::ops::chain::{Chain, Link};
 use kiln_ir::ops::conv2d::Conv2d;
@@ -77,7 +78,7 @@ impl Case {
     }
 }
 
-/// Weights that INT8 with one scale an output channel holds without error.
+/// Weights that INT8 with one scale an output channel stores without error.
 fn whole_numbers(shape: &[usize], values: &[f32], factor: f32) -> Vec<f32> {
     let k: usize = shape[1..].iter().product();
     let scale = 2f32.powi((factor / 127.0).log2().round() as i32);
@@ -100,9 +101,9 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
     let op: Op = chain.into();
     let types: Vec<_> = inputs.iter().map(|i| &i.ty).collect();
     let output = op.infer(&types).unwrap();
-    // Two sums of values of about 1. What is stored in FP16 between them (and, off CPUs, once more
-    // normalized) is off by 2^-11 of up to 6, each value by itself: 6 standard deviations of their
-    // sum, the weights of which are 1.2 / sqrt(k) in the mean; statistics average over all of it.
+    // Two sums of values of about 1. The FP16 value between them (and, off CPUs, its normalized
+    // copy) has an error of 2^-11 of up to 6, independent for each element: 6 standard deviations
+    // of their sum with weights of 1.2 / sqrt(k) on average. Statistics average over all elements.
     let halves =
         if case.activations == DType::F16 { 6.0 * 1.2 * 6.0 * 2f32.powi(-11) } else { 0.0 };
     let tolerance = Tolerance { abs: 2e-5 + halves, rel: 1e-5 };
@@ -129,7 +130,7 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
             }
         }
     }
-    // Stripes of several heights, and the whole.
+    // Stripes of several heights, and the whole feature map.
     assert!(seen.len() > 2, "{} lowerings", seen.len());
 }
 
@@ -141,7 +142,7 @@ fn case(first: Conv2d, second: Second, feature_map: [usize; 3], channels: [usize
     Case { first, second, feature_map, channels, activations, weights }
 }
 
-/// An upsampled feature map, as the decoder's, read by everything that reads one there.
+/// An upsampled feature map, read by every op that reads one in the decoder.
 #[test]
 fn small_upsampled() {
     let first = || conv(3, None, true);
@@ -184,7 +185,7 @@ fn every_storage_and_device_class() {
     }
 }
 
-/// What is not between the two at once is what the chain is for.
+/// The scratch memory of a chain is small because the value between its ops is never whole.
 #[test]
 fn stripes_take_the_scratch_memory_they_are_given() {
     let second = Second::Conv2d { op: conv(3, SILU, false), residual: true };
@@ -198,7 +199,8 @@ fn stripes_take_the_scratch_memory_they_are_given() {
     let target = Target::cpu();
     let lowering = candidates(&problem, &target)[0].lower(&problem, &target).unwrap();
     assert!(lowering.scratch_bytes.iter().sum::<u64>() <= max_scratch_bytes);
-    // 258 pixels of 128 channels are 132,096 bytes: (l + 4) + (l + 2) lines and l + 2 of 256 pixels.
+    // 258 pixels of 128 channels are 132,096 bytes: (l + 4) + (l + 2) lines and l + 2 of 256
+    // pixels.
     let lines = 16;
     assert_eq!(
         lowering.launches.iter().filter(|l| l.entry == "conv2d_stripe_carry").count(),

@@ -11,7 +11,8 @@ fn names(folder: &Path) -> Vec<String> {
     entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Each folder with families and the ops that they name. A table names them in its lines.
+/// Each folder with families, and the ops that the families name. The lines of a table name its
+/// ops.
 fn folders() -> Vec<(String, Vec<String>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let ops = |folder: &String| {
@@ -59,8 +60,8 @@ fn the_oracle_is_the_last_variant_and_names_are_unique() {
     }
 }
 
-/// A template is named `variant` or `variant_part`; where the folder has several ops, behind `op_` unless
-/// all share it. `extents` declares what all of a folder read.
+/// A template is named `variant` or `variant_part`. In a folder of several ops, the name begins
+/// with `op_` unless all ops share the template. `extents` has the common declarations of a folder.
 #[test]
 fn every_template_of_a_folder_belongs_to_a_variant() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

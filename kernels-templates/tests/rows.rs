@@ -41,7 +41,7 @@ fn small_softmax() {
     check(Softmax, &[&[5, 77]], 60.0, Tolerance { abs: 1e-35, rel: 1e-5 });
 }
 
-/// Down to the smallest floats: an exponential within 5e-7, and a division.
+/// Down to the smallest floats: the error of an exponential, 5e-7, and of a division.
 #[test]
 fn small_probabilities_keep_their_precision() {
     let values: Vec<f32> = random(1, 512 * 16).iter().map(|v| 43.0 * v).collect();

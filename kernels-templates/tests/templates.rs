@@ -1,4 +1,4 @@
-//! The heads of templates: each declares what it reads, and the defaults alone make a program.
+//! The heads of templates: each declares its inputs, and the defaults alone make a program.
 
 use kiln_kernels::Launch;
 use kiln_kernels::template::{Head, render_defaults};
@@ -42,7 +42,7 @@ fn named(template: &Template) -> Vec<&str> {
     names.map(|name| name.split(" if ").next().unwrap_or(name)).collect()
 }
 
-/// Words in tera's tags behind the head of a template.
+/// Words in tera's tags after the head of a template.
 fn words((_, text): &Template) -> Vec<&str> {
     let body = text.split_once("#}").unwrap().1;
     let tags = |open, close: &'static str| {
@@ -52,16 +52,16 @@ fn words((_, text): &Template) -> Vec<&str> {
     all.flat_map(|tag| tag.split(|c: char| !c.is_alphanumeric() && c != '_')).collect()
 }
 
-/// A plan asks a device for OpenCL C 1.2 and, for half arithmetic, one extension: kernels use no
-/// images and no subgroups, whose limits differ from device to device, and count work-items so that
-/// a launch may be cut in parts.
+/// A plan requires OpenCL C 1.2 and, for half arithmetic, one extension. Kernels therefore use no
+/// images and no subgroups, whose limits differ between devices. They count work-items, so that a
+/// launch may be split into parts.
 #[test]
 fn templates_use_nothing_that_devices_lack() {
     for (file, text) in templates() {
         for word in ["image1d", "image2d", "image3d", "sub_group", "get_num_groups"] {
             assert!(!text.contains(word), "{file} uses {word}");
         }
-        // GROUP counts what these do not: the work-groups before a slice of a launch.
+        // GROUP includes the work-groups before a slice of a launch. These functions do not.
         for word in ["get_group_id", "get_global_size"] {
             assert!(file == "common" || !text.contains(word), "{file} uses {word}");
         }
@@ -69,8 +69,8 @@ fn templates_use_nothing_that_devices_lack() {
     }
 }
 
-/// A parameter that a head declares is read by its file, or one beside it in a program. (A parameter
-/// that is set and not declared, or read and not set, is an error of every rendering.)
+/// A parameter that a head declares is read by its file, or by another file of the same program.
+/// (Every rendering refuses a parameter that is set but not declared, or read but not set.)
 #[test]
 fn declared_parameters_are_read() {
     let templates = templates();
@@ -89,8 +89,8 @@ fn declared_parameters_are_read() {
     assert!(unread.is_empty(), "{unread:?}");
 }
 
-/// Every template that is a kernel makes a program of its defaults alone, and a kernel names every
-/// other.
+/// Every template that is a kernel makes a program with its defaults alone. Every other template is
+/// named by a kernel.
 #[test]
 fn defaults_alone_make_programs() {
     let templates = templates();

@@ -1,4 +1,4 @@
-//! What can go wrong on the device: each message says what, where and what to do.
+//! Errors of running a bundle. Each message names the fault, its place and a remedy.
 
 use kiln_bundle::BundleError;
 use opencl3::error_codes::{ClError, error_text};
@@ -20,7 +20,7 @@ pub enum RuntimeError {
         tried.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ")
     )]
     NoLoader {
-        /// What was tried, in order.
+        /// The attempts, in order.
         tried: Vec<Attempt>,
     },
     /// The loader knows no driver.
@@ -29,15 +29,15 @@ pub enum RuntimeError {
          any CPU) or check OCL_ICD_VENDORS"
     )]
     NoPlatform,
-    /// No device has that index or name.
+    /// No device has this index or name.
     #[error("no OpenCL device {asked:?}; there are: {}", available.join(", "))]
     NoDevice {
-        /// What was asked for.
+        /// The requested index or name.
         asked: String,
-        /// What there is.
+        /// Names of the available devices.
         available: Vec<String>,
     },
-    /// The device is less than the bundle was compiled for.
+    /// The device does not meet a requirement of the bundle.
     #[error(
         "device {device:?} has {found} of {what}, the bundle needs {needed}; \
          compile it for this device"
@@ -45,11 +45,11 @@ pub enum RuntimeError {
     Requirement {
         /// Name of the device.
         device: String,
-        /// Which requirement.
+        /// The requirement.
         what: &'static str,
-        /// What the bundle needs.
+        /// The bundle's need.
         needed: String,
-        /// What the device has.
+        /// The device's value.
         found: String,
     },
     /// An OpenCL call failed.
@@ -59,7 +59,7 @@ pub enum RuntimeError {
         call: &'static str,
         /// Its error code.
         code: i32,
-        /// The step, buffer or kernel it was called for.
+        /// The step, buffer or kernel of the call.
         at: String,
     },
     /// A kernel source does not compile.
@@ -69,31 +69,31 @@ pub enum RuntimeError {
         at: String,
         /// The error code.
         code: i32,
-        /// What the driver's compiler said.
+        /// Output of the driver's compiler.
         log: String,
     },
     /// The bundle cannot be read.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// The plan contradicts itself: a fault of the compiler that made it.
+    /// The plan contradicts itself: a fault of its compiler.
     #[error("the plan cannot be run: {0}; compile the bundle again")]
     Plan(String),
-    /// The bundle has no such network, or the network no such input.
+    /// The bundle lacks a network, or a network lacks an input.
     #[error("{0}")]
     Input(String),
     /// The bundle's tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// There is no such sampler, or it cannot do what is asked for.
+    /// The sampler is unknown, or cannot fulfil the request.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
-    /// The picture does not fit its size, or its file cannot be written.
+    /// The image does not fit its size, or its file cannot be written.
     #[error(transparent)]
     Png(#[from] PngError),
-    /// The thread that reads weights ended early.
+    /// The thread that reads weights has ended early.
     #[error("the thread that reads weights stopped; see the error before this one")]
     StreamStopped,
-    /// The plan takes more than the caller allows.
+    /// The plan needs more than the caller allows.
     #[error(
         "the bundle takes {peak_bytes} bytes, {budget_bytes} are allowed; compile it for this \
          budget"
@@ -101,27 +101,27 @@ pub enum RuntimeError {
     Budget {
         /// The plan's peak.
         peak_bytes: u64,
-        /// What is allowed.
+        /// The caller's limit.
         budget_bytes: u64,
     },
-    /// The caller asked to stop.
+    /// The caller stopped the run.
     #[error("cancelled")]
     Cancelled,
     /// A file that is not the bundle cannot be written or read.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed action.
         action: &'static str,
-        /// On which file.
+        /// The file.
         path: std::path::PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
 impl RuntimeError {
-    /// The process's exit code: 1 for a damaged bundle, 2 for a wrong request, 3 for the device,
-    /// 130 (what shells say of Ctrl-C) if it was stopped.
+    /// The process's exit code: 1 for a damaged bundle, 2 for an invalid request, 3 for the device,
+    /// 130 (the shell's code for Ctrl-C) if it was stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
             RuntimeError::Bundle(BundleError::Io { .. } | BundleError::NotABundle { .. })
@@ -139,7 +139,7 @@ impl RuntimeError {
 
 /// Adds the call and the place to an OpenCL error.
 pub(crate) trait At<T> {
-    /// `at` is evaluated only when there is an error.
+    /// Evaluates `at` only if there is an error.
     fn at<S: Into<String>>(
         self,
         call: &'static str,

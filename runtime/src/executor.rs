@@ -38,7 +38,7 @@ pub struct LaunchTime {
     pub nanoseconds: u64,
 }
 
-/// Stops what a session does, from any thread.
+/// Stops a session's run, from any thread.
 #[derive(Clone, Default, Debug)]
 pub struct Canceller(Arc<AtomicBool>);
 

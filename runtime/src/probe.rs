@@ -1,8 +1,8 @@
-//! Runs kernels that belong to no plan: self-tests of devices and drivers, and measurements of single
-//! kernels.
+//! Runs kernels that belong to no plan: self-tests of devices and drivers, and measurements of
+//! single kernels.
 //!
 //! **The allocations of a probe are outside of any plan** and of any budget; a session never comes
-//! here. Each probe compiles its sources anew, so that it tests the compiler that the driver has now.
+//! here. Each probe compiles its sources anew, so that it tests the current compiler of the driver.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -93,8 +93,8 @@ impl Probe {
         Ok(Probe { queue, context })
     }
 
-    /// Compiles a source and looks for kernels in it: a driver may leave out a kernel that it cannot
-    /// compile, and report success.
+    /// Compiles a source and looks for kernels in it: a driver may leave out a kernel that it
+    /// cannot compile, and report success.
     ///
     /// Errors: `Build` with the compiler's log; `OpenCl`.
     pub fn build_kernels(
@@ -113,8 +113,8 @@ impl Probe {
     /// Compiles all launches, each source once, and copies `buffers` to the device.
     ///
     /// The kernels must stay inside of the buffers they are given. Errors: `Build` with the
-    /// compiler's log; `Input` if a launch has not as many arguments as its kernel, or names a buffer
-    /// that is not there; `OpenCl`.
+    /// compiler's log; `Input` if a launch has not as many arguments as its kernel, or names a
+    /// buffer that is not there; `OpenCl`.
     pub fn prepare(
         &self,
         launches: &[ProbeLaunch],

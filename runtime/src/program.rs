@@ -163,7 +163,7 @@ pub fn build_kernels(
             if let Some(command) = &options.prepare {
                 origin = ProgramOrigin::Prepared;
                 let missing = Missing::of((bundle, plan), device, cache, specs);
-                // What it did not leave in the cache is built below.
+                // Programs that it did not leave in the cache are built below.
                 if command.run(&missing, progress).is_ok() {
                     let _ = cache.evict();
                 }

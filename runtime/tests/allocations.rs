@@ -1,5 +1,5 @@
-//! After loading, a step of the sampler allocates nothing: not on the device, which the plan forbids,
-//! and not on the host either.
+//! After loading, a step of the sampler allocates nothing: not on the device, which the plan
+//! forbids, and not on the host either.
 //!
 //! Counts the calls of Rust's allocator on all threads, so that no other test is in this file. What
 //! a driver allocates for itself is not ours to count.

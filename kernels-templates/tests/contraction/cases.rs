@@ -22,7 +22,7 @@ impl Case {
         self.op.infer(&types).unwrap()
     }
 
-    /// What a kernel is asked for, with the [`output`](Self::output) of this case.
+    /// The problem of this case, with the case's [`output`](Self::output).
     pub fn problem<'a>(&'a self, output: &'a TensorType) -> Problem<'a> {
         Problem {
             op: &self.op,
@@ -39,28 +39,29 @@ impl Case {
 pub struct Storage {
     pub activations: DType,
     pub weights: DType,
-    /// Of INT8 weights; `WHOLE` for one scale an output channel.
-    pub block: usize,
+    /// Size of a scale group of INT8 weights; `WHOLE` for one scale an output channel.
+    pub scale_group: usize,
 }
 
 pub const WHOLE: usize = usize::MAX;
 
 pub const STORAGES: [Storage; 5] = [
-    Storage { activations: DType::F32, weights: DType::F32, block: 0 },
-    Storage { activations: DType::F32, weights: DType::F16, block: 0 },
-    Storage { activations: DType::F16, weights: DType::F32, block: 0 },
-    Storage { activations: DType::F16, weights: DType::F16, block: 0 },
+    Storage { activations: DType::F32, weights: DType::F32, scale_group: 0 },
+    Storage { activations: DType::F32, weights: DType::F16, scale_group: 0 },
+    Storage { activations: DType::F16, weights: DType::F32, scale_group: 0 },
+    Storage { activations: DType::F16, weights: DType::F16, scale_group: 0 },
     INT8,
 ];
 
 pub const PLAIN: Storage = STORAGES[0];
-pub const INT8: Storage = Storage { activations: DType::F32, weights: DType::I8, block: WHOLE };
+pub const INT8: Storage =
+    Storage { activations: DType::F32, weights: DType::I8, scale_group: WHOLE };
 
-pub fn blocks_of(block: usize) -> Storage {
-    Storage { block, ..INT8 }
+pub fn groups_of(scale_group: usize) -> Storage {
+    Storage { scale_group, ..INT8 }
 }
 
-/// All storage types take turns beside the plain one.
+/// The plain storage types, and one of the others in turn.
 pub fn two_storages(i: usize) -> [Storage; 2] {
     [PLAIN, STORAGES[1 + i % 4]]
 }
@@ -70,8 +71,8 @@ pub fn case(op: Op, sources: &[&[usize]], weights: &[usize], storage: Storage) -
     let constant = |s: &[usize]| match (storage.weights, s.len()) {
         (DType::I8, 1) => Operand::constant(TensorType::f32(s)),
         (dtype, _) => {
-            let block = storage.block.min(s[1..].iter().product());
-            Operand { scale_group: block, ..Operand::constant(TensorType::new(dtype, s)) }
+            let scale_group = storage.scale_group.min(s[1..].iter().product());
+            Operand { scale_group, ..Operand::constant(TensorType::new(dtype, s)) }
         }
     };
     let epilogue = match &op {
@@ -140,7 +141,7 @@ pub fn epilogue(
     Epilogue { bias, row_offset: row, activation, residual }
 }
 
-/// The combinations that occur in Stable Diffusion, and all at once.
+/// The combinations that occur in Stable Diffusion, and all parts at once.
 pub fn epilogues() -> Vec<Epilogue> {
     use Activation::{Geglu, Gelu, Silu};
     vec![

@@ -5,11 +5,11 @@ use kiln_ir::{DType, Op};
 use kiln_kernels::{Problem, Target, candidates};
 use kiln_testkit::{Check, Tolerance, random, random_stored, sampled};
 
-/// One of how many cases a test runs by default.
+/// A test runs one of this many cases by default.
 pub const SAMPLE: usize = 3;
 
-/// Runs the best variants of a case on a target; bounds follow from the length of the sum and the
-/// rounding of the storage types.
+/// Runs the best variants of a case on a target. Bounds follow from the length of the reduction
+/// axis and the rounding of the storage types.
 pub fn check(target: &Target, case: &Case, most_variants: usize) {
     let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
     let output = case.op.infer(&types).unwrap();
@@ -28,7 +28,7 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
         .collect();
     let problem = case.problem(&output);
     let normalized = matches!(&case.op, Op::Conv2d(op) if op.prologue.is_some());
-    // Values to multiply are up to 1, normalized ones up to 1 * 1 + 1.
+    // Multiplied values are up to 1, or 1 * 1 + 1 if normalized.
     let largest = if normalized { 2.0 } else { 1.0 };
     let check = Check::new(&problem, &values, largest, Tolerance::contraction(k, largest));
     let variants = candidates(&problem, target);
@@ -45,22 +45,24 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
     }
 }
 
-/// Weights that INT8 holds without error: for each block of a sum a power of two, about `spread`
-/// over 127, times whole numbers of which the first is 127.
-fn quantized(shape: &[usize], values: &[f32], block: usize, spread: f32) -> Vec<f32> {
+/// Weights that INT8 stores without error. In each scale group they are whole numbers, the first of
+/// them 127, times a power of two of about `spread` over 127.
+fn quantized(shape: &[usize], values: &[f32], scale_group: usize, spread: f32) -> Vec<f32> {
     let (channels, k) = (shape[1], shape[1..].iter().product::<usize>());
     let window = k / channels;
     let value = |(i, v): (usize, &f32)| {
         let (n, c, tap) = (i / k, i % k / window, i % window);
-        let place = tap * channels + c;
-        let number = if place % block == 0 { 127.0 } else { (v * 127.0).round() };
-        let exponent = (spread / 127.0).log2().round() as i32 - ((n + place / block) % 3) as i32;
+        let index = tap * channels + c;
+        let number = if index % scale_group == 0 { 127.0 } else { (v * 127.0).round() };
+        let exponent =
+            (spread / 127.0).log2().round() as i32 - ((n + index / scale_group) % 3) as i32;
         number * 2.0f32.powi(exponent)
     };
     values.iter().enumerate().map(value).collect()
 }
 
-/// Launches stay within the limit, and name the whole of a constant between them, some of it again.
+/// Checks that launches stay within the limit, and together read every constant completely, parts
+/// of it repeatedly.
 fn verify_regions(problem: &Problem, lowering: &kiln_kernels::Lowering, what: &str) {
     use kiln_kernels::Argument;
     for (index, packing) in &lowering.packings {
@@ -88,8 +90,8 @@ fn verify_regions(problem: &Problem, lowering: &kiln_kernels::Lowering, what: &s
 }
 
 /// Every variant of the sampled cases on a CPU target, and the best variant on one of the other
-/// targets in turn, whose kernels take drivers for CPUs long to compile. The `small_` tests run every
-/// variant on every target.
+/// targets in turn, because drivers for CPUs need long to compile these kernels. The `small_` tests
+/// run every variant on every target.
 pub fn check_sampled(cases: &[Case]) {
     let others = other_targets();
     for (i, case) in sampled(cases, SAMPLE).enumerate() {
@@ -98,8 +100,8 @@ pub fn check_sampled(cases: &[Case]) {
     }
 }
 
-/// Every variant on every target. Lines of the im2win scratch must not be a power of two long:
-/// oclgrind 21.10 truncates to odd widths without masking.
+/// Every variant on every target. The lines of the im2win copy must not have a power of two as
+/// length: oclgrind 21.10 truncates to odd widths without masking.
 pub fn check_everywhere(cases: &[Case]) {
     for target in other_targets().into_iter().chain([Target::cpu()]) {
         cases.iter().for_each(|case| check(&target, case, usize::MAX));

@@ -64,7 +64,7 @@ fn conv2d_of_split_weights() {
     check_sampled(&cases);
 }
 
-/// More patches than are there at a time, whole and with weights that several launches read.
+/// More patches than fit in memory at a time, with weights in one launch and in several.
 #[test]
 fn winograd_in_stripes() {
     let e = epilogue(true, Some(2), Activation::Silu, true);
@@ -82,7 +82,7 @@ fn winograd_in_stripes() {
     }
 }
 
-/// Stripes of one line, of some (the last shorter), of one feature map and of all.
+/// Stripes of one line, of several (the last one shorter), of one feature map and of all.
 #[test]
 fn conv2d_of_normalized_input() {
     use Activation::{None, Silu};
@@ -93,14 +93,14 @@ fn conv2d_of_normalized_input() {
     };
     let up = Conv2d { upsample: true, ..op(1, Silu) };
     let end = Conv2d { padding: 0, padding_end: 1, ..op(2, None) };
-    let half = Storage { activations: DType::F16, ..blocks_of(16) };
+    let half = Storage { activations: DType::F16, ..groups_of(16) };
     let cases = [
         conv2d(op(1, Silu), [2, 7, 5], &[23], 40, PLAIN),
         conv2d(op(1, Silu), [1, 6, 13], &[16, 7], 36, STORAGES[1]),
         conv2d(op(1, None), [2, 4, 16], &[32], 33, STORAGES[3]),
         conv2d(op(2, Silu), [1, 9, 26], &[13], 32, STORAGES[2]),
         conv2d(end, [2, 8, 6], &[16], 40, PLAIN),
-        conv2d(up, [1, 4, 6], &[32], 34, blocks_of(32)),
+        conv2d(up, [1, 4, 6], &[32], 34, groups_of(32)),
         conv2d(op(1, Silu), [2, 5, 7], &[32, 16], 36, half),
     ];
     let others = other_targets();
@@ -122,18 +122,18 @@ fn conv2d_of_int8_weights() {
     let op =
         |activation| Conv2d { epilogue: epilogue(true, Some(2), activation, true), ..same(3, 1) };
     let up = Conv2d { upsample: true, ..op(Activation::Silu) };
-    let half = Storage { activations: DType::F16, ..blocks_of(32) };
+    let half = Storage { activations: DType::F16, ..groups_of(32) };
     let mut cases = vec![
         conv2d(op(IDENTITY), [1, 4, 17], &[23], 40, INT8),
-        conv2d(op(IDENTITY), [2, 5, 7], &[64], 36, blocks_of(64)),
-        conv2d(op(Activation::Silu), [1, 6, 26], &[320, 64], 36, blocks_of(64)),
+        conv2d(op(IDENTITY), [2, 5, 7], &[64], 36, groups_of(64)),
+        conv2d(op(Activation::Silu), [1, 6, 26], &[320, 64], 36, groups_of(64)),
         conv2d(up, [1, 4, 6], &[32], 33, half),
         conv2d(
             Conv2d { epilogue: epilogue(true, None, IDENTITY, false), ..same(3, 2) },
             [1, 9, 13],
             &[16],
             35,
-            blocks_of(16),
+            groups_of(16),
         ),
     ];
     let mut split = cases[..3].to_vec();
@@ -154,7 +154,7 @@ fn small_conv2d() {
         conv2d(up, [1, 2, 4], &[5], 4, STORAGES[1]),
         conv2d(same(3, 2), [1, 5, 5], &[4], 4, PLAIN),
         conv2d(end, [1, 6, 6], &[4], 4, PLAIN),
-        conv2d(same(3, 1), [1, 3, 5], &[16, 32], 17, blocks_of(16)),
+        conv2d(same(3, 1), [1, 3, 5], &[16, 32], 17, groups_of(16)),
         Case { max_scratch_bytes: 0, ..conv2d(normalized, [1, 3, 5], &[5, 3], 6, PLAIN) },
     ]);
 }

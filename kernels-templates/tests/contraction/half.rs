@@ -1,4 +1,4 @@
-//! Half arithmetic of mobile GPUs: by the device's own where it has it, otherwise emulated.
+//! Half arithmetic of mobile GPUs: on the device if it has half arithmetic, otherwise emulated.
 
 use crate::cases::*;
 use crate::check::check;
@@ -15,8 +15,8 @@ use kiln_testkit::{Runner, random, stored};
 /// Everything in FP16.
 const HALF: Storage = STORAGES[3];
 
-/// `a * b + c`, rounded once: in whole multiples of 2^-48, of which the first 24 bits are kept and a
-/// last one that says whether there were others.
+/// `a * b + c`, rounded once. The sum is exact in multiples of 2^-48. Its first 24 bits are kept,
+/// and a last bit says whether there are others.
 fn exact(a: f16, b: f16, c: f16) -> f16 {
     let whole = |x: f16| (x.to_f64() * 2f64.powi(24)) as i128;
     let sum = whole(a) * whole(b) + (whole(c) << 24);
@@ -28,13 +28,14 @@ fn exact(a: f16, b: f16, c: f16) -> f16 {
     f16::from_f32(if sum < 0 { -value as f32 } else { value as f32 })
 }
 
-/// Three lists of halves of every size whose products and sums tie, cancel, underflow and overflow.
+/// Three lists of FP16 values of every magnitude. Their products and sums tie, cancel, underflow
+/// and overflow.
 fn operands() -> [Vec<f16>; 3] {
     const COUNT: usize = 1 << 18;
     let bits = |seed| random(seed, COUNT).into_iter().map(|v| (v * 32768.0) as i16 as u16);
     let finite = |x: f16| if x.is_finite() { x } else { f16::from_bits(x.to_bits() & 0xbfff) };
     let all = |seed| bits(seed).map(f16::from_bits).map(finite);
-    // About 1, so that products and sums overlap.
+    // Magnitudes near 1, so that products and sums overlap.
     let exponent = |b: u16| 0x3c00 - (b >> 10 & 7) * 0x400;
     let near = |seed| bits(seed).map(|b| f16::from_bits(b & 0x83ff | exponent(b)));
     let (mut a, mut b): (Vec<f16>, Vec<f16>) = (all(1).collect(), all(2).collect());
@@ -80,7 +81,7 @@ fn multiply_add_of_halves_is_rounded_once() {
     let [a, b, c] = &lists;
     for i in 0..count {
         let expected = exact(a[i], b[i], c[i]).to_f32();
-        // A device may round the product as well, and may have no subnormal halves.
+        // A device may also round the product, and may lack subnormal FP16 values.
         let product = (a[i].to_f32() * b[i].to_f32()).abs();
         let allowed = match runner.half() {
             Way::Emulated => 0.0,
@@ -92,7 +93,7 @@ fn multiply_add_of_halves_is_rounded_once() {
     }
 }
 
-/// Where a trial does not build for want of half arithmetic, it builds without.
+/// A kernel that cannot be built with half arithmetic is built without it.
 #[test]
 fn trials_fail_for_half_arithmetic_only() {
     let runner = Runner::shared();
@@ -102,7 +103,7 @@ fn trials_fail_for_half_arithmetic_only() {
     }
 }
 
-/// Relative L2 error of a product of matrices in runs of that many halves.
+/// Relative L2 error of a matrix product in runs of `run` FP16 products.
 fn error(k: usize, run: u32, signed: bool) -> f64 {
     const ROWS: usize = 16;
     const COLUMNS: usize = 64;
@@ -121,7 +122,7 @@ fn error(k: usize, run: u32, signed: bool) -> f64 {
         Storage { activations: DType::F16, ..HALF },
     );
     let (x, w) = (values(1, ROWS * k), values(2, COLUMNS * k));
-    // The result in FP32, so that only sums are off.
+    // The result is FP32, so that only sums have errors.
     let output = TensorType::f32(&[1, ROWS, COLUMNS]);
     let problem = Problem {
         op: &case.op,
@@ -147,8 +148,9 @@ fn error(k: usize, run: u32, signed: bool) -> f64 {
     (off / norm).sqrt()
 }
 
-/// The bounds of `contraction/mobile`, at the longest sums of Stable Diffusion: for random signs
-/// the mean, for one sign the largest error. A whole sum of halves would be off by more than ten times as much.
+/// The bounds of `contraction/mobile` at the longest sums of Stable Diffusion: the mean error for
+/// random signs, the largest error for one sign. Summing everything in FP16 would have more than
+/// ten times the error.
 #[test]
 fn sums_in_runs_of_halves_keep_their_bound() {
     for (k, run) in [(320, 16), (2880, 8), (2880, 16), (2880, 32), (17280, 16)] {
@@ -194,7 +196,8 @@ fn contractions_in_halves() {
     }
 }
 
-/// What is not stored in FP16 is multiplied in FP32, and so is all without half arithmetic.
+/// Values that are not stored in FP16 are multiplied in FP32. Without half arithmetic, all values
+/// are.
 #[test]
 fn values_of_other_types_are_multiplied_in_float() {
     let first =

@@ -52,14 +52,14 @@ fn matmul_of_split_weights() {
 fn matmul_of_int8_weights() {
     use Activation::{Geglu, Gelu};
     let e = |activation| epilogue(true, Some(3), activation, true);
-    let half = Storage { activations: DType::F16, ..blocks_of(64) };
+    let half = Storage { activations: DType::F16, ..groups_of(64) };
     let mut cases = vec![
         matmul(13, &[300], 40, e(IDENTITY), INT8),
-        matmul(13, &[320], 40, e(IDENTITY), blocks_of(64)),
-        matmul(1, &[32], 35, e(Gelu), blocks_of(16)),
-        matmul(25, &[64, 128], 72, e(Geglu), blocks_of(32)),
+        matmul(13, &[320], 40, e(IDENTITY), groups_of(64)),
+        matmul(1, &[32], 35, e(Gelu), groups_of(16)),
+        matmul(25, &[64, 128], 72, e(Geglu), groups_of(32)),
         matmul(25, &[41], 72, e(Geglu), INT8),
-        matmul(600, &[128], 48, e(IDENTITY), blocks_of(128)),
+        matmul(600, &[128], 48, e(IDENTITY), groups_of(128)),
         matmul(30, &[1280], 35, e(IDENTITY), half),
     ];
     let mut split = cases[..5].to_vec();
@@ -74,7 +74,7 @@ fn small_matmul() {
     check_everywhere(&[
         matmul(13, &[5, 18], 36, epilogue(true, None, Activation::Gelu, true), PLAIN),
         matmul(3, &[19], 40, e.clone(), STORAGES[3]),
-        matmul(3, &[32], 40, e.clone(), blocks_of(16)),
+        matmul(3, &[32], 40, e.clone(), groups_of(16)),
         matmul(3, &[19], 40, e, INT8),
     ]);
 }

@@ -1,4 +1,4 @@
-//! What NVIDIA's tensor cores take.
+//! Contractions on NVIDIA's tensor cores.
 
 use crate::cases::*;
 use crate::check::check;
@@ -9,8 +9,7 @@ use kiln_kernels::contraction::tensor_cores;
 use kiln_kernels::{Target, Tiling, candidates};
 use kiln_testkit::Runner;
 
-/// Rows of whole 16-byte parts: what the tensor cores take, with sums long enough to be computed in
-/// parts.
+/// Rows in multiples of 16 bytes, which tensor cores require, and sums long enough for split-K.
 fn cases() -> Vec<Case> {
     use Activation::{Geglu, Silu};
     let e = |activation| epilogue(true, Some(4), activation, true);
@@ -18,8 +17,8 @@ fn cases() -> Vec<Case> {
     let up = Conv2d { upsample: true, ..same(3, 1) };
     let end = Conv2d { padding: 0, padding_end: 1, ..same(3, 2) };
     let normalized = Conv2d { prologue: Some(Silu), ..op(3, 1) };
-    let half = |block| Storage { activations: DType::F16, ..blocks_of(block) };
-    let storages = [PLAIN, STORAGES[1], STORAGES[3], INT8, half(WHOLE), half(32), blocks_of(32)];
+    let half = |group| Storage { activations: DType::F16, ..groups_of(group) };
+    let storages = [PLAIN, STORAGES[1], STORAGES[3], INT8, half(WHOLE), half(32), groups_of(32)];
     let mut cases: Vec<_> = storages
         .into_iter()
         .flat_map(|s| {
@@ -51,7 +50,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn contractions_of_whole_parts() {
-    // Without tensor cores, what they do takes a thousand times as long.
+    // Without tensor cores, their emulation takes a thousand times as long.
     let step = if Runner::shared().vendor().contains("NVIDIA") { 1 } else { 7 };
     for case in cases().iter().step_by(step) {
         let output = case.output();
@@ -61,13 +60,13 @@ fn contractions_of_whole_parts() {
     }
 }
 
-/// Their best variant on other GPUs.
+/// The best variant on GPUs without tensor cores.
 #[test]
 fn contractions_of_whole_parts_elsewhere() {
     cases().iter().step_by(9).for_each(|case| check(&Target::gpu(), case, 1));
 }
 
-/// Every tile in FP32 and in FP16, its sums in one part or in two.
+/// Every tile in FP32 and in FP16, with one or two parts for split-K.
 #[test]
 fn every_tile() {
     let e = epilogue(true, Some(4), Activation::Silu, true);
@@ -78,7 +77,7 @@ fn every_tile() {
         let (tile_rows, tile_columns) = (tiling.rows, tiling.columns);
         let sum_parts = index as u32 % 2 + 1;
         let target = Target::nvidia().with_tiling(Tiling { sum_parts, ..tiling });
-        // The narrowest is for no more columns than it has.
+        // The narrowest tile is only for outputs of at most its own columns.
         let columns = if tile_columns < 64 { 3 } else { 100 };
         for storage in [PLAIN, STORAGES[3]] {
             for case in [
@@ -90,7 +89,7 @@ fn every_tile() {
                 let rows = output.elem_count() / columns;
                 let tiles =
                     [rows.div_ceil(tile_rows as usize), columns.div_ceil(tile_columns as usize)];
-                // Of four warps each.
+                // Each work-group has four warps.
                 let work_items = [128 * tiles[0] as u64, tiles[1] as u64, sum_parts.into()];
                 assert_eq!(launch.global, work_items, "{tile_rows}x{tile_columns}");
                 check(&target, &case, 1);
@@ -99,8 +98,8 @@ fn every_tile() {
     }
 }
 
-/// Partial sums take no more scratch memory than there is: a strategy with little would take another, far
-/// slower variant instead.
+/// Partial sums take no more scratch memory than the limit. A strategy with a low limit would
+/// otherwise take another, much slower variant.
 #[test]
 fn partial_sums_fit_the_scratch_memory() {
     let half = Storage { activations: DType::F16, ..INT8 };

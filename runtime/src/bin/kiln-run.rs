@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use kiln_runtime::RuntimeError;
 use kiln_runtime::cli::{self, Command, HELP};
 
-/// What compiles kernels ahead, instead of a run.
+/// Compiles kernels ahead, in place of a run.
 const PREPARE: &str = "--prepare";
 
 fn main() -> ExitCode {

@@ -264,7 +264,8 @@ impl Small {
             steps.extend(streamed(block, layer as u32 % 2, |w| scale(from, w, to, elems, 4)));
             from = to;
         }
-        // The second is of no use, but launched with the first: of the same kernel, with other arguments.
+        // The second is of no use, but launched with the first: of the same kernel, with other
+        // arguments.
         for (to, share) in [(ids.eps, 0.25), (ids.hidden[LAYERS % 2], 7.0)] {
             let args = vec![
                 read(from, elems),

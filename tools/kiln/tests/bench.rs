@@ -1,4 +1,5 @@
-//! Measuring and tuning on the small model: figures agree with the plan, and a tuned bundle is right.
+//! Measuring and tuning on the small model: figures agree with the plan, and a tuned bundle is
+//! right.
 
 mod harness;
 

@@ -1,6 +1,8 @@
-//! The documentation holds: links lead somewhere, quoted commands parse, pages are those of the program.
+//! The documentation holds: links lead somewhere, quoted commands parse, pages are those of the
+//! program.
 //!
-//! `KILN_WRITE_GOLDEN=1 cargo test --release -p kiln --test docs` writes the command line's page anew.
+//! `KILN_WRITE_GOLDEN=1 cargo test --release -p kiln --test docs` writes the command line's page
+//! anew.
 
 mod harness;
 
@@ -141,7 +143,8 @@ fn every_quoted_command_parses() {
     for path in pages().iter().filter(|path| !path.ends_with("CHANGELOG.md")) {
         let (_, code) = split_code(&read(path));
         for call in code.iter().flat_map(|code| calls(code)) {
-            // Arguments are parsed up to the call for help, which stands in for all that is left out.
+            // Arguments are parsed up to the call for help, which stands in for all that is left
+            // out.
             let args: Vec<&str> = call.iter().map(String::as_str).chain(["--help"]).collect();
             let output = kiln(&args);
             let error = String::from_utf8_lossy(&output.stderr);

@@ -73,8 +73,8 @@ fn kiln_run_needs_no_c_compiler() {
     }
 }
 
-/// The modules of the runtime that may be unsafe. `kiln-testkit` may, to launch kernels; every other
-/// library forbids it.
+/// The modules of the runtime that may be unsafe. `kiln-testkit` may, to launch kernels; every
+/// other library forbids it.
 #[test]
 fn unsafe_is_confined() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

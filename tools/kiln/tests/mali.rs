@@ -1,13 +1,13 @@
 //! The kernels of sd21-base for Mali, at their full sizes, on the OpenCL device at hand.
 //!
-//! Every distinct kernel of contractions, attention, norms and pointwise ops of the plan for
-//! `mali-g78` with FP16 storage is compiled. Of those that take long, only a few tiles are run:
-//! contractions in three places (the first rows, some in the middle, the last) over all columns,
-//! attention for the first queries of every head. What is run is compared with the op's reference
-//! in `f64` for the same rows. Values that no work-item has written are NaN. Half arithmetic is the
-//! device's own where it has it, otherwise emulated; contractions are also run without it.
+//! Compiles every distinct kernel of contractions, attention, norms and pointwise ops in the plan
+//! for `mali-g78` with FP16 storage. Of long kernels, only a few tiles run: contractions at three
+//! positions (the first rows, some in the middle, the last) over all columns, attention for the
+//! first queries of every head. The results are compared with the op's reference in `f64` for the
+//! same rows. Values that no work-item has written are NaN. Half arithmetic runs on the device if
+//! it has half arithmetic, otherwise it is emulated. Contractions also run without it.
 //!
-//! Every sixth problem, and one of each variant, unless told otherwise:
+//! By default, every sixth problem and one of each variant:
 //! ```sh
 //! KILN_EVERY=1 cargo test --release -p kiln --test mali -- --nocapture
 //! ```
@@ -29,7 +29,7 @@ use kiln_testkit::{Runner, Tolerance, assert_close, random_stored, reference};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
-/// Arithmetic up to which an op is run whole.
+/// Largest arithmetic, in FLOP, of an op that runs as a whole.
 const WHOLE_FLOPS: u64 = 200_000_000;
 
 /// An op of the plan with its types and launches.
@@ -65,11 +65,11 @@ impl PlannedOp {
     }
 }
 
-/// The distinct ops of sd21-base for Mali, in a fixed order, and what they are lowered for.
+/// The distinct ops of sd21-base for Mali, in a fixed order, and their target.
 fn planned_ops(half_arithmetic: bool) -> (Vec<PlannedOp>, Target) {
     let model = kiln_models::find("sd21-base").expect("it is known");
     let (_, mut profile) = DeviceProfile::load("mali-g78").expect("it ships");
-    // Whole launches, of which this test chooses its own parts.
+    // Launches stay whole. The test chooses its own parts.
     profile.rates.max_dispatch_ms = 0;
     if !half_arithmetic {
         profile.target.half_run = 0;
@@ -99,7 +99,7 @@ fn planned_ops(half_arithmetic: bool) -> (Vec<PlannedOp>, Target) {
             ops.entry(op.name()).or_insert(op);
         }
     }
-    // Ops that differ in scalar arguments alone have the same kernels.
+    // Ops that differ only in scalar arguments have the same kernels.
     let mut kernels = HashSet::new();
     let mut is_new = |op: &PlannedOp| {
         let launches = op.lowering.launches.iter();
@@ -109,7 +109,7 @@ fn planned_ops(half_arithmetic: bool) -> (Vec<PlannedOp>, Target) {
     (distinct, profile.target)
 }
 
-/// Inputs on which sums are about 1.
+/// Inputs for which sums are about 1.
 fn inputs(op: &PlannedOp) -> Vec<Vec<f32>> {
     let weights = op.op.contraction().map(|operands| operands.weights);
     let values = |(index, input): (usize, &Operand)| {
@@ -122,7 +122,7 @@ fn inputs(op: &PlannedOp) -> Vec<Vec<f32>> {
 
 fn tolerance(op: &PlannedOp, target: &Target) -> Tolerance {
     let normalized = matches!(&op.op, Op::Conv2d(op) if op.prologue.is_some());
-    // Values to multiply are up to 1, normalized ones up to 1 * 1 + 1.
+    // Multiplied values are up to 1, or 1 * 1 + 1 if normalized.
     let largest = if normalized { 2.0 } else { 1.0 };
     let of_sums = match &op.op {
         Op::Matmul(_) | Op::Conv2d(_) => {
@@ -138,17 +138,18 @@ fn tolerance(op: &PlannedOp, target: &Target) -> Tolerance {
     of_sums.rounded((variant.rounding)(&op.problem(), target, largest)).stored_as(op.output.dtype)
 }
 
-/// The rows of an output that are run, and the parts of each launch that compute them.
+/// The rows of an output to run, and the parts of each launch that compute them.
 struct Sample {
     rows: Vec<usize>,
-    /// Extents of 0 stay whole.
+    /// An extent of 0 stays whole.
     parts: Vec<Part>,
 }
 
-/// The launch that normalizes what a convolution reads; always run whole.
+/// The launch that normalizes a convolution's source. It always runs as a whole.
 const NORMALIZE: &str = "conv2d_stripe";
 
-/// Contractions: three tiles of rows (global 1) over all panels of columns (global 0).
+/// Contractions: three tiles of rows (axis 1 of the global size) over all panels of columns (axis
+/// 0).
 fn sample_contraction(problem: &PlannedOp) -> Sample {
     let launches = &problem.lowering.launches;
     let global = launches.iter().find(|l| l.entry != NORMALIZE).expect("it multiplies").global;
@@ -174,7 +175,7 @@ fn sample_attention(problem: &PlannedOp) -> Sample {
     Sample { rows: (0..queries as usize).collect(), parts }
 }
 
-/// Runs an op, or a sample of it; its output.
+/// Runs an op, or a sample of it. Returns its output.
 fn run(op: &PlannedOp, values: &[Vec<f32>], sample: Option<&Sample>) -> Result<Vec<f32>> {
     let loaded = Runner::shared().load(&op.problem(), &op.lowering, values);
     let Some(sample) = sample else { return loaded.result() };
@@ -246,7 +247,8 @@ fn expected(op: &Op, inputs: &[Tensor], output: &TensorType, rows: &[usize]) -> 
     }
 }
 
-/// `activation(x * scale + shift)` of every element; `affine` is `[picture][2][channel of all]`.
+/// Applies `activation(x * scale + shift)` to every element. `affine` is `[batch][2][channel of all
+/// sources]`.
 fn normalize(sources: &mut [Tensor], affine: &Tensor, silu: bool) {
     let channels: usize = sources.iter().map(Tensor::channels).sum();
     let mut base = 0;
@@ -265,7 +267,7 @@ fn batch(tensor: &Tensor) -> usize {
     if tensor.shape.len() > 1 { tensor.shape[0] } else { 1 }
 }
 
-/// The pixels under the filter for some output pixels, [row][ky][kx][channel of all sources].
+/// The pixels under the filter for some output pixels: `[row][ky][kx][channel of all sources]`.
 fn windows(op: &Conv2d, sources: &[Tensor], out_h: usize, out_w: usize, rows: &[usize]) -> Tensor {
     let (h, w) = (sources[0].shape[1], sources[0].shape[2]);
     let (window_h, window_w) = op.window_extent(h, w);
@@ -290,7 +292,7 @@ fn windows(op: &Conv2d, sources: &[Tensor], out_h: usize, out_w: usize, rows: &[
     Tensor::new(&[rows.len(), taps * channels], data)
 }
 
-/// Evaluates a contraction of given rows of A, with the epilogue's inputs cut to the same.
+/// Evaluates a contraction of given rows of A. The epilogue's inputs are cut to the same rows.
 fn contraction(op: Matmul, sources: Vec<Tensor>, inputs: &[Tensor], rows: &[usize]) -> Vec<f32> {
     let mut all = sources;
     all.extend(inputs[op.sources..].iter().cloned());
@@ -324,7 +326,7 @@ fn check(op: &PlannedOp, target: &Target) {
     assert_close(&found, &expected, tolerance(op, target), &name);
 }
 
-/// Compiles, runs and compares one in `KILN_EVERY` of these, and one of each variant.
+/// Compiles, runs and compares one in `KILN_EVERY` ops, and one of each variant.
 fn check_some(ops: &[PlannedOp], target: &Target) {
     let every = std::env::var("KILN_EVERY").map_or(6, |n| n.parse().expect("KILN_EVERY=N"));
     let mut seen = HashSet::new();

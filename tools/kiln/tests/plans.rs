@@ -1,5 +1,5 @@
-//! The full-size plan of every profile and precision at 1 GiB, and the smallest budget that has one,
-//! against a file: what a change does to memory and streaming shows in its commit. One plan in
+//! The full-size plan of every profile and precision at 1 GiB, and the smallest budget that has
+//! one, against a file: what a change does to memory and streaming shows in its commit. One plan in
 //! `SAMPLE` is made; `make test-full` makes all.
 //!
 //! `KILN_WRITE_GOLDEN=1 cargo test --release -p kiln --test plans` writes the file anew.

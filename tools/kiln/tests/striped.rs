@@ -1,4 +1,5 @@
-//! A decoder whose largest pictures are computed by stripes makes the picture of one that holds them.
+//! A decoder that computes its largest feature maps by stripes makes the same picture as one that
+//! holds them.
 
 mod harness;
 
@@ -47,8 +48,8 @@ fn strategy(bundle: &Path) -> String {
     taken["strategy"].as_str().expect("it has a name").to_string()
 }
 
-/// Kernels of one device class add in one order, but Winograd's transforms differ from the definition:
-/// 1e-5 of the picture at most, over some thirty layers.
+/// Kernels of one device class add in one order, but Winograd's transforms differ from the
+/// definition: by 1e-5 of the picture at most, over about thirty layers.
 #[test]
 fn stripes_have_no_seams() {
     let (small, striped) = decoded(&format!("{}MiB", smallest_mib()));
@@ -59,7 +60,7 @@ fn stripes_have_no_seams() {
     assert!(error <= 1e-5, "relative L2 {error:e}");
     let error = relative_l2(&striped, &npy(&emoji("1-image.npy")));
     assert!(error <= bounds::NETWORK_FP32, "relative L2 {error:e} to diffusers'");
-    // A seam would be lines with more error than the others: the sums of all differ in their last bits.
+    // A seam would be a few lines with more error than the others.
     let lines = striped.chunks(256).zip(whole.chunks(256)).map(|(s, w)| relative_l2(s, w));
     let worst = lines.fold(0.0, f64::max);
     assert!(worst <= bounds::NETWORK_FP32, "relative L2 of a line {worst:e}");

@@ -92,8 +92,8 @@ impl<'a> Check<'a> {
         self.hold_in_place(problem, lowering, variant.name, &found);
     }
 
-    /// A lowering makes the same bits in parts: once for each variant and set of axes that it can be
-    /// cut along, for drivers compile kernels anew for it.
+    /// A lowering makes the same bits in parts: once for each variant and set of axes that it can
+    /// be cut along, for drivers compile kernels anew for it.
     fn hold_parts(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
         static SEEN: Seen = Mutex::new(BTreeSet::new());
         let axes = |launch: &Launch| {
@@ -109,8 +109,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A lowering makes the same bits with its output in the memory of each input that allows it: once
-    /// for each variant, input and kind of launches.
+    /// A lowering makes the same bits with its output in the memory of each input that allows it:
+    /// once for each variant, input and kind of launches.
     fn hold_in_place(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
         static SEEN: Seen = Mutex::new(BTreeSet::new());
         let several = lowering.launches.len() > 2;

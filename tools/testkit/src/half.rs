@@ -58,8 +58,8 @@ pub const TRIAL: &str = "trial";
 /// Name of what ships, which is in all of [`trials`], too.
 pub const KERNEL: &str = "contraction_tiled_mobile_half";
 
-/// A kernel with all that the section has, and constants, which Oclgrind does not know: `out[i] = a[i] *
-/// b[i] + c[i]`, a work-item for each four.
+/// A kernel with all that the section has, and constants, which Oclgrind does not know: `out[i] =
+/// a[i] * b[i] + c[i]`, a work-item for each four.
 pub fn trial() -> String {
     [&SECTION[SECTION.find(BEGIN).expect("it begins")..], &trial_kernel()].concat()
 }

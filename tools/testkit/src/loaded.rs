@@ -11,8 +11,8 @@ use crate::values::decode;
 const OUTPUT: usize = 0;
 /// Bytes behind the output that no kernel may change.
 const GUARD_BYTES: usize = 256;
-/// What scratch memory, the output and its guard hold at first: NaN in every storage type, so that an
-/// element that is read before it is written, or never written, shows.
+/// What scratch memory, the output and its guard hold at first: NaN in every storage type, so that
+/// an element that is read before it is written, or never written, shows.
 const UNWRITTEN: u8 = 0xff;
 
 /// How a launch is compiled: OpenCL C and the options of the driver's compiler.
@@ -39,8 +39,8 @@ impl<'a> Loaded<'a> {
         Self::with_sources(probe, problem, lowering, values, &own, None)
     }
 
-    /// [`Loaded::new`] with other sources for the kernels, and the output in the memory of an input,
-    /// which must be of its type.
+    /// [`Loaded::new`] with other sources for the kernels, and the output in the memory of an
+    /// input, which must be of its type.
     ///
     /// Errors: the driver refuses it.
     pub fn with_sources(

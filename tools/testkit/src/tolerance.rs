@@ -26,8 +26,8 @@ impl Tolerance {
     pub const GEGLU: Self = Self { abs: 4.0 * Self::GELU.abs, ..Self::GELU };
     /// An angle of up to 1, rounded a few times, and its sine.
     pub const TIMESTEP_EMBEDDING: Self = Self { abs: 4e-7, rel: 0.0 };
-    /// Sums of some hundred terms under 1 in any order that is at worst sequential, divided by their
-    /// number.
+    /// Sums of some hundred terms under 1 in any order that is at worst sequential, divided by
+    /// their number.
     pub const MEAN: Self = Self { abs: 2e-6, rel: 2e-7 };
     /// An exponential of at most 6 - (-6), a sum of some hundreds of them and a division.
     pub const SOFTMAX: Self = Self { abs: 0.0, rel: 3e-6 };
@@ -40,9 +40,9 @@ impl Tolerance {
     /// Scores of `d` products are off by `d` roundings, weights by as much; values are at most 1.
     pub const ATTENTION: Self = Self { abs: 4e-6, rel: 4e-6 };
 
-    /// A sum of `k` products of values of at most `largest` and weights of up to `2 / sqrt(k)`, with its
-    /// epilogue: its roundings grow with the root of `k`, by two units in the last place for the sum of
-    /// about 1 and its partial sums; 16 units are for the epilogue.
+    /// A sum of `k` products of values of at most `largest` and weights of up to `2 / sqrt(k)`,
+    /// with its epilogue: its roundings grow with the root of `k`, by two units in the last place
+    /// for the sum of about 1 and its partial sums; 16 units are for the epilogue.
     pub fn contraction(k: usize, largest: f32) -> Self {
         let abs = largest * (16.0 + 2.0 * (k as f32).sqrt()) * f32::EPSILON;
         Self { abs, rel: 16.0 * f32::EPSILON }
@@ -53,8 +53,8 @@ impl Tolerance {
         Self { abs: rounding.scale * self.abs + rounding.abs, ..self }
     }
 
-    /// With the rounding of an output's storage type: in FP16 half a unit in the last place, 2^-11, and
-    /// half the smallest subnormal, 2^-25.
+    /// With the rounding of an output's storage type: in FP16 half a unit in the last place, 2^-11,
+    /// and half the smallest subnormal, 2^-25.
     pub fn stored_as(self, dtype: DType) -> Self {
         let (abs, rel) = if dtype == DType::F16 { (3e-8, 4.9e-4) } else { (0.0, 0.0) };
         Self { abs: self.abs + abs, rel: self.rel + rel }

@@ -219,8 +219,8 @@ impl ArenaProblem {
 /// The conflict because of which `problem` cannot fit in `capacity_bytes`, if the live sizes alone
 /// exceed it.
 ///
-/// `None` does not guarantee that a placement exists. Requires a problem that [`ArenaProblem::validate`]
-/// accepts.
+/// `None` does not guarantee that a placement exists. Requires a problem that
+/// [`ArenaProblem::validate`] accepts.
 pub fn conflict(problem: &ArenaProblem, capacity_bytes: u64) -> Option<Conflict> {
     let (time, live_bytes) = problem.busiest_time()?;
     if live_bytes <= capacity_bytes {

@@ -42,8 +42,8 @@ impl Activation {
 pub struct Epilogue {
     /// Whether an input of shape `[n]` is added.
     pub bias: bool,
-    /// `offset` of a one-row input (the timestep projection). Its columns `[offset, offset + n)` are
-    /// added to every row. `None` if there is no such input.
+    /// `offset` of a one-row input (the timestep projection). Its columns `[offset, offset + n)`
+    /// are added to every row. `None` if there is no such input.
     pub row_offset: Option<usize>,
     /// The activation.
     pub activation: Activation,
@@ -57,8 +57,8 @@ impl Epilogue {
         if self.activation == Activation::Geglu { n / 2 } else { n }
     }
 
-    /// Checks the epilogue's operands among the op's inputs for `n` accumulator columns and an output
-    /// type.
+    /// Checks the epilogue's operands among the op's inputs for `n` accumulator columns and an
+    /// output type.
     pub fn check(
         &self,
         op: &'static str,

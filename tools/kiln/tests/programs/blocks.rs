@@ -295,8 +295,8 @@ fn resnet(net: &mut Builder, x: ValueId) -> ValueId {
     if net.entropy.chance(80) { net.add(h, shortcut) } else { net.add(shortcut, h) }
 }
 
-/// Convolutions with nothing between them but biases and normalizations, on a map that is likely the
-/// largest: what is computed by stripes where memory is short.
+/// Convolutions with nothing between them but biases and normalizations, on a map that is likely
+/// the largest: what is computed by stripes where memory is short.
 fn conv_chain(net: &mut Builder, x: ValueId) -> ValueId {
     let (wide, out) = (net.any_channels(), net.any_channels());
     if !net.afford(net.conv_work(x, wide, 3) + net.rows(x) * wide * out * 10) {

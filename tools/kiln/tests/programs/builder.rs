@@ -22,7 +22,8 @@ pub struct Palette {
     pub channels: &'static [usize],
     /// Groups of a group normalization.
     pub groups: &'static [usize],
-    /// Multiply-adds of one network at most for an entry of its batch, so that the reference takes a fraction of a second.
+    /// Multiply-adds of one network at most for an entry of its batch, so that the reference takes
+    /// a fraction of a second.
     pub multiply_adds: usize,
 }
 
@@ -72,7 +73,8 @@ impl<'a> Builder<'a> {
         self.graph.ty(value).nhwc().map(|[_, height, ..]| height)
     }
 
-    /// Whether the network may do so much more work for each entry of its batch; it is counted if so.
+    /// Whether the network may do so much more work for each entry of its batch; it is counted if
+    /// so.
     pub fn afford(&mut self, multiply_adds: usize) -> bool {
         let fits = self.multiply_adds + multiply_adds <= self.palette.multiply_adds;
         self.multiply_adds += if fits { multiply_adds } else { 0 };

@@ -112,7 +112,8 @@ impl<'a> Case<'a> {
         Setting::any(&mut self.entropy, &self.model, &self.checkpoint, self.execute)
     }
 
-    /// Breaks the networks after the passes in every way that is possible, and counts which was noticed.
+    /// Breaks the networks after the passes in every way that is possible, and counts which was
+    /// noticed.
     pub fn break_graphs(mut self, coverage: &mut Coverage) -> arbitrary::Result<()> {
         let setting = self.setting();
         let networks = setting.optimized(&self.model, &mut self.entropy);
@@ -183,7 +184,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The smallest budget, from the refusal of none; `None` if the device's allocations are too small.
+    /// The smallest budget, from the refusal of none; `None` if the device's allocations are too
+    /// small.
     fn smallest_budget(&self, setting: &Setting, coverage: &mut Coverage) -> Option<u64> {
         let smallest = match setting.plan(&self.model, 0) {
             Answer::Smallest(bytes) => bytes,

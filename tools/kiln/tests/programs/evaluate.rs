@@ -1,8 +1,9 @@
 //! Evaluation by the ops' references, exactly or with the rounding of a device.
 //!
-//! A bound on the difference between two ways to compute a network follows from the network itself: it is
-//! evaluated once more with noise of the size of each op's rounding errors. What the noise does to
-//! the result, some times over, is what rounding may do (Monte Carlo arithmetic, Parker 1997).
+//! A bound on the difference between two ways to compute a network follows from the network itself:
+//! it is evaluated once more with noise of the size of each op's rounding errors. What the noise
+//! does to the result, some times over, is what rounding may do (Monte Carlo arithmetic, Parker
+//! 1997).
 
 use kiln_ir::{Graph, NodeKind, Op, Tensor, ValueId, reference};
 use std::collections::HashMap;
@@ -26,8 +27,8 @@ pub enum Arithmetic {
 const MARGIN: f64 = 3.0;
 /// Of the device's own arithmetic beside sums: exponentials, divisions.
 const FLOOR: f64 = 2e-6;
-/// Standard deviations of the sums of a device over one rounding times the root of the length of a sum:
-/// transforms of Winograd's convolutions add up numbers some times as large as the result.
+/// Standard deviations of the sums of a device over one rounding times the root of the length of a
+/// sum: transforms of Winograd's convolutions add up numbers some times as large as the result.
 const SUM_FACTOR: f64 = 2.0;
 
 impl Arithmetic {

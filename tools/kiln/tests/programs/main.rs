@@ -1,18 +1,18 @@
 //! Random programs through the whole compiler.
 //!
-//! A case is a random diffusion model ([`model`]) that is compiled for a random device, precision and
-//! budget ([`compile`]). It holds that
+//! A case is a random diffusion model ([`model`]) that is compiled for a random device, precision
+//! and budget ([`compile`]). It holds that
 //!
 //! - the graphs compute after all passes what they computed before, by the reference of the ops;
-//! - every plan is inside its budget and passes the independent checker, and a budget that is too small is
-//!   answered with one that suffices;
+//! - every plan is inside its budget and passes the independent checker, and a budget that is too
+//!   small is answered with one that suffices;
 //! - the device computes what the reference makes of the graphs before any pass.
 //!
 //! Bounds follow from the arithmetic ([`evaluate`]).
 //!
-//! `KILN_CASES=5000 cargo test --release -p kiln --test programs -- --nocapture` tries that many cases (`make
-//! fuzz CASES=5000`). A failure names its seed: `KILN_SEED=0x... cargo test ...` repeats the case alone,
-//! with `KILN_MINIMIZE=1` looks for a smaller one.
+//! `KILN_CASES=5000 cargo test --release -p kiln --test programs -- --nocapture` tries that many
+//! cases (`make fuzz CASES=5000`). A failure names its seed: `KILN_SEED=0x... cargo test ...`
+//! repeats the case alone, with `KILN_MINIMIZE=1` looks for a smaller one.
 
 mod blocks;
 mod builder;
@@ -35,7 +35,8 @@ use std::time::{Duration, Instant};
 
 /// Cases of `make test`, the same every time so that their kernels are in the driver's cache.
 const QUICK_CASES: u64 = 8;
-/// How many of them run on the device: a driver takes about a second for each kernel that it never saw.
+/// How many of them run on the device: a driver takes about a second for each kernel that it never
+/// saw.
 const QUICK_EVERY: u64 = 8;
 /// Bytes that a case is made from.
 const CASE_BYTES: [u64; 4] = [200, 700, 1400, 2800];
@@ -102,8 +103,8 @@ fn random_programs_survive_the_compiler() {
 /// Cases of which each mutation that is possible is tried; a third of them where plans are made.
 const BROKEN_CASES: u64 = 24;
 
-/// Most mutations are noticed. Some change nothing: a bias before a normalization of single channels, two
-/// steps that do not depend on each other.
+/// Most mutations are noticed. Some change nothing: a bias before a normalization of single
+/// channels, two steps that do not depend on each other.
 fn assert_noticed(coverage: &Coverage) {
     println!("{coverage}");
     let (noticed, missed) = (coverage.all("noticed"), coverage.all("missed"));

@@ -48,8 +48,8 @@ pub struct RandomModel {
 }
 
 impl RandomModel {
-    /// `networks` decides what they are made of. `narrow` has few extents, `picture` the prompts of CLIP's
-    /// tokenizer.
+    /// `networks` decides what they are made of. `narrow` has few extents, `picture` the prompts of
+    /// CLIP's tokenizer.
     pub fn any(entropy: &mut Entropy, networks: &[u8], narrow: bool, picture: bool) -> Self {
         let palette = if narrow { NARROW } else { WIDE };
         let pick = |entropy: &mut Entropy, few: &[usize], many: &[usize]| {

@@ -46,8 +46,8 @@ pub fn make(session: &mut Session, sampler: &str) -> Dumps {
     dumps.into_inner()
 }
 
-/// What the reference makes of a dump's tokens and noise: the decoder's output, channels first. `run`
-/// evaluates a network.
+/// What the reference makes of a dump's tokens and noise: the decoder's output, channels first.
+/// `run` evaluates a network.
 pub fn simulate(
     dumps: &Dumps,
     sampler: &str,

@@ -49,7 +49,8 @@ impl Checkpoint {
     }
 }
 
-/// Values that keep the variance of what a contraction reads: biases and scales are large enough to show.
+/// Values that keep the variance of what a contraction reads: biases and scales are large enough to
+/// show.
 fn tensor(key: &str, shape: &[usize]) -> Tensor {
     let mut data = uniform(key, shape.iter().product());
     match shape {

@@ -1,7 +1,7 @@
 //! `kiln bench table2`: the networks in the configurations of table 2 of a thesis, and in Kiln's.
 //!
-//! The thesis ported Stable Diffusion v2.1 to OpenCL on a Samsung Galaxy S21; docs/benchmarks/mali.md
-//! has its figures.
+//! The thesis ported Stable Diffusion v2.1 to OpenCL on a Samsung Galaxy S21;
+//! docs/benchmarks/mali.md has its figures.
 
 use anyhow::{Context, Result};
 use kiln_bundle::BundleFile;
