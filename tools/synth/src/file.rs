@@ -1,5 +1,5 @@
-//! Lays a checkpoint out and writes it: threads generate pieces, and each goes to its place in
-//! the file by one large write.
+//! Lays a checkpoint out and writes it. Threads generate pieces, and one large write puts each at
+//! its position in the file.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,10 +17,10 @@ use crate::values::Values;
 
 /// Names and shapes of `v2-1_512-ema-pruned.safetensors`.
 const LISTING: &str = include_str!("../sd21_tensors.json");
-/// Values of a piece at most: what a thread holds, and what one write takes.
+/// Largest number of values of a piece: the memory of a thread, and the size of a write.
 const PIECE_ELEMS: usize = 1 << 20;
 
-/// A tensor and its place.
+/// A tensor and its position.
 #[derive(Debug)]
 pub struct Tensor {
     /// Its key.
@@ -28,11 +28,11 @@ pub struct Tensor {
     /// Its dimensions, slowest first.
     pub shape: Vec<usize>,
     elem_count: usize,
-    /// Where it begins in the data part.
+    /// Start in the data part, in bytes.
     start_bytes: u64,
 }
 
-/// What a file will hold.
+/// The contents of a file.
 #[derive(Debug)]
 pub struct Checkpoint {
     precision: Precision,
@@ -158,7 +158,7 @@ impl fmt::Display for Checkpoint {
     }
 }
 
-/// What the writing threads share.
+/// The state that the writing threads share.
 struct Job<'a> {
     checkpoint: &'a Checkpoint,
     /// One for each tensor.
@@ -225,7 +225,7 @@ impl Job<'_> {
     }
 }
 
-/// A bar on standard error; nothing where that is no terminal.
+/// A progress bar on standard error. Hidden unless it is a terminal.
 fn progress(total_bytes: u64) -> ProgressBar {
     let bar = ProgressBar::new(total_bytes);
     let template = "{bar:40} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";

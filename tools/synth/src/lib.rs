@@ -1,8 +1,8 @@
 //! A full-size Stable Diffusion v2.1-base checkpoint with synthetic values, as a file or on demand.
 //!
-//! Every tensor name and shape is that of `v2-1_512-ema-pruned.safetensors`, so that what handles
-//! this checkpoint handles the real one. [`values`] says what the values are; [`Checkpoint`] lists
-//! the tensors and writes them.
+//! Every tensor name and shape is that of `v2-1_512-ema-pruned.safetensors`, so that programs for
+//! the real checkpoint also read this one. [`values`] defines the values. [`Checkpoint`] lists the
+//! tensors and writes them.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,7 @@ impl Precision {
         }
     }
 
-    /// The name that safetensors has for it.
+    /// The type's name in safetensors.
     fn name(self) -> &'static str {
         match self {
             Self::Fp32 => "F32",

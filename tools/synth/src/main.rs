@@ -11,20 +11,20 @@ use kiln_synth::{Checkpoint, Precision};
 /// Write a full-size Stable Diffusion v2.1-base checkpoint with synthetic weights.
 ///
 /// 1,240 tensors, 1.30 G parameters, 5.21 GB in FP32. The values are a pure function of seed,
-/// tensor name and index; activations stay near unit variance.
+/// tensor name and index. Activations stay near unit variance.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// The file to write; OUT.part until it is complete
+    /// File to write. Its name is OUT.part until it is complete
     #[arg(value_name = "OUT.safetensors")]
     out: PathBuf,
     /// Storage type
     #[arg(long, value_enum, default_value_t = Precision::Fp32)]
     dtype: Precision,
-    /// Another seed gives other values
+    /// Seed of the values
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Keep just the tensors whose names start with one of these
+    /// Keep only the tensors whose names start with one of these
     #[arg(long, value_name = "PREFIX", num_args = 1..)]
     only: Vec<String>,
 }

@@ -14,7 +14,7 @@
 const SQRT_3: f64 = 1.732_050_807_568_877_2;
 const TRAIN_STEPS: usize = 1000;
 
-/// A tensor's values, ready to be generated from any index on.
+/// A tensor's values, generated from any index on.
 #[derive(Debug, Clone)]
 pub enum Values {
     /// `offset + gain * u(i)`.
@@ -23,10 +23,10 @@ pub enum Values {
         base: u64,
         /// The mean.
         offset: f32,
-        /// The largest distance from it.
+        /// The largest distance from the mean.
         gain: f32,
     },
-    /// These.
+    /// Listed values.
     Listed(Vec<f32>),
 }
 
@@ -87,7 +87,7 @@ fn role(name: &str, shape: &[usize]) -> (f64, f64) {
     }
     let fan_in: usize = shape.iter().skip(1).product();
     let gain = SQRT_3 / (fan_in as f64).sqrt();
-    // Peaked attention, as trained models have.
+    // Peaked attention, like that of trained models.
     if name.ends_with("to_q.weight") || name.ends_with("to_k.weight") {
         return (0.0, gain * 1.5);
     }

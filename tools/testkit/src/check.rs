@@ -1,4 +1,4 @@
-//! Holds the variants of an op to its reference.
+//! Compares the variants of an op with its reference.
 
 use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::{DeviceClass, Launch, Lowering, Operand, Problem, Target, Variant};
@@ -9,7 +9,7 @@ use crate::runner::Runner;
 use crate::tolerance::{Tolerance, assert_close};
 use crate::values::{random, reference, stored};
 
-/// The targets whose kernels are tested on every device: all of them are legal OpenCL C.
+/// The targets whose kernels are tested on every device. All kernels are legal OpenCL C.
 pub fn targets() -> Vec<Target> {
     let mobile = Target { class: DeviceClass::MobileGpu, max_work_group: 128, ..Target::gpu() };
     let narrow = Target { vector_width: 8, ..Target::cpu() };
@@ -29,7 +29,7 @@ pub fn check(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, tolerance: Tol
     }
 }
 
-/// [`check`] on given values and one storage type.
+/// [`check`] with given values and one storage type.
 pub fn check_values(
     op: &Op,
     shapes: &[&[usize]],
@@ -59,18 +59,18 @@ pub fn check_values(
     assert!(!seen.is_empty(), "no variant applies to {} {problem}", op.name());
 }
 
-/// Values with what the reference makes of them.
+/// Values with the reference's result.
 pub struct Check<'a> {
     values: &'a [Vec<f32>],
     expected: Vec<f32>,
-    /// The largest value that is multiplied or weighed.
+    /// The largest value that is multiplied or weighted.
     largest: f32,
     tolerance: Tolerance,
 }
 
 impl<'a> Check<'a> {
-    /// Evaluates the reference. The tolerance is that of sums in FP32; [`Variant::rounding`] widens
-    /// it.
+    /// Evaluates the reference. `tolerance` is the bound for sums in FP32. [`Variant::rounding`]
+    /// widens it.
     pub fn new(
         problem: &Problem,
         values: &'a [Vec<f32>],
@@ -80,7 +80,7 @@ impl<'a> Check<'a> {
         Self { values, expected: reference(problem, values), largest, tolerance }
     }
 
-    /// Holds a variant's lowering to the reference: whole, in parts and in place.
+    /// Compares a variant's lowering with the reference: whole, in parts and in place.
     pub fn hold(&self, problem: &Problem, variant: &Variant, lowering: &Lowering, target: &Target) {
         let op = problem.op.name();
         let what = format!("{op}/{} {problem} for {:?}", variant.name, target.class);
@@ -92,8 +92,8 @@ impl<'a> Check<'a> {
         self.hold_in_place(problem, lowering, variant.name, &found);
     }
 
-    /// A lowering makes the same bits in parts: once for each variant and set of axes that it can
-    /// be cut along, for drivers compile kernels anew for it.
+    /// Checks that a lowering gives the same bits in parts. Runs once for each variant and set of
+    /// axes, because drivers compile kernels again for it.
     fn hold_parts(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
         static SEEN: Seen = Mutex::new(BTreeSet::new());
         let axes = |launch: &Launch| {
@@ -109,8 +109,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A lowering makes the same bits with its output in the memory of each input that allows it:
-    /// once for each variant, input and kind of launches.
+    /// Checks that a lowering gives the same bits with its output in the memory of each input that
+    /// allows it. Runs once for each variant, input and kind of launches.
     fn hold_in_place(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
         static SEEN: Seen = Mutex::new(BTreeSet::new());
         let several = lowering.launches.len() > 2;
@@ -124,7 +124,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The kinds of lowerings that were checked in some way.
+/// The kinds of lowerings that have been checked in one way.
 type Seen = Mutex<BTreeSet<String>>;
 
 fn is_new(seen: &Seen, kind: &str) -> bool {

@@ -4,22 +4,22 @@ use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::{Launch, Operand, Problem, Target, candidates};
 
-/// The part of a kernel that is written anew where it does not build, as it ships.
+/// The section of a kernel, as it ships, that is replaced if it does not build.
 const SECTION: &str = kiln_kernels::contraction::mobile::HALF_ARITHMETIC;
 const BEGIN: &str = "/* Half arithmetic. */";
 const END: &str = "/* End of half arithmetic. */";
 
-/// How a device builds kernels with half arithmetic, best first.
+/// Support of a device for kernels with half arithmetic, best first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
-    /// As they are.
+    /// Kernels build unchanged.
     Declared,
-    /// It has the types, but does not say so.
+    /// The device has the types, but does not declare the extension.
     Undeclared,
-    /// It has neither the extension nor its functions, only types and operators.
+    /// The device has types and operators, but neither the extension nor its functions.
     Operators,
-    /// In float, rounded to halves after each operation; also where half arithmetic builds, but not
-    /// all that the kernels do with vectors of halves, as on NVIDIA GPUs.
+    /// Emulated in FP32, rounded to FP16 after each operation. Also for devices that build half
+    /// arithmetic, but not all uses of FP16 vectors in the kernels, such as NVIDIA GPUs.
     Emulated,
 }
 
@@ -34,7 +34,7 @@ impl Way {
         way
     }
 
-    /// A kernel as it is to be built; one without half arithmetic stays as it is.
+    /// A kernel in the form that builds. A kernel without half arithmetic stays unchanged.
     pub fn source(self, source: &str) -> String {
         let (Some(begin), Some(end)) = (source.find(BEGIN), source.find(END)) else {
             return source.to_owned();
@@ -53,19 +53,20 @@ impl Way {
     }
 }
 
-/// Name of the kernel of [`trial`], which is in all of [`trials`].
+/// Name of the kernel of [`trial`], which is part of all [`trials`].
 pub const TRIAL: &str = "trial";
-/// Name of what ships, which is in all of [`trials`], too.
+/// Name of the shipped kernel, which is also part of all [`trials`].
 pub const KERNEL: &str = "contraction_tiled_mobile_half";
 
-/// A kernel with all that the section has, and constants, which Oclgrind does not know: `out[i] =
-/// a[i] * b[i] + c[i]`, a work-item for each four.
+/// A kernel with all operations of the section, and with constants, which Oclgrind does not
+/// support. One work-item computes four elements of
+/// `out[i] = a[i] * b[i] + c[i]`.
 pub fn trial() -> String {
     [&SECTION[SECTION.find(BEGIN).expect("it begins")..], &trial_kernel()].concat()
 }
 
-/// Programs with that kernel behind one that ships: a driver may know every operation and yet fail
-/// on vectors that are chosen, taken apart and added in loops.
+/// Programs with this kernel after a shipped one. A driver may support every operation and yet fail
+/// on vectors that are selected, split and added in loops.
 pub fn trials() -> Vec<String> {
     let tiles = |target| Target { tile_rows: 6, tile_columns: 8, half_run: 8, ..target };
     let same = Conv2d::new(3, 1);

@@ -1,8 +1,8 @@
 //! Runs lowerings of ops on an OpenCL device and compares them with the references in `f32`.
 //!
-//! [`Loaded`] is one lowering with its memory, for tests, `kiln doctor` and `kiln bench` alike;
-//! [`Check`] holds the variants of an op to its reference; [`Tolerance`] and [`bounds`] are the
-//! errors that are allowed. [`native`] builds and runs the programs in C and Java.
+//! [`Loaded`] is one lowering with its memory, for tests, `kiln doctor` and `kiln bench`. [`Check`]
+//! compares the variants of an op with its reference. [`Tolerance`] and [`bounds`] are the allowed
+//! errors. [`native`] builds and runs the programs in C and Java.
 #![forbid(unsafe_code)]
 
 pub mod bounds;

@@ -9,16 +9,16 @@ use crate::values::decode;
 
 /// Index of the output among the buffers.
 const OUTPUT: usize = 0;
-/// Bytes behind the output that no kernel may change.
+/// Bytes after the output that no kernel may change.
 const GUARD_BYTES: usize = 256;
-/// What scratch memory, the output and its guard hold at first: NaN in every storage type, so that
-/// an element that is read before it is written, or never written, shows.
+/// Initial bytes of scratch memory, the output and its guard: NaN in every storage type. They
+/// expose elements that are read before they are written, or never written.
 const UNWRITTEN: u8 = 0xff;
 
-/// How a launch is compiled: OpenCL C and the options of the driver's compiler.
+/// The source of a launch: OpenCL C and the options of the driver's compiler.
 pub type Source = (String, &'static str);
 
-/// A lowering with its kernels built, its inputs packed and on the device.
+/// A lowering with built kernels and with its packed inputs on the device.
 pub struct Loaded<'a> {
     probe: &'a Probe,
     prepared: Prepared,
@@ -26,9 +26,9 @@ pub struct Loaded<'a> {
 }
 
 impl<'a> Loaded<'a> {
-    /// Builds the kernels as they are, packs and copies the inputs.
+    /// Builds the kernels, packs the inputs and copies them to the device.
     ///
-    /// Errors: the driver refuses it.
+    /// Errors: the driver refuses a kernel or an allocation.
     pub fn new(
         probe: &'a Probe,
         problem: &Problem,
@@ -39,10 +39,10 @@ impl<'a> Loaded<'a> {
         Self::with_sources(probe, problem, lowering, values, &own, None)
     }
 
-    /// [`Loaded::new`] with other sources for the kernels, and the output in the memory of an
-    /// input, which must be of its type.
+    /// [`Loaded::new`] with other sources for the kernels, and optionally with the output in the
+    /// memory of an input of the same type.
     ///
-    /// Errors: the driver refuses it.
+    /// Errors: the driver refuses a kernel or an allocation.
     pub fn with_sources(
         probe: &'a Probe,
         problem: &Problem,
@@ -70,7 +70,8 @@ impl<'a> Loaded<'a> {
             Argument::Input { index, .. } if in_place == Some(index) => {
                 ProbeArgument::Buffer(OUTPUT)
             }
-            // Each region has a buffer of its length, so that a sanitizer sees its ends.
+            // Each region has a buffer of exactly its length, so that a sanitizer detects accesses
+            // beyond it.
             Argument::Input { index, offset_bytes, len_bytes } => {
                 let region = (index, offset_bytes, len_bytes);
                 let known = regions.iter().find(|(known, _)| *known == region);
@@ -103,22 +104,22 @@ impl<'a> Loaded<'a> {
         self.prepared.launches()
     }
 
-    /// Runs all launches, `times` over, and waits for the last; seconds of it all.
+    /// Runs all launches `times` times and waits for the last one. Returns the total seconds.
     ///
     /// Errors: the driver fails.
     pub fn run(&self, times: usize) -> Result<f64> {
         Ok(self.probe.time(&self.prepared, times)?)
     }
 
-    /// Runs part of one launch and waits for it; seconds.
+    /// Runs part of one launch and waits for it. Returns the seconds.
     ///
     /// Errors: the driver fails.
     pub fn run_part(&self, launch: usize, part: Part) -> Result<f64> {
         Ok(self.probe.time_part(&self.prepared, launch, part)?)
     }
 
-    /// Runs each launch in two parts along every axis that has as many work-groups, as the planner
-    /// cuts them.
+    /// Runs each launch in two parts along every axis with at least two work-groups, like the
+    /// planner splits launches.
     ///
     /// Errors: the driver fails.
     pub fn run_in_parts(&self) -> Result<()> {
@@ -141,9 +142,9 @@ impl<'a> Loaded<'a> {
         Ok(())
     }
 
-    /// The output; NaN where nothing wrote.
+    /// The output. Elements that were not written are NaN.
     ///
-    /// Errors: a kernel wrote behind it; the driver fails.
+    /// Errors: a kernel wrote after the output's end; the driver fails.
     pub fn output(&self) -> Result<Vec<f32>> {
         let len = self.output.size_bytes() as usize;
         let mut bytes = vec![0; len + GUARD_BYTES];
@@ -153,16 +154,16 @@ impl<'a> Loaded<'a> {
         Ok(decode(self.output.dtype, bytes))
     }
 
-    /// Runs it once; its output.
+    /// Runs the lowering once and returns its output.
     ///
-    /// Errors: as of [`Loaded::run`] and [`Loaded::output`].
+    /// Errors: those of [`Loaded::run`] and [`Loaded::output`].
     pub fn result(&self) -> Result<Vec<f32>> {
         self.run(1)?;
         self.output()
     }
 }
 
-/// An input as the kernels read it.
+/// An input, packed for the kernels.
 fn pack(problem: &Problem, lowering: &Lowering, index: usize, values: &[f32]) -> Vec<u8> {
     let ty = &problem.inputs[index].ty;
     if ty.dtype == DType::I32 {

@@ -9,16 +9,16 @@ fn runtime() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../runtime")
 }
 
-/// Where the build puts `libkiln_runtime.so`: beside the test.
+/// The folder in which the build puts `libkiln_runtime.so`: that of the test.
 fn libraries() -> PathBuf {
     let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     assert!(folder.join("libkiln_runtime.so").exists(), "no library in {}", folder.display());
     folder
 }
 
-/// Runs a command, which must succeed; returns what it printed.
+/// Runs a command, which must succeed. Returns its output.
 pub fn output(command: &mut Command) -> String {
-    // Cargo's would come before the program's own, and may lead to an older build.
+    // Cargo's path would precede the program's own, and may lead to an older build.
     let output = command.env_remove("LD_LIBRARY_PATH").output().unwrap_or_else(|error| {
         panic!("{command:?}: {error}; tools/setup/opencl.sh --tests installs it")
     });
@@ -37,9 +37,9 @@ fn gcc(out: &Path) -> Command {
     gcc
 }
 
-/// Compiles a C program of the examples into `folder`, with sanitizers if asked for.
+/// Compiles a C program of the examples into `folder`, optionally with sanitizers.
 ///
-/// AddressSanitizer rather than valgrind, which does not know the AVX-512 code that PoCL makes.
+/// AddressSanitizer is used because valgrind does not know the AVX-512 code that PoCL generates.
 pub fn c_program(folder: &Path, name: &str, sanitize: bool) -> PathBuf {
     let program = folder.join(format!("{name}{}", if sanitize { "-asan" } else { "" }));
     let mut gcc = gcc(&program);
@@ -51,7 +51,7 @@ pub fn c_program(folder: &Path, name: &str, sanitize: bool) -> PathBuf {
     program
 }
 
-/// Compiles the Java program with its library into `folder`; returns how to start it.
+/// Compiles the Java program with its library into `folder`. Returns the command that starts it.
 pub fn java_program(folder: &Path) -> Command {
     let javac = output(Command::new("sh").args(["-c", "readlink -f \"$(command -v javac)\""]));
     let home = Path::new(javac.trim()).ancestors().nth(2).expect("a JDK").to_owned();
@@ -65,7 +65,7 @@ pub fn java_program(folder: &Path) -> Command {
     javac.arg(runtime().join("java/kiln/KilnException.java"));
     output(javac.arg(runtime().join("examples/Generate.java")));
     let mut java = Command::new("java");
-    // The driver's compiler takes signal handlers that the JVM needs; this library keeps both.
+    // The driver's compiler replaces signal handlers that the JVM needs. This library keeps both.
     java.env("LD_PRELOAD", home.join("lib/libjsig.so"));
     java.arg("-Xcheck:jni").arg(format!("-Djava.library.path={}", folder.display()));
     java.arg("-cp").arg(folder).arg("Generate");

@@ -9,14 +9,14 @@ use std::sync::OnceLock;
 use crate::half;
 use crate::loaded::{Loaded, Source};
 
-/// The device of the tests: `KILN_TEST_DEVICE` or else `auto`, as `--device` takes them. Panics if
+/// The device of the tests: `KILN_TEST_DEVICE`, else `auto`, in the form of `--device`. Panics if
 /// there is none.
 pub fn device() -> DeviceFacts {
     let wanted = std::env::var("KILN_TEST_DEVICE").unwrap_or_else(|_| "auto".into());
     device::select(&wanted).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// An OpenCL device that runs kernels of all targets: what it has no instructions for is emulated.
+/// An OpenCL device that runs kernels of all targets. Missing instructions are emulated.
 pub struct Runner {
     probe: Probe,
     name: String,
@@ -40,12 +40,12 @@ impl Runner {
         &self.name
     }
 
-    /// Who made the device.
+    /// Vendor of the device.
     pub fn vendor(&self) -> &str {
         &self.vendor
     }
 
-    /// How the device does half arithmetic.
+    /// Support of the device for half arithmetic.
     pub fn half(&self) -> half::Way {
         *self.half.get_or_init(|| half::Way::find(|trial| self.builds_trial(trial)))
     }
@@ -55,19 +55,19 @@ impl Runner {
         self.probe.build_kernels(source, "", &[half::TRIAL, half::KERNEL]).is_ok()
     }
 
-    /// Builds the kernel of a launch; panics with its numbered source if it does not build.
+    /// Builds the kernel of a launch. Panics with the numbered source if it does not build.
     pub fn build(&self, launch: &Launch) {
         let (source, options) = self.source(launch);
         let built = self.probe.build_kernels(&source, options, &[launch.entry]);
         built.unwrap_or_else(|error| panic!("{}\n{error}", numbered(&source)));
     }
 
-    /// A lowering on the device; panics with the numbered source of a kernel that does not build.
+    /// A lowering on the device. Panics with the numbered source of a kernel that does not build.
     pub fn load(&self, problem: &Problem, lowering: &Lowering, values: &[Vec<f32>]) -> Loaded<'_> {
         self.load_with(problem, lowering, values, None)
     }
 
-    /// [`Runner::load`] with the output in the memory of an input, which must be of its type.
+    /// [`Runner::load`] with the output in the memory of an input of the same type.
     pub fn load_in_place(
         &self,
         problem: &Problem,
@@ -97,7 +97,7 @@ impl Runner {
     fn source(&self, launch: &Launch) -> Source {
         let nvidia = self.vendor.contains("NVIDIA");
         if let Some(emulated) = (!nvidia).then(|| without_ptx(&launch.source)).flatten() {
-            // Optimized, PoCL 3.1 loses sums of some of them.
+            // With optimizations, PoCL 3.1 computes wrong sums in some of these kernels.
             return (emulated, "-cl-opt-disable");
         }
         match launch.half_arithmetic {
@@ -107,12 +107,12 @@ impl Runner {
     }
 }
 
-/// A kernel with OpenCL C in place of its inline PTX; `None` if it has none.
+/// A kernel with OpenCL C in place of its inline PTX. `None` if it has no PTX.
 fn without_ptx(source: &str) -> Option<String> {
     let begin = source.find("/* PTX of")?;
     let end = source.find("/* End of PTX. */")?;
     let emulated = [&source[..begin], include_str!("ptx.cl"), &source[end..]].concat();
-    // Loops with barriers in them are not worth unrolling.
+    // Unrolling loops with barriers is not worth its time.
     let rolled = emulated.replace("    #pragma unroll\n", "\n");
     let area = "    __local uint ptx_area[256][6];\n    __local uint4 memory";
     Some(rolled.replace("    __local uint4 memory", area))

@@ -1,4 +1,4 @@
-//! Values for tests, as storage types hold them, and what the references make of them.
+//! Values for tests in storage types, and the results of references on them.
 
 use kiln_ir::{DType, Tensor, TensorType};
 use kiln_kernels::Problem;
@@ -41,7 +41,7 @@ pub fn random_stored(seed: u64, ty: &TensorType, spread: f32) -> Vec<f32> {
     stored(ty.dtype, &values.map(|v| v * spread).collect::<Vec<_>>())
 }
 
-/// What the op's reference makes of values.
+/// The result of the op's reference on values.
 pub fn reference(problem: &Problem, values: &[Vec<f32>]) -> Vec<f32> {
     let inputs = problem.inputs.iter().zip(values);
     let tensors: Vec<Tensor> =
@@ -57,10 +57,10 @@ pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
     (error / norm.max(f64::MIN_POSITIVE)).sqrt()
 }
 
-/// Which cases of a list a test runs: the first of every `KILN_EVERY`, or of every `default` where
-/// the variable is not set. `make test-full` sets 1, which is all of them.
+/// The cases of a list that a test runs: the first of every `KILN_EVERY`, or of every `default` if
+/// the variable is not set. `make test-full` sets 1, which selects all cases.
 ///
-/// Panics if the variable is no positive number.
+/// Panics if the variable is not a positive number.
 pub fn sampled<T>(cases: &[T], default: usize) -> impl Iterator<Item = &T> {
     let every = std::env::var("KILN_EVERY").map_or(default, |n| n.parse().expect("KILN_EVERY=N"));
     cases.iter().step_by(every)
