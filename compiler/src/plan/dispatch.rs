@@ -62,6 +62,13 @@ pub fn cut(
     Ok(parts)
 }
 
+/// Whether [`cut`] splits a lowering without an error.
+pub fn can_cut(lowering: &Lowering, costs: &[LaunchCost], max_ns: u64, launch_ns: u64) -> bool {
+    let mut launches = lowering.launches.iter().zip(costs);
+    let is_short = |cost: &LaunchCost| max_ns == 0 || cost.ns <= max_ns;
+    launches.all(|(launch, cost)| is_short(cost) || tile(launch, *cost, max_ns, launch_ns).is_ok())
+}
+
 /// First work-items of the tiles of a range, in the order in which they run.
 fn offsets(range: [u64; 3], tile: [u64; 3]) -> impl Iterator<Item = [u64; 3]> {
     let along = move |axis: usize| (0..range[axis]).step_by(tile[axis] as usize);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use kiln_bundle::rationale::{Alternative, Cost, Verdict};
 use kiln_kernels::{Lowering, Problem, Target, Variant, candidates, family};
 
+use super::dispatch;
 use super::time::{LaunchCost, launch_costs};
 use crate::device::DeviceProfile;
 use crate::strategy::{ReadPrice, Selection};
@@ -23,6 +24,8 @@ pub struct Lowered {
     pub costs: Vec<LaunchCost>,
     /// Bytes of the packed weights.
     weight_bytes: u64,
+    /// A single work-group takes longer than the profile allows a launch.
+    too_long: bool,
 }
 
 impl Lowered {
@@ -37,7 +40,9 @@ impl Lowered {
         let costs = launch_costs(problem, variant.name, &lowering, &profile.rates);
         let packed = lowering.packings.iter();
         let weight_bytes = packed.map(|(i, p)| p.size_bytes(&problem.inputs[*i].ty.shape)).sum();
-        Ok(Self { variant: variant.name, lowering, costs, weight_bytes })
+        let (max_ns, launch_ns) = (profile.rates.max_dispatch_ns(), profile.rates.launch_ns);
+        let too_long = !dispatch::can_cut(&lowering, &costs, max_ns, launch_ns);
+        Ok(Self { variant: variant.name, lowering, costs, weight_bytes, too_long })
     }
 
     fn scratch_bytes(&self) -> u64 {
@@ -70,7 +75,8 @@ impl Options {
     ///
     /// If this candidate enlarges the weights, the list continues to the first one that does not,
     /// so that the price of weight traffic can decide. If none stays within the limit, the
-    /// candidate with the least scratch memory is the only option.
+    /// candidate with the least scratch memory is the only option. A candidate with a work-group
+    /// that takes too long is an option only if all have one.
     ///
     /// Errors: a template cannot be rendered.
     pub fn new(problem: &Problem, profile: &DeviceProfile) -> Result<Self> {
@@ -78,11 +84,11 @@ impl Options {
         let mut this = Self { lowered: vec![], eligible: vec![] };
         for variant in candidates(problem, &target) {
             // The oracle needs no scratch memory, but is too slow to be chosen for this.
-            if variant.oracle && !this.lowered.is_empty() {
+            if variant.oracle && this.lowered.iter().any(|lowered| !lowered.too_long) {
                 break;
             }
             let next = Lowered::new(variant, problem, &target, profile)?;
-            let fits = next.scratch_bytes() <= problem.max_scratch_bytes;
+            let fits = !next.too_long && next.scratch_bytes() <= problem.max_scratch_bytes;
             let is_last = fits && !next.enlarges_weights();
             if fits {
                 this.eligible.push(this.lowered.len());
@@ -93,8 +99,8 @@ impl Options {
             }
         }
         if this.eligible.is_empty() {
-            let indices = 0..this.lowered.len();
-            this.eligible.extend(indices.min_by_key(|i| this.lowered[*i].scratch_bytes()));
+            let least = |i: &usize| (this.lowered[*i].too_long, this.lowered[*i].scratch_bytes());
+            this.eligible.extend((0..this.lowered.len()).min_by_key(least));
         }
         Ok(this)
     }
@@ -141,10 +147,14 @@ impl Options {
                 }
             };
             let cost = cost_of(&lowered.lowering, &lowered.costs);
-            Ok(match cost.scratch_bytes > problem.max_scratch_bytes {
-                true => Verdict::Scratch(cost),
-                false if index < chosen => Verdict::Weights(cost),
-                false => Verdict::Later(cost),
+            Ok(if lowered.too_long {
+                Verdict::TooLong(cost)
+            } else if cost.scratch_bytes > problem.max_scratch_bytes {
+                Verdict::Scratch(cost)
+            } else if index < chosen {
+                Verdict::Weights(cost)
+            } else {
+                Verdict::Later(cost)
             })
         };
         let mut list = Vec::new();
@@ -199,6 +209,16 @@ mod tests {
         scratch: u64,
     ) -> Vec<Alternative> {
         let (_, profile) = DeviceProfile::load("cpu-avx512").unwrap();
+        verdicts_for(&profile, channels, extent, price, scratch)
+    }
+
+    fn verdicts_for(
+        profile: &DeviceProfile,
+        channels: usize,
+        extent: usize,
+        price: ReadPrice,
+        scratch: u64,
+    ) -> Vec<Alternative> {
         let op: Op = Conv2d::new(3, 1).into();
         let map = TensorType::f32(&[2, extent, extent, channels]);
         let weights = TensorType::f32(&[channels, channels, 3, 3]);
@@ -213,11 +233,11 @@ mod tests {
         };
         let scratch = Scratch::AtMost(scratch);
         let selection = Selection { scratch, max_weight_bytes, read_price: price };
-        let options = Options::new(&problem, &profile).unwrap();
-        let best = options.best(&profile, selection).unwrap();
+        let options = Options::new(&problem, profile).unwrap();
+        let best = options.best(profile, selection).unwrap();
         let lowered = options.get(best);
         let cost = cost_of(&lowered.lowering, &lowered.costs);
-        options.verdicts(best, cost, &problem, &profile).unwrap()
+        options.verdicts(best, cost, &problem, profile).unwrap()
     }
 
     fn of<'a>(list: &'a [Alternative], variant: &str) -> &'a Verdict {
@@ -256,5 +276,16 @@ mod tests {
         let family = family("conv2d").unwrap().variants;
         assert_eq!(list.len(), family.len());
         assert!(list.iter().any(|a| a.verdict == Verdict::DoesNotApply));
+    }
+
+    /// A tile of the CPU's kernel takes a second of this device, an output element of the oracle 60 ms.
+    #[test]
+    fn a_variant_with_shorter_work_groups_is_taken_where_others_take_too_long() {
+        let (_, mut profile) = DeviceProfile::load("cpu-avx512").unwrap();
+        profile.rates.flops_per_s = 1e6;
+        profile.rates.max_dispatch_ms = 100;
+        let list = verdicts_for(&profile, 64, 16, ReadPrice::FREE, u64::MAX);
+        assert!(matches!(of(&list, "tiled_cpu"), Verdict::TooLong(cost) if cost.launches > 0));
+        assert!(matches!(of(&list, "naive"), Verdict::Chosen(_)), "{list:?}");
     }
 }

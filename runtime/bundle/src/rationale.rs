@@ -119,6 +119,8 @@ pub enum Verdict {
     DoesNotApply,
     /// The variant needs larger weights, and is not faster if their reading counts.
     Weights(Cost),
+    /// A single work-group of the variant takes longer than the profile allows a launch.
+    TooLong(Cost),
 }
 
 impl Verdict {
@@ -128,7 +130,8 @@ impl Verdict {
             Verdict::Chosen(cost)
             | Verdict::Later(cost)
             | Verdict::Scratch(cost)
-            | Verdict::Weights(cost) => Some(*cost),
+            | Verdict::Weights(cost)
+            | Verdict::TooLong(cost) => Some(*cost),
             Verdict::DoesNotApply => None,
         }
     }

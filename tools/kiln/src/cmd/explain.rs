@@ -152,6 +152,7 @@ impl<'a> Explainer<'a> {
                 Verdict::Weights(_) => "its larger weights take longer to read than it saves",
                 Verdict::Later(_) => "not needed: the target has one before it",
                 Verdict::Scratch(_) => "too much scratch memory for the strategy",
+                Verdict::TooLong(_) => "a single work-group takes too long for a launch",
                 Verdict::DoesNotApply => "does not apply to these shapes on this device",
             };
             let cost = alternative.verdict.cost().map_or(String::new(), describe);
