@@ -98,6 +98,9 @@ impl<'a> Case<'a> {
         for kernel in &planned.plan.kernels {
             coverage.count("kernels", format!("{}/{}", kernel.op, kernel.variant));
         }
+        for axes in compile::split_axes(&planned.plan) {
+            coverage.count("parts of launches", format!("split along {axes} axes"));
+        }
         let path = bundle_path();
         let tokenizer = if self.picture.is_some() { CLIP_MERGES } else { &[] };
         setting.emit(&mut planned, &self.checkpoint, tokenizer, &path);

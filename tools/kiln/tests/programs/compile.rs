@@ -1,6 +1,6 @@
 //! How a random model is compiled: the only file here that calls the compiler.
 
-use kiln_bundle::plan::Plan;
+use kiln_bundle::plan::{Plan, Step};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::passes::{self, Stage};
 use kiln_compiler::plan::Planned;
@@ -159,4 +159,14 @@ pub fn graphs(planned: &Planned) -> Vec<(&str, &Graph)> {
 /// The strategy that was taken.
 pub fn strategy(plan: &Plan) -> &str {
     plan.rationale.attempts.last().map_or("", |attempt| &attempt.strategy)
+}
+
+/// The number of axes along which each part of a launch was split off.
+pub fn split_axes(plan: &Plan) -> impl Iterator<Item = usize> + '_ {
+    let steps = plan.networks.iter().flat_map(|network| &network.steps);
+    let axes = steps.map(|step| match step {
+        Step::Dispatch(d) => (0..3).filter(|axis| d.global[*axis] < d.range[*axis]).count(),
+        _ => 0,
+    });
+    axes.filter(|axes| *axes > 0)
 }
