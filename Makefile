@@ -1,9 +1,10 @@
 # make build                                                     kiln and kiln-run, in target/release
 # make demo [PROMPT="..."] [SEED=0] [BUDGET=1GiB] [OUT=out.png]  makes a picture with the model that ships
-# make test                                                      runs every test, the longest by samples
+# make test [ONLY=REGEX]                                         runs every test, the longest by samples
 # make test-full                                                 runs every case of every test
 # make fuzz [CASES=1000] [EVERY=20] [FIRST=0]                    random programs through the compiler
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
+# make debian [RELEASE=trixie]                                   demo and test in a fresh root of a Debian release; for root
 # make check                                                     formatting, lints, licences, the size of kiln-run
 # make advisories                                                known flaws of dependencies; fetches RustSec's database
 
@@ -14,9 +15,10 @@ OUT ?= out.png
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full fuzz test-aarch64 check advisories build
+.PHONY: demo test test-full fuzz test-aarch64 debian check advisories build
 
 build:
+	@tools/setup/rust.sh
 	cargo build --release --locked -p kiln -p kiln-runtime
 
 demo: build
@@ -27,8 +29,9 @@ demo: build
 	@echo "\nThe picture is in $(OUT)."
 
 test:
+	@tools/setup/rust.sh
 	@tools/setup/opencl.sh --tests
-	tools/test.sh
+	tools/test.sh '$(ONLY)'
 	tools/setup/oclgrind.sh
 
 test-full:
@@ -45,6 +48,10 @@ fuzz:
 FILTER ?= small
 test-aarch64:
 	tools/aarch64.sh $(FILTER)
+
+RELEASE ?= trixie
+debian:
+	tools/debian.sh $(RELEASE)
 
 # Most bytes that kiln-run may take on a device.
 KILN_RUN_BYTES := 2097152

@@ -1,16 +1,17 @@
 #!/bin/sh
-# Installs an OpenCL CPU driver (PoCL) on Debian and Ubuntu, if the machine has no driver.
-# With --tests it installs PoCL in any case, and what else the tests use: oclgrind, chromium (for the
-# page of kiln inspect --html), a C compiler and a JDK.
+# Installs an OpenCL CPU driver (PoCL) on Debian and Ubuntu, if target/release/kiln finds no device.
+# With --tests it installs PoCL in any case, and what else the tests use: chromium (for the page of
+# kiln inspect --html), kill, a C compiler and a JDK.
 set -eu
-. "$(dirname "$0")/packages.sh"
+cd "$(dirname "$0")/../.."
+. tools/setup/packages.sh
 
 packages=""
 if [ "${1:-}" = "--tests" ]; then
-    packages="pocl-opencl-icd ocl-icd-libopencl1 oclgrind chromium"
+    packages="pocl-opencl-icd ocl-icd-libopencl1 chromium procps"
     command -v gcc >/dev/null || packages="$packages gcc libc6-dev"
     command -v javac >/dev/null || packages="$packages default-jdk-headless"
-elif ! ls /etc/OpenCL/vendors/*.icd >/dev/null 2>&1; then
+elif ! target/release/kiln devices >/dev/null 2>&1; then
     packages="pocl-opencl-icd ocl-icd-libopencl1"
 fi
 # shellcheck disable=SC2086
