@@ -11,7 +11,7 @@ if [ "${1:-}" = "--tests" ]; then
     packages="pocl-opencl-icd ocl-icd-libopencl1 chromium procps"
     command -v gcc >/dev/null || packages="$packages gcc libc6-dev"
     command -v javac >/dev/null || packages="$packages default-jdk-headless"
-elif ! target/release/kiln devices >/dev/null 2>&1; then
+elif ! target/release/kiln devices 2>/dev/null | grep -q .; then
     packages="pocl-opencl-icd ocl-icd-libopencl1"
 fi
 # shellcheck disable=SC2086
