@@ -91,6 +91,11 @@ impl Launch {
         Self { source, entry, args, global, local, local_mem_bytes, flops, half_arithmetic, bytes }
     }
 
+    /// Appends numbers to the arguments.
+    pub(crate) fn add_numbers(&mut self, values: &[usize]) {
+        self.args.extend(values.iter().map(|value| Argument::U32(*value as u32)));
+    }
+
     /// Replaces the arguments that wait for `slot`.
     ///
     /// Errors: no argument waits for `slot`.

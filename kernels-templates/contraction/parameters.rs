@@ -124,7 +124,15 @@ impl Contraction<'_> {
     /// the distance of panels in elements of W.
     pub fn panel_parameters(&self, width: usize) -> Parameters {
         let q = self.quantized().then(|| self.quantization(width));
-        let panel = q.as_ref().map_or(width * self.k, |q| q.panel);
+        let panel = self.panel_elements(width);
         self.parameters().set("q", &q).set("panel", &panel).set("width", &width)
+    }
+
+    /// Elements of W from a panel of `width` columns to the next.
+    pub(super) fn panel_elements(&self, width: usize) -> usize {
+        match self.quantized() {
+            true => self.quantization(width).panel,
+            false => width * self.k,
+        }
     }
 }

@@ -118,6 +118,9 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     let span = span(contraction, tile, panels, target);
     let step_bytes = tile.width * contraction.weight_dtype.size_bytes() as usize;
     let ahead_bytes = step_bytes.div_ceil(span);
+    // Where there are several tiles, as many sums as any, so that shapes share a kernel.
+    let tile_sums = tile.rows * tile.width / tile.vector;
+    let sums = if span > 1 { SUMS_BYTES / (4 * tile.vector) } else { tile_sums };
     let items = tiles.div_ceil(span) as u64;
     let item_bytes = row_bytes * (tile.rows * span) as u64;
     let tile_block = (TILE_BLOCK_BYTES / item_bytes.max(1)).clamp(1, items);
@@ -129,16 +132,22 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
         .set("unroll", &4)
         .set("parts", &parts)
         .set("stage", &stage)
-        .set("tiles", &tiles)
-        .set("span", &span)
-        .set("block", &tile_block)
-        .set("ahead_bytes", &ahead_bytes)
+        .set("sums", &sums)
+        .set("spans", &(span > 1))
         .set("staged", &staged)
         .set("direct", &(!halves && !g.upsample));
     let entry = "contraction_tiled_cpu";
-    let launches = contraction.launches(TEMPLATE, &parameters, entry, &splits, |panels| {
+    let mut launches = contraction.launches(TEMPLATE, &parameters, entry, &splits, |panels| {
         ([tile_block, panels as u64, items.div_ceil(tile_block)], Some([1, 1, 1]))
     })?;
+    let panel = contraction.panel_elements(tile.width);
+    let sizes = [contraction.m(), tiles, span, tile_block as usize, panel, contraction.out_n];
+    for launch in &mut launches {
+        launch.add_numbers(&sizes);
+        if span > 1 {
+            launch.add_numbers(&[ahead_bytes]);
+        }
+    }
     let packings: Vec<(usize, Packing)> = contraction.panel_packings(tile.width);
     Ok(Lowering { launches, packings, ..Lowering::default() })
 }

@@ -9,7 +9,7 @@
 //! 2016.
 
 use super::cpu::{self, Tile};
-use super::{Contraction, Source, Split, rounding};
+use super::{Contraction, Geometry, Source, Split, rounding};
 use crate::template::render;
 use crate::{Argument, DeviceClass, Launch, Lowering, Needs, Packing, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
@@ -53,6 +53,11 @@ impl Transform {
     /// Size of a patch in pixels, in each direction.
     pub fn patch(&self) -> usize {
         self.outputs + 2
+    }
+
+    /// Tiles of a feature map, across and down.
+    fn tiles(&self, geometry: &Geometry) -> (usize, usize) {
+        (geometry.out_w.div_ceil(self.outputs), geometry.out_h.div_ceil(self.outputs))
     }
 
     /// Storage type of transformed windows. Windows of larger tiles are not rounded to 11 bits,
@@ -133,8 +138,8 @@ struct Layout {
 impl Layout {
     fn new(contraction: &Contraction, target: &Target, transform: Transform) -> Self {
         let g = contraction.geometry;
-        let across = |extent: usize| extent.div_ceil(transform.outputs);
-        let tiles = g.batch * across(g.out_h) * across(g.out_w);
+        let (across, down) = transform.tiles(&g);
+        let tiles = g.batch * across * down;
         let tile = cpu::tile(contraction, target, tiles);
         let places = transform.patch() * transform.patch();
         let panels = contraction.n.div_ceil(tile.width);
@@ -198,7 +203,10 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
 /// The launch that transforms the patches of a stripe.
 struct Patches {
     source: Arc<str>,
+    /// The tensors.
     args: Vec<Argument>,
+    /// The sizes, behind the first tile.
+    sizes: Vec<usize>,
     /// Arithmetic of a tile, in FLOP.
     tile_flops: usize,
     /// Bytes that a tile reads and writes. Pixels in several patches count once.
@@ -215,6 +223,11 @@ impl Patches {
         let mut args: Vec<_> = contraction.sources.iter().map(|s| s.argument.clone()).collect();
         args.extend(contraction.affine());
         args.push(Argument::Scratch { index: 0, written: true });
+        let g = contraction.geometry;
+        let (across, down) = transform.tiles(&g);
+        let mut sizes = vec![layout.tiles, layout.block_tiles(), layout.row, layout.place];
+        sizes.extend([across, down, g.window_h, g.window_w, g.in_h, g.in_w]);
+        sizes.extend(contraction.sources.iter().map(|s| s.channels));
         let (channels, patch) = (contraction.channels(), transform.patch());
         let scale = if contraction.geometry.upsample { 4 } else { 1 };
         let pixels = (transform.outputs * transform.outputs) as u64;
@@ -223,6 +236,7 @@ impl Patches {
         Ok(Self {
             source,
             args,
+            sizes,
             tile_flops: channels * 2 * patch * line_flops(transform),
             tile_bytes: read * pixels / scale + (4 * channels * patch * patch) as u64,
         })
@@ -233,7 +247,8 @@ impl Patches {
         let mut args = self.args.clone();
         args.push(Argument::U32((first * layout.block_tiles()) as u32));
         let (global, local) = ([tiles as u64, 1, 1], Some([1, 1, 1]));
-        let launch = Launch::new(self.source.clone(), "winograd_patches", args, global, local);
+        let mut launch = Launch::new(self.source.clone(), "winograd_patches", args, global, local);
+        launch.add_numbers(&self.sizes);
         let bytes = Some(tiles as u64 * self.tile_bytes);
         Launch { flops: (tiles * self.tile_flops) as u64, bytes, ..launch }
     }
@@ -242,6 +257,8 @@ impl Patches {
 /// The launch that multiplies a stripe's patches with panels, and transforms the sums back.
 struct Tiles {
     source: Arc<str>,
+    /// The sizes, behind the first tile.
+    sizes: Vec<usize>,
     places: usize,
     outputs: usize,
     tile_flops: usize,
@@ -255,12 +272,19 @@ impl Tiles {
         let parameters = parameters(inner.panel_parameters(layout.tile.width), layout, transform)
             .set("out_width", &layout.tile.width)
             .set("unroll", &4)
+            .set("row", &layout.row)
             .set("part", &part)
             .set("ahead_bytes", &step_bytes.div_ceil(layout.groups));
         let source = render(TILES, &inner.tensors(), &parameters).context("kernel winograd")?;
         let lines = transform.patch() + transform.outputs;
+        let panel = inner.k * layout.tile.width;
+        let g = inner.geometry;
+        let (across, down) = transform.tiles(&g);
+        let sizes =
+            [layout.tiles, layout.place, panel, inner.out_n, g.out_h, g.out_w, across, down];
         Ok(Self {
             source,
+            sizes: sizes.to_vec(),
             places: transform.patch() * transform.patch(),
             outputs: transform.outputs,
             tile_flops: lines * line_flops(transform),
@@ -285,7 +309,8 @@ impl Tiles {
         let out_bytes = (pixels * columns * outputs) as u64 * inner.output_dtype().size_bytes();
         let patch_bytes = (4 * tiles * self.places * inner.channels()) as u64;
         let (global, local) = ([blocks as u64, split.units as u64, 1], Some([1, 1, 1]));
-        let launch = Launch::new(self.source.clone(), "winograd_tiles", args, global, local);
+        let mut launch = Launch::new(self.source.clone(), "winograd_tiles", args, global, local);
+        launch.add_numbers(&self.sizes);
         let flops = (tiles * columns * (2 * inner.k + self.tile_flops)) as u64;
         let bytes = Some(split.weight_bytes() + patch_bytes + out_bytes);
         Launch { flops, bytes, ..launch }
@@ -311,9 +336,6 @@ fn parameters(
         .set("v", &layout.tile.vector)
         .set("rows", &layout.tile.rows)
         .set("groups", &layout.groups)
-        .set("tiles", &layout.tiles)
-        .set("row", &layout.row)
-        .set("place", &layout.place)
         .set("outputs", &transform.outputs)
         .set("patch", &transform.patch())
         .set("points", &literals)
