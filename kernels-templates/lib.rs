@@ -22,6 +22,7 @@ pub mod matmul;
 pub mod packing;
 pub mod permute;
 pub mod pointwise;
+pub mod program;
 pub mod quantize;
 pub mod reductions;
 pub(crate) mod rows;

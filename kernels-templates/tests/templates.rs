@@ -1,7 +1,7 @@
 //! The heads of templates: each declares its inputs, and the defaults alone make a program.
 
-use kiln_kernels::Launch;
 use kiln_kernels::template::{Head, render_defaults};
+use kiln_kernels::{Launch, program};
 use kiln_testkit::Runner;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -89,13 +89,13 @@ fn declared_parameters_are_read() {
     assert!(unread.is_empty(), "{unread:?}");
 }
 
-/// Every template that is a kernel makes a program with its defaults alone. Every other template is
-/// named by a kernel.
+/// Every template that is a kernel makes a program of its defaults alone, and one with all others. A
+/// kernel names every other template.
 #[test]
 fn defaults_alone_make_programs() {
     let templates = templates();
     let shared: BTreeSet<&str> = templates.iter().flat_map(named).chain(["common"]).collect();
-    let mut kernels = 0;
+    let (mut parts, mut kernels) = (vec![], 0);
     for (name, text) in templates.iter().filter(|(name, _)| !shared.contains(name.as_str())) {
         let source = render_defaults(text).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         let entry = source.split_once("__kernel").and_then(|(_, rest)| rest.split_once("void "));
@@ -103,8 +103,13 @@ fn defaults_alone_make_programs() {
         let (entry, _) = entry.unwrap_or_else(|| panic!("{name} is no kernel, and none names it"));
         let entry: &'static str = entry.to_string().leak();
         println!("{name}: {entry}");
-        Runner::shared().build(&Launch::new(source, entry, vec![], [1; 3], None));
+        // PTX is replaced where there is none, in programs of one kernel.
+        parts.extend((!source.contains("asm")).then(|| program::part(&source, entry)));
         kernels += 1;
+        Runner::shared().build(&Launch::new(source, entry, vec![], [1; 3], None));
     }
-    assert!(kernels > 50, "{kernels} kernels");
+    assert!(kernels > 50 && parts.len() > 40, "{kernels} kernels, {} together", parts.len());
+    let together: String = parts.iter().map(|part| &*part.source).collect();
+    let last = parts.pop().unwrap().entry.leak();
+    Runner::shared().build(&Launch::new(together.into(), last, vec![], [1; 3], None));
 }

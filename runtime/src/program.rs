@@ -5,10 +5,10 @@
 //! that fails are programs built in this process.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use kiln_bundle::plan::{Plan, Step};
+use kiln_bundle::plan::{self, Plan, Step};
 use opencl3::context::Context;
 use opencl3::error_codes::ClError;
 use opencl3::kernel::Kernel;
@@ -22,6 +22,7 @@ use crate::error::{At, RuntimeError};
 use crate::memory::DeviceMemory;
 
 pub mod cache;
+mod pocl;
 pub mod prepare;
 mod warm;
 
@@ -50,9 +51,9 @@ pub enum ProgramOrigin {
     Built,
 }
 
-/// A program of a plan: a source, its build options, and its kernels.
+/// A program of a plan: its sources, its build options, and its kernels.
 struct Spec<'a> {
-    source: &'a str,
+    sources: Vec<&'a str>,
     options: &'a str,
     /// Indices into the plan's kernels.
     kernels: Vec<usize>,
@@ -61,24 +62,48 @@ struct Spec<'a> {
     at: String,
 }
 
-/// The programs of a plan without duplicates.
+/// The programs of a plan, by order of their first kernels.
 fn specs<'a>(plan: &'a Plan, device: &DeviceFacts) -> Result<Vec<Spec<'a>>, RuntimeError> {
-    let mut specs: Vec<Spec> = Vec::new();
-    let mut places: HashMap<(u32, &str), usize> = HashMap::new();
+    let mut programs: Vec<(u32, Vec<usize>)> = Vec::new();
+    let mut places: HashMap<u32, usize> = HashMap::new();
     for (index, kernel) in plan.kernels.iter().enumerate() {
-        let place = *places.entry((kernel.source, &kernel.options)).or_insert(specs.len());
-        if place == specs.len() {
-            let at = format!("kernel {} ({}/{})", kernel.entry, kernel.op, kernel.variant);
+        let place = *places.entry(kernel.program).or_insert(programs.len());
+        if place == programs.len() {
+            programs.push((kernel.program, Vec::new()));
+        }
+        programs[place].1.push(index);
+    }
+    programs.into_iter().map(|(_, kernels)| Spec::new(plan, device, kernels)).collect()
+}
+
+impl<'a> Spec<'a> {
+    fn new(
+        plan: &'a Plan,
+        device: &DeviceFacts,
+        kernels: Vec<usize>,
+    ) -> Result<Spec<'a>, RuntimeError> {
+        let describe = |kernel: &plan::Kernel| {
+            format!("kernel {} ({}/{})", kernel.entry, kernel.op, kernel.variant)
+        };
+        let (mut sources, mut options, mut seen) = (Vec::new(), "", HashSet::new());
+        for kernel in kernels.iter().map(|&index| &plan.kernels[index]) {
+            let at = describe(kernel);
             let source = plan.sources.get(kernel.source as usize);
             let source = source.ok_or_else(|| RuntimeError::Plan(format!("no {at}")))?;
-            let options = without_nul(&kernel.options, &at)?;
-            let key = Key::new(device, source, options);
-            specs.push(Spec { source, options, kernels: Vec::new(), key, at });
+            if seen.insert(kernel.source) {
+                sources.push(source.as_str());
+            }
+            without_nul(&kernel.entry, &at)?;
+            options = without_nul(&kernel.options, &at)?;
         }
-        without_nul(&kernel.entry, &specs[place].at)?;
-        specs[place].kernels.push(index);
+        let mut at = kernels.first().map(|&index| describe(&plan.kernels[index]));
+        if let (Some(at), more @ 1..) = (&mut at, kernels.len() - 1) {
+            *at += &format!(" and {more} more");
+        }
+        let launches = if device.lazy_compiler { warm::versions(plan, &kernels) } else { vec![] };
+        let key = Key::new(device, &sources, options, &launches);
+        Ok(Spec { sources, options, kernels, key, at: at.unwrap_or_default() })
     }
-    Ok(specs)
 }
 
 /// The kernels of a plan while they are loaded or built.
@@ -205,9 +230,10 @@ fn create_kernels(
 
 /// Compiles one program.
 fn build(context: &Context, spec: &Spec) -> Result<Program, RuntimeError> {
-    let Spec { source, options, at, .. } = spec;
-    let mut program =
-        Program::create_from_source(context, source).at("clCreateProgramWithSource", || at)?;
+    let Spec { sources, options, at, .. } = spec;
+    // As one text: cl3 0.13 passes OpenCL wrong pointers for several.
+    let program = Program::create_from_source(context, &sources.concat());
+    let mut program = program.at("clCreateProgramWithSource", || at)?;
     match program.build(context.devices(), options) {
         Ok(()) => Ok(program),
         Err(ClError(code)) => {

@@ -109,7 +109,7 @@ fn a_binary_that_the_driver_refuses_is_made_again() {
     let device = kiln_runtime::device::select("auto").unwrap();
     let bundle = kiln_bundle::BundleFile::open(&place.bundle()).unwrap();
     let (plan, options) = (bundle.plan(), &bundle.plan().kernels[0].options);
-    let key = kiln_runtime::program::cache::Key::new(&device, &plan.sources[0], options);
+    let key = kiln_runtime::program::cache::Key::new(&device, &[&plan.sources[0]], options, &[]);
     place.cache().write(&key, b"from another driver").unwrap();
     assert_eq!(place.origin(kiln_run()), ProgramOrigin::Prepared);
     assert_eq!(place.origin(None), ProgramOrigin::Cached);

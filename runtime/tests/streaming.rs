@@ -73,7 +73,7 @@ fn write(path: &Path, blocks: u64, rounds: u32) {
     plan.blocks = entries;
     plan.sources = vec![SOURCE.into()];
     for (kernel, entry) in plan.kernels.iter_mut().zip(["end", "add_up"]) {
-        (kernel.source, kernel.entry) = (0, entry.into());
+        (kernel.program, kernel.source, kernel.entry) = (0, 0, entry.into());
     }
     plan.requirements.base_align_bytes = 4096;
     plan.requirements.max_alloc_bytes = BLOCK_BYTES;

@@ -7,7 +7,7 @@ use kiln_bundle::plan::{
     Rationale, Requirements, Residency, SlotId, Source, Step,
 };
 use kiln_ir::ValueId;
-use kiln_kernels::{Argument, Launch};
+use kiln_kernels::{Argument, Launch, program};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -21,6 +21,10 @@ use super::time::LaunchCost;
 
 /// Disables warnings. The sources are tested, and drivers print warnings on the user's terminal.
 const BUILD_OPTIONS: &str = "-w";
+
+/// Kernels of a program. Drivers do some work once a program, such as reading the library of
+/// built-in functions. Few kernels in each let several processes compile programs side by side.
+const PROGRAM_KERNELS: usize = 8;
 
 /// All decisions of the planner.
 pub struct Decisions<'a> {
@@ -177,9 +181,13 @@ fn assemble_buffers(decisions: &Decisions, times: &Times) -> Vec<Buffer> {
 struct Assembler<'a> {
     decisions: &'a Decisions<'a>,
     sources: Vec<String>,
-    source_ids: HashMap<Arc<str>, u32>,
+    /// Position and program of each source.
+    source_ids: HashMap<Arc<str>, (u32, u32)>,
+    program: u32,
+    /// Kernels of that program.
+    program_kernels: usize,
     kernels: Vec<Kernel>,
-    kernel_ids: HashMap<(u32, &'static str), KernelId>,
+    kernel_ids: HashMap<(Arc<str>, &'static str), KernelId>,
     times: Times,
     now: u32,
     local_mem_bytes: u64,
@@ -194,6 +202,8 @@ impl<'a> Assembler<'a> {
             decisions,
             sources: vec![],
             source_ids: HashMap::new(),
+            program: 0,
+            program_kernels: 0,
             kernels: vec![],
             kernel_ids: HashMap::new(),
             times: Times::default(),
@@ -205,6 +215,8 @@ impl<'a> Assembler<'a> {
     }
 
     fn network(&mut self, index: usize) -> Result<Network> {
+        // The programs of a network are compiled before those of the networks after it.
+        self.begin_program();
         let network = &self.decisions.networks[index];
         let graph = &network.source.graph;
         let start = self.now;
@@ -372,23 +384,40 @@ impl<'a> Assembler<'a> {
         Arg::Buffer { buffer, offset_bytes: 0, len_bytes, access }
     }
 
+    fn begin_program(&mut self) {
+        self.program += u32::from(self.program_kernels > 0);
+        self.program_kernels = 0;
+    }
+
     fn kernel(&mut self, launch: &Launch, op: &str, variant: &str) -> KernelId {
-        let next = self.sources.len() as u32;
-        let source = *self.source_ids.entry(launch.source.clone()).or_insert_with(|| {
-            self.sources.push(launch.source.to_string());
-            next
+        let key = (launch.source.clone(), launch.entry);
+        if let Some(id) = self.kernel_ids.get(&key) {
+            return *id;
+        }
+        let part = program::part(&launch.source, launch.entry);
+        let (source, program) = match self.source_ids.get(&launch.source) {
+            Some(ids) => *ids,
+            None => {
+                if self.program_kernels == PROGRAM_KERNELS {
+                    self.begin_program();
+                }
+                self.program_kernels += 1;
+                self.sources.push(part.source.to_string());
+                let ids = (self.sources.len() as u32 - 1, self.program);
+                *self.source_ids.entry(launch.source.clone()).or_insert(ids)
+            }
+        };
+        self.kernels.push(Kernel {
+            program,
+            source,
+            entry: part.entry,
+            op: op.to_string(),
+            variant: variant.to_string(),
+            options: BUILD_OPTIONS.to_string(),
+            half_arithmetic: launch.half_arithmetic,
         });
-        *self.kernel_ids.entry((source, launch.entry)).or_insert_with(|| {
-            self.kernels.push(Kernel {
-                source,
-                entry: launch.entry.to_string(),
-                op: op.to_string(),
-                variant: variant.to_string(),
-                options: BUILD_OPTIONS.to_string(),
-                half_arithmetic: launch.half_arithmetic,
-            });
-            KernelId(self.kernels.len() as u32 - 1)
-        })
+        let id = KernelId(self.kernels.len() as u32 - 1);
+        *self.kernel_ids.entry(key).or_insert(id)
     }
 }
 

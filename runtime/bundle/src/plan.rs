@@ -88,9 +88,9 @@ pub struct Plan {
     pub requirements: Requirements,
     /// The memory promise.
     pub memory: MemoryPlan,
-    /// OpenCL C sources, one program each, without duplicates.
+    /// OpenCL C sources, without duplicates. Those of one program can stand behind one another.
     pub sources: Vec<String>,
-    /// Entry points of the sources.
+    /// Entry points of the sources, by order of their first launches.
     pub kernels: Vec<Kernel>,
     /// Runs of weight bytes that are loaded together, in execution order.
     pub blocks: Vec<Block>,
@@ -210,15 +210,17 @@ pub const HALF_EXTENSION: &str = "cl_khr_fp16";
 /// An entry point of an OpenCL program.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Kernel {
+    /// The program that it is built with. A program is the sources of its kernels, in order.
+    pub program: u32,
     /// Index into [`Plan::sources`].
     pub source: u32,
-    /// Name of the `__kernel` function.
+    /// Name of the `__kernel` function, unique in its program.
     pub entry: String,
     /// Name of the op, for example `conv2d`.
     pub op: String,
     /// Name of the variant, for example `naive`.
     pub variant: String,
-    /// Build options.
+    /// Build options, the same for all kernels of a program.
     pub options: String,
     /// Most of the arithmetic is in FP16, which needs [`HALF_EXTENSION`].
     pub half_arithmetic: bool,

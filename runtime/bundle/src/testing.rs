@@ -238,6 +238,7 @@ fn decoder() -> Network {
 
 fn kernel(source: u32, entry: &str) -> Kernel {
     Kernel {
+        program: source,
         source,
         entry: entry.into(),
         op: "matmul".into(),

@@ -207,6 +207,14 @@ rejects! {
         => Violation::Duplicate { .. },
     half_without_extension: |plan| plan.kernels[1].half_arithmetic = true
         => Violation::Extension { kernel: 1, .. },
+    program_with_two_options: |plan| {
+        plan.kernels[1].program = plan.kernels[0].program;
+        plan.kernels[1].options.push(' ');
+    } => Violation::Program { kernel: 1, .. },
+    program_with_an_entry_twice: |plan| {
+        plan.kernels[1].program = plan.kernels[0].program;
+        plan.kernels[1].entry = plan.kernels[0].entry.clone();
+    } => Violation::Program { kernel: 1, .. },
     kernel_source: |plan| plan.kernels[1].source = 2 => Violation::NoSuch { what: "source", .. },
 
     empty_buffer: |plan| plan.buffers[3].len_bytes = 0 => Violation::Empty { .. },

@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use crate::device::DeviceFacts;
 
 /// Format of the files. The last digit is the version.
-const MAGIC: [u8; 8] = *b"KILNPRG1";
+const MAGIC: [u8; 8] = *b"KILNPRG2";
 /// Magic, length of the key, checksum.
 const HEADER_BYTES: usize = 8 + 4 + 8;
 /// Default limit of a cache.
@@ -32,14 +32,18 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of a source with its build options on a device.
-    pub fn new(device: &DeviceFacts, source: &str, options: &str) -> Key {
+    /// The key of a program on a device: its sources, its build options, and the launches that a
+    /// lazy compiler compiled it for.
+    pub fn new(device: &DeviceFacts, sources: &[&str], options: &str, launches: &[String]) -> Key {
         let DeviceFacts { platform, platform_version, name, vendor, driver, version, .. } = device;
-        let (hash, len_bytes) = (xxh3_128(source.as_bytes()), source.len());
+        let mut hash = Xxh3::new();
+        sources.iter().for_each(|source| hash.update(source.as_bytes()));
+        let (hash, len_bytes) = (hash.digest128(), sources.iter().map(|s| s.len()).sum::<usize>());
+        let launches = xxh3_128(launches.join("\n").as_bytes());
         let text = format!(
             "platform {platform}\nplatform version {platform_version}\ndevice {name}\n\
              vendor {vendor}\ndriver {driver}\nversion {version}\noptions {options}\n\
-             source {hash:032x} {len_bytes}\n"
+             source {hash:032x} {len_bytes}\nlaunches {launches:032x}\n"
         );
         Key { text }
     }
@@ -142,6 +146,18 @@ impl ProgramCache {
         write().inspect_err(|_| drop(fs::remove_file(&path)))
     }
 
+    /// Creates an empty folder for the driver's own files, to be removed by the caller. If it is
+    /// not, [`ProgramCache::evict`] does so later.
+    ///
+    /// Errors: those of the file system.
+    pub fn create_temporary_folder(&self) -> io::Result<PathBuf> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{}-driver-{count}.tmp", process::id()));
+        create_folder(&path)?;
+        Ok(path)
+    }
+
     /// Removes a program.
     pub fn remove(&self, key: &Key) {
         // A file that cannot be removed is refused at the next read again.
@@ -162,7 +178,11 @@ impl ProgramCache {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("program") => files.push((used, metadata.len(), path)),
                 Some("tmp") if now.duration_since(used).is_ok_and(|age| age > ABANDONED) => {
-                    let _ = fs::remove_file(path);
+                    let _ = if path.is_dir() {
+                        fs::remove_dir_all(path)
+                    } else {
+                        fs::remove_file(path)
+                    };
                 }
                 _ => {}
             }
@@ -208,7 +228,7 @@ mod tests {
     use super::*;
 
     fn key(options: &str) -> Key {
-        Key::new(&crate::device::select("auto").unwrap(), "kernel", options)
+        Key::new(&crate::device::select("auto").unwrap(), &["kernel"], options, &[])
     }
 
     fn cache() -> (tempfile::TempDir, ProgramCache) {
@@ -234,15 +254,19 @@ mod tests {
     #[test]
     fn a_key_changes_with_everything_a_program_depends_on() {
         let device = crate::device::select("auto").unwrap();
-        let first = Key::new(&device, "kernel", "-O");
-        assert_eq!(first, Key::new(&device, "kernel", "-O"));
-        let mut keys = vec![Key::new(&device, "kernel2", "-O"), Key::new(&device, "kernel", "-O2")];
+        let first = Key::new(&device, &["kernel"], "-O", &[]);
+        assert_eq!(first, Key::new(&device, &["kernel"], "-O", &[]));
+        let mut keys = vec![
+            Key::new(&device, &["kernel2"], "-O", &[]),
+            Key::new(&device, &["kernel"], "-O2", &[]),
+            Key::new(&device, &["kernel"], "-O", &["a wide grid".into()]),
+        ];
         for change in 0..6 {
             let mut device = device.clone();
             let DeviceFacts { platform, platform_version, name, vendor, driver, version, .. } =
                 &mut device;
             [platform, platform_version, name, vendor, driver, version][change].push('x');
-            keys.push(Key::new(&device, "kernel", "-O"));
+            keys.push(Key::new(&device, &["kernel"], "-O", &[]));
         }
         for key in keys {
             assert!(key != first && key.file_name() != first.file_name(), "{key:?}");

@@ -5,6 +5,7 @@
 //! programs one at a time, in the plan's order, and end when none is left.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Lines, Write};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use kiln_bundle::plan::Plan;
 use opencl3::context::Context;
 
 use super::cache::ProgramCache;
+use super::pocl;
 use super::warm::Warmer;
 use super::{Spec, binary, build, create_kernels, specs};
 use crate::device::{self, DeviceFacts, lock_driver};
@@ -106,7 +108,9 @@ impl PrepareCommand {
     }
 
     fn start(&self, missing: &Missing) -> io::Result<Worker> {
-        let mut child = Command::new(&self.program)
+        // Of its own, so that it holds nothing but what the worker compiles.
+        let folder = missing.cache.create_temporary_folder()?;
+        let started = Command::new(&self.program)
             .args(&self.args)
             .arg(missing.bundle)
             .args(["--worker", "--device", &missing.device.index.to_string(), "--cache"])
@@ -114,12 +118,14 @@ impl PrepareCommand {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .spawn()?;
+            .env(pocl::FOLDER, &folder)
+            .spawn();
+        let mut child = started.inspect_err(|_| drop(fs::remove_dir_all(&folder)))?;
         let pipes = (child.stdin.take(), child.stdout.take());
         let (Some(input), Some(output)) = pipes else {
             return Err(io::Error::other("a worker has no pipes"));
         };
-        Ok(Worker { child, input, answers: BufReader::new(output).lines() })
+        Ok(Worker { child, input, answers: BufReader::new(output).lines(), folder })
     }
 }
 
@@ -128,6 +134,8 @@ struct Worker {
     child: Child,
     input: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
+    /// The driver's own cache.
+    folder: PathBuf,
 }
 
 impl Worker {
@@ -146,7 +154,9 @@ impl Worker {
             let _ = compiled.send(());
         }
         drop(self.input);
-        match self.child.wait()? {
+        let ended = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+        match ended? {
             status if status.success() => Ok(()),
             status => Err(io::Error::other(format!("a worker ends with {status}"))),
         }
@@ -179,7 +189,7 @@ pub fn prepare(
     if !programs.is_empty() {
         let _driver = lock_driver();
         let context = context(&device)?;
-        let compiler = Compiler::new(&context, &device, plan, cache)?;
+        let compiler = Compiler::new(&context, &device, plan, cache, None)?;
         for (done, program) in (count - programs.len()..).zip(programs) {
             progress(done, count);
             compiler.compile(&specs[program])?;
@@ -206,7 +216,8 @@ pub fn work(
     let specs = specs(plan, &device)?;
     let _driver = lock_driver();
     let context = context(&device)?;
-    let compiler = Compiler::new(&context, &device, plan, cache)?;
+    let pocl = std::env::var_os(pocl::FOLDER).map(PathBuf::from);
+    let compiler = Compiler::new(&context, &device, plan, cache, pocl)?;
     for line in input.lines().map_while(Result::ok) {
         let spec = line.parse().ok().and_then(|program: usize| specs.get(program));
         let spec = spec.ok_or_else(|| RuntimeError::Input(format!("no program {line:?}")))?;
@@ -229,6 +240,8 @@ struct Compiler<'a> {
     plan: &'a Plan,
     warmer: Option<Warmer<'a>>,
     cache: &'a ProgramCache,
+    /// The cache folder of PoCL, if nobody else uses it.
+    pocl: Option<PathBuf>,
 }
 
 impl<'a> Compiler<'a> {
@@ -237,8 +250,11 @@ impl<'a> Compiler<'a> {
         device: &DeviceFacts,
         plan: &'a Plan,
         cache: &'a ProgramCache,
+        pocl: Option<PathBuf>,
     ) -> Result<Compiler<'a>, RuntimeError> {
-        Ok(Compiler { context, plan, warmer: Warmer::new(context, device, plan)?, cache })
+        let pocl = pocl.filter(|_| device.lazy_compiler);
+        let warmer = Warmer::new(context, device, plan)?;
+        Ok(Compiler { context, plan, warmer, cache, pocl })
     }
 
     /// Compiles a program into the cache.
@@ -247,6 +263,10 @@ impl<'a> Compiler<'a> {
         for (index, kernel) in create_kernels(&program, self.plan, spec)? {
             if let Some(warmer) = &self.warmer {
                 warmer.launch(index, &kernel)?;
+            }
+            if let Some(folder) = &self.pocl {
+                // Without effect, the program is only compiled more slowly.
+                let _ = pocl::omit_general_version(folder, &self.plan.kernels[index].entry);
             }
         }
         self.cache.write(&spec.key, &binary(&program, spec)?).map_err(|source| RuntimeError::Io {

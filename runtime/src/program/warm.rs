@@ -21,6 +21,19 @@ use crate::error::{At, RuntimeError};
 /// PoCL's bound between narrow and wide grids, in work-items along an axis.
 const WIDE: u64 = 65535;
 
+/// The versions of kernels that the launches of a plan need, as text.
+pub(super) fn versions(plan: &Plan, kernels: &[usize]) -> Vec<String> {
+    let needed = dispatches(plan).filter_map(|dispatch| {
+        let kernel = kernels.iter().position(|&index| index == dispatch.kernel.index())?;
+        let ((global, local), offset) = (smallest(dispatch), dispatch.offset != [0; 3]);
+        Some(format!("{kernel} {global:?} {local:?} {offset}"))
+    });
+    let mut versions: Vec<String> = needed.collect();
+    versions.sort_unstable();
+    versions.dedup();
+    versions
+}
+
 /// Launches kernels for their compilation only.
 pub(super) struct Warmer<'a> {
     plan: &'a Plan,

@@ -391,7 +391,8 @@ fn kernel(entry: &str) -> Kernel {
     let text = || entry.to_owned();
     let options = "-cl-std=CL1.2".to_owned();
     let variant = "naive".to_owned();
-    Kernel { source: 0, entry: text(), op: text(), variant, options, half_arithmetic: false }
+    let (op, half_arithmetic) = (text(), false);
+    Kernel { program: 0, source: 0, entry: text(), op, variant, options, half_arithmetic }
 }
 
 fn port(name: &str, buffer: BufferId, dtype: ElementType, shape: &[usize]) -> Port {

@@ -1,6 +1,6 @@
 //! Sums, limits and names: rules without time and addresses.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::violation::Violation;
 use crate::plan::{HALF_EXTENSION, Plan};
@@ -52,6 +52,7 @@ fn check_budget(plan: &Plan) -> Result<u64, Violation> {
 }
 
 fn check_kernels(plan: &Plan) -> Result<(), Violation> {
+    let mut programs: HashMap<u32, (&str, HashSet<&str>)> = HashMap::new();
     for (id, kernel) in plan.kernels.iter().enumerate() {
         if kernel.source as usize >= plan.sources.len() {
             return Err(Violation::NoSuch {
@@ -59,6 +60,15 @@ fn check_kernels(plan: &Plan) -> Result<(), Violation> {
                 what: "source",
                 id: kernel.source,
                 count: plan.sources.len(),
+            });
+        }
+        let program = programs.entry(kernel.program);
+        let (options, entries) = program.or_insert((&kernel.options, HashSet::new()));
+        if *options != kernel.options || !entries.insert(&kernel.entry) {
+            return Err(Violation::Program {
+                kernel: id,
+                entry: kernel.entry.clone(),
+                program: kernel.program,
             });
         }
         let required = plan.requirements.extensions.iter().any(|e| e == HALF_EXTENSION);

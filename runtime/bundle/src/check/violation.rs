@@ -508,6 +508,18 @@ pub enum Violation {
         /// What it needs.
         extension: &'static str,
     },
+    /// A kernel cannot be built with the kernels before it in its program.
+    #[error(
+        "program {program} has another kernel {entry:?}, or other options, before kernel {kernel}"
+    )]
+    Program {
+        /// The kernel's id.
+        kernel: usize,
+        /// Its entry point.
+        entry: String,
+        /// Its program.
+        program: u32,
+    },
     /// A launch is predicted to take longer than the requirements say.
     #[error("{place} is predicted to take {predicted_ns} ns, at most {max_ns} ns are allowed")]
     TooLong {

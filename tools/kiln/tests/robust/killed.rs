@@ -68,7 +68,7 @@ fn a_killed_run_leaves_whole_files_and_the_next_is_right() {
 #[test]
 fn a_killed_compilation_of_kernels_leaves_a_cache_that_works() {
     let folder = empty("killed-prepare");
-    let cache = cache_without(&folder, 40);
+    let cache = cache_without(&folder, 5);
     let prepare = ["prepare", arg(bundle()), "--cache", arg(&cache)].map(String::from);
     for moment in moments(Duration::from_secs(2)) {
         kill(command(&prepare).spawn().expect("it starts"), moment);
