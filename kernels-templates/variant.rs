@@ -53,6 +53,14 @@ impl Needs {
         work_group: 1,
     };
 
+    /// An NVIDIA GPU with tensor cores. All of them have at least these limits.
+    pub const TENSOR_CORES: Self = Self {
+        ptx_mma: true,
+        local_mem_bytes: 48 << 10,
+        work_group: 1024,
+        ..Self::class(DeviceClass::Gpu)
+    };
+
     /// A device of a class.
     pub const fn class(class: DeviceClass) -> Self {
         Self { class: Some(class), ..Self::NOTHING }

@@ -3,7 +3,7 @@
 use super::Extents;
 use crate::contraction::rounding::FP16_ROUNDING;
 use crate::launch::floating;
-use crate::{DeviceClass, Lowering, Needs, Problem, Rounding, Target, Variant};
+use crate::{Lowering, Needs, Problem, Rounding, Target, Variant};
 use anyhow::Result;
 use kiln_ir::DType;
 
@@ -18,11 +18,8 @@ const TILE_BYTES: usize = 8 << 10;
 const HALF_STAGES: usize = 3;
 
 /// `flash_mma`.
-pub(super) const VARIANT: Variant = Variant {
-    needs: Needs { ptx_mma: true, ..Needs::class(DeviceClass::Gpu) },
-    rounding,
-    ..Variant::new("flash_mma", computes, lower)
-};
+pub(super) const VARIANT: Variant =
+    Variant { needs: Needs::TENSOR_CORES, rounding, ..Variant::new("flash_mma", computes, lower) };
 
 /// The weights of attention are rounded to FP16, by at most 2^-11 of themselves. They add up to 1.
 fn rounding(problem: &Problem, _: &Target, largest: f32) -> Rounding {

@@ -304,7 +304,8 @@ pub(crate) fn combine(
     scratch: usize,
 ) -> Result<Launch> {
     let partials = chunks * e.channels / e.groups;
-    let most = 1usize << target.max_work_group.clamp(1, 256).ilog2();
+    let most = u64::from(target.max_work_group).min(target.local_mem_bytes / 4).clamp(1, 256);
+    let most = 1usize << most.ilog2();
     let group = if cpu(target) { 1 } else { partials.next_power_of_two().min(most) };
     let call = Call::new(problem)
         .flops(5 * (e.n * chunks * e.channels) as u64)
@@ -322,7 +323,7 @@ pub(crate) fn combine(
         .set("affine", &affine)
         .set("group", &group)
         .set("eps", &literal(e.eps))
-        .local_mem_bytes(4 * group as u64);
+        .local_mem_bytes(if group > 1 { 4 * group as u64 } else { 0 });
     let template = include_str!("chunked_combine.cl.tera");
     let global = [e.groups * group, e.n, 1];
     call.launch("group_norm_combine", template, global, Some([group, 1, 1]))

@@ -3,9 +3,7 @@
 use super::{Contraction, Geometry, Split, rounding, stripes};
 use crate::packing::{FragmentPanel, Fragments, panel_count};
 use crate::template::{Parameters, render};
-use crate::{
-    Argument, DeviceClass, Launch, Lowering, Needs, Packing, Problem, Target, Tiling, Variant,
-};
+use crate::{Argument, Launch, Lowering, Needs, Packing, Problem, Target, Tiling, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
@@ -99,7 +97,7 @@ impl Arithmetic {
 
 /// `mma`.
 pub const VARIANT: Variant = Variant {
-    needs: Needs { ptx_mma: true, ..Needs::class(DeviceClass::Gpu) },
+    needs: Needs::TENSOR_CORES,
     rounding: rounding::of_tensor_cores,
     tuning,
     ..Variant::new("mma", computes, lower)
