@@ -162,7 +162,8 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         let report = make(args, job, &shared, &mut session, &bar)?;
         if index + 1 == jobs.len() {
             tell(&memory(&report));
-            if report.programs == ProgramOrigin::Built {
+            let device = session.device();
+            if report.programs == ProgramOrigin::Built || device.compiles_in_session {
                 tell("kernels were compiled in this process, which takes memory beside the plan");
             }
         } else if interrupt::stopped() {

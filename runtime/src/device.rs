@@ -77,6 +77,10 @@ pub struct DeviceFacts {
     /// The driver compiles kernels when they are launched, not in `clBuildProgram`.
     #[serde(skip)]
     pub lazy_compiler: bool,
+    /// The driver's program binaries hold no machine code. It compiles each kernel at its first
+    /// launch, in the process of the session, with memory that no plan counts.
+    #[serde(skip)]
+    pub compiles_in_session: bool,
     /// The driver crashes when two threads use it at once.
     #[serde(skip)]
     pub single_threaded: bool,
@@ -99,6 +103,8 @@ impl DeviceFacts {
             // OpenCL has no query for the quirks of a driver, so the platform's name decides.
             // PoCL compiles a kernel anew for each work-group size, when a launch first has it.
             lazy_compiler: platform_name == "Portable Computing Language",
+            // Rusticl compiles its intermediate form (NIR) for the device at the first launch.
+            compiles_in_session: platform_name == "rusticl",
             // Oclgrind crashes when one thread launches while another one copies.
             single_threaded: platform_name == "Oclgrind",
             platform: platform_name,

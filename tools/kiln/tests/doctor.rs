@@ -66,7 +66,9 @@ fn this_machine_is_fit() {
     let library = report["survey"]["library"].as_str().expect("a path");
     assert!(Path::new(library).exists(), "{library}");
     let device = &report["devices"][0];
-    assert_eq!(device["crash"], Value::Null);
+    assert_eq!(device["stop"], Value::Null);
+    assert_eq!(device["device"]["keeps_budget"], true);
+    assert_eq!(device["families"], kiln_kernels::families().count());
     let profile = device["device"]["profile"].as_str().expect("a name");
     let profiles: Vec<&str> = kiln_compiler::device::DeviceProfile::names().collect();
     assert!(profiles.contains(&profile), "{profile}");
@@ -150,5 +152,7 @@ fn a_device_that_crashes_is_unfit_and_the_signal_is_named() {
     let text = unfit(&[], &[("OCL_ICD_VENDORS", arg(&folder))]);
     assert!(text.contains("CRASHED") && text.contains("SIGSEGV"), "{text}");
     assert!(text.contains("opening the device"), "{text}");
+    let families = kiln_kernels::families().count();
+    assert!(text.contains(&format!("0 of {families} kernel families pass")), "{text}");
     assert!(text.contains("platform: Faulty"), "{text}");
 }

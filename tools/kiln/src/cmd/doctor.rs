@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
 use advice::Host;
-use report::{Device, DeviceReport, IcdFile, Line, Report, Survey};
+use report::{Device, DeviceReport, IcdFile, Line, Report, Stop, StopKind, Survey};
 
 /// Check that this machine can run pictures: find OpenCL, and test every device.
 #[derive(clap::Args)]
@@ -99,15 +99,16 @@ fn test(device: &Device) -> Result<DeviceReport> {
     let start = Instant::now();
     let mut tests = vec![];
     let index = device.index.to_string();
-    let crash = child::run(&["--device", &index], &[], &mut |line| match line {
+    let stop = child::run(&["--device", &index], &[], &mut |line| match line {
         Line::Begin(what) => bar.set_message(format!("{}: {what}", device.name)),
         Line::Outcome(outcome) => tests.push(outcome),
         Line::Survey(_) | Line::End => {}
     })?;
     bar.finish_and_clear();
-    let fit = crash.is_none() && !tests.is_empty() && tests.iter().all(|t| t.fault.is_none());
+    let fit = stop.is_none() && !tests.is_empty() && tests.iter().all(|t| t.fault.is_none());
     let seconds = start.elapsed().as_secs_f64();
-    Ok(DeviceReport { device: device.clone(), fit, crash, seconds, tests })
+    let families = cases::cases().len();
+    Ok(DeviceReport { device: device.clone(), fit, stop, families, seconds, tests })
 }
 
 fn print(report: &Report) {
@@ -147,10 +148,13 @@ fn print_device(report: &DeviceReport) {
     let verdict = if report.fit { "fit" } else { "NOT FIT" };
     println!("\ndevice {}: {}: {verdict}", device.index, device.name);
     println!("  {}, driver {}, profile {}", device.platform, device.driver, device.profile);
-    let (passed, tested) = report.passed();
-    if tested > 0 {
-        let seconds = report.seconds;
-        println!("  {passed} of {tested} kernel families pass, f32 and f16, in {seconds:.1} s");
+    let (passed, families, seconds) = (report.passed(), report.families, report.seconds);
+    println!("  {passed} of {families} kernel families pass, f32 and f16, in {seconds:.1} s");
+    if !device.keeps_budget {
+        println!(
+            "  cannot keep a memory budget: the driver compiles kernels at their first launch, in \
+             the process that makes the picture"
+        );
     }
     for storage in ["f32", "f16"] {
         let Some(worst) = report.worst(storage).filter(|_| report.fit) else { continue };
@@ -167,7 +171,12 @@ fn print_device(report: &DeviceReport) {
             println!("    worst error {:.1e}", test.worst_error);
         }
     }
-    if let Some(crash) = &report.crash {
-        println!("  CRASHED: {crash}");
+    if let Some(Stop { kind, what }) = &report.stop {
+        let kind = match kind {
+            StopKind::Crash => "CRASHED",
+            StopKind::Timeout => "TIMED OUT",
+            StopKind::Error => "FAILED",
+        };
+        println!("  {kind}: {what}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::report::{DeviceReport, Finding, IcdFile, Platform, Survey};
+use super::report::{DeviceReport, Finding, IcdFile, Platform, Stop, StopKind, Survey};
 
 /// Facts about the machine that need no OpenCL.
 #[derive(Clone, Default)]
@@ -214,22 +214,27 @@ pub fn of_device(report: &DeviceReport) -> Option<Finding> {
         return None;
     }
     let name = format!("device {} ({})", report.device.index, report.device.name);
-    let what = match &report.crash {
-        Some(crash) => format!("{name} is not fit: the driver {crash}"),
+    let what = match &report.stop {
+        Some(Stop { what, .. }) => format!("{name} is not fit: the driver {what}"),
         None => {
-            let (passed, tested) = report.passed();
-            format!("{name} is not fit: {passed} of {tested} kernel families pass")
+            let (passed, families) = (report.passed(), report.families);
+            format!("{name} is not fit: {passed} of {families} kernel families pass")
         }
     };
-    let advice = vec![
+    let is_slow = report.stop.as_ref().is_some_and(|stop| stop.kind == StopKind::Timeout);
+    let mut advice = vec![
         "update its driver, or choose another device with --device".to_string(),
         "report it with the output of: kiln doctor --json".into(),
     ];
+    if is_slow {
+        advice.insert(0, "close other programs and try again: it may only be slow".into());
+    }
     Some(Finding { what, advice })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Device;
     use super::*;
 
     fn text(problems: &[Finding]) -> String {
@@ -291,5 +296,25 @@ mod tests {
         }
         let text = text(&of_survey(&platform("X", Some("CL_OUT_OF_HOST_MEMORY")), &[], &host));
         assert!(text.contains("fails: CL_OUT_OF_HOST_MEMORY"), "{text}");
+    }
+
+    #[test]
+    fn a_timeout_is_not_said_to_be_a_crash() {
+        let device = Device {
+            index: 0,
+            name: "X".into(),
+            platform: String::new(),
+            driver: String::new(),
+            version: String::new(),
+            profile: String::new(),
+            keeps_budget: true,
+        };
+        let tests = vec![];
+        let (kind, what) = (StopKind::Timeout, "took more than 120 seconds".into());
+        let stop = Some(Stop { kind, what });
+        let report = DeviceReport { device, fit: false, stop, families: 24, seconds: 120.0, tests };
+        let text = text(&[of_device(&report).unwrap()]);
+        assert!(text.contains("took more than 120 seconds"), "{text}");
+        assert!(text.contains("may only be slow") && !text.contains("crash"), "{text}");
     }
 }

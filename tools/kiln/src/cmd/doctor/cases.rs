@@ -33,6 +33,9 @@ pub struct Input {
     pub spread: f32,
 }
 
+/// The storage types with which each family is tested.
+pub const STORAGES: [DType; 2] = [DType::F32, DType::F16];
+
 /// One case for each family.
 pub fn cases() -> Vec<Case> {
     let mut cases = contractions();

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use super::report::Line;
+use super::report::{Line, Stop, StopKind};
 
 /// Longest silence of a process.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -23,12 +23,12 @@ pub fn tell(line: &Line) -> Result<()> {
 
 /// Runs `kiln doctor --worker` with more arguments and environment. `hear` receives its lines.
 ///
-/// Returns how the process failed and its last activity, or `None` if it ended well.
+/// Returns `None` if the process did all its work.
 pub fn run(
     arguments: &[&str],
     environment: &[(&str, &str)],
     hear: &mut dyn FnMut(Line),
-) -> Result<Option<String>> {
+) -> Result<Option<Stop>> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut child = Command::new(program)
         .args(["doctor", "--worker"])
@@ -62,14 +62,13 @@ pub fn run(
     if ended {
         return Ok(None);
     }
-    let how = if silent {
-        format!("said nothing for {} seconds", PATIENCE.as_secs())
-    } else {
-        describe(status)
+    let (kind, how) = match silent {
+        true => (StopKind::Timeout, format!("took more than {} seconds", PATIENCE.as_secs())),
+        false => describe(status),
     };
     let said = stderr.join().ok().filter(|said| !said.is_empty());
     let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-    Ok(Some(format!("{how} while {doing}{said}")))
+    Ok(Some(Stop { kind, what: format!("{how} while {doing}{said}") }))
 }
 
 /// Lines of this program, as they arrive.
@@ -106,10 +105,10 @@ fn last_words(child: &mut Child) -> std::thread::JoinHandle<String> {
 }
 
 #[cfg(unix)]
-fn describe(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> (StopKind, String) {
     use std::os::unix::process::ExitStatusExt;
     let Some(signal) = status.signal() else {
-        return format!("ended with {status}");
+        return (StopKind::Error, format!("ended with {status}"));
     };
     let name = match signal {
         4 => "SIGILL, an instruction that this processor does not have",
@@ -118,12 +117,12 @@ fn describe(status: ExitStatus) -> String {
         8 => "SIGFPE, a division by zero",
         9 => "SIGKILL, perhaps for want of memory",
         11 => "SIGSEGV, a bad address",
-        _ => return format!("crashed with signal {signal}"),
+        _ => return (StopKind::Crash, format!("crashed with signal {signal}")),
     };
-    format!("crashed with signal {signal} ({name})")
+    (StopKind::Crash, format!("crashed with signal {signal} ({name})"))
 }
 
 #[cfg(not(unix))]
-fn describe(status: ExitStatus) -> String {
-    format!("ended with {status}")
+fn describe(status: ExitStatus) -> (StopKind, String) {
+    (StopKind::Error, format!("ended with {status}"))
 }

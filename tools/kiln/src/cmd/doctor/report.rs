@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cases::STORAGES;
+
 /// The whole report.
 #[derive(Serialize)]
 pub struct Report {
@@ -69,6 +71,9 @@ pub struct Device {
     pub version: String,
     /// The profile that the planner would use.
     pub profile: String,
+    /// Whether pictures stay inside a memory budget: the driver does not compile kernels in the
+    /// process that runs them.
+    pub keeps_budget: bool,
 }
 
 /// A file that names a driver's library.
@@ -91,12 +96,35 @@ pub struct DeviceReport {
     pub device: Device,
     /// Whether every family passed.
     pub fit: bool,
-    /// How the testing process failed, if it did.
-    pub crash: Option<String>,
+    /// The premature end of the testing process; none if it tested everything.
+    pub stop: Option<Stop>,
+    /// Number of kernel families to test.
+    pub families: usize,
     /// Duration of the test in seconds.
     pub seconds: f64,
     /// Results, in the order of testing.
     pub tests: Vec<Outcome>,
+}
+
+/// The premature end of a process.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Stop {
+    /// Kind of the end.
+    pub kind: StopKind,
+    /// Description of the end and of the activity before it.
+    pub what: String,
+}
+
+/// Kind of the premature end of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopKind {
+    /// A signal ended the process.
+    Crash,
+    /// The process was silent for too long and was ended.
+    Timeout,
+    /// The process ended with an error.
+    Error,
 }
 
 /// The test of one kernel family with one storage type.
@@ -128,21 +156,18 @@ pub enum Line {
     Outcome(Outcome),
     /// Result of a survey.
     Survey(Survey),
-    /// The end of the tests. A process that stops earlier has crashed.
+    /// The end of the tests.
     End,
 }
 
 impl DeviceReport {
-    /// Number of families that passed with every storage type, and number of tested families.
-    pub fn passed(&self) -> (usize, usize) {
-        let mut families: Vec<(&str, bool)> = vec![];
-        for test in &self.tests {
-            match families.last_mut() {
-                Some((name, ok)) if *name == test.family => *ok &= test.fault.is_none(),
-                _ => families.push((&test.family, test.fault.is_none())),
-            }
-        }
-        (families.iter().filter(|(_, ok)| *ok).count(), families.len())
+    /// Number of families that passed with every storage type.
+    pub fn passed(&self) -> usize {
+        let families = self.tests.chunk_by(|a, b| a.family == b.family);
+        let passes = |tests: &&[Outcome]| {
+            tests.len() == STORAGES.len() && tests.iter().all(|test| test.fault.is_none())
+        };
+        families.filter(passes).count()
     }
 
     /// The test with a storage type that is closest to its limit.

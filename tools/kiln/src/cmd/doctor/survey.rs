@@ -41,15 +41,15 @@ pub fn here() -> Survey {
 /// Surveys OpenCL in a separate process with additional environment variables.
 pub fn elsewhere(environment: &[(&str, &str)]) -> Result<Survey> {
     let mut survey = None;
-    let crash = child::run(&[], environment, &mut |line| {
+    let stop = child::run(&[], environment, &mut |line| {
         if let Line::Survey(found) = line {
             survey = Some(found);
         }
     })?;
-    Ok(match (survey, crash) {
+    Ok(match (survey, stop) {
         (Some(survey), _) => survey,
-        (None, crash) => {
-            let error = crash.unwrap_or_else(|| "ended without an answer".into());
+        (None, stop) => {
+            let error = stop.map_or("ended without an answer".into(), |stop| stop.what);
             Survey { loaded: true, error: Some(format!("the search {error}")), ..Survey::default() }
         }
     })
@@ -71,6 +71,7 @@ fn about(facts: &DeviceFacts) -> Device {
         driver: facts.driver.clone(),
         version: facts.version.clone(),
         profile: crate::cmd::devices::profile(facts).to_string(),
+        keeps_budget: !facts.compiles_in_session,
     }
 }
 
