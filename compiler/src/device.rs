@@ -29,6 +29,26 @@ pub struct DeviceProfile {
     /// Published times for the device. They influence no decision.
     #[serde(default)]
     pub published: Vec<Published>,
+    /// Fields that [`Self::adapt`] changed, each as `name = value`.
+    #[serde(skip)]
+    pub adapted: Vec<String>,
+}
+
+/// Figures that a device reports of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceLimits {
+    /// Alignment of sub-buffers, in bytes.
+    pub base_align_bytes: u64,
+    /// Largest single allocation in bytes; 0 if unknown.
+    pub max_alloc_bytes: u64,
+    /// Local memory of a work-group, in bytes; 0 if the device has none.
+    pub local_mem_bytes: u64,
+    /// Largest work-group, in work-items.
+    pub max_work_group: u64,
+    /// Number of compute units; 0 if unknown.
+    pub compute_units: u32,
+    /// Whether the device has `cl_khr_fp16`.
+    pub half_arithmetic: bool,
 }
 
 /// Published times of a model's networks on the device.
@@ -152,6 +172,46 @@ impl DeviceProfile {
         Ok((name.to_string_lossy().into_owned(), text))
     }
 
+    /// Fits the profile to a device that reports `limits`, so that the device accepts every plan
+    /// made with the profile. [`Self::adapted`] records the changes.
+    ///
+    /// Work-groups and local memory shrink to the device's but never grow: a class of kernels may
+    /// be faster with less. The alignment is a multiple of both. The largest allocation and the
+    /// number of compute units are the device's.
+    pub fn adapt(&mut self, limits: &DeviceLimits) {
+        let before = self.figures();
+        let DeviceProfile { target, memory, .. } = self;
+        let align_bytes = limits.base_align_bytes.next_power_of_two();
+        memory.base_align_bytes = memory.base_align_bytes.max(align_bytes);
+        if limits.max_alloc_bytes > 0 {
+            memory.max_alloc_bytes = limits.max_alloc_bytes;
+        }
+        target.local_mem_bytes = target.local_mem_bytes.min(limits.local_mem_bytes);
+        let most = u32::try_from(limits.max_work_group).unwrap_or(u32::MAX);
+        target.max_work_group = target.max_work_group.min(most.max(1));
+        if limits.compute_units > 0 {
+            target.compute_units = limits.compute_units;
+        }
+        if !limits.half_arithmetic {
+            target.half_run = 0;
+        }
+        let changed = before.iter().zip(self.figures()).filter(|(old, new)| *old != new);
+        self.adapted = changed.map(|(_, (name, value))| format!("{name} = {value}")).collect();
+    }
+
+    /// The fields that [`Self::adapt`] may change.
+    fn figures(&self) -> [(&'static str, u64); 6] {
+        let DeviceProfile { target, memory, .. } = self;
+        [
+            ("base_align_bytes", memory.base_align_bytes),
+            ("max_alloc_bytes", memory.max_alloc_bytes),
+            ("local_mem_bytes", target.local_mem_bytes),
+            ("max_work_group", target.max_work_group.into()),
+            ("compute_units", target.compute_units.into()),
+            ("half_run", target.half_run.into()),
+        ]
+    }
+
     /// Names of the profiles that ship with Kiln.
     pub fn names() -> impl Iterator<Item = &'static str> {
         PROFILES.iter().map(|(name, _)| *name)
@@ -169,5 +229,54 @@ impl DeviceProfile {
             (false, 8..) => "cpu-avx2",
             (false, _) => "cpu-128",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Limits above those of every profile, and none that is known of the allocation.
+    const ROOMY: DeviceLimits = DeviceLimits {
+        base_align_bytes: 4,
+        max_alloc_bytes: 0,
+        local_mem_bytes: 1 << 30,
+        max_work_group: 1 << 20,
+        compute_units: 0,
+        half_arithmetic: true,
+    };
+
+    #[test]
+    fn a_device_with_room_for_all_changes_nothing() {
+        for name in DeviceProfile::names() {
+            let (_, own) = DeviceProfile::load(name).unwrap();
+            let mut adapted = own.clone();
+            adapted.adapt(&ROOMY);
+            assert_eq!(adapted.figures(), own.figures(), "{name}");
+            assert!(adapted.adapted.is_empty(), "{name}: {:?}", adapted.adapted);
+        }
+    }
+
+    #[test]
+    fn limits_of_the_device_replace_those_of_the_profile() {
+        let (_, mut profile) = DeviceProfile::load("mali-g78").unwrap();
+        let limits = DeviceLimits {
+            base_align_bytes: 512,
+            max_alloc_bytes: 128 << 20,
+            local_mem_bytes: 0,
+            max_work_group: 64,
+            compute_units: 3,
+            half_arithmetic: false,
+        };
+        profile.adapt(&limits);
+        let expected = [
+            "base_align_bytes = 512",
+            "max_alloc_bytes = 134217728",
+            "local_mem_bytes = 0",
+            "max_work_group = 64",
+            "compute_units = 3",
+            "half_run = 0",
+        ];
+        assert_eq!(profile.adapted, expected);
     }
 }

@@ -51,13 +51,22 @@ pub fn plan_model(
     request: &PlanRequest,
 ) -> Result<Planned> {
     let PlanRequest { profile, storage, guidance_batch, .. } = *request;
+    let of_model = Manifest {
+        precision: precision.to_string(),
+        profile: profile_name.to_string(),
+        adapted: profile.adapted.clone(),
+        compiler: env!("CARGO_PKG_VERSION").to_string(),
+        timestep_rows: TIMESTEP_ROWS as u32,
+        ..model.manifest()
+    };
     let mut cache = LoweringCache::default();
     let mut fastest: Option<(u64, Draft, Plan)> = None;
     let mut least: Option<Shortfall> = None;
     let mut attempts = Vec::new();
     for strategy in strategies(profile, storage.activations, guidance_batch) {
         let networks = lower_model(model, strategy, request, &mut cache)?;
-        let manifest = manifest(model, profile_name, precision, strategy);
+        let guidance_batch = strategy.guidance_batch as u32;
+        let manifest = Manifest { guidance_batch, ..of_model.clone() };
         let draft = Draft::new(networks, manifest, strategy, request)?;
         if fastest.as_ref().is_some_and(|(ns, ..)| draft.least_ns() >= *ns) {
             continue;
@@ -94,17 +103,6 @@ pub fn plan_model(
     let mut planned = draft.finish(plan, request)?;
     planned.plan.rationale.attempts = attempts;
     Ok(planned)
-}
-
-fn manifest(model: &dyn Model, profile: &str, precision: &str, strategy: Strategy) -> Manifest {
-    Manifest {
-        precision: precision.to_string(),
-        profile: profile.to_string(),
-        compiler: env!("CARGO_PKG_VERSION").to_string(),
-        guidance_batch: strategy.guidance_batch as u32,
-        timestep_rows: TIMESTEP_ROWS as u32,
-        ..model.manifest()
-    }
 }
 
 fn attempt(strategy: Strategy, needs_bytes: Option<u64>) -> Attempt {

@@ -30,6 +30,7 @@ impl Model for Emoji {
             model: self.0.name.into(),
             precision: String::new(),
             profile: String::new(),
+            adapted: vec![],
             compiler: String::new(),
             image_px: self.0.image_px as u32,
             latent_px: self.0.latent_px as u32,

@@ -124,6 +124,9 @@ pub struct Manifest {
     pub precision: String,
     /// Device profile the kernels were chosen for.
     pub profile: String,
+    /// Fields of the profile that the compiler took from the device instead, each as
+    /// `name = value`.
+    pub adapted: Vec<String>,
     /// Version of the compiler.
     pub compiler: String,
     /// Image width and height in pixels.

@@ -135,6 +135,7 @@ fn manifest() -> Manifest {
         model: "tiny".into(),
         precision: "fp16".into(),
         profile: "cpu".into(),
+        adapted: vec![],
         compiler: "0.1.0".into(),
         image_px: 8,
         latent_px: 4,

@@ -315,6 +315,7 @@ impl Small {
             model: "small".into(),
             precision: "fp32".into(),
             profile: "test".into(),
+            adapted: vec![],
             compiler: "0".into(),
             image_px: 16,
             latent_px: 4,

@@ -32,6 +32,7 @@ impl Model for ConfiguredModel {
             model: c.name.to_string(),
             precision: String::new(),
             profile: String::new(),
+            adapted: vec![],
             compiler: String::new(),
             image_px: c.image_px as u32,
             latent_px: c.latent_px as u32,

@@ -73,8 +73,7 @@ pub struct Args {
 impl Args {
     /// The device's profile and its name.
     fn profile(&self) -> Result<(String, DeviceProfile)> {
-        let (name, mut profile) =
-            DeviceProfile::load(&super::devices::profile_name(&self.device)?)?;
+        let (name, mut profile) = super::devices::named_profile(&self.device)?;
         if self.fp32_arithmetic {
             profile.target.half_run = 0;
         }

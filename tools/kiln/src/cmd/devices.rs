@@ -1,7 +1,8 @@
 //! `kiln devices`: the OpenCL devices of this machine, and their profiles.
 
 use anyhow::Result;
-use kiln_compiler::device::DeviceProfile;
+use kiln_bundle::plan::HALF_EXTENSION;
+use kiln_compiler::device::{DeviceLimits, DeviceProfile};
 use kiln_compiler::size::mib;
 use kiln_runtime::device::{self, DeviceFacts, DeviceType};
 use serde_json::json;
@@ -52,10 +53,24 @@ pub fn profile(device: &DeviceFacts) -> &'static str {
     DeviceProfile::name_for(gpu, &device.name, device.native_vector_width_f32)
 }
 
-/// Name of the profile that `--device` means. `auto` means the profile of this machine's device.
-pub fn profile_name(wanted: &str) -> Result<String> {
-    if wanted != "auto" {
-        return Ok(wanted.to_string());
+/// The profile for a device, adapted to the device's own limits, and its name.
+pub fn adapted_profile(device: &DeviceFacts) -> Result<(String, DeviceProfile)> {
+    let (name, mut profile) = DeviceProfile::load(profile(device))?;
+    profile.adapt(&DeviceLimits {
+        base_align_bytes: device.base_align_bytes,
+        max_alloc_bytes: device.max_alloc_bytes,
+        local_mem_bytes: device.local_mem_bytes,
+        max_work_group: device.max_work_group_size,
+        compute_units: device.compute_units,
+        half_arithmetic: device.extensions.iter().any(|name| name == HALF_EXTENSION),
+    });
+    Ok((name, profile))
+}
+
+/// The profile that `--device` names, and its name. `auto` means this machine's device.
+pub fn named_profile(wanted: &str) -> Result<(String, DeviceProfile)> {
+    match wanted {
+        "auto" => adapted_profile(&device::select("auto")?),
+        name => DeviceProfile::load(name),
     }
-    Ok(profile(&device::select("auto")?).to_string())
 }

@@ -181,6 +181,7 @@ impl Model for RandomModel {
             model: "random".into(),
             precision: String::new(),
             profile: String::new(),
+            adapted: vec![],
             compiler: String::new(),
             image_px: self.image_px() as u32,
             latent_px: self.latent_px as u32,

@@ -119,8 +119,11 @@ struct KernelTime {
 /// Measures and prints the result.
 pub fn run(args: Args) -> Result<()> {
     let device = device::select(&args.device)?;
-    let own = crate::cmd::devices::profile(&device);
-    let (profile_name, profile) = DeviceProfile::load(args.profile.as_deref().unwrap_or(own))?;
+    let (own_name, own) = crate::cmd::devices::adapted_profile(&device)?;
+    let (profile_name, profile) = match &args.profile {
+        Some(profile) => DeviceProfile::load(profile)?,
+        None => (own_name, own.clone()),
+    };
     let kernels = kernels(&args, &profile)?;
     let probe = Probe::open(&device)?;
     let head = serde_json::json!({
@@ -132,7 +135,6 @@ pub fn run(args: Args) -> Result<()> {
     let bar = super::bar(kernels.len())?;
     bar.set_message("the device's peak");
     // The device's sustained rates do not depend on the profile under test.
-    let (_, own) = DeviceProfile::load(own)?;
     let mut peak = Peak::new(&probe, &own.target)?;
     let copy = || copy_bytes_per_s(&probe, &device, &own.target);
     let copied_before = copy()?;

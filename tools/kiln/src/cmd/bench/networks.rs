@@ -2,7 +2,6 @@
 
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{Network, Plan, Role, Step};
-use kiln_compiler::device::DeviceProfile;
 use kiln_kernels::DeviceClass;
 use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::probe::Probe;
@@ -114,7 +113,7 @@ pub fn run(args: Args) -> Result<()> {
             _ => bail!("--on-request needs one --network"),
         };
     }
-    let (_, profile) = DeviceProfile::load(crate::cmd::devices::profile(session.device()))?;
+    let (_, profile) = crate::cmd::devices::adapted_profile(session.device())?;
     let probe = Probe::open(session.device())?;
     let bar = super::bar(wanted.len() * (1 + usize::from(args.runs)))?;
     bar.set_message("the device's peak");

@@ -165,10 +165,11 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
     };
     let name = subject.model.as_deref().or(manifest.map(|m| m.model.as_str()));
     let model = model::find(name.context("a bundle or --model is needed")?)?;
-    let wanted_profile = subject.profile.as_deref();
-    let profile = wanted_profile.unwrap_or_else(|| crate::cmd::devices::profile(&device));
-    let (_, profile_text) = DeviceProfile::text(profile)?;
-    let (profile_name, profile) = DeviceProfile::load(profile)?;
+    let (profile_name, profile) = match &subject.profile {
+        Some(profile) => DeviceProfile::load(profile)?,
+        None => crate::cmd::devices::adapted_profile(&device)?,
+    };
+    let (_, profile_text) = DeviceProfile::text(subject.profile.as_ref().unwrap_or(&profile_name))?;
     let precision = match (subject.precision, manifest) {
         (Some(precision), _) => precision,
         (None, None) => Precision::Fp32,

@@ -9,7 +9,7 @@ use kiln_runtime::probe::Probe;
 use kiln_testkit::{Loaded, compare, random_stored, reference};
 use std::time::Instant;
 
-use super::cases::{Case, cases};
+use super::cases::{Case, STORAGES, cases};
 use super::report::{Line, Outcome};
 
 /// Tests device `index` and passes each step to `tell`.
@@ -19,11 +19,10 @@ pub fn run(index: usize, tell: &mut dyn FnMut(Line) -> Result<()>) -> Result<()>
     let device = device::list()?.into_iter().find(|d| d.index == index);
     let device = device.with_context(|| format!("no OpenCL device {index}"))?;
     tell(Line::Begin("opening the device".into()))?;
-    let (_, profile) =
-        kiln_compiler::device::DeviceProfile::load(crate::cmd::devices::profile(&device))?;
+    let (_, profile) = crate::cmd::devices::adapted_profile(&device)?;
     let probe = Probe::open(&device)?;
     for case in cases() {
-        for storage in [DType::F32, DType::F16] {
+        for storage in STORAGES {
             tell(Line::Begin(format!("testing {} with {storage} storage", case.op.name())))?;
             let start = Instant::now();
             let mut outcome = Outcome {

@@ -37,6 +37,9 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     );
     r.extensions.iter().for_each(|extension| needs += &format!(", {extension}"));
     writeln!(out, "device  {needs}")?;
+    if !a.manifest.adapted.is_empty() {
+        writeln!(out, "        taken from the device: {}", a.manifest.adapted.join(", "))?;
+    }
     let p = &a.predicted;
     writeln!(
         out,

@@ -1,0 +1,69 @@
+//! Plans for devices with limits that no profile has: every plan keeps them.
+
+use kiln_bundle::plan::{HALF_EXTENSION, Plan};
+use kiln_compiler::device::{DeviceLimits, DeviceProfile};
+use kiln_compiler::plan_model;
+use kiln_compiler::request::PlanRequest;
+use kiln_compiler::storage::Storage;
+
+const MIB: u64 = 1 << 20;
+
+/// The least that OpenCL 1.2 allows a device, but for its work-groups and its memory.
+const LEAST: DeviceLimits = DeviceLimits {
+    base_align_bytes: 128,
+    max_alloc_bytes: 0,
+    local_mem_bytes: 32 << 10,
+    max_work_group: 256,
+    compute_units: 1,
+    half_arithmetic: false,
+};
+
+/// Plans the model that ships with every profile, adapted to the limits, and holds each plan
+/// against them.
+fn plans(limits: DeviceLimits) -> impl Iterator<Item = (&'static str, Plan)> {
+    DeviceProfile::names().map(move |name| {
+        let plan = plan(name, &limits);
+        let needs = &plan.requirements;
+        assert!(needs.base_align_bytes.is_multiple_of(limits.base_align_bytes), "{name}");
+        assert!(needs.local_mem_bytes <= limits.local_mem_bytes, "{name}: {needs:?}");
+        assert!(needs.work_group_size <= limits.max_work_group, "{name}: {needs:?}");
+        let unlimited = limits.max_alloc_bytes == 0;
+        assert!(unlimited || needs.max_alloc_bytes <= limits.max_alloc_bytes, "{name}: {needs:?}");
+        let has_half = needs.extensions.iter().any(|name| name == HALF_EXTENSION);
+        assert!(limits.half_arithmetic || !has_half, "{name}: {needs:?}");
+        (name, plan)
+    })
+}
+
+fn plan(name: &str, limits: &DeviceLimits) -> Plan {
+    let (_, mut profile) = DeviceProfile::load(name).expect("it ships");
+    profile.adapt(limits);
+    let (storage, budget_bytes) = (Storage::FP16, 1 << 30);
+    let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch: None };
+    let model = kiln_models::find("emoji-256").expect("it ships");
+    let planned = plan_model(&model, name, "fp16", &request);
+    planned.unwrap_or_else(|error| panic!("{name}, {limits:?}: {error:#}")).plan
+}
+
+#[test]
+fn little_local_memory_small_allocations_and_a_wide_alignment_are_kept() {
+    let limits = DeviceLimits {
+        base_align_bytes: 512,
+        max_alloc_bytes: 128 * MIB,
+        local_mem_bytes: 16 << 10,
+        ..LEAST
+    };
+    for (name, plan) in plans(limits) {
+        assert!(plan.buffers.iter().all(|b| b.offset_bytes.is_multiple_of(512)), "{name}");
+        let adapted = &plan.manifest.adapted;
+        let is_listed = |field: &str| adapted.iter().any(|a| a == field);
+        assert!(is_listed("local_mem_bytes = 16384"), "{name}: {adapted:?}");
+        assert_eq!(is_listed("base_align_bytes = 512"), name != "nvidia", "{name}: {adapted:?}");
+    }
+}
+
+#[test]
+fn small_work_groups_without_local_memory_are_kept() {
+    let limits = DeviceLimits { local_mem_bytes: 0, max_work_group: 64, ..LEAST };
+    assert_eq!(plans(limits).count(), DeviceProfile::names().count());
+}
