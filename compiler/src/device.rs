@@ -69,8 +69,7 @@ pub struct Published {
 pub struct MemoryProfile {
     /// Alignment of buffer offsets, in bytes.
     pub base_align_bytes: u64,
-    /// Largest single allocation in bytes; 0 if unknown. The arena is one allocation, so this
-    /// limits the weights that are resident in it.
+    /// Largest single allocation in bytes; 0 if unknown. A larger arena is several allocations.
     pub max_alloc_bytes: u64,
     /// Whether host and device share one memory: no staging, and device bytes count in the process.
     pub unified: bool,

@@ -5,7 +5,7 @@ use std::path::Path;
 use arbtest::arbitrary::{Result, Unstructured};
 use arbtest::arbtest;
 use kiln_compiler::plan::arena::{
-    ArenaProblem, Buffer, Limits, Solution, check, conflict, run_csv, solve,
+    ArenaProblem, Buffer, Limits, ProblemError, Solution, check, conflict, run_csv, solve,
 };
 
 /// What the published instances are to be fitted into.
@@ -34,7 +34,7 @@ fn any_buffer(u: &mut Unstructured, time_count: u32, size_limit: u64) -> Result<
 fn any_problem(u: &mut Unstructured, buffer_limit: usize, time_count: u32) -> Result<ArenaProblem> {
     let count = u.int_in_range(0..=buffer_limit)?;
     let buffers = (0..count).map(|_| any_buffer(u, time_count, 100)).collect::<Result<_>>()?;
-    Ok(ArenaProblem { buffers, capacity_bytes: None })
+    Ok(ArenaProblem { buffers, capacity_bytes: None, part_bytes: None })
 }
 
 fn meet(a: &Buffer, b: &Buffer) -> bool {
@@ -55,6 +55,28 @@ fn solutions_are_accepted_and_not_below_the_lower_bound() {
         assert_eq!(check(&problem, &fitting), Ok(()));
         Ok(())
     });
+}
+
+#[test]
+fn no_buffer_is_in_two_parts() {
+    arbtest(|u| {
+        let mut problem = any_problem(u, 40, 20)?;
+        // A multiple of every alignment, and no smaller than a buffer.
+        problem.part_bytes = Some(192 * u.int_in_range(1..=3)?);
+        let solution = solve(&problem, &LIMITS).unwrap();
+        assert_eq!(check(&problem, &solution), Ok(()));
+        problem.capacity_bytes = Some(solution.height_bytes);
+        assert_eq!(check(&problem, &solve(&problem, &LIMITS).unwrap()), Ok(()));
+        Ok(())
+    });
+}
+
+#[test]
+fn a_buffer_larger_than_a_part_is_refused() {
+    let buffers = vec![Buffer::new(0, 1, 64, 64), Buffer::new(0, 1, 65, 64)];
+    let problem = ArenaProblem { buffers, capacity_bytes: None, part_bytes: Some(64) };
+    let error = solve(&problem, &LIMITS).unwrap_err();
+    assert_eq!(error, ProblemError::Part { buffer: 1, part_bytes: 64 });
 }
 
 #[test]
@@ -172,7 +194,7 @@ fn any_dissection(
     }
     let buffers =
         pieces.iter().map(|&(lower, upper, floor, end)| Buffer::new(lower, upper, end - floor, 1));
-    Ok(ArenaProblem { buffers: buffers.collect(), capacity_bytes: None })
+    Ok(ArenaProblem { buffers: buffers.collect(), capacity_bytes: None, part_bytes: None })
 }
 
 #[test]
@@ -214,7 +236,11 @@ fn network(buffer_count: u32) -> ArenaProblem {
         };
         Buffer::new(i, i + life, 4096 << (i * 7 % 11), 128)
     };
-    ArenaProblem { buffers: (0..buffer_count).map(buffer).collect(), capacity_bytes: None }
+    ArenaProblem {
+        buffers: (0..buffer_count).map(buffer).collect(),
+        capacity_bytes: None,
+        part_bytes: None,
+    }
 }
 
 #[test]

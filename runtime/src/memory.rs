@@ -1,6 +1,6 @@
 //! Every device allocation and every transfer between host and device.
 //!
-//! [`DeviceMemory::allocate`] makes one allocation for the arena, one for each slot and one for
+//! [`DeviceMemory::allocate`] makes one allocation for each part of the arena, for each slot and for
 //! staging, and creates all regions as sub-buffers of them. Nothing is allocated afterwards. This
 //! module knows offsets and lengths, not contents.
 #![allow(unsafe_code)]
@@ -54,7 +54,8 @@ pub struct DeviceMemory {
     regions: Vec<Cut>,
     staging: Option<Mutex<Staging>>,
     slots: Vec<Buffer<u8>>,
-    arena: Buffer<u8>,
+    arena: Vec<Buffer<u8>>,
+    plan: MemoryPlan,
     allocations: Allocations,
 }
 
@@ -96,7 +97,9 @@ impl DeviceMemory {
             };
             buffer.at("clCreateBuffer", describe)
         };
-        let arena = create(plan.arena_bytes, host, "arena")?;
+        let arena = (plan.arena_parts().enumerate())
+            .map(|(index, len_bytes)| create(len_bytes, host, &format!("arena's part {index}")))
+            .collect::<Result<Vec<_>, _>>()?;
         let slots = (plan.slot_bytes.iter().enumerate())
             .map(|(index, &len_bytes)| create(len_bytes, host, &format!("weight slot {index}")))
             .collect::<Result<Vec<_>, _>>()?;
@@ -110,34 +113,25 @@ impl DeviceMemory {
         allocations.arena_bytes = plan.arena_bytes;
         allocations.slot_bytes = plan.slot_bytes.iter().sum();
         allocations.staging_bytes = plan.staging_bytes;
-        let mut memory = DeviceMemory { regions: Vec::new(), staging, slots, arena, allocations };
-        memory.regions.reserve_exact(regions.len());
+        let (cuts, plan) = (Vec::with_capacity(regions.len()), plan.clone());
+        let mut memory = DeviceMemory { regions: cuts, staging, slots, arena, plan, allocations };
         for region in regions {
-            let cut = memory.cut(region, plan)?;
+            let cut = memory.cut(region)?;
             memory.regions.push(cut);
         }
         Ok(memory)
     }
 
-    fn cut(&mut self, region: &Region, plan: &MemoryPlan) -> Result<Cut, RuntimeError> {
-        let parent_bytes = match region.parent {
-            Parent::Arena => plan.arena_bytes,
-            Parent::Slot(slot) => plan.slot_bytes.get(slot.index()).copied().unwrap_or(0),
-        };
-        let end_bytes = region.offset_bytes.checked_add(region.len_bytes);
-        if region.len_bytes == 0 || end_bytes.is_none_or(|end_bytes| end_bytes > parent_bytes) {
-            return Err(RuntimeError::Plan(format!("{region:?} is outside {parent_bytes} bytes")));
-        }
+    fn cut(&mut self, region: &Region) -> Result<Cut, RuntimeError> {
         match region.parent {
             // A kernel does not see the length of its argument, so the slot itself serves.
             Parent::Slot(slot) if region.offset_bytes == 0 => Ok(Cut::WholeSlot(slot.index())),
-            parent => {
+            _ => {
+                let (parent, offset_bytes) = self.parent(*region)?;
+                let (offset, len) = (offset_bytes as usize, region.len_bytes as usize);
+                // SAFETY: the range is inside of the parent, which `parent` checks.
+                let buffer = unsafe { parent.create_sub_buffer(CL_MEM_READ_WRITE, offset, len) };
                 self.allocations.count += 1;
-                let (offset, len) = (region.offset_bytes as usize, region.len_bytes as usize);
-                // SAFETY: the range is inside of the parent, checked above.
-                let buffer = unsafe {
-                    self.parent(parent)?.create_sub_buffer(CL_MEM_READ_WRITE, offset, len)
-                };
                 Ok(Cut::Sub(buffer.at("clCreateSubBuffer", || format!("{region:?}"))?))
             }
         }
@@ -157,11 +151,32 @@ impl DeviceMemory {
         }
     }
 
-    fn parent(&self, parent: Parent) -> Result<&Buffer<u8>, RuntimeError> {
-        match parent {
-            Parent::Arena => Ok(&self.arena),
-            Parent::Slot(slot) => self.slot(slot.index()),
+    /// The allocation that has a region, and the region's start in it.
+    ///
+    /// Errors: `Plan` if the region is empty or not inside of one allocation.
+    fn parent(&self, region: Region) -> Result<(&Buffer<u8>, u64), RuntimeError> {
+        let Region { parent, offset_bytes, len_bytes } = region;
+        let outside = || RuntimeError::Plan(format!("{region:?} is outside its allocation"));
+        let (index, start_bytes) = match parent {
+            Parent::Arena => {
+                let part_bytes = self.plan.arena_part_bytes.max(1);
+                ((offset_bytes / part_bytes) as usize, offset_bytes % part_bytes)
+            }
+            Parent::Slot(slot) => (slot.index(), offset_bytes),
+        };
+        let (buffer, whole_bytes) = match parent {
+            Parent::Arena => (self.arena.get(index), self.plan.arena_parts().nth(index)),
+            Parent::Slot(_) => (self.slots.get(index), self.plan.slot_bytes.get(index).copied()),
+        };
+        let end_bytes = start_bytes.checked_add(len_bytes).ok_or_else(outside)?;
+        if len_bytes == 0 || whole_bytes.is_none_or(|whole_bytes| end_bytes > whole_bytes) {
+            return Err(outside());
         }
+        Ok((buffer.ok_or_else(outside)?, start_bytes))
+    }
+
+    fn in_arena(&self, offset_bytes: u64, len: usize) -> Result<(&Buffer<u8>, u64), RuntimeError> {
+        self.parent(Region { parent: Parent::Arena, offset_bytes, len_bytes: len as u64 })
     }
 
     fn slot(&self, index: usize) -> Result<&Buffer<u8>, RuntimeError> {
@@ -176,8 +191,9 @@ impl DeviceMemory {
         bytes: &[u8],
         at: &str,
     ) -> Result<(), RuntimeError> {
+        let (arena, offset_bytes) = self.in_arena(offset_bytes, bytes.len())?;
         // SAFETY: blocking, so `bytes` outlives the command.
-        unsafe { self.enqueue_write(queue, &self.arena, offset_bytes, bytes, CL_BLOCKING) }
+        unsafe { self.enqueue_write(queue, arena, offset_bytes, bytes, CL_BLOCKING) }
             .map(drop)
             .at("clEnqueueWriteBuffer", || at)
     }
@@ -190,11 +206,12 @@ impl DeviceMemory {
         out: &mut [u8],
         at: &str,
     ) -> Result<(), RuntimeError> {
+        let (arena, offset_bytes) = self.in_arena(offset_bytes, out.len())?;
         // SAFETY: blocking, so `out` outlives the command; OpenCL checks the range.
         let done = unsafe {
             enqueue_read_buffer(
                 queue.get(),
-                self.arena.get(),
+                arena.get(),
                 CL_BLOCKING,
                 offset_bytes as usize,
                 out.len(),
@@ -215,13 +232,15 @@ impl DeviceMemory {
         len_bytes: u64,
         at: &str,
     ) -> Result<(), RuntimeError> {
-        // SAFETY: source and target are the arena, which OpenCL retains until the command is done.
+        let (from, from_bytes) = self.in_arena(from_bytes, len_bytes as usize)?;
+        let (to, to_bytes) = self.in_arena(to_bytes, len_bytes as usize)?;
+        // SAFETY: OpenCL retains the parts of the arena until the command is done.
         // OpenCL checks the ranges.
         let done = unsafe {
             enqueue_copy_buffer(
                 queue.get(),
-                self.arena.get(),
-                self.arena.get(),
+                from.get(),
+                to.get(),
                 from_bytes as usize,
                 to_bytes as usize,
                 len_bytes as usize,
@@ -260,8 +279,9 @@ impl DeviceMemory {
         at: &dyn Fn() -> String,
         fill: &mut Fill,
     ) -> Result<(), RuntimeError> {
-        let buffer = self.parent(region.parent)?;
-        let pointer = map(queue, buffer, CL_MAP_WRITE_INVALIDATE_REGION, region)
+        let (buffer, offset_bytes) = self.parent(region)?;
+        let flags = CL_MAP_WRITE_INVALIDATE_REGION;
+        let pointer = map(queue, buffer, flags, offset_bytes, region.len_bytes)
             .at("clEnqueueMapBuffer", at)?;
         // SAFETY: the mapping has this length and is writable. No command uses the region until it
         // is unmapped: the caller waited for earlier commands and issues none. Any byte is a `u8`.
@@ -288,7 +308,7 @@ impl DeviceMemory {
         at: &dyn Fn() -> String,
         fill: &mut Fill,
     ) -> Result<(), RuntimeError> {
-        let parent = self.parent(region.parent)?;
+        let (parent, offset_bytes) = self.parent(region)?;
         let mut pending: [Option<Event>; 2] = [None, None];
         let mut run = || {
             let mut position_bytes = 0;
@@ -309,7 +329,7 @@ impl DeviceMemory {
                     slice::from_raw_parts_mut(start, len)
                 };
                 fill(position_bytes, chunk)?;
-                let to_bytes = region.offset_bytes + position_bytes;
+                let to_bytes = offset_bytes + position_bytes;
                 // SAFETY: the half is not touched before the kept event completes.
                 let done =
                     unsafe { self.enqueue_write(queue, parent, to_bytes, chunk, CL_NON_BLOCKING) };
@@ -375,8 +395,7 @@ impl Staging {
         buffer: Buffer<u8>,
         len_bytes: u64,
     ) -> Result<Staging, RuntimeError> {
-        let whole = Region { parent: Parent::Arena, offset_bytes: 0, len_bytes };
-        let pointer = map(queue, &buffer, CL_MAP_READ | CL_MAP_WRITE, whole)
+        let pointer = map(queue, &buffer, CL_MAP_READ | CL_MAP_WRITE, 0, len_bytes)
             .at("clEnqueueMapBuffer", || "the staging buffer")?;
         let half_bytes = (len_bytes / 2).max(1);
         Ok(Staging { pointer: Pointer(pointer.cast()), half_bytes, _buffer: buffer })
@@ -387,7 +406,8 @@ fn map(
     queue: &CommandQueue,
     buffer: &Buffer<u8>,
     flags: u64,
-    region: Region,
+    offset_bytes: u64,
+    len_bytes: u64,
 ) -> Result<*mut c_void, ClError> {
     let mut pointer: cl_mem = ptr::null_mut();
     // SAFETY: blocking, so the pointer is valid on return; OpenCL checks the range.
@@ -397,8 +417,8 @@ fn map(
             buffer.get(),
             CL_BLOCKING,
             flags,
-            region.offset_bytes as usize,
-            region.len_bytes as usize,
+            offset_bytes as usize,
+            len_bytes as usize,
             &mut pointer,
             0,
             ptr::null(),

@@ -184,6 +184,7 @@ fn a_stream_of_another_network_is_refused() {
 fn a_bundle_that_does_not_fit_the_device_is_refused_before_anything_is_allocated() {
     let huge = |plan: &mut Plan| {
         plan.memory.arena_bytes = 1 << 50;
+        plan.memory.arena_part_bytes = 1 << 50;
         plan.memory.budget_bytes = 1 << 51;
     };
     let refused = |word: &str, change: fn(&mut Plan)| {

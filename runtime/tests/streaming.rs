@@ -78,6 +78,7 @@ fn write(path: &Path, blocks: u64, rounds: u32) {
     plan.requirements.base_align_bytes = 4096;
     plan.requirements.max_alloc_bytes = BLOCK_BYTES;
     plan.memory.arena_bytes = 4 * 4096;
+    plan.memory.arena_part_bytes = 4 * 4096;
     plan.memory.arena_lower_bound_bytes = 3 * ITEMS * 4;
     plan.memory.slot_bytes = vec![BLOCK_BYTES; SLOTS as usize];
     plan.memory.staging_bytes = 0;

@@ -72,7 +72,7 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
     let memory = &decisions.memory;
     let slots = memory.slot_bytes.iter().copied().max().unwrap_or(0);
     let requirements = Requirements {
-        max_alloc_bytes: memory.arena_bytes.max(slots).max(memory.staging_bytes),
+        max_alloc_bytes: memory.arena_part_bytes.max(slots).max(memory.staging_bytes),
         local_mem_bytes,
         work_group_size,
         base_align_bytes: decisions.align_bytes,

@@ -71,32 +71,29 @@ impl Draft {
         let (profile, beside) = (request.profile, &self.beside);
         let align_bytes = profile.memory.base_align_bytes;
         let max_alloc_bytes = profile.memory.max_alloc_bytes();
-        let capacity_bytes =
-            request.budget_bytes.saturating_sub(beside.peak_bytes()).min(max_alloc_bytes);
-        let limits = ArenaLimits { capacity_bytes, most_kept_bytes, align_bytes };
+        let over = self.over(max_alloc_bytes - max_alloc_bytes % align_bytes);
+        let part_bytes = if over.is_none() { max_alloc_bytes } else { u64::MAX };
+        let limits = ArenaLimits {
+            capacity_bytes: request.budget_bytes.saturating_sub(beside.peak_bytes()),
+            part_bytes: part_bytes - part_bytes % align_bytes,
+            most_kept_bytes,
+            align_bytes,
+        };
         let placed = residency::place(&self.networks, &self.blocks, &self.lifetimes, limits);
-        let too_large = |height_bytes: u64, buffers: &[BufferDraft], allocation| {
+        let too_large = |height_bytes: u64, buffers: &[BufferDraft]| {
             let needs_bytes = beside.peak_bytes() + height_bytes;
             let shortfall = Shortfall::new(needs_bytes, buffers, beside);
-            Ok(Outcome::TooLarge(Shortfall { allocation, ..shortfall }))
+            Ok(Outcome::TooLarge(Shortfall { allocation: over.clone(), ..shortfall }))
         };
-        let block = self.block_over(max_alloc_bytes);
         let placement = match placed.map_err(anyhow::Error::downcast::<Infeasible>) {
-            Ok(placement) if block.is_none() => placement,
-            Ok(placement) => return too_large(placement.height_bytes, &placement.buffers, block),
-            Err(Ok(Infeasible(buffers, height_bytes))) => {
-                let arena = || Allocation {
-                    what: "the arena".into(),
-                    len_bytes: height_bytes,
-                    most_bytes: max_alloc_bytes,
-                };
-                let arena = (height_bytes > max_alloc_bytes).then(arena);
-                return too_large(height_bytes, &buffers, block.or(arena));
-            }
+            Ok(placement) if over.is_none() => placement,
+            Ok(placement) => return too_large(placement.height_bytes, &placement.buffers),
+            Err(Ok(Infeasible(buffers, height_bytes))) => return too_large(height_bytes, &buffers),
             Err(Err(error)) => return Err(error),
         };
         let memory = MemoryPlan {
             arena_bytes: placement.height_bytes,
+            arena_part_bytes: placement.part_bytes,
             arena_lower_bound_bytes: placement.lower_bound_bytes,
             ..beside.clone()
         };
@@ -114,11 +111,14 @@ impl Draft {
         Ok(Outcome::Fits(Box::new(plan)))
     }
 
-    /// A block of weights that exceeds the device's largest allocation.
-    fn block_over(&self, most_bytes: u64) -> Option<Allocation> {
-        let block = self.blocks.drafts.iter().find(|block| block.len_bytes > most_bytes)?;
-        let what = format!("the block of weights of {}", block.name);
-        Some(Allocation { what, len_bytes: block.len_bytes, most_bytes })
+    /// A block of weights or a buffer that exceeds the device's largest allocation.
+    fn over(&self, most_bytes: u64) -> Option<Allocation> {
+        let blocks = self.blocks.drafts.iter();
+        let blocks = blocks.map(|b| (format!("the block of weights of {}", b.name), b.len_bytes));
+        let buffers = self.lifetimes.buffers.iter();
+        let buffers = buffers.map(|b| (format!("the buffer {}", b.name), b.len_bytes));
+        let (what, len_bytes) = blocks.chain(buffers).find(|(_, len)| *len > most_bytes)?;
+        Some(Allocation { what, len_bytes, most_bytes })
     }
 
     /// Adds the rationale to a plan of this draft, and returns it with the data for writing its

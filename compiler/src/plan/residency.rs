@@ -25,6 +25,8 @@ pub struct Placement {
     pub resident: Vec<(usize, usize)>,
     /// Bytes of the arena.
     pub height_bytes: u64,
+    /// Bytes of an allocation of the arena.
+    pub part_bytes: u64,
     /// Largest sum of live buffers, in bytes.
     pub lower_bound_bytes: u64,
 }
@@ -34,23 +36,48 @@ pub struct Placement {
 pub struct ArenaLimits {
     /// Largest size of the arena, in bytes.
     pub capacity_bytes: u64,
+    /// Largest allocation in bytes, a multiple of the alignment. A larger arena is several.
+    pub part_bytes: u64,
     /// Largest sum of the denoiser's resident weights, in bytes.
     pub most_kept_bytes: u64,
     /// Alignment of every offset, in bytes.
     pub align_bytes: u64,
 }
 
-/// Assigns an address to every buffer.
+/// Assigns an address to every buffer. The arena is one allocation unless several keep more weights
+/// resident.
 ///
-/// Errors: the capacity is too small even if all weights are streamed.
+/// Errors: the capacity is too small even if all weights are streamed; a buffer is larger than an
+/// allocation.
 pub fn place(
     networks: &[LoweredNetwork],
     blocks: &Blocks,
     lifetimes: &Lifetimes,
-    ArenaLimits { capacity_bytes, most_kept_bytes, align_bytes }: ArenaLimits,
+    limits: ArenaLimits,
 ) -> Result<Placement> {
+    let ArenaLimits { capacity_bytes, part_bytes, .. } = limits;
+    let place = |limits| place_within(networks, blocks, lifetimes, limits);
+    let one = place(ArenaLimits { capacity_bytes: capacity_bytes.min(part_bytes), ..limits });
+    if capacity_bytes <= part_bytes {
+        return one;
+    }
+    let several = place(limits);
+    match (one, several) {
+        (Ok(one), Ok(several)) if one.kept_bytes() < several.kept_bytes() => Ok(several),
+        (Ok(one), _) => Ok(one),
+        (Err(_), several) => several,
+    }
+}
+
+fn place_within(
+    networks: &[LoweredNetwork],
+    blocks: &Blocks,
+    lifetimes: &Lifetimes,
+    limits: ArenaLimits,
+) -> Result<Placement> {
+    let ArenaLimits { capacity_bytes, most_kept_bytes, align_bytes, .. } = limits;
     let mut order = candidates(networks, blocks);
-    let fixed = solve(lifetimes.buffers.clone(), align_bytes, capacity_bytes)?;
+    let fixed = solve(lifetimes.buffers.clone(), limits)?;
     if fixed.1.height_bytes > capacity_bytes {
         bail!(Infeasible(fixed.0, fixed.1.height_bytes));
     }
@@ -72,18 +99,33 @@ pub fn place(
                 resident.push((*block, buffers.len() - 1));
             }
         }
-        let (buffers, solution, lower_bound_bytes) =
-            solve_with_bound(buffers, align_bytes, capacity_bytes)?;
+        let (buffers, solution, lower_bound_bytes) = solve_with_bound(buffers, limits)?;
         if solution.height_bytes <= capacity_bytes {
             resident.sort_unstable();
             let (offsets, height_bytes) = (solution.offsets, solution.height_bytes);
-            return Ok(Placement { buffers, offsets, resident, height_bytes, lower_bound_bytes });
+            let part_bytes = limits.part_bytes.min(height_bytes);
+            return Ok(Placement {
+                buffers,
+                offsets,
+                resident,
+                height_bytes,
+                part_bytes,
+                lower_bound_bytes,
+            });
         }
         let over = solution.height_bytes - capacity_bytes;
         if room <= over {
             order.clear();
         }
         room = room.saturating_sub(over.max(room / 32));
+    }
+}
+
+impl Placement {
+    /// Bytes of resident weights.
+    fn kept_bytes(&self) -> u64 {
+        let weights = self.buffers.iter().filter(|b| b.kind == BufferKind::Weights);
+        weights.map(|b| b.len_bytes).sum()
     }
 }
 
@@ -116,33 +158,37 @@ fn peak_beside(networks: &[LoweredNetwork], lifetimes: &Lifetimes, align_bytes: 
     };
     let (lower, upper) = lifetimes.weight_span(networks, step);
     let inside = lifetimes.buffers.iter().filter(|b| b.lower < upper && b.upper > lower).cloned();
-    problem(&inside.collect::<Vec<_>>(), align_bytes, 0).lower_bound_bytes()
+    problem(&inside.collect::<Vec<_>>(), align_bytes).lower_bound_bytes()
 }
 
-fn problem(buffers: &[BufferDraft], align_bytes: u64, capacity_bytes: u64) -> ArenaProblem {
+fn problem(buffers: &[BufferDraft], align_bytes: u64) -> ArenaProblem {
     let buffers = buffers
         .iter()
         .map(|b| arena::Buffer::new(b.lower, b.upper, b.len_bytes, align_bytes))
         .collect();
-    ArenaProblem { buffers, capacity_bytes: Some(capacity_bytes) }
+    ArenaProblem { buffers, ..ArenaProblem::default() }
 }
 
 fn solve(
     buffers: Vec<BufferDraft>,
-    align_bytes: u64,
-    capacity_bytes: u64,
+    limits: ArenaLimits,
 ) -> Result<(Vec<BufferDraft>, arena::Solution)> {
-    let limits = Limits { search_steps: SEARCH_STEPS, ..Limits::default() };
-    let solution = arena::solve(&problem(&buffers, align_bytes, capacity_bytes), &limits)?;
+    let ArenaLimits { capacity_bytes, part_bytes, align_bytes, .. } = limits;
+    let work = Limits { search_steps: SEARCH_STEPS, ..Limits::default() };
+    let problem = ArenaProblem {
+        capacity_bytes: Some(capacity_bytes),
+        part_bytes: (part_bytes < capacity_bytes).then_some(part_bytes),
+        ..problem(&buffers, align_bytes)
+    };
+    let solution = arena::solve(&problem, &work)?;
     Ok((buffers, solution))
 }
 
 fn solve_with_bound(
     buffers: Vec<BufferDraft>,
-    align_bytes: u64,
-    capacity_bytes: u64,
+    limits: ArenaLimits,
 ) -> Result<(Vec<BufferDraft>, arena::Solution, u64)> {
-    let (buffers, solution) = solve(buffers, align_bytes, capacity_bytes)?;
-    let lower_bound_bytes = problem(&buffers, 1, capacity_bytes).lower_bound_bytes();
+    let (buffers, solution) = solve(buffers, limits)?;
+    let lower_bound_bytes = problem(&buffers, 1).lower_bound_bytes();
     Ok((buffers, solution, lower_bound_bytes))
 }

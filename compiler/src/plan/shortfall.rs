@@ -41,7 +41,7 @@ impl Shortfall {
     pub fn new(needs_bytes: u64, drafts: &[BufferDraft], beside: &MemoryPlan) -> Self {
         let buffers =
             drafts.iter().map(|b| Buffer::new(b.lower, b.upper, b.len_bytes, 1)).collect();
-        let problem = ArenaProblem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None, part_bytes: None };
         let peak = conflict(&problem, problem.lower_bound_bytes().saturating_sub(1));
         let live = peak.iter().flat_map(|c| &c.buffers).take(NAMED);
         Self {

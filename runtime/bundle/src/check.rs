@@ -7,9 +7,9 @@
 //! 1. **Sizes** (`sizes`): the parts of the memory plan add up to no more than the budget. No
 //!    allocation is larger than the device allows. Kernels with half arithmetic require its
 //!    extension. Time is counted in 32 bits. Networks and ports have unique names.
-//! 2. **Buffers** (`buffers`): each is aligned, inside the arena, and live for at least one
-//!    instant. No two share an address at the same instant. The stated lower bound is the largest
-//!    sum of live sizes.
+//! 2. **Buffers** (`buffers`): each is aligned, inside one allocation of the arena, and live for at
+//!    least one instant. No two share an address at the same instant. The stated lower bound is the
+//!    largest sum of live sizes.
 //! 3. **Weights** (`blocks`): blocks are aligned, inside the weights section, and disjoint. A
 //!    resident block has a buffer of its own that is long enough.
 //! 4. **Roles** (`roles`): each role occurs at most once and in order, and none that generation

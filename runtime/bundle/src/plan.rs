@@ -173,8 +173,11 @@ pub struct Requirements {
 pub struct MemoryPlan {
     /// Most bytes of the process that the user allows.
     pub budget_bytes: u64,
-    /// One allocation for activations and resident weights.
+    /// Length of the arena, which holds activations and resident weights.
     pub arena_bytes: u64,
+    /// Length of the arena's allocations. They follow one another; the last one has the rest of the
+    /// arena. No buffer is in two of them. An arena that is no longer is one allocation.
+    pub arena_part_bytes: u64,
     /// Largest sum of live buffer sizes. No placement needs less.
     pub arena_lower_bound_bytes: u64,
     /// One allocation for each slot of streamed weights.
@@ -190,6 +193,13 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// Lengths of the arena's allocations, in bytes.
+    pub fn arena_parts(&self) -> impl Iterator<Item = u64> + '_ {
+        let part_bytes = self.arena_part_bytes.max(1);
+        let starts = (0..self.arena_bytes.div_ceil(part_bytes)).map(move |i| i * part_bytes);
+        starts.map(move |start_bytes| part_bytes.min(self.arena_bytes - start_bytes))
+    }
+
     /// Bytes that are allocated on the device.
     pub fn device_bytes(&self) -> u64 {
         let allocated = self.slot_bytes.iter().chain([&self.arena_bytes, &self.staging_bytes]);

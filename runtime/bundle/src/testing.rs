@@ -66,6 +66,7 @@ pub fn plan() -> Plan {
         memory: MemoryPlan {
             budget_bytes: 1 << 20,
             arena_bytes: 5520,
+            arena_part_bytes: 1 << 16,
             arena_lower_bound_bytes: 256 + 64 + 256 + 512 + 256 + 4096 + 16,
             slot_bytes: vec![8192, 4096],
             staging_bytes: 4096,

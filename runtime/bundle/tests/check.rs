@@ -83,6 +83,11 @@ fn row(row_bytes: u64, copies: u32) -> Slice {
     Slice::TimestepRow { row_bytes, copies }
 }
 
+/// Puts the last buffer into an allocation of its own.
+fn parts(plan: &mut Plan) {
+    plan.memory.arena_part_bytes = plan.buffers[11].offset_bytes;
+}
+
 /// The denoiser takes the context of one branch of guidance, in the buffer of the timestep's row.
 fn branch(plan: &mut Plan) {
     plan.memory.arena_bytes += 128 - plan.buffers[11].len_bytes;
@@ -191,6 +196,16 @@ rejects! {
     } => Violation::Budget { .. },
     arena_allocation: |plan| plan.requirements.max_alloc_bytes = plan.memory.arena_bytes - 1
         => Violation::Allocation { .. },
+    part_allocation: |plan| {
+        parts(plan);
+        plan.requirements.max_alloc_bytes = plan.memory.arena_part_bytes - 1;
+    } => Violation::Allocation { .. },
+    parts_of_no_bytes: |plan| plan.memory.arena_part_bytes = 0 => Violation::ArenaParts { .. },
+    misaligned_parts: |plan| plan.memory.arena_part_bytes = 5500 => Violation::ArenaParts { .. },
+    more_parts_than_buffers: |plan| plan.memory.arena_part_bytes = 128
+        => Violation::ArenaParts { .. },
+    buffer_in_two_parts: |plan| plan.memory.arena_part_bytes = 5376
+        => Violation::AcrossParts { .. },
     slot_allocation: |plan| plan.memory.slot_bytes[1] = plan.requirements.max_alloc_bytes + 1
         => Violation::Allocation { .. },
     staging_allocation: |plan| {
@@ -586,6 +601,15 @@ fn a_listed_overwrite_is_sound() {
     let mut plan = testing::plan();
     plan.buffers[3].offset_bytes = 1408;
     plan.networks[1].overwrites = vec![BlockId(2)];
+    assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(13));
+}
+
+#[test]
+fn an_arena_in_parts_is_sound() {
+    let mut plan = testing::plan();
+    parts(&mut plan);
+    assert_eq!(plan.memory.arena_parts().collect::<Vec<_>>(), [5504, 16]);
+    plan.requirements.max_alloc_bytes = 8192;
     assert_eq!(check(&plan, WEIGHTS_LEN_BYTES).map(|checked| checked.instant_count), Ok(13));
 }
 

@@ -301,6 +301,7 @@ impl Small {
         MemoryPlan {
             budget_bytes: 1 << 30,
             arena_bytes: arena.top_bytes,
+            arena_part_bytes: arena.top_bytes,
             arena_lower_bound_bytes: (0..instants).map(live_bytes).max().unwrap(),
             slot_bytes: vec![BLOCK_BYTES, BLOCK_BYTES + 4096],
             staging_bytes: self.staging_bytes,

@@ -1,6 +1,6 @@
 //! Plans for a phone: no launch is too long, no allocation too large, whatever the model.
 
-use kiln_bundle::plan::{Dispatch, Plan, Step};
+use kiln_bundle::plan::{BufferKind, Dispatch, Plan, Step};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
@@ -72,18 +72,26 @@ fn no_launch_of_sd21_base_is_predicted_above_the_limit() {
 }
 
 #[test]
-fn the_arena_is_no_larger_than_one_allocation() {
+fn an_arena_larger_than_one_allocation_is_several() {
     let mut profile = mali();
-    let arena = |profile: &DeviceProfile| {
-        let plan = plan("emoji-256", profile, 1 << 30)?;
-        Ok::<_, anyhow::Error>((plan.memory.arena_bytes, plan.requirements.max_alloc_bytes))
+    let one = plan("emoji-256", &profile, 1 << 30).expect("it fits").memory;
+    assert_eq!(one.arena_parts().collect::<Vec<_>>(), [one.arena_bytes]);
+    let most_bytes = one.arena_bytes / 2;
+    profile.memory.max_alloc_bytes = most_bytes;
+    let plan_of_parts = plan("emoji-256", &profile, 1 << 30).expect("it fits in parts");
+    let parts: Vec<_> = plan_of_parts.memory.arena_parts().collect();
+    assert!(parts.len() > 1 && parts.iter().all(|bytes| *bytes <= most_bytes), "{parts:?}");
+    assert!(plan_of_parts.requirements.max_alloc_bytes <= most_bytes);
+    let resident = |plan: &Plan| {
+        let weights = plan.buffers.iter().filter(|b| b.kind == BufferKind::Weights);
+        weights.map(|b| b.len_bytes).sum::<u64>()
     };
-    let (roomy_bytes, _) = arena(&profile).expect("it fits");
-    profile.memory.max_alloc_bytes = roomy_bytes / 2;
-    let (arena_bytes, needed_bytes) = arena(&profile).expect("it fits with fewer weights resident");
-    assert!(arena_bytes <= roomy_bytes / 2 && needed_bytes <= roomy_bytes / 2);
+    profile.memory.max_alloc_bytes = 0;
+    let unlimited = plan("emoji-256", &profile, 1 << 30).expect("it fits");
+    assert_eq!(resident(&plan_of_parts), resident(&unlimited));
     profile.memory.max_alloc_bytes = 1 << 20;
-    let error = format!("{:#}", arena(&profile).expect_err("no arena is so small"));
+    let refused = plan("emoji-256", &profile, 1 << 30).expect_err("no allocation is so small");
+    let error = format!("{refused:#}");
     assert!(error.contains("allocat") && error.contains("1.0 MiB"), "{error}");
 }
 

@@ -35,6 +35,16 @@ pub enum CheckError {
         /// The offset at which the buffer is fixed.
         fixed_offset: u64,
     },
+    /// A buffer must be in one part of the arena.
+    #[error("buffer {buffer} at {offset} is in two parts of {part_bytes} bytes")]
+    Part {
+        /// The buffer.
+        buffer: usize,
+        /// The buffer's offset.
+        offset: u64,
+        /// Length of the arena's parts.
+        part_bytes: u64,
+    },
     /// Two buffers that are live together must not share a byte.
     #[error("buffers {first} and {second} share memory while both are live")]
     Overlap {
@@ -72,7 +82,7 @@ fn highest(buffer: Option<usize>, end_bytes: u64) -> String {
     }
 }
 
-/// Accepts a solution if and only if every buffer is aligned, at its fixed offset, disjoint from
+/// Accepts a solution if and only if every buffer is aligned, at its fixed offset, in one part, disjoint from
 /// all buffers that are live at the same time, and below the capacity if there is one, and the
 /// height is exact.
 ///
@@ -95,6 +105,12 @@ pub fn check(problem: &ArenaProblem, solution: &Solution) -> Result<(), CheckErr
             return Err(CheckError::Fixed { buffer: i, offset: a_offset, fixed_offset });
         }
         let a_end = u128::from(a_offset) + u128::from(a.size_bytes);
+        if let Some(part_bytes) = problem.part_bytes {
+            let part_of = |byte: u128| byte / u128::from(part_bytes);
+            if part_of(a_offset.into()) != part_of(a_end - 1) {
+                return Err(CheckError::Part { buffer: i, offset: a_offset, part_bytes });
+            }
+        }
         for (j, (b, &b_offset)) in buffers.iter().zip(offsets).enumerate().skip(i + 1) {
             let b_end = u128::from(b_offset) + u128::from(b.size_bytes);
             let apart_in_time = a.upper <= b.lower || b.upper <= a.lower;
@@ -136,7 +152,7 @@ mod tests {
     fn example() -> (ArenaProblem, Solution) {
         let buffers =
             vec![Buffer::new(0, 2, 16, 8), Buffer::new(1, 3, 8, 8), Buffer::new(3, 4, 24, 8)];
-        let problem = ArenaProblem { buffers, capacity_bytes: Some(24) };
+        let problem = ArenaProblem { buffers, capacity_bytes: Some(24), part_bytes: None };
         (problem, Solution { offsets: vec![0, 16, 0], height_bytes: 24 })
     }
 
@@ -180,7 +196,7 @@ mod tests {
     #[test]
     fn offsets_near_the_end_of_64_bits_do_not_wrap() {
         let buffers = vec![Buffer::new(0, 1, 16, 1), Buffer::new(0, 1, 16, 1)];
-        let problem = ArenaProblem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None, part_bytes: None };
         let solution = Solution { offsets: vec![u64::MAX - 4, 0], height_bytes: 12 };
         assert!(matches!(check(&problem, &solution), Err(CheckError::Height { .. })));
     }

@@ -132,7 +132,7 @@ fn find_offset(
         if other.upper <= buffer.lower || buffer.upper <= other.lower {
             continue;
         }
-        let offset = floor.next_multiple_of(buffer.align_bytes);
+        let offset = problem.lowest_offset(buffer, floor);
         let ceiling = offsets[j];
         if offset + buffer.size_bytes <= ceiling {
             let slack = ceiling - floor - buffer.size_bytes;
@@ -145,7 +145,7 @@ fn find_offset(
         }
         floor = floor.max(ceiling + other.size_bytes);
     }
-    best.map_or(floor.next_multiple_of(buffer.align_bytes), |(_, offset)| offset)
+    best.map_or_else(|| problem.lowest_offset(buffer, floor), |(_, offset)| offset)
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn buffers_that_never_meet_share_memory() {
         let buffers = (0..9).map(|t| Buffer::new(t, t + 1, 64, 16)).collect();
-        let problem = ArenaProblem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None, part_bytes: None };
         assert_eq!(greedy(&problem, 64).height_bytes, 64);
     }
 
@@ -167,7 +167,7 @@ mod tests {
             vec![Buffer::new(0, 9, 4, 1), Buffer::new(0, 9, 4, 1), Buffer::new(0, 9, 8, 1)];
         buffers[0].fixed_offset = Some(12);
         buffers[1].fixed_offset = Some(24);
-        let problem = ArenaProblem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None, part_bytes: None };
         let sequence = sequence(&problem, Order::Size);
         assert_eq!(place(&problem, &sequence, Fit::Best).offsets, [12, 24, 16]);
         assert_eq!(place(&problem, &sequence, Fit::First).offsets, [12, 24, 0]);
@@ -181,7 +181,7 @@ mod tests {
             Buffer::new(lower, upper, 1 + u64::from(i * 37 % 301), 1 << (i % 7))
         };
         let buffers = (0..120).map(buffer).collect();
-        let problem = ArenaProblem { buffers, capacity_bytes: None };
+        let problem = ArenaProblem { buffers, capacity_bytes: None, part_bytes: None };
         for (order, fit) in ATTEMPTS {
             let solution = place(&problem, &sequence(&problem, order), fit);
             assert_eq!(check(&problem, &solution), Ok(()), "{order:?} {fit:?}");

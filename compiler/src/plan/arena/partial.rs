@@ -18,7 +18,6 @@ struct Item {
     size: u64,
     /// Difference between the rounded and the exact size.
     padding: u64,
-    align: u64,
     fixed: bool,
 }
 
@@ -32,6 +31,7 @@ pub(super) struct Mark {
 /// Some buffers placed, the others with lower bounds.
 #[derive(Debug)]
 pub(super) struct Partial<'a> {
+    problem: &'a ArenaProblem,
     sections: &'a Sections,
     items: Vec<Item>,
     capacity: u64,
@@ -60,12 +60,12 @@ pub(super) struct Partial<'a> {
 
 impl<'a> Partial<'a> {
     /// An empty placement. Requires a problem that `validate` accepts, and its sections.
-    pub(super) fn new(problem: &ArenaProblem, sections: &'a Sections, capacity: u64) -> Self {
+    pub(super) fn new(problem: &'a ArenaProblem, sections: &'a Sections, capacity: u64) -> Self {
         let grain = problem.grain_bytes();
         let item = |b: &Buffer| {
             let size = b.size_bytes.next_multiple_of(grain);
             let fixed = b.fixed_offset.is_some();
-            Item { size, padding: size - b.size_bytes, align: b.align_bytes, fixed }
+            Item { size, padding: size - b.size_bytes, fixed }
         };
         let items: Vec<Item> = problem.buffers.iter().map(item).collect();
         let section_count = sections.section_count();
@@ -77,6 +77,7 @@ impl<'a> Partial<'a> {
             crossings[span.start..span.end - 1].iter_mut().for_each(|count| *count += 1);
         }
         Self {
+            problem,
             sections,
             capacity,
             ceiling: capacity.next_multiple_of(grain),
@@ -189,12 +190,12 @@ impl<'a> Partial<'a> {
             if low >= end {
                 continue;
             }
-            let Item { align, fixed, .. } = self.items[other as usize];
-            if fixed {
+            if self.items[other as usize].fixed {
                 return false;
             }
             self.old_lows.push((other, low));
-            self.lows[other as usize] = end.next_multiple_of(align);
+            let buffer = &self.problem.buffers[other as usize];
+            self.lows[other as usize] = self.problem.lowest_offset(buffer, end);
             for section in sections.span(other) {
                 // In other sections the floor rests on a lower buffer.
                 if low <= self.floors[section] {

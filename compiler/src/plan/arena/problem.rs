@@ -53,6 +53,9 @@ pub struct ArenaProblem {
     pub buffers: Vec<Buffer>,
     /// Sufficient height in bytes. `None` asks for the lowest height.
     pub capacity_bytes: Option<u64>,
+    /// Length in bytes of the arena's parts, a multiple of all alignments. The arena is cut at
+    /// multiples of this length, and no buffer may cross a cut. `None` for an arena in one part.
+    pub part_bytes: Option<u64>,
 }
 
 /// The offset of every buffer.
@@ -105,6 +108,15 @@ pub enum ProblemError {
         /// The other buffer.
         second: usize,
     },
+    /// The buffer is larger than a part of the arena, its alignment does not divide the part's
+    /// length, or its fixed offset puts it into two parts.
+    #[error("buffer {buffer} does not fit in a part of {part_bytes} bytes")]
+    Part {
+        /// The buffer.
+        buffer: usize,
+        /// Length of the arena's parts.
+        part_bytes: u64,
+    },
     /// All sizes, alignments and fixed offsets together exceed 63 bits.
     #[error("the sizes add up to more than 63 bits hold")]
     TooLarge,
@@ -130,6 +142,7 @@ impl ArenaProblem {
         let mut highest_fixed = 0u64;
         for (index, buffer) in self.buffers.iter().enumerate() {
             buffer.validate(index)?;
+            self.validate_part(index)?;
             total_bytes = total_bytes
                 .checked_add(buffer.size_bytes)
                 .and_then(|sum| sum.checked_add(buffer.align_bytes))
@@ -139,6 +152,27 @@ impl ArenaProblem {
         match total_bytes.checked_add(highest_fixed) {
             Some(sum) if sum <= u64::MAX >> 1 => self.validate_fixed(),
             _ => Err(ProblemError::TooLarge),
+        }
+    }
+
+    fn validate_part(&self, index: usize) -> Result<(), ProblemError> {
+        let Some(part_bytes) = self.part_bytes else { return Ok(()) };
+        let buffer = &self.buffers[index];
+        let fits = part_bytes > 0
+            && buffer.size_bytes <= part_bytes
+            && part_bytes.is_multiple_of(buffer.align_bytes)
+            && buffer
+                .fixed_offset
+                .is_none_or(|offset| self.lowest_offset(buffer, offset) == offset);
+        if fits { Ok(()) } else { Err(ProblemError::Part { buffer: index, part_bytes }) }
+    }
+
+    /// The lowest offset from `floor` on that a buffer may have: aligned, and in a single part.
+    pub(super) fn lowest_offset(&self, buffer: &Buffer, floor: u64) -> u64 {
+        let offset = floor.next_multiple_of(buffer.align_bytes);
+        match self.part_bytes {
+            Some(part) if offset % part + buffer.size_bytes > part => offset.next_multiple_of(part),
+            _ => offset,
         }
     }
 
@@ -244,7 +278,7 @@ mod tests {
 
     fn problem(buffers: &[(u32, u32, u64, u64)]) -> ArenaProblem {
         let buffers = buffers.iter().map(|&(l, u, s, a)| Buffer::new(l, u, s, a)).collect();
-        ArenaProblem { buffers, capacity_bytes: None }
+        ArenaProblem { buffers, capacity_bytes: None, part_bytes: None }
     }
 
     #[test]

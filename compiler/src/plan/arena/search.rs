@@ -118,7 +118,7 @@ impl<'a> Search<'a> {
     ///
     /// Requires a problem that `validate` accepts, and its sections.
     pub(super) fn new(
-        problem: &ArenaProblem,
+        problem: &'a ArenaProblem,
         sections: &'a Sections,
         capacity: u64,
         setting: Setting,

@@ -109,7 +109,8 @@ mod tests {
     fn buffers_meet_exactly_when_they_share_a_section() {
         let lifespans = [(0, 4), (2, 5), (4, 8), (5, 6), (9, 12), (9, 10), (11, 12)];
         let buffers = lifespans.iter().map(|&(lower, upper)| Buffer::new(lower, upper, 1, 1));
-        let problem = ArenaProblem { buffers: buffers.collect(), capacity_bytes: None };
+        let problem =
+            ArenaProblem { buffers: buffers.collect(), capacity_bytes: None, part_bytes: None };
         let sections = Sections::new(&problem);
         assert_eq!(sections.section_count(), 6);
         for (i, a) in lifespans.iter().enumerate() {

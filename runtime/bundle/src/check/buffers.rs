@@ -35,6 +35,11 @@ fn check_bounds(plan: &Plan, id: BufferId, instant_count: u32) -> Result<(), Vio
         let within = "the arena";
         return Err(Violation::Outside { what: what(), within, within_bytes: arena_bytes });
     }
+    let part_bytes = plan.memory.arena_part_bytes;
+    let last_byte = buffer.offset_bytes + buffer.len_bytes - 1;
+    if part_bytes < arena_bytes && buffer.offset_bytes / part_bytes != last_byte / part_bytes {
+        return Err(Violation::AcrossParts { buffer: buffer_at(plan, id), part_bytes });
+    }
     if buffer.lower >= buffer.upper || buffer.upper > instant_count {
         return Err(Violation::Life { buffer: buffer_at(plan, id), instant_count });
     }

@@ -11,7 +11,7 @@ pub(super) fn check(plan: &Plan) -> Result<u64, Violation> {
     if !align_bytes.is_power_of_two() {
         return Err(Violation::BaseAlignment { align_bytes });
     }
-    check_allocation(plan, || "the arena".to_owned(), plan.memory.arena_bytes)?;
+    check_parts(plan)?;
     for (slot, &slot_bytes) in plan.memory.slot_bytes.iter().enumerate() {
         check_allocation(plan, || format!("slot {slot}"), slot_bytes)?;
     }
@@ -19,6 +19,22 @@ pub(super) fn check(plan: &Plan) -> Result<u64, Violation> {
     check_kernels(plan)?;
     check_names(plan)?;
     check_budget(plan)
+}
+
+/// The arena's parts are allocations, begin at aligned offsets, and are no more than the buffers.
+fn check_parts(plan: &Plan) -> Result<(), Violation> {
+    let (arena_bytes, part_bytes) = (plan.memory.arena_bytes, plan.memory.arena_part_bytes);
+    if part_bytes >= arena_bytes {
+        return check_allocation(plan, || "the arena".to_owned(), arena_bytes);
+    }
+    let align_bytes = plan.requirements.base_align_bytes;
+    let is_sound = part_bytes > 0
+        && part_bytes.is_multiple_of(align_bytes)
+        && arena_bytes.div_ceil(part_bytes) <= plan.buffers.len() as u64;
+    if !is_sound {
+        return Err(Violation::ArenaParts { part_bytes, arena_bytes, align_bytes });
+    }
+    check_allocation(plan, || "a part of the arena".to_owned(), part_bytes)
 }
 
 fn check_allocation(

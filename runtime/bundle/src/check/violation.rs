@@ -156,6 +156,27 @@ pub enum Violation {
         /// Its length.
         within_bytes: u64,
     },
+    /// The arena's parts do not begin at aligned offsets, or are more than its buffers.
+    #[error(
+        "an arena of {arena_bytes} bytes cannot be cut into parts of {part_bytes} bytes, aligned \
+         to {align_bytes} bytes, with a buffer in each"
+    )]
+    ArenaParts {
+        /// [`MemoryPlan::arena_part_bytes`](crate::plan::MemoryPlan::arena_part_bytes).
+        part_bytes: u64,
+        /// Length of the arena.
+        arena_bytes: u64,
+        /// [`Requirements::base_align_bytes`](crate::plan::Requirements::base_align_bytes).
+        align_bytes: u64,
+    },
+    /// A buffer is in two allocations.
+    #[error("{buffer} is in two parts of the arena, of {part_bytes} bytes each")]
+    AcrossParts {
+        /// The buffer.
+        buffer: Box<BufferAt>,
+        /// [`MemoryPlan::arena_part_bytes`](crate::plan::MemoryPlan::arena_part_bytes).
+        part_bytes: u64,
+    },
     /// A buffer is never alive or outlives the last step.
     #[error("{buffer} is not live within the {instant_count} instants there are")]
     Life {

@@ -68,6 +68,7 @@ pub fn chain(sizes: &[u64]) -> Plan {
     let memory = MemoryPlan {
         budget_bytes: arena_bytes + 2 * slot_bytes,
         arena_bytes,
+        arena_part_bytes: arena_bytes,
         arena_lower_bound_bytes: largest_sum(&buffers, instant_count),
         slot_bytes: vec![slot_bytes; 2],
         ..MemoryPlan::default()

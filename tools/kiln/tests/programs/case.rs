@@ -1,6 +1,7 @@
 //! One random program, and what must hold for it.
 
 use arbtest::arbitrary::{self, Unstructured};
+use kiln_bundle::plan::Plan;
 use kiln_bundle::{BundleFile, check};
 use kiln_compiler::Model;
 use kiln_ir::{Graph, Tensor};
@@ -109,6 +110,42 @@ impl<'a> Case<'a> {
             self.device_agrees(&path, setting.arithmetic, coverage);
         }
         Ok(())
+    }
+
+    /// Holds an arena of several allocations to the arena in one, bit for bit. Allocations are no
+    /// larger than the largest buffer or slot.
+    pub fn hold_in_parts(mut self) -> arbitrary::Result<()> {
+        let _shown = Shown(self.model.to_string());
+        let mut setting = self.setting();
+        let (one, expected) = self.computed(&setting);
+        let lens_bytes = one.buffers.iter().map(|buffer| buffer.len_bytes);
+        let largest_bytes = lens_bytes.chain(one.memory.slot_bytes.iter().copied()).max();
+        let max_alloc_bytes = largest_bytes.expect("it has buffers");
+        setting.profile.memory.max_alloc_bytes =
+            max_alloc_bytes.next_multiple_of(one.requirements.base_align_bytes);
+        let (several, found) = self.computed(&setting);
+        assert_eq!(compile::strategy(&several), compile::strategy(&one));
+        let counts = [&one, &several].map(|plan| plan.memory.arena_parts().count());
+        assert!(counts[0] == 1 && counts[1] > 1, "{counts:?} allocations");
+        assert_eq!(found, expected);
+        Ok(())
+    }
+
+    /// A plan without a limit that matters, and the bits of every network's output on the device.
+    fn computed(&self, setting: &Setting) -> (Plan, Vec<Vec<u32>>) {
+        let Answer::Fits(mut planned) = setting.plan(&self.model, 1 << 30) else {
+            panic!("1 GiB is too small")
+        };
+        let path = bundle_path();
+        setting.emit(&mut planned, &self.checkpoint, &[], &path);
+        let mut session = device::open(&path);
+        let outputs = self.originals.iter().map(|(name, original)| {
+            let inputs = fitting(&session, name, &original.inputs);
+            let found = device::run(&mut session, name, &inputs);
+            found.into_iter().map(f32::to_bits).collect()
+        });
+        let outputs = outputs.collect();
+        (planned.plan, outputs)
     }
 
     fn setting(&mut self) -> Setting {

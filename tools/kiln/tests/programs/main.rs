@@ -6,7 +6,8 @@
 //! - the graphs compute after all passes what they computed before, by the reference of the ops;
 //! - every plan is inside its budget and passes the independent checker, and a budget that is too
 //!   small is answered with one that suffices;
-//! - the device computes what the reference makes of the graphs before any pass.
+//! - the device computes what the reference makes of the graphs before any pass, the same in an
+//!   arena of one allocation and of several.
 //!
 //! Bounds follow from the arithmetic ([`evaluate`]).
 //!
@@ -98,6 +99,13 @@ fn random_programs_survive_the_compiler() {
     }
     println!("{done} cases from number {first} in {:.0?}\n{coverage}", started.elapsed());
     assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The case is one that runs in the test above.
+#[test]
+fn an_arena_of_several_allocations_computes_the_same() {
+    let index = QUICK_EVERY - 1;
+    arbtest(|u| Case::any(u, true).hold_in_parts()).seed(seed(index)).run();
 }
 
 /// Cases of which each mutation that is possible is tried; a third of them where plans are made.

@@ -105,6 +105,12 @@ pub const OF_PLANS: &[Mutation<Plan>] = &[
         any_buffer(plan, entropy).offset_bytes = beyond;
         true
     }),
+    ("a buffer is in two allocations", |plan, entropy| {
+        let align_bytes = plan.requirements.base_align_bytes;
+        let buffer = any_buffer(plan, entropy).clone();
+        plan.memory.arena_part_bytes = buffer.offset_bytes + align_bytes;
+        buffer.len_bytes > align_bytes
+    }),
     ("a step is left out", |plan, entropy| {
         let network = any_network(plan, entropy);
         let step = entropy.below(plan.networks[network].steps.len());

@@ -35,6 +35,10 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
         r.work_group_size,
         r.local_mem_bytes as f64 / 1024.0
     );
+    let parts = a.memory.plan.arena_parts().count();
+    if parts > 1 {
+        needs += &format!(", {parts} allocations for the arena");
+    }
     r.extensions.iter().for_each(|extension| needs += &format!(", {extension}"));
     writeln!(out, "device  {needs}")?;
     if !a.manifest.adapted.is_empty() {
