@@ -89,8 +89,8 @@ fn declared_parameters_are_read() {
     assert!(unread.is_empty(), "{unread:?}");
 }
 
-/// Every template that is a kernel makes a program of its defaults alone, and one with all others. A
-/// kernel names every other template.
+/// Every template that is a kernel makes a program of its defaults alone, and one with all others.
+/// A kernel names every other template.
 #[test]
 fn defaults_alone_make_programs() {
     let templates = templates();

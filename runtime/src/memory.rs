@@ -1,7 +1,7 @@
 //! Every device allocation and every transfer between host and device.
 //!
-//! [`DeviceMemory::allocate`] makes one allocation for each part of the arena, for each slot and for
-//! staging, and creates all regions as sub-buffers of them. Nothing is allocated afterwards. This
+//! [`DeviceMemory::allocate`] makes one allocation for each part of the arena, for each slot and
+//! for staging, and creates all regions as sub-buffers of them. Nothing is allocated afterwards. This
 //! module knows offsets and lengths, not contents.
 #![allow(unsafe_code)]
 

@@ -125,8 +125,8 @@ impl Session {
         Session::load(Arc::new(BundleFile::open(path)?), options, &mut |_, _| {})
     }
 
-    /// Loads an open bundle on a device. Nothing is allocated there afterwards.
     /// Loads an open bundle on a device. Later calls allocate nothing there.
+    ///
     /// `progress` receives the number of kernels built, and of all kernels.
     /// Errors: `Budget`; the device is absent, too small, or refuses the kernels.
     pub fn load(

@@ -278,7 +278,8 @@ mod tests {
         assert!(list.iter().any(|a| a.verdict == Verdict::DoesNotApply));
     }
 
-    /// A tile of the CPU's kernel takes a second of this device, an output element of the oracle 60 ms.
+    /// A tile of the CPU's kernel takes a second of this device, an output element of the oracle
+    /// 60 ms.
     #[test]
     fn a_variant_with_shorter_work_groups_is_taken_where_others_take_too_long() {
         let (_, mut profile) = DeviceProfile::load("cpu-avx512").unwrap();

@@ -154,6 +154,10 @@ fn each_part_has_its_listing() {
     let boxes = dot.matches("[shape=box").count();
     assert_eq!(boxes, list(&account, "ops").len());
     let source = kiln_ok(&["inspect", bundle, "--source", "0"]);
+    // By its entry point without the source's suffix.
+    let kernel = source.split("__kernel").nth(1).and_then(|rest| rest.split("void ").nth(1));
+    let entry = kernel.and_then(|rest| rest.split('(').next()).unwrap();
+    assert!(kiln_ok(&["inspect", bundle, "--source", entry]).contains(source.trim_end()));
     assert!(source.contains("__kernel"), "{source}");
     let line = kiln_err(&["inspect", bundle, "--source", "no such kernel"], 2);
     assert!(line.contains("--kernels"), "{line}");

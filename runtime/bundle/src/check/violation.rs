@@ -504,7 +504,8 @@ pub enum Violation {
         /// Local size.
         local: Option<[u64; 3]>,
     },
-    /// The parts of a launch are not tiles of one size in order, or do not cover its work-items once.
+    /// The parts of a launch are not tiles of one size in order, or do not cover its work-items
+    /// once.
     #[error(
         "{place} runs {global:?} work-items from {offset:?} on of a launch of {range:?}: its parts \
          must be tiles of one size, in order, and cover it once"

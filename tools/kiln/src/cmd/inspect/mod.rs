@@ -110,8 +110,12 @@ fn write_page(path: &Path, account: &Account) -> Result<()> {
 /// The sources of the kernels that a name selects, in sequence.
 fn source(plan: &Plan, name: &str) -> Result<String> {
     let index: Option<usize> = name.parse().ok();
+    // An entry point's name ends with its source's suffix, which may be left out.
+    let is_named = |entry: &str| {
+        entry == name || entry.rsplit_once('_').is_some_and(|(start, _)| start == name)
+    };
     let exact: Vec<usize> = (0..plan.kernels.len())
-        .filter(|i| index == Some(*i) || plan.kernels[*i].entry == name)
+        .filter(|i| index == Some(*i) || is_named(&plan.kernels[*i].entry))
         .collect();
     let found = if exact.is_empty() { kernels_named(plan, name) } else { exact };
     if found.is_empty() {
