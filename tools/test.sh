@@ -15,7 +15,8 @@ cargo test --release --locked --workspace --no-run --message-format=json-render-
 sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\1 \2|p' \
     "$logs/built" | sort | grep -E -e "${1:-}" >"$logs/tests" ||
     { echo "cargo lists no such tests" >&2; exit 1; }
-grep -e '/tools/kiln ' -e '/runtime ' "$logs/tests" >"$logs/command" || true
+# The tests of attention make the lanes alike.
+grep -e '/tools/kiln ' -e '/runtime ' -e '/attention-' "$logs/tests" >"$logs/command" || true
 grep -vxFf "$logs/command" "$logs/tests" >"$logs/rest" || true
 
 # Runs the tests of a list, and prints what each said when it is done.
