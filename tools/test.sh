@@ -3,6 +3,8 @@
 #
 #   tools/test.sh [REGEX]     only the test programs whose line "FOLDER PROGRAM" matches REGEX
 #
+# TEST_ARGS holds arguments of each program, such as part of the names of its tests.
+#
 # The command's tests run in order: later ones find the small model's kernels in the cache. Test
 # programs are run by themselves, since cargo, asked for a part of the workspace, builds crates anew
 # with the features of that part.
@@ -24,7 +26,7 @@ lane() {
     while read -r folder program; do
         name=$(basename "$program")
         begun=$(date +%s)
-        (cd "$folder" && "$program") </dev/null >"$logs/$name" 2>&1 || echo "$name" >>"$logs/failed"
+        (cd "$folder" && "$program" ${TEST_ARGS:-}) </dev/null >"$logs/$name" 2>&1 || echo "$name" >>"$logs/failed"
         {
             echo
             echo "$folder: $name, $(($(date +%s) - begun)) s"

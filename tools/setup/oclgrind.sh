@@ -15,4 +15,4 @@ list=$(mktemp -d)
 trap 'rm -rf "$list"' EXIT
 echo "$driver" >"$list/oclgrind.icd"
 OCL_ICD_VENDORS="$list" OCLGRIND_DATA_RACES=1 OCLGRIND_STOP_ERRORS=1 \
-    cargo test --release --locked -p kiln-kernels --tests -- small_ --test-threads=1
+    TEST_ARGS="small_ --test-threads=1" tools/test.sh "/kernels-templates "
