@@ -15,8 +15,8 @@ use crate::quantize;
 ///   otherwise  1 step     k = t, t+4, t+8, t+12 of a column, then of another
 /// ```
 ///
-/// Lane `4 g + t` multiplies columns `4 (g / 2) + g % 2` and 2 more of the 16 of its pair, so that
-/// it gets the sums of columns `4 t` to `4 t + 3`. INT8 weights follow their scales,
+/// Lane `4 g + t` multiplies columns `4 (g / 2) + g % 2` and 2 more of the 16 of its pair. It then
+/// gets the sums of columns `4 t` to `4 t + 3`. INT8 weights follow their scales,
 /// `[K / scale_group][width]` in `f32`, columns in order.
 ///
 /// FP32 is stored as the sum of two FP16 numbers, the high parts of all lanes before the low parts.

@@ -36,3 +36,37 @@ pub(super) fn omit_general_version(folder: &Path, kernel: &str) -> io::Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_launched_version_stands_for_the_general_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = |version: &str, kernel: &str| {
+            folder.path().join(format!("AB/CD/{kernel}/{version}/{kernel}.so"))
+        };
+        for (version, kernel) in [("1-1-1-goffs0", "add"), ("0-0-0", "scale"), ("8-1-1", "scale")] {
+            let path = library(version, kernel);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, version).unwrap();
+        }
+        for kernel in ["add", "scale", "absent"] {
+            omit_general_version(folder.path(), kernel).unwrap();
+        }
+        assert_eq!(fs::read_to_string(library(GENERAL, "add")).unwrap(), "1-1-1-goffs0");
+        // One that PoCL has compiled stays.
+        assert_eq!(fs::read_to_string(library(GENERAL, "scale")).unwrap(), GENERAL);
+        assert!(!folder.path().join("AB/CD/absent").exists());
+    }
+
+    #[test]
+    fn another_layout_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("index"), "").unwrap();
+        omit_general_version(folder.path(), "add").unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        omit_general_version(&folder.path().join("absent"), "add").unwrap_err();
+    }
+}

@@ -108,9 +108,11 @@ impl PrepareCommand {
     }
 
     fn start(&self, missing: &Missing) -> io::Result<Worker> {
-        // Of its own, so that it holds nothing but what the worker compiles.
-        let folder = missing.cache.create_temporary_folder()?;
-        let started = Command::new(&self.program)
+        // PoCL's cache folder is the worker's own, so that it holds nothing else.
+        let is_pocl = missing.device.lazy_compiler;
+        let folder = is_pocl.then(|| missing.cache.create_temporary_folder()).transpose()?;
+        let folder = DriverFolder(folder);
+        let mut child = Command::new(&self.program)
             .args(&self.args)
             .arg(missing.bundle)
             .args(["--worker", "--device", &missing.device.index.to_string(), "--cache"])
@@ -118,14 +120,14 @@ impl PrepareCommand {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .env(pocl::FOLDER, &folder)
-            .spawn();
-        let mut child = started.inspect_err(|_| drop(fs::remove_dir_all(&folder)))?;
+            .envs(folder.0.iter().map(|folder| (pocl::FOLDER, folder)))
+            .spawn()?;
         let pipes = (child.stdin.take(), child.stdout.take());
         let (Some(input), Some(output)) = pipes else {
             return Err(io::Error::other("a worker has no pipes"));
         };
-        Ok(Worker { child, input, answers: BufReader::new(output).lines(), folder })
+        let answers = BufReader::new(output).lines();
+        Ok(Worker { child, input, answers, _folder: folder })
     }
 }
 
@@ -134,8 +136,18 @@ struct Worker {
     child: Child,
     input: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
-    /// The driver's own cache.
-    folder: PathBuf,
+    /// Removed after the worker's end.
+    _folder: DriverFolder,
+}
+
+/// The driver's own cache folder, if the worker has one. It is removed with this value.
+struct DriverFolder(Option<PathBuf>);
+
+impl Drop for DriverFolder {
+    fn drop(&mut self) {
+        // What stays behind is evicted later.
+        let _ = self.0.as_ref().map(fs::remove_dir_all);
+    }
 }
 
 impl Worker {
@@ -154,9 +166,7 @@ impl Worker {
             let _ = compiled.send(());
         }
         drop(self.input);
-        let ended = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-        match ended? {
+        match self.child.wait()? {
             status if status.success() => Ok(()),
             status => Err(io::Error::other(format!("a worker ends with {status}"))),
         }

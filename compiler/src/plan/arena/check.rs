@@ -82,9 +82,9 @@ fn highest(buffer: Option<usize>, end_bytes: u64) -> String {
     }
 }
 
-/// Accepts a solution if and only if every buffer is aligned, at its fixed offset, in one part,
-/// disjoint from all buffers that are live at the same time, and below the capacity if there is
-/// one, and the height is exact.
+/// Accepts a solution if and only if every rule holds. Every buffer is aligned, at its fixed offset
+/// and in one part. Buffers that are live at the same time are disjoint. All buffers are below the
+/// capacity, if there is one. The height is exact.
 ///
 /// Errors: the first broken rule, with the buffers that break it.
 pub fn check(problem: &ArenaProblem, solution: &Solution) -> Result<(), CheckError> {
