@@ -139,15 +139,15 @@ typedef struct KilnImage {
 
 // A request for an image. Fill it with `kiln_request_init` first.
 typedef struct KilnRequest {
-  // The prompt, UTF-8. NULL is the empty prompt.
+  // The prompt, UTF-8, at most 65536 bytes. NULL is the empty prompt.
   const char *prompt;
-  // The negative prompt, UTF-8. NULL is the empty prompt.
+  // The negative prompt, UTF-8, at most 65536 bytes. NULL is the empty prompt.
   const char *negative_prompt;
   // Seed of the noise. On one device, equal requests give equal images.
   uint64_t seed;
   // Number of steps of the sampler.
   uint32_t steps;
-  // Scale of classifier-free guidance; 1 turns it off.
+  // Scale of classifier-free guidance, -1000 to 1000; 1 turns it off.
   float guidance;
   // Name of the sampler. NULL is `ddim`.
   const char *sampler;

@@ -3,19 +3,20 @@
 //! It is in the library so that `kiln run` and `kiln-run` are the same command.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_bundle::BundleFile;
+use kiln_bundle::plan::Plan;
 
 use crate::error::RuntimeError;
 use crate::os::library;
-use crate::pipeline::{png, resize};
+use crate::pipeline::png;
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
+use crate::session::check_init;
 use crate::session::{ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions};
 use crate::tensor::Tensor;
 
@@ -24,13 +25,15 @@ mod bar;
 mod files;
 mod interrupt;
 mod jobs;
+mod outputs;
 mod preview;
 mod programs;
+mod prompts;
 
 pub use args::{Command, HELP};
 use bar::Bar;
 use files::file_error;
-use jobs::Job;
+use jobs::{Job, Jobs};
 use preview::Previews;
 pub use programs::{CacheArgs, PrepareArgs, prepare};
 
@@ -48,8 +51,8 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, short = 'n', default_value = ""))]
     pub negative_prompt: OsString,
     /// A batch: one JSON object a line with "prompt" and optionally "negative_prompt", "seed",
-    /// "steps", "guidance", "sampler" and "output", which default to the arguments. Existing
-    /// pictures are skipped, so that a stopped batch can be resumed
+    /// "steps", "guidance", "sampler" and "output", which default to the arguments. In a .txt file,
+    /// each line is a prompt. Existing pictures are skipped, so that a stopped batch can be resumed
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
     /// Number of pictures. Seeds count up from --seed: 4 pictures with --seed 7 take 7, 8, 9 and 10
@@ -128,18 +131,17 @@ pub struct RunArgs {
 /// Reports progress, times and memory on standard error. Ctrl-C ends it after the current step.
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
 pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
-    let (jobs, done) = jobs::jobs(args)?;
-    if done > 0 {
-        tell(&format!("{done} of {} pictures are there already", done + jobs.len()));
+    let bundle = Arc::new(BundleFile::open(&args.bundle)?);
+    let px = u64::from(bundle.plan().manifest.image_px);
+    let jobs = Jobs::of(args, px * px * 3)?;
+    if jobs.done > 0 {
+        tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }
-    let shared = Shared::read(args)?;
-    if let Some(folder) = &args.dump {
-        fs::create_dir_all(folder).map_err(file_error("create", folder))?;
-    }
+    let shared = Shared::read(args, bundle.plan())?;
     if let Some(library) = &args.opencl {
         library::use_library(library).map_err(RuntimeError::Input)?;
     }
-    if jobs.is_empty() {
+    if jobs.done == jobs.count {
         return Ok(());
     }
     interrupt::listen();
@@ -152,22 +154,24 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     };
     let device = args.device.clone();
     let options = SessionOptions { device, executor, ..SessionOptions::default() };
-    let bundle = Arc::new(BundleFile::open(&args.bundle)?);
     let mut session = Session::load(bundle, &options, &mut |done, kernels| {
         bar.show("compiling kernels", done, kernels);
     })?;
     interrupt::begin();
-    for (index, job) in jobs.iter().enumerate() {
-        bar.begin(done + index + 1, done + jobs.len());
-        let report = make(args, job, &shared, &mut session, &bar)?;
-        if index + 1 == jobs.len() {
-            tell(&memory(&report));
-            let device = session.device();
-            if report.programs == ProgramOrigin::Built || device.compiles_in_session {
-                tell("kernels were compiled in this process, which takes memory beside the plan");
-            }
-        } else if interrupt::stopped() {
+    let mut last = None;
+    for job in jobs.iter() {
+        let (place, job) = job?;
+        if last.is_some() && interrupt::stopped() {
             return Err(RuntimeError::Cancelled);
+        }
+        bar.begin(place, jobs.count);
+        last = Some(make(args, &job, &shared, &mut session, &bar)?);
+    }
+    if let Some(report) = last {
+        tell(&memory(&report));
+        let device = session.device();
+        if report.programs == ProgramOrigin::Built || device.compiles_in_session {
+            tell("kernels were compiled in this process, which takes memory beside the plan");
         }
     }
     Ok(())
@@ -180,13 +184,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn read(args: &RunArgs) -> Result<Shared, RuntimeError> {
+    fn read(args: &RunArgs, plan: &Plan) -> Result<Shared, RuntimeError> {
         let latent = args.latent.as_deref().map(files::read_latent).transpose()?;
         let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
-        let image = png::read_rgb(path)?;
-        // A large image must be freed before the model is loaded.
-        let px = BundleFile::open(&args.bundle)?.plan().manifest.image_px;
-        let init = Init { image: resize::cover(&image, px, px)?, strength: args.strength };
+        check_init(plan, args.strength)?;
+        let px = plan.manifest.image_px;
+        let init = Init { image: png::read_cover(path, px, px)?, strength: args.strength };
         Ok(Shared { latent, init: Some(init) })
     }
 }
@@ -202,21 +205,15 @@ fn make(
     let dump = |name: &str, tensor: &Tensor| match &args.dump {
         Some(folder) => {
             let _whole = interrupt::write();
-            files::write_tensor(&folder.join(format!("{name}.npy")), tensor)
+            files::write_tensor(&files::tensor_path(folder, name), tensor)
         }
         None => Ok(()),
     };
     let request = Request {
-        prompt: job.prompt.clone(),
-        negative_prompt: job.negative_prompt.clone(),
-        seed: job.seed,
-        steps: job.steps,
-        guidance: job.guidance,
-        sampler: job.sampler.clone(),
-        eta: args.eta,
         initial_latent: shared.latent.clone(),
         init: shared.init.clone(),
         dump: args.dump.as_ref().map(|_| &dump as _),
+        ..job.request(args)
     };
     let manifest = &session.plan().manifest;
     let (model, side) = (manifest.model.clone(), manifest.latent_px as usize);

@@ -31,6 +31,8 @@ mod roles;
 pub use crate::executor::{Canceller, ExecutorOptions};
 pub use generate::{DEFAULT_GUIDANCE, DEFAULT_STEPS, DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
+#[cfg(feature = "cli")]
+pub(crate) use {generate::latent_name, prepare::check_init};
 
 use residency::Residents;
 

@@ -2,14 +2,16 @@
 //!
 //! [`plan`] says what a program is, [`rationale`] why. [`check`] decides whether a plan keeps its
 //! promises; it shares no code with the planner. [`mod@format`] lays sections out in a file,
-//! [`codec`] turns a plan into bytes, and [`whole`] gives a file its name when it is complete. This
-//! crate knows nothing of OpenCL, graphs or checkpoints.
+//! [`codec`] turns a plan into bytes, [`whole`] gives a file its name when it is complete, and
+//! [`paths`] compares the files of a command. This crate knows nothing of OpenCL, graphs or
+//! checkpoints.
 #![forbid(unsafe_code)]
 
 pub mod check;
 pub mod codec;
 pub mod error;
 pub mod format;
+pub mod paths;
 pub mod plan;
 pub mod rationale;
 #[cfg(any(test, feature = "testing"))]

@@ -20,14 +20,20 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // A closed standard error is no failure of its own.
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(error.exit_code())
         }
     }
 }
 
-/// A reader that has seen enough is no error.
+/// Prints to standard output. A reader that has seen enough is no error.
 fn print(text: &str) -> Result<(), RuntimeError> {
-    let _ = io::stdout().write_all(text.as_bytes());
-    Ok(())
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("cannot write to standard output: {error}");
+            Err(RuntimeError::Input(message))
+        }
+        _ => Ok(()),
+    }
 }

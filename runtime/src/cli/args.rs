@@ -25,7 +25,8 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
   -n, --negative-prompt TEXT    what the picture does not show
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
                                 \"negative_prompt\", \"seed\", \"steps\", \"guidance\", \"sampler\",
-                                \"output\"; existing pictures are skipped
+                                \"output\"; in a .txt file a prompt a line; existing pictures
+                                are skipped
       --count N                 number of pictures; seeds count up from --seed [1]
       --seed N                  seed of the noise; the same seed gives the same picture [0]
       --steps N                 steps of the sampler [20]

@@ -31,6 +31,16 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// The file of a picture's preview.
+pub(super) fn preview_of(picture: &Path) -> PathBuf {
+    with_suffix(picture, ".preview")
+}
+
+/// The file of a dumped tensor.
+pub(super) fn tensor_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.npy"))
+}
+
 pub(super) fn read_latent(path: &Path) -> Result<Vec<f32>, RuntimeError> {
     let file = File::open(path).map_err(file_error("open", path))?;
     match npy::read::<f32>(BufReader::new(file)) {

@@ -1,21 +1,21 @@
 //! The images that a command asks for: one, a sequence of seeds, or the lines of a file.
 //!
-//! Owns the names of their files. Knows no device.
+//! Owns the names of their files. Knows no device. All images are checked before the first one is
+//! made, and read again one at a time, so that memory does not grow with their number.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
-use super::{RunArgs, file_error};
+use super::RunArgs;
+use super::outputs::Outputs;
+use super::prompts::Prompts;
 use crate::error::RuntimeError;
-use crate::pipeline::sampler::{self, SamplerOptions};
+use crate::session::Request;
 
 /// The text that the seed replaces in an output's name.
 const SEED: &str = "{seed}";
+/// Most images of a command. The names of their files are compared in memory.
+const MAX_PICTURES: usize = 100_000;
 
 /// One image to make.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,119 +29,108 @@ pub(super) struct Job {
     pub output: PathBuf,
 }
 
-/// A line of a prompts file. Missing fields have the values of the arguments.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    prompt: String,
-    negative_prompt: Option<String>,
-    seed: Option<u64>,
-    steps: Option<usize>,
-    guidance: Option<f32>,
-    sampler: Option<String>,
-    output: Option<PathBuf>,
+impl Job {
+    /// The request, without the inputs that all images share.
+    pub fn request(&self, args: &RunArgs) -> Request<'static> {
+        Request {
+            prompt: self.prompt.clone(),
+            negative_prompt: self.negative_prompt.clone(),
+            seed: self.seed,
+            steps: self.steps,
+            guidance: self.guidance,
+            sampler: self.sampler.clone(),
+            eta: args.eta,
+            ..Request::default()
+        }
+    }
 }
 
-impl Line {
-    /// Errors: the fault and its column.
-    fn read(text: &str) -> Result<Line, String> {
-        serde_json::from_str(text).map_err(|error| {
-            let message = error.to_string();
-            // Each line is one JSON value, so the column alone gives the place.
-            match message.rsplit_once(" at line ") {
-                Some((what, _)) => format!("{what} at column {}", error.column()),
-                None => message,
+/// The images of a command.
+pub(super) struct Jobs<'a> {
+    args: &'a RunArgs,
+    base: Job,
+    prompts: Option<Prompts>,
+    /// Number of images, with those of a batch that are there already.
+    pub count: usize,
+    /// Number of images of a batch that are there already.
+    pub done: usize,
+}
+
+impl<'a> Jobs<'a> {
+    /// Reads and checks all images and the names of all files that the command writes.
+    ///
+    /// `room_bytes`: the folder of each picture must have room for these bytes.
+    /// Errors: `Input`, with the number of the line in a batch.
+    pub fn of(args: &'a RunArgs, room_bytes: u64) -> Result<Jobs<'a>, RuntimeError> {
+        let prompts = args.prompts.as_deref().map(Prompts::read).transpose()?;
+        let base = base(args)?;
+        let mut jobs = Jobs { args, base, prompts, count: 0, done: 0 };
+        let mut outputs = Outputs::new(args, room_bytes);
+        let mut first = None;
+        if jobs.prompts.is_none() && args.count > MAX_PICTURES {
+            return Err(RuntimeError::Input(format!("--count is at most {MAX_PICTURES}")));
+        }
+        let (mut count, mut done) = (0, 0);
+        for (number, job) in jobs.all() {
+            count += 1;
+            if count > MAX_PICTURES {
+                let message = format!("--prompts has over {MAX_PICTURES} prompts; split it");
+                return Err(RuntimeError::Input(message));
             }
+            let job = job.map_err(|message| jobs.at(number, message))?;
+            if number > 0 || first.is_none() {
+                job.request(args).check().map_err(|error| jobs.at(number, error.to_string()))?;
+            }
+            let checked = outputs.picture(&job.output, number);
+            checked.map_err(|error| jobs.at(number, error.to_string()))?;
+            done += usize::from(number > 0 && job.output.exists());
+            first.get_or_insert(job);
+        }
+        (jobs.count, jobs.done) = (count, done);
+        match first {
+            None => return Err(RuntimeError::Input("--prompts has no prompts".into())),
+            Some(job) => outputs.others(job.steps, count)?,
+        }
+        Ok(jobs)
+    }
+
+    /// The images to make, in order, with their places among all images.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(usize, Job), RuntimeError>> {
+        let is_new = |number: usize, job: &Job| number == 0 || !job.output.exists();
+        self.all().enumerate().filter_map(move |(place, (number, job))| match job {
+            Ok(job) => is_new(number, &job).then_some(Ok((place + 1, job))),
+            Err(message) => Some(Err(self.at(number, message))),
         })
     }
-}
 
-/// The images to make, and the number of those in a batch that exist already.
-///
-/// Errors: `Input` if a line is invalid, two images would have the same name, or a sampler is
-/// unknown.
-pub(super) fn jobs(args: &RunArgs) -> Result<(Vec<Job>, usize), RuntimeError> {
-    let mut jobs = match &args.prompts {
-        Some(path) => of_file(args, path)?,
-        None => of_seeds(args)?,
-    };
-    let mut names = HashSet::new();
-    for job in &jobs {
-        if !names.insert(&job.output) {
-            let name = job.output.display();
-            return Err(RuntimeError::Input(format!("two pictures would be written to {name}")));
+    /// All images, with the numbers of their lines, or 0.
+    fn all(&self) -> Box<dyn Iterator<Item = (usize, Result<Job, String>)> + '_> {
+        let (args, base) = (self.args, &self.base);
+        if let Some(prompts) = &self.prompts {
+            let job = |(number, line)| (number, prompts.job(line, number, args, base));
+            return Box::new(prompts.lines().map(job));
         }
-        sampler::by_name(&job.sampler, &SamplerOptions::stable_diffusion(job.steps, 0))?;
-    }
-    let count = jobs.len();
-    if args.prompts.is_some() {
-        jobs.retain(|job| !job.output.exists());
-    }
-    let done = count - jobs.len();
-    if count > 1 && (args.dump.is_some() || args.report.is_some()) {
-        let message = "--dump and --report are for one picture, not for several";
-        return Err(RuntimeError::Input(message.into()));
-    }
-    Ok((jobs, done))
-}
-
-fn of_seeds(args: &RunArgs) -> Result<Vec<Job>, RuntimeError> {
-    let prompt = args.prompt.as_deref().unwrap_or_default();
-    let pattern = args.output.as_deref().unwrap_or(Path::new(""));
-    let base = Job { prompt: text(prompt, "prompt")?, ..defaults(args)? };
-    Ok((0..args.count)
-        .map(|index| {
+        let pattern = args.output.as_deref().unwrap_or(Path::new(""));
+        Box::new((0..args.count).map(move |index| {
             let seed = args.seed.wrapping_add(index as u64);
             let number = (args.count > 1).then_some(index + 1);
-            Job { seed, output: output_name(pattern, seed, number), ..base.clone() }
+            (0, Ok(Job { seed, output: output_name(pattern, seed, number), ..base.clone() }))
+        }))
+    }
+
+    /// An error, with its line.
+    fn at(&self, number: usize, message: String) -> RuntimeError {
+        RuntimeError::Input(match &self.prompts {
+            Some(prompts) => format!("{} line {number}: {message}", prompts.path.display()),
+            None => message,
         })
-        .collect())
-}
-
-fn of_file(args: &RunArgs, path: &Path) -> Result<Vec<Job>, RuntimeError> {
-    let base = defaults(args)?;
-    let file = File::open(path).map_err(file_error("open", path))?;
-    let mut jobs = Vec::new();
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(file_error("read", path))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let job = of_line(&line, index + 1, &base, args.output.as_deref()).map_err(|message| {
-            RuntimeError::Input(format!("{} line {}: {message}", path.display(), index + 1))
-        })?;
-        jobs.push(job);
     }
-    if jobs.is_empty() {
-        return Err(RuntimeError::Input(format!("{} has no prompts", path.display())));
-    }
-    Ok(jobs)
-}
-
-fn of_line(text: &str, number: usize, base: &Job, pattern: Option<&Path>) -> Result<Job, String> {
-    let line = Line::read(text)?;
-    let seed = line.seed.unwrap_or(base.seed);
-    let output = match (line.output, pattern) {
-        (Some(output), _) => output,
-        (None, Some(pattern)) => output_name(pattern, seed, Some(number)),
-        (None, None) => return Err("it has no \"output\", and there is no --output".into()),
-    };
-    let base = base.clone();
-    Ok(Job {
-        prompt: line.prompt,
-        negative_prompt: line.negative_prompt.unwrap_or(base.negative_prompt),
-        seed,
-        steps: line.steps.unwrap_or(base.steps),
-        guidance: line.guidance.unwrap_or(base.guidance),
-        sampler: line.sampler.unwrap_or(base.sampler),
-        output,
-    })
 }
 
 /// The values of the arguments for an image.
-fn defaults(args: &RunArgs) -> Result<Job, RuntimeError> {
+fn base(args: &RunArgs) -> Result<Job, RuntimeError> {
     Ok(Job {
-        prompt: String::new(),
+        prompt: text(args.prompt.as_deref().unwrap_or_default(), "prompt")?,
         negative_prompt: text(&args.negative_prompt, "negative prompt")?,
         seed: args.seed,
         steps: args.steps,
@@ -160,7 +149,7 @@ fn text(argument: &OsStr, name: &str) -> Result<String, RuntimeError> {
 }
 
 /// `out.png` becomes `out-0001.png`, unless it contains `{seed}` or there is no number.
-fn output_name(pattern: &Path, seed: u64, number: Option<usize>) -> PathBuf {
+pub(super) fn output_name(pattern: &Path, seed: u64, number: Option<usize>) -> PathBuf {
     if let Some(text) = pattern.to_str()
         && text.contains(SEED)
     {
@@ -180,7 +169,11 @@ mod tests {
     fn parse(args: &[&str]) -> Result<(Vec<Job>, usize), RuntimeError> {
         let args = [&["m.kiln"], args].concat();
         match Command::parse(args.into_iter().map(Into::into)) {
-            Ok(Command::Run(run)) => jobs(&run),
+            Ok(Command::Run(run)) => {
+                let jobs = Jobs::of(&run, 0)?;
+                let list = jobs.iter().map(|job| job.map(|(_, job)| job)).collect::<Result<_, _>>();
+                Ok((list?, jobs.done))
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -192,16 +185,18 @@ mod tests {
 
     #[test]
     fn seeds_and_names_follow_each_other() {
-        let one = ["-p", "x", "-o", "a/out.png"];
-        assert_eq!(names(&one), ["a/out.png"]);
+        let one = ["-p", "x", "-o", "src/out.png"];
+        assert_eq!(names(&one), ["src/out.png"]);
         let two = [&one[..], &["--count", "2", "--seed", "41"]].concat();
-        assert_eq!(names(&two), ["a/out-0001.png", "a/out-0002.png"]);
+        assert_eq!(names(&two), ["src/out-0001.png", "src/out-0002.png"]);
         let seeds: Vec<u64> = parse(&two).unwrap().0.iter().map(|job| job.seed).collect();
         assert_eq!(seeds, [41, 42]);
         assert_eq!(names(&["-p", "x", "-o", "{seed}.png", "--count", "2"]), ["0.png", "1.png"]);
         assert_eq!(names(&["-p", "x", "-o", "s{seed}.png", "--seed", "7"]), ["s7.png"]);
         assert!(parse(&[&two[..], &["--report", "r.json"]].concat()).is_err());
         assert!(parse(&[&one[..], &["--report", "r.json"]].concat()).is_ok());
+        let many = parse(&[&one[..], &["--count", "1000000000"]].concat()).unwrap_err();
+        assert_eq!(many.to_string(), "--count is at most 100000");
     }
 
     #[test]
@@ -224,20 +219,60 @@ mod tests {
         let second = (found[1].steps, found[1].guidance, &*found[1].negative_prompt);
         assert_eq!(second, (3, 2.5, "n"));
         assert_eq!(found[1].output, Path::new("o-0003.png"));
+    }
 
-        for (text, expected) in [
-            ("{\"prompt\": \"a\"}", "line 1: it has no \"output\""),
-            ("{\"prompt\": \"a\", \"output\": \"x\"}\n{\"promt\": 1}", "line 2: unknown field"),
-            ("{\"prompt\": \"a\", \"output\": \"x\", \"steps\": 0}", "steps"),
-            ("{\"prompt\": \"a\", \"output\": \"x\", \"sampler\": \"none\"}", "euler"),
-            ("\n", "no prompts"),
-        ] {
+    #[test]
+    fn faults_are_told_with_their_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.jsonl").to_str().unwrap().to_owned();
+        let long = "x".repeat(70_000);
+        let cases: [(&[u8], &str); 14] = [
+            (br#"{"prompt": "a"}"#, "line 1: it has no \"output\""),
+            (b"{\"prompt\": \"a\", \"output\": \"x\"}\n{\"promt\": 1}", "line 2: unknown field"),
+            (br#"{"prompt": "a", "output": "x", "steps": 0}"#, "line 1: 0 sampling steps"),
+            (br#"{"prompt": "a", "output": "x", "steps": 2000}"#, "line 1: 2000 sampling steps"),
+            (br#"{"prompt": "a", "output": "x", "sampler": "none"}"#, "euler"),
+            (br#"{"prompt": "a", "output": "x", "guidance": 1e30}"#, "line 1: guidance is 1e30"),
+            (br#"{"prompt": "a", "output": "x", "guidance": 1e39}"#, "line 1: "),
+            (br#"{"prompt": "a", "output": ""}"#, "line 1: cannot write : the path names no file"),
+            (
+                b"\n\n{\"prompt\": \"a\", \"output\": \"/no/such/x.png\"}",
+                "line 3: cannot write /no",
+            ),
+            (br#"{"prompt": "a", "output": "x.jpg"}"#, "line 1: x.jpg would be a .png file"),
+            (b"a red heart", "line 1: it is no {\"prompt\""),
+            (b"\n", "no prompts"),
+            (b"{}\n\xff\xfe{\0", "line 2: not UTF-8 text"),
+            (&[b' '; 5 << 20], "has over 4194304 bytes"),
+        ];
+        for (text, expected) in cases {
             std::fs::write(&file, text).unwrap();
             let error = parse(&["--prompts", &file]).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
         }
-        let same = "{\"prompt\": \"a\", \"output\": \"x.png\"}\n".repeat(2);
-        std::fs::write(&file, same).unwrap();
-        assert!(parse(&["--prompts", &file]).unwrap_err().to_string().contains("two pictures"));
+        std::fs::write(&file, format!("{{\"prompt\": \"{long}\", \"output\": \"x\"}}")).unwrap();
+        let error = parse(&["--prompts", &file]).unwrap_err().to_string();
+        assert!(error.contains("line 1: the prompt has 70000 bytes"), "{error}");
+        let line = |name: &str| format!("{{\"prompt\": \"a\", \"output\": \"{name}\"}}\n");
+        std::fs::write(&file, line("x.png") + &line("y.png") + &line("./x.png")).unwrap();
+        let error = parse(&["--prompts", &file]).unwrap_err().to_string();
+        assert!(error.contains("line 3: ./x.png is the same file as line 1"), "{error}");
+    }
+
+    #[test]
+    fn byte_order_marks_line_ends_and_plain_prompts_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str, text: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            let found = parse(&["--prompts", file.to_str().unwrap(), "-o", "o.png"]).unwrap().0;
+            let name = |job: Job| (job.prompt, job.output.to_str().unwrap().to_owned());
+            found.into_iter().map(name).collect::<Vec<_>>()
+        };
+        let expected = [("a", "o-0001.png"), ("b", "o-0003.png")]
+            .map(|(prompt, name)| (prompt.to_owned(), name.to_owned()));
+        let json = "\u{feff}{\"prompt\":\"a\"}\r\n\r\n{\"prompt\":\"b\"}\r\n";
+        assert_eq!(read("p.jsonl", json), expected);
+        assert_eq!(read("p.txt", "\u{feff}a\r\n \n b \n"), expected);
     }
 }

@@ -36,7 +36,7 @@ impl<'a> Previews<'a> {
     ) -> Previews<'a> {
         Previews {
             every,
-            path: files::with_suffix(output, ".preview"),
+            path: files::preview_of(output),
             projection: Projection::of_model(model),
             side,
             terminal: io::stderr().is_terminal().then(Terminal::here).flatten(),

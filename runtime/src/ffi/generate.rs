@@ -10,20 +10,21 @@ use super::session::KilnSession;
 use super::{Failure, KilnStatus, create, give, given, guard, text};
 use crate::pipeline::png::RgbImage;
 use crate::pipeline::preview::Projection;
+use crate::pipeline::resize::Cover;
 use crate::session::{Init, Progress, Request};
 
 /// A request for an image. Fill it with `kiln_request_init` first.
 #[repr(C)]
 pub struct KilnRequest {
-    /// The prompt, UTF-8. NULL is the empty prompt.
+    /// The prompt, UTF-8, at most 65536 bytes. NULL is the empty prompt.
     pub prompt: *const c_char,
-    /// The negative prompt, UTF-8. NULL is the empty prompt.
+    /// The negative prompt, UTF-8, at most 65536 bytes. NULL is the empty prompt.
     pub negative_prompt: *const c_char,
     /// Seed of the noise. On one device, equal requests give equal images.
     pub seed: u64,
     /// Number of steps of the sampler.
     pub steps: u32,
-    /// Scale of classifier-free guidance; 1 turns it off.
+    /// Scale of classifier-free guidance, -1000 to 1000; 1 turns it off.
     pub guidance: f32,
     /// Name of the sampler. NULL is `ddim`.
     pub sampler: *const c_char,
@@ -153,9 +154,9 @@ pub unsafe extern "C" fn kiln_session_generate(
         // SAFETY: by this function's contract.
         let (handle, asked) =
             unsafe { (given(session, "the session")?, given(request, "the request")?) };
-        // SAFETY: by this function's contract.
-        let request = unsafe { own_request(asked)? };
         let mut session = handle.try_lock()?;
+        // SAFETY: by this function's contract.
+        let request = unsafe { own_request(asked, session.plan().manifest.image_px)? };
         let projection = asked.preview.then(|| {
             let manifest = &session.plan().manifest;
             (Projection::of_model(&manifest.model), manifest.latent_px as usize)
@@ -182,14 +183,16 @@ pub unsafe extern "C" fn kiln_session_generate(
     guard(|| unsafe { create(out, make) })
 }
 
+/// The request, with its initial image at the model's size.
+///
 /// # Safety
 ///
 /// The texts are NULL or end with a NUL; the initial image is NULL or valid.
-unsafe fn own_request(asked: &KilnRequest) -> Result<Request<'static>, Failure> {
+unsafe fn own_request(asked: &KilnRequest, px: u32) -> Result<Request<'static>, Failure> {
     // SAFETY: by this function's contract.
     let init = unsafe { asked.initial_image.as_ref() };
     // SAFETY: by this function's contract.
-    let init = init.map(|image| unsafe { own_image(image) }).transpose()?;
+    let init = init.map(|image| unsafe { own_image(image, px) }).transpose()?;
     let mut request = Request {
         init,
         seed: asked.seed,
@@ -214,10 +217,12 @@ unsafe fn own_request(asked: &KilnRequest) -> Result<Request<'static>, Failure> 
     Ok(request)
 }
 
+/// The image, scaled row by row: the library has no copy of the caller's pixels.
+///
 /// # Safety
 ///
 /// The pixels are NULL or as many as the image's size says.
-unsafe fn own_image(image: &KilnImage) -> Result<Init, Failure> {
+unsafe fn own_image(image: &KilnImage, px: u32) -> Result<Init, Failure> {
     if image.rgba.is_null() {
         return Err(Failure::null("the address of the initial image's pixels"));
     }
@@ -229,10 +234,15 @@ unsafe fn own_image(image: &KilnImage) -> Result<Init, Failure> {
     };
     // SAFETY: by this function's contract; the length is one that a slice may have.
     let rgba = unsafe { slice::from_raw_parts(image.rgba, len_bytes as usize) };
-    let rgb = rgba.as_chunks().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect();
-    let image_of = |error| Failure::input(format!("the initial image: {error}"));
-    let pixels = RgbImage::from_pixels(width, height, rgb).map_err(image_of)?;
-    Ok(Init { image: pixels, strength: image.strength })
+    let failed = |error| Failure::input(format!("the initial image: {error}"));
+    let mut cover = Cover::new((width, height), (px, px)).map_err(failed)?;
+    let mut rgb = Vec::with_capacity(width as usize * 3);
+    for (y, row) in rgba.chunks_exact(width as usize * 4).enumerate() {
+        rgb.clear();
+        rgb.extend(row.as_chunks().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]));
+        cover.add(y, (0, 1), &rgb);
+    }
+    Ok(Init { image: cover.finish().map_err(failed)?, strength: image.strength })
 }
 
 /// Translates progress. `projection` makes previews of latents of this side. `colours` holds the

@@ -12,7 +12,7 @@ use kiln_bundle::whole;
 
 mod read;
 
-pub use read::{Described, read_described, read_rgb};
+pub use read::{Described, read_cover, read_described};
 
 const CHANNELS: usize = 3;
 

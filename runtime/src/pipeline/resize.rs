@@ -6,41 +6,81 @@ const CHANNELS: usize = 3;
 
 /// Scales an image to cover `width` x `height` and cuts the excess off evenly on both sides.
 ///
-/// Numerics: a triangle filter (bilinear). Its radius is one source pixel where the image grows,
-/// and one target pixel where it shrinks, so that every source pixel counts. An image of the
-/// requested size is returned unchanged.
+/// Numerics: see [`Cover`]. An image of the requested size is returned unchanged.
 /// Errors: [`PngError::Size`] if the size is zero.
 pub fn cover(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, PngError> {
-    let (from_width, from_height) = (image.width() as usize, image.height() as usize);
-    if width == 0 || height == 0 {
-        return Err(PngError::Size { width, height, elems: image.pixels().len() });
+    let mut cover = Cover::new((image.width(), image.height()), (width, height))?;
+    let row_bytes = image.width() as usize * CHANNELS;
+    for (y, row) in image.pixels().chunks_exact(row_bytes.max(1)).enumerate() {
+        cover.add(y, (0, 1), row);
     }
-    // Source pixels for each target pixel. The smaller ratio covers the whole target.
-    let ratio = |from: u32, to: u32| f64::from(from) / f64::from(to);
-    let scale = ratio(image.width(), width).min(ratio(image.height(), height));
-    let columns = taps(from_width, width as usize, scale);
-    let rows = taps(from_height, height as usize, scale);
-    let pixels = image.pixels();
-    let mut lines = vec![0.0f32; from_height * columns.len() * CHANNELS];
-    let places = lines.chunks_exact_mut((columns.len() * CHANNELS).max(1));
-    for (line, source) in places.zip(pixels.chunks_exact(from_width * CHANNELS)) {
-        for (pixel, taps) in line.chunks_exact_mut(CHANNELS).zip(&columns) {
-            for (index, weight) in taps.indexed() {
-                for (sum, value) in pixel.iter_mut().zip(&source[index * CHANNELS..]) {
+    cover.finish()
+}
+
+/// An image that is scaled while its source is read, so that the source is never in memory.
+///
+/// Numerics: a triangle filter (bilinear). Its radius is one source pixel where the image grows,
+/// and one target pixel where it shrinks, so that every source pixel counts.
+pub struct Cover {
+    size: (u32, u32),
+    columns: Vec<Taps>,
+    rows: Vec<Taps>,
+    /// A source row, scaled to the target's width.
+    line: Vec<f32>,
+    /// The target.
+    sums: Vec<f32>,
+}
+
+impl Cover {
+    /// A target of size `to` that a source of size `from` will cover. Sizes are width and height.
+    ///
+    /// Errors: [`PngError::Size`] if a size is zero.
+    pub fn new(from: (u32, u32), to: (u32, u32)) -> Result<Cover, PngError> {
+        for (width, height) in [from, to] {
+            if width == 0 || height == 0 {
+                return Err(PngError::Size { width, height, elems: 0 });
+            }
+        }
+        // Source pixels for each target pixel. The smaller ratio covers the whole target.
+        let ratio = |from: u32, to: u32| f64::from(from) / f64::from(to);
+        let scale = ratio(from.0, to.0).min(ratio(from.1, to.1));
+        let columns = taps(from.0 as usize, to.0 as usize, scale);
+        let rows = taps(from.1 as usize, to.1 as usize, scale);
+        let line = vec![0.0; columns.len() * CHANNELS];
+        let sums = vec![0.0; rows.len() * line.len()];
+        Ok(Cover { size: to, columns, rows, line, sums })
+    }
+
+    /// Adds pixels of row `y`, as red, green and blue: one at column `first`, and one every `step`
+    /// columns after it. Each pixel of the source must be added once, in any order.
+    pub fn add(&mut self, y: usize, (first, step): (usize, usize), rgb: &[u8]) {
+        let Cover { columns, rows, line, sums, .. } = self;
+        let pixels = rgb.as_chunks::<CHANNELS>().0;
+        for (sum, taps) in line.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(columns) {
+            // The first of the pixels that is among the taps.
+            let from = taps.first.saturating_sub(first).div_ceil(step);
+            *sum = [0.0; CHANNELS];
+            for (index, pixel) in pixels.iter().enumerate().skip(from) {
+                let Some(weight) = taps.weight(first + index * step) else { break };
+                for (sum, value) in sum.iter_mut().zip(pixel) {
                     *sum += weight * f32::from(*value);
                 }
             }
         }
-    }
-    let line_elems = columns.len() * CHANNELS;
-    let mut out = Vec::with_capacity(rows.len() * line_elems);
-    for taps in &rows {
-        for elem in 0..line_elems {
-            let sum: f32 = taps.indexed().map(|(y, w)| w * lines[y * line_elems + elem]).sum();
-            out.push(sum.round_ties_even().clamp(0.0, 255.0) as u8);
+        for (row, taps) in sums.chunks_exact_mut(line.len()).zip(rows) {
+            let Some(weight) = taps.weight(y) else { continue };
+            for (sum, value) in row.iter_mut().zip(&*line) {
+                *sum += weight * value;
+            }
         }
     }
-    RgbImage::from_pixels(width, height, out)
+
+    /// The image.
+    pub fn finish(self) -> Result<RgbImage, PngError> {
+        let byte = |sum: &f32| sum.round_ties_even().clamp(0.0, 255.0) as u8;
+        let (width, height) = self.size;
+        RgbImage::from_pixels(width, height, self.sums.iter().map(byte).collect())
+    }
 }
 
 /// The source pixels of one target pixel.
@@ -51,8 +91,9 @@ struct Taps {
 }
 
 impl Taps {
-    fn indexed(&self) -> impl Iterator<Item = (usize, f32)> + '_ {
-        self.weights.iter().enumerate().map(|(index, weight)| (self.first + index, *weight))
+    /// Weight of a source pixel; `None` if it is not among them.
+    fn weight(&self, index: usize) -> Option<f32> {
+        self.weights.get(index.checked_sub(self.first)?).copied()
     }
 }
 
@@ -86,6 +127,25 @@ mod tests {
     fn a_picture_of_the_size_stays_as_it_is() {
         let same = image(7, 5, |x, y| [(x * 31) as u8, (y * 47) as u8, (x * y) as u8]);
         assert_eq!(cover(&same, 7, 5).unwrap(), same);
+    }
+
+    #[test]
+    fn rows_may_come_in_any_order_and_in_parts() {
+        let source = image(50, 40, |x, y| [(x * 5) as u8, (y * 6) as u8, (x * y) as u8]);
+        for (width, height) in [(50, 40), (16, 16), (70, 60)] {
+            let mut parts = Cover::new((50, 40), (width, height)).unwrap();
+            for (y, row) in source.pixels().chunks_exact(150).enumerate().rev() {
+                for first in [2, 0, 1] {
+                    let part = row.chunks_exact(3).skip(first).step_by(3);
+                    let part: Vec<u8> = part.flatten().copied().collect();
+                    parts.add(y, (first, 3), &part);
+                }
+            }
+            let (found, expected) =
+                (parts.finish().unwrap(), cover(&source, width, height).unwrap());
+            let differs = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 1;
+            assert!(!found.pixels().iter().zip(expected.pixels()).any(differs));
+        }
     }
 
     #[test]

@@ -148,6 +148,11 @@ struct Generation<'a> {
     times: Times,
 }
 
+/// Name of the dumped latent after `step` steps.
+pub(crate) fn latent_name(step: usize) -> String {
+    format!("latent_{step:03}")
+}
+
 /// Receives progress. Its answer may stop the image.
 type Observer<'a> = dyn FnMut(Progress<'_>) -> ControlFlow<()> + 'a;
 
@@ -169,19 +174,16 @@ impl Session {
         observe: &mut Observer,
     ) -> Result<Picture, RuntimeError> {
         let started = Instant::now();
+        request.check()?;
+        request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
         let (tokens, warnings) = self.tokenize(request)?;
         let (sampler, rng) = self.prepare(request)?;
         let roles = Roles::of(self.plan())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let first = match &request.init {
-            Some(init) => prepare::first_step(init, sampler.timesteps().len())?,
+            Some(init) => prepare::first_step(init.strength, sampler.timesteps().len())?,
             None => 0,
         };
-        if request.init.is_some() && roles.image_encoder.is_none() {
-            let message = "the bundle has no encoder for a picture to begin with; \
-                           compile it with --with-encoder";
-            return Err(RuntimeError::Input(message.into()));
-        }
         let sequence = roles.sequence(sampler.timesteps().len() - first, request.init.is_some());
         let prediction = prepare::prediction(self.plan());
         let mut generation =
@@ -228,7 +230,7 @@ impl Generation<'_> {
         let (channels, side) = (manifest.latent_channels as usize, manifest.latent_px as usize);
         match self.request.dump {
             None => Ok(()),
-            Some(_) => self.dump(&format!("latent_{step:03}"), || {
+            Some(_) => self.dump(&latent_name(step), || {
                 Tensor::f32(&[1, channels, side, side], session.host.latent.clone())
             }),
         }

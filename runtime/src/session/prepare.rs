@@ -1,6 +1,6 @@
 //! Prepares an image before the first network runs: tokens, a sampler, noise.
 
-use kiln_bundle::plan::Plan;
+use kiln_bundle::plan::{Plan, Role};
 
 use super::generate::{Init, Request};
 use super::{Session, latent_elems};
@@ -18,12 +18,55 @@ pub(super) fn prediction(plan: &Plan) -> Prediction {
 /// The first step of a run from an image. The strength is the share of the steps that run.
 ///
 /// Errors: `Input` if the strength is not over 0 and up to 1.
-pub(super) fn first_step(init: &Init, steps: usize) -> Result<usize, RuntimeError> {
-    if !(init.strength > 0.0 && init.strength <= 1.0) {
-        let message = format!("strength is {}, it must be over 0 and at most 1", init.strength);
+pub(super) fn first_step(strength: f64, steps: usize) -> Result<usize, RuntimeError> {
+    if !(strength > 0.0 && strength <= 1.0) {
+        let message = format!("strength is {strength}, it must be over 0 and at most 1");
         return Err(RuntimeError::Input(message));
     }
-    Ok(steps - ((steps as f64 * init.strength) as usize).clamp(1, steps))
+    Ok(steps - ((steps as f64 * strength) as usize).clamp(1, steps))
+}
+
+/// Checks that an image may begin with another one.
+///
+/// Errors: `Input` if the strength is not over 0 and up to 1, or the bundle has no image encoder.
+pub(crate) fn check_init(plan: &Plan, strength: f64) -> Result<(), RuntimeError> {
+    first_step(strength, 1)?;
+    if plan.networks.iter().all(|network| network.role != Role::ImageEncoder) {
+        let message = "the bundle has no encoder for a picture to begin with; \
+                       compile it with --with-encoder";
+        return Err(RuntimeError::Input(message.into()));
+    }
+    Ok(())
+}
+
+/// Longest prompt in bytes. It bounds the tokenizer's memory.
+const MAX_PROMPT_BYTES: usize = 64 << 10;
+/// Largest scale of guidance, either way.
+const MAX_GUIDANCE: f32 = 1000.0;
+
+impl Request<'_> {
+    /// Checks what depends on no bundle.
+    ///
+    /// Errors: `Input` for prompts and guidance; `Sampler` for its name, steps or eta.
+    pub fn check(&self) -> Result<(), RuntimeError> {
+        let prompts = [("prompt", &self.prompt), ("negative prompt", &self.negative_prompt)];
+        for (name, prompt) in prompts {
+            if prompt.len() > MAX_PROMPT_BYTES {
+                let found = prompt.len();
+                let message = format!("the {name} has {found} bytes, over {MAX_PROMPT_BYTES}");
+                return Err(RuntimeError::Input(message));
+            }
+        }
+        let guidance = self.guidance;
+        if !(-MAX_GUIDANCE..=MAX_GUIDANCE).contains(&guidance) {
+            let range = format!("it must be from -{MAX_GUIDANCE} to {MAX_GUIDANCE}");
+            return Err(RuntimeError::Input(format!("guidance is {guidance:?}, {range}")));
+        }
+        let mut options = SamplerOptions::stable_diffusion(self.steps, 0);
+        options.eta = self.eta;
+        sampler::by_name(&self.sampler, &options)?;
+        Ok(())
+    }
 }
 
 impl Session {
@@ -61,9 +104,6 @@ impl Session {
         &mut self,
         request: &Request<'_>,
     ) -> Result<(Box<dyn Sampler>, NormalRng), RuntimeError> {
-        if !request.guidance.is_finite() {
-            return Err(RuntimeError::Input(format!("guidance is {}", request.guidance)));
-        }
         let elems = latent_elems(self.plan());
         let mut options = SamplerOptions::stable_diffusion(request.steps, elems);
         options.eta = request.eta;

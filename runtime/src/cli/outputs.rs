@@ -1,0 +1,67 @@
+//! The files that a run writes, checked before its work.
+
+use std::fs;
+use std::path::Path;
+
+use kiln_bundle::paths::{PathError, Paths, Purpose};
+
+use super::{RunArgs, file_error, files};
+use crate::error::RuntimeError;
+use crate::session::latent_name;
+
+/// Extension of a picture's file.
+const PNG: &str = "png";
+
+/// The files of a run.
+pub(super) struct Outputs<'a> {
+    args: &'a RunArgs,
+    paths: Paths,
+}
+
+impl<'a> Outputs<'a> {
+    /// No outputs yet, beside the files that the run reads.
+    ///
+    /// `room_bytes`: the folder of each output must have room for these bytes.
+    pub fn new(args: &'a RunArgs, room_bytes: u64) -> Outputs<'a> {
+        let inputs = [
+            ("the bundle", Some(&args.bundle)),
+            ("--prompts", args.prompts.as_ref()),
+            ("--latent", args.latent.as_ref()),
+            ("--init-image", args.init_image.as_ref()),
+            ("--opencl", args.opencl.as_ref()),
+        ];
+        let given = inputs.into_iter().filter_map(|(name, path)| Some((name, path?.as_path())));
+        Outputs { args, paths: Paths::of_inputs(given, room_bytes) }
+    }
+
+    /// Adds a picture and its preview. `line`: its line in a batch, or 0.
+    pub fn picture(&mut self, path: &Path, line: usize) -> Result<(), PathError> {
+        let purpose = if line == 0 { Purpose::from("--output") } else { Purpose::line(line) };
+        self.paths.writes(purpose, path, Some(PNG))?;
+        match self.args.preview_every {
+            0 => Ok(()),
+            _ => self.paths.writes("a preview", &files::preview_of(path), Some(PNG)),
+        }
+    }
+
+    /// Adds the files beside `count` pictures, and makes the folder of dumped tensors.
+    pub fn others(&mut self, steps: usize, count: usize) -> Result<(), RuntimeError> {
+        let RunArgs { report, profile, dump, .. } = self.args;
+        if count > 1 && (dump.is_some() || report.is_some()) {
+            let message = "--dump and --report are for one picture, not for several";
+            return Err(RuntimeError::Input(message.into()));
+        }
+        let mut writes = |name: &'static str, path: &Path| {
+            let written = self.paths.writes(name, path, None);
+            written.map_err(|error| RuntimeError::Input(error.to_string()))
+        };
+        for (name, path) in [("--report", report), ("--profile", profile)] {
+            path.iter().try_for_each(|path| writes(name, path))?;
+        }
+        let Some(folder) = dump else { return Ok(()) };
+        fs::create_dir_all(folder).map_err(file_error("create", folder))?;
+        let tensors = ["tokens", "embedding", "decoded"].map(String::from).into_iter();
+        let mut names = tensors.chain((0..=steps).map(latent_name));
+        names.try_for_each(|name| writes("--dump", &files::tensor_path(folder, &name)))
+    }
+}
