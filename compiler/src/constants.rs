@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use kiln_ir::{Graph, NodeKind, Tensor, TensorType, WeightExpr, reference};
 
+use crate::model::{GUIDANCE_BRANCHES, Model, parts};
 use crate::weights::{Requirement, TensorSource, check};
 
 /// Checks that the checkpoint has every tensor that the graphs read, with its shape.
@@ -27,6 +28,11 @@ pub fn check_tensors<'a>(
     required.sort_by(|a, b| a.name.cmp(&b.name));
     required.dedup();
     check(source, &required)
+}
+
+/// [`check_tensors`] for a model, before anything is planned.
+pub fn check_model(model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
+    check_tensors(parts(model, GUIDANCE_BRANCHES)?.iter().map(|part| &part.graph), source)
 }
 
 /// The values of a constant.

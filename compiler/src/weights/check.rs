@@ -1,10 +1,13 @@
 //! Compares the tensors that graphs read with the tensors of a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 
+use super::family::recognize;
 use super::{StoredType, TensorSource, one_line};
 
 /// Number of missing names for which a close match is searched. A checkpoint in another layout
@@ -20,10 +23,59 @@ pub struct Requirement {
     pub shape: Vec<usize>,
 }
 
+/// Number of offenders that a message lists.
+const LISTED: usize = 10;
+
+/// A checkpoint that lacks tensors of a model. The message begins with the checkpoint's kind and
+/// lists some of the offenders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    path: PathBuf,
+    kind: Option<&'static str>,
+    /// Names of some tensors, if the checkpoint has none of the required ones.
+    instead: Vec<String>,
+    offenders: Vec<String>,
+    required_count: usize,
+}
+
+impl Mismatch {
+    /// The message with every offender.
+    pub fn full(&self) -> String {
+        self.message(usize::MAX)
+    }
+
+    fn message(&self, listed: usize) -> String {
+        let mut text = format!("{}: ", self.path.display());
+        if let Some(kind) = self.kind {
+            text += &format!("this is {kind}; ");
+        }
+        let (count, required) = (self.offenders.len(), self.required_count);
+        text += &format!("{count} of {required} tensors of the model cannot be used");
+        if !self.instead.is_empty() {
+            text += &format!(", and none is there, but `{}`, ...", self.instead.join("`, `"));
+        }
+        for offender in self.offenders.iter().take(listed) {
+            text += &format!("\n  {offender}");
+        }
+        if count > listed {
+            text += &format!("\n  and {} more; --verbose lists them", count - listed);
+        }
+        text
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message(LISTED))
+    }
+}
+
+impl Error for Mismatch {}
+
 /// Compares a checkpoint with the tensors that a graph reads. Further tensors are allowed.
 ///
-/// Errors: one error with a line for each tensor that is missing (with the nearest existing name),
-/// has another shape, or has an unreadable type.
+/// Errors: [`Mismatch`], with each tensor that is missing (and the nearest existing name), has
+/// another shape, or has an unreadable type.
 pub fn check(source: &dyn TensorSource, required: &[Requirement]) -> Result<()> {
     let by_name: BTreeMap<&str, &Requirement> =
         required.iter().map(|r| (r.name.as_str(), r)).collect();
@@ -36,30 +88,21 @@ pub fn check(source: &dyn TensorSource, required: &[Requirement]) -> Result<()> 
         .map(|t| t.name.as_str())
         .filter(|name| guess && !by_name.contains_key(name))
         .collect();
-    let mut report = String::new();
-    let mut offender_count = 0;
-    for r in required {
-        let Some(line) = offence(source, r, &spare) else {
-            continue;
-        };
-        offender_count += 1;
-        // Writing to a String cannot fail.
-        let _ = write!(report, "\n  {line}");
-    }
-    if offender_count == 0 {
+    let offenders: Vec<String> =
+        required.iter().filter_map(|r| offence(source, r, &spare)).collect();
+    if offenders.is_empty() {
         return Ok(());
     }
-    let path = source.path().display();
-    let hint = if missing_count == by_name.len() {
-        let found = source.tensors().iter().take(3).map(|t| one_line(&t.name));
-        let found = found.collect::<Vec<_>>().join("`, `");
-        format!(
-            "\n  (none of them is there, is this a Stable Diffusion 2 model? It has `{found}`, ...)"
-        )
-    } else {
-        String::new()
-    };
-    bail!("{path}: {offender_count} of {} tensors cannot be used:{report}{hint}", required.len())
+    let names = source.tensors().iter().map(|t| one_line(&t.name));
+    let shown = if missing_count == by_name.len() { 3 } else { 0 };
+    Err(anyhow!(Mismatch {
+        path: source.path().to_owned(),
+        // A model of which a little is missing is what it should be.
+        kind: recognize(source).filter(|_| offenders.len() > LISTED),
+        instead: names.take(shown).collect(),
+        offenders,
+        required_count: required.len(),
+    }))
 }
 
 /// The fault of one requirement, if any.

@@ -24,13 +24,14 @@ use anyhow::{Context, Result, bail};
 
 mod check;
 pub mod diffusers;
+mod family;
 pub mod joined;
 pub mod npy;
 pub mod safetensors;
 mod stored;
 pub mod zst;
 
-pub use check::{Requirement, check};
+pub use check::{Mismatch, Requirement, check};
 pub use stored::StoredType;
 
 /// A tensor of a checkpoint, without its values.

@@ -1,6 +1,6 @@
 //! `check`: one error with every offender.
 
-use kiln_compiler::weights::{Requirement, TensorSource, check, open};
+use kiln_compiler::weights::{Mismatch, Requirement, TensorSource, check, open};
 
 use crate::fixtures::{self, Raw};
 
@@ -43,7 +43,8 @@ fn every_offender_is_listed() {
     ]);
     let e = check(&*source(&folder), &required).unwrap_err().to_string();
     let lines: Vec<&str> = e.lines().map(str::trim).collect();
-    assert!(lines[0].ends_with("small.safetensors: 4 of 5 tensors cannot be used:"), "{e}");
+    let expected = "small.safetensors: 4 of 5 tensors of the model cannot be used";
+    assert!(lines[0].ends_with(expected), "{e}");
     assert_eq!(
         lines[1..],
         [
@@ -60,7 +61,46 @@ fn a_checkpoint_of_another_model_is_recognized_as_such() {
     let folder = tempfile::tempdir().unwrap();
     let e = check(&*source(&folder), &require(&[("a", &[1]), ("b", &[1])])).unwrap_err();
     let e = e.to_string();
-    assert!(e.contains("is this a Stable Diffusion 2 model? It has `block.0.conv.weight`"), "{e}");
+    let expected = "2 of 2 tensors of the model cannot be used, and none is there, but `block.0";
+    assert!(e.contains(expected), "{e}");
+}
+
+#[test]
+fn a_known_model_is_named_before_ten_of_its_offenders() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("other.safetensors");
+    let unet = "model.diffusion_model.input_blocks";
+    let cross = format!("{unet}.1.1.transformer_blocks.0.attn2.to_k.weight");
+    let first = format!("{unet}.0.0.weight");
+    let required: Vec<Requirement> =
+        (0..25).map(|n| Requirement { name: format!("t{n:02}"), shape: vec![1] }).collect();
+    let empty = |name: &str, shape: &[usize]| {
+        let count: usize = shape.iter().product();
+        Raw::f32(name, shape, &vec![0.0; count])
+    };
+    for (tensors, expected) in [
+        (vec![empty(&cross, &[2, 768])], "Stable Diffusion 1; "),
+        (vec![empty(&cross, &[2, 2048])], "Stable Diffusion XL; "),
+        (vec![empty(&cross, &[2, 1024]), empty(&first, &[1, 4, 3, 3])], "Stable Diffusion 2; "),
+        (vec![empty(&cross, &[2, 1024]), empty(&first, &[1, 9, 3, 3])], "a model for inpainting"),
+        (vec![empty("cond_stage_model.transformer.text_model.x", &[1])], "Stable Diffusion 1; "),
+        (vec![empty("conditioner.embedders.1.model.x", &[1])], "Stable Diffusion XL; "),
+        (vec![empty("model.diffusion_model.joint_blocks.0.x", &[1])], "Stable Diffusion 3; "),
+        (vec![empty("double_blocks.0.img_attn.x", &[1])], "Flux; "),
+        (vec![empty("lora_unet_down_blocks_0.lora_up.weight", &[1])], "a LoRA, "),
+        (vec![empty("control_model.input_blocks.0.0.weight", &[1])], "a ControlNet, "),
+        (vec![empty("decoder.conv_in.weight", &[1])], "an autoencoder alone; "),
+    ] {
+        fixtures::write(&path, &fixtures::safetensors(&tensors));
+        let error = check(&*open(&path).unwrap(), &required).unwrap_err();
+        let text = error.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].contains(&format!("other.safetensors: this is {expected}")), "{text}");
+        assert_eq!(lines.len(), 12, "{text}");
+        assert_eq!(lines[11], "  and 15 more; --verbose lists them");
+        let full = error.downcast::<Mismatch>().unwrap().full();
+        assert_eq!(full.lines().count(), 26, "{full}");
+    }
 }
 
 #[test]

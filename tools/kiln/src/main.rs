@@ -1,4 +1,7 @@
 //! The `kiln` command: compile a checkpoint into a bundle, run it, and look inside.
+//!
+//! Standard output is written by `cmd::print`.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod cmd;
 use kiln_models as model;
@@ -6,7 +9,10 @@ mod size;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
+use std::io::{self, Write};
 use std::process::ExitCode;
+
+use cmd::print::OutputError;
 
 /// Makes pictures with Stable Diffusion v2.1 on any OpenCL device, inside a memory budget.
 ///
@@ -75,11 +81,31 @@ fn run(command: Command) -> Result<()> {
     }
 }
 
+/// An error and its causes in one line, without a cause that the text before it says already.
+fn explain(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    let add = |text: String, cause: String| match text.contains(&cause) {
+        true => text,
+        false => format!("{text}: {cause}"),
+    };
+    causes.reduce(add).unwrap_or_default()
+}
+
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let done = match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        // Help goes to standard output, a wrong argument to standard error.
+        Err(answer) => match answer.print() {
+            Err(error) if !answer.use_stderr() => Err(OutputError(error).into()),
+            _ => return ExitCode::from(answer.exit_code() as u8),
+        },
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref().is_some_and(OutputError::is_closed) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A closed standard error is no failure of its own.
+            let _ = writeln!(io::stderr(), "error: {}", explain(&error));
             cmd::exit_code(&error)
         }
     }

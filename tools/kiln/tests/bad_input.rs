@@ -64,6 +64,7 @@ fn every_missing_tensor_is_listed() {
         arg(&path),
         "-o",
         "target/never.kiln",
+        "--verbose",
     ]);
     assert_eq!(output.status.code(), Some(2));
     let error = String::from_utf8_lossy(&output.stderr);

@@ -29,6 +29,9 @@ pub struct Args {
 /// Solves the problem and prints the quality of the solution.
 pub fn run(args: Args) -> Result<()> {
     let path = args.file.display();
+    if let Some(output) = &args.output {
+        super::files::check([("the problem", args.file.as_path())], "--output", output, None)?;
+    }
     let text = std::fs::read_to_string(&args.file).with_context(|| format!("reading {path}"))?;
     let limit = match args.time_limit {
         Some(s) => Some(Duration::try_from_secs_f64(s).context("--time-limit")?),
@@ -36,13 +39,14 @@ pub fn run(args: Args) -> Result<()> {
     };
     let start = Instant::now();
     let report = run_csv(&text, args.capacity, limit).with_context(|| path.to_string())?;
-    println!("{path}: {report}; {:.3} s", start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
     if !report.fits() {
+        super::print::line(format_args!("{path}: {report}; {seconds:.3} s"))?;
         bail!(super::Refused(format!("{path} was not placed in its capacity")));
     }
     if let Some(output) = &args.output {
         whole::write(output, |file| file.write_all(report.csv.as_bytes()))
             .with_context(|| format!("writing {}", output.display()))?;
     }
-    Ok(())
+    super::print::line(format_args!("{path}: {report}; {seconds:.3} s"))
 }

@@ -2,8 +2,9 @@
 
 mod sweep;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
+use kiln_compiler::constants::check_model;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::Planned;
 use kiln_compiler::quantize::{self, Choices};
@@ -11,12 +12,14 @@ use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
 use kiln_compiler::storage::Storage;
 use kiln_compiler::weights::joined::Joined;
-use kiln_compiler::weights::{self, TensorSource};
+use kiln_compiler::weights::{self, Mismatch, TensorSource};
 use kiln_compiler::{Model, emit, plan_model};
 use kiln_graphs::ModelConfig;
 use kiln_runtime::report::process_peak_bytes;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::{files, print};
 use crate::{model, size};
 
 /// Compile a checkpoint into a bundle that runs inside a memory budget.
@@ -65,6 +68,9 @@ pub struct Args {
     /// Do all arithmetic in FP32, even if the profile has half arithmetic for FP16 values
     #[arg(long)]
     pub fp32_arithmetic: bool,
+    /// List every tensor that a wrong checkpoint lacks, not ten
+    #[arg(long)]
+    pub verbose: bool,
     /// Bundle to write, such as sd21.kiln
     #[arg(short, long, required_unless_present = "budget_sweep")]
     pub output: Option<PathBuf>,
@@ -123,12 +129,14 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => path.clone(),
         None => model::default_weights(model.0)?,
     };
+    check_files(&args, &path, output)?;
     let source = open_weights(&args, model.0, &path)?;
     let (name, profile) = args.profile()?;
     let model: Box<dyn Model> = match args.with_encoder {
         true => Box::new(model::WithEncoder(model)),
         false => Box::new(model),
     };
+    check_weights(&args, model.as_ref(), source.as_ref())?;
     let choices = match args.precision {
         Precision::Int8 => measure(model.as_ref(), source.as_ref())?,
         _ => Choices::default(),
@@ -140,6 +148,7 @@ pub fn run(args: Args) -> Result<()> {
         guidance_batch: args.guidance_batch.map(usize::from),
     };
     let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
+    files::check_room(output, emit::weight_bytes(&planned))?;
     let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
     let (_, file_bytes) =
         emit::emit(&planned, source.as_ref(), model::MERGES, output, &mut |bytes| {
@@ -147,8 +156,28 @@ pub fn run(args: Args) -> Result<()> {
         })
         .with_context(|| format!("compiling {} to {}", args.model, output.display()))?;
     bar.finish_and_clear();
-    summarize(&planned, &output.display().to_string(), file_bytes);
-    Ok(())
+    let path = output.display().to_string();
+    print::printed(|out| summarize(&planned, &path, file_bytes, out))
+}
+
+/// Checks that the checkpoint is one of the model.
+fn check_weights(args: &Args, model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
+    let checked = check_model(model, source);
+    checked.map_err(|error| match error.downcast_ref::<Mismatch>() {
+        Some(mismatch) if args.verbose => anyhow!(mismatch.full()),
+        _ => error,
+    })
+}
+
+/// Checks that the bundle can be written and replaces nothing that is read.
+fn check_files(args: &Args, weights: &Path, output: &Path) -> Result<()> {
+    let weights = files::all(weights).into_iter().map(|path| ("--weights", path));
+    let encoder = args.encoder_weights.iter().flat_map(|path| files::all(path));
+    let encoder = encoder.map(|path| ("--encoder-weights", path));
+    let inputs: Vec<_> =
+        weights.chain(encoder).chain([("--device", (&args.device).into())]).collect();
+    let inputs = inputs.iter().map(|(name, path)| (*name, path.as_path()));
+    files::check(inputs, "--output", output, Some("kiln"))
 }
 
 /// Chooses the storage of each weight tensor by its own values.
@@ -178,23 +207,31 @@ fn open_weights(args: &Args, config: &ModelConfig, path: &Path) -> Result<Box<dy
     }
 }
 
-fn summarize(planned: &Planned, path: &str, file_bytes: u64) {
+fn summarize(
+    planned: &Planned,
+    path: &str,
+    file_bytes: u64,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let plan = &planned.plan;
-    println!(
+    writeln!(
+        out,
         "{path}: {} {} for {}, {} on disk",
         plan.manifest.model,
         plan.manifest.precision,
         plan.manifest.profile,
         mib(file_bytes)
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "planned peak {} of a budget of {}; {} kernels, {} networks",
         mib(plan.memory.peak_bytes()),
         mib(plan.memory.budget_bytes),
         plan.kernels.len(),
         plan.networks.len()
-    );
+    )?;
     if let Some(peak_bytes) = process_peak_bytes() {
-        println!("peak memory of this compilation {}", mib(peak_bytes));
+        writeln!(out, "peak memory of this compilation {}", mib(peak_bytes))?;
     }
+    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use clap_complete::Shell;
-use std::io::Write;
 
 /// Print a script that lets a shell complete the arguments of kiln.
 #[derive(clap::Args)]
@@ -20,5 +19,5 @@ pub struct Args {
 pub fn run(args: Args, mut command: clap::Command) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "kiln", &mut script);
-    Ok(std::io::stdout().write_all(&script)?)
+    super::print::printed(|out| out.write_all(&script))
 }

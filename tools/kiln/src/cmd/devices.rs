@@ -6,6 +6,9 @@ use kiln_compiler::device::{DeviceLimits, DeviceProfile};
 use kiln_compiler::size::mib;
 use kiln_runtime::device::{self, DeviceFacts, DeviceType};
 use serde_json::json;
+use std::io::{self, Write};
+
+use super::print;
 
 /// List the OpenCL devices and the profile that compile would use for each.
 #[derive(clap::Args)]
@@ -24,27 +27,29 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         let list: Vec<_> =
             devices.iter().map(|d| json!({ "device": d, "profile": profile(d) })).collect();
-        println!("{}", serde_json::to_string_pretty(&list)?);
-        return Ok(());
+        return print::json(&list);
     }
-    for d in &devices {
-        println!("{} {} ({}, driver {})", d.index, d.name, d.platform, d.driver);
-        println!(
-            "  {} compute units, {} memory, {} a single allocation, {} local, work-groups to {}",
-            d.compute_units,
-            mib(d.global_mem_bytes),
-            mib(d.max_alloc_bytes),
-            mib(d.local_mem_bytes),
-            d.max_work_group_size
-        );
-        let memory = if d.unified_memory { "shared with the host" } else { "its own" };
-        println!(
-            "  memory is {memory}; base alignment {} bytes; profile {}",
-            d.base_align_bytes,
-            profile(d)
-        );
-    }
-    Ok(())
+    print::printed(|out| devices.iter().try_for_each(|device| print(device, out)))
+}
+
+fn print(d: &DeviceFacts, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} {} ({}, driver {})", d.index, d.name, d.platform, d.driver)?;
+    writeln!(
+        out,
+        "  {} compute units, {} memory, {} a single allocation, {} local, work-groups to {}",
+        d.compute_units,
+        mib(d.global_mem_bytes),
+        mib(d.max_alloc_bytes),
+        mib(d.local_mem_bytes),
+        d.max_work_group_size
+    )?;
+    let memory = if d.unified_memory { "shared with the host" } else { "its own" };
+    writeln!(
+        out,
+        "  memory is {memory}; base alignment {} bytes; profile {}",
+        d.base_align_bytes,
+        profile(d)
+    )
 }
 
 /// Name of the profile for a device.

@@ -12,8 +12,10 @@ mod survey;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use super::print::printed;
 use advice::Host;
 use report::{Device, DeviceReport, IcdFile, Line, Report, Stop, StopKind, Survey};
 
@@ -51,9 +53,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let report = examine(args.device)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        super::print::json(&report)?;
     } else {
-        print(&report);
+        printed(|out| print(&report, out))?;
     }
     match report.fit {
         true => Ok(()),
@@ -111,64 +113,68 @@ fn test(device: &Device) -> Result<DeviceReport> {
     Ok(DeviceReport { device: device.clone(), fit, stop, families, seconds, tests })
 }
 
-fn print(report: &Report) {
-    print_found(&report.survey, &report.icd_files);
+fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    print_found(&report.survey, &report.icd_files, out)?;
     for device in &report.devices {
-        print_device(device);
+        print_device(device, out)?;
     }
     for problem in &report.problems {
-        println!("\nproblem: {}", problem.what);
+        writeln!(out, "\nproblem: {}", problem.what)?;
         for step in &problem.advice {
-            println!("  - {step}");
+            writeln!(out, "  - {step}")?;
         }
     }
+    Ok(())
 }
 
-fn print_found(survey: &Survey, files: &[IcdFile]) {
+fn print_found(survey: &Survey, files: &[IcdFile], out: &mut dyn Write) -> io::Result<()> {
     match (&survey.library, survey.loaded) {
-        (Some(path), _) => println!("OpenCL library: {path}"),
-        (None, true) => println!("OpenCL library: there, its file is not known"),
-        (None, false) => println!("OpenCL library: none"),
+        (Some(path), _) => writeln!(out, "OpenCL library: {path}")?,
+        (None, true) => writeln!(out, "OpenCL library: there, its file is not known")?,
+        (None, false) => writeln!(out, "OpenCL library: none")?,
     }
     if files.is_empty() {
-        println!("drivers: none in {}", survey::vendors().display());
+        writeln!(out, "drivers: none in {}", survey::vendors().display())?;
     }
     for file in files {
         let found = file.found.as_deref().unwrap_or("found by no usual path");
-        println!("driver: {} -> {} ({found})", file.path, file.library);
+        writeln!(out, "driver: {} -> {} ({found})", file.path, file.library)?;
     }
     for platform in &survey.platforms {
         let count = platform.devices.len();
-        println!("platform: {} ({}), {count} devices", platform.name, platform.version);
+        writeln!(out, "platform: {} ({}), {count} devices", platform.name, platform.version)?;
     }
+    Ok(())
 }
 
-fn print_device(report: &DeviceReport) {
+fn print_device(report: &DeviceReport, out: &mut dyn Write) -> io::Result<()> {
     let device = &report.device;
     let verdict = if report.fit { "fit" } else { "NOT FIT" };
-    println!("\ndevice {}: {}: {verdict}", device.index, device.name);
-    println!("  {}, driver {}, profile {}", device.platform, device.driver, device.profile);
+    writeln!(out, "\ndevice {}: {}: {verdict}", device.index, device.name)?;
+    writeln!(out, "  {}, driver {}, profile {}", device.platform, device.driver, device.profile)?;
     let (passed, families, seconds) = (report.passed(), report.families, report.seconds);
-    println!("  {passed} of {families} kernel families pass, f32 and f16, in {seconds:.1} s");
+    writeln!(out, "  {passed} of {families} kernel families pass, f32 and f16, in {seconds:.1} s")?;
     if !device.keeps_budget {
-        println!(
+        writeln!(
+            out,
             "  cannot keep a memory budget: the driver compiles kernels at their first launch, in \
              the process that makes the picture"
-        );
+        )?;
     }
     for storage in ["f32", "f16"] {
         let Some(worst) = report.worst(storage).filter(|_| report.fit) else { continue };
         let (family, error) = (&worst.family, worst.worst_error);
         let part = 100.0 * worst.of_allowed;
-        println!(
+        writeln!(
+            out,
             "  {storage}: worst is {family}, off by {error:.1e}, {part:.0} % of what is allowed"
-        );
+        )?;
     }
     for test in &report.tests {
         let Some(fault) = &test.fault else { continue };
-        println!("  FAILED {}/{} {}: {fault}", test.family, test.variant, test.storage);
+        writeln!(out, "  FAILED {}/{} {}: {fault}", test.family, test.variant, test.storage)?;
         if test.worst_error > 0.0 {
-            println!("    worst error {:.1e}", test.worst_error);
+            writeln!(out, "    worst error {:.1e}", test.worst_error)?;
         }
     }
     if let Some(Stop { kind, what }) = &report.stop {
@@ -177,6 +183,7 @@ fn print_device(report: &DeviceReport) {
             StopKind::Timeout => "TIMED OUT",
             StopKind::Error => "FAILED",
         };
-        println!("  {kind}: {what}");
+        writeln!(out, "  {kind}: {what}")?;
     }
+    Ok(())
 }

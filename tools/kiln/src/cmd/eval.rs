@@ -47,13 +47,14 @@ pub fn run(args: Args) -> Result<()> {
         executor: ExecutorOptions { programs, ..ExecutorOptions::default() },
         ..SessionOptions::default()
     };
+    let named = named(&args.inputs)?;
+    let files = named.iter().map(|(_, path)| ("--input", *path));
+    let files = files.chain([("the bundle", args.bundle.as_path())]);
+    super::files::check(files, "--output", &args.output, Some("npy"))?;
     let mut session = Session::open(&args.bundle, &options)?;
     let mut inputs = Vec::new();
-    for input in &args.inputs {
-        let Some((name, path)) = input.split_once('=') else {
-            bail!("--input '{input}' is not NAME=FILE.npy");
-        };
-        inputs.push((name, read(Path::new(path), port(session.plan(), name)?)?));
+    for (name, path) in named {
+        inputs.push((name, read(path, port(session.plan(), name)?)?));
     }
     let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (*n, t)).collect();
     let answer = session.eval(&args.network, &inputs)?;
@@ -61,6 +62,21 @@ pub fn run(args: Args) -> Result<()> {
     let path = args.output.display();
     whole::write(&args.output, |file| npy::write(file, &answer.shape, values))
         .with_context(|| format!("writing {path}"))
+}
+
+/// The names and files of the inputs.
+fn named(inputs: &[String]) -> Result<Vec<(&str, &Path)>> {
+    let mut named: Vec<(&str, &Path)> = Vec::new();
+    for input in inputs {
+        let Some((name, path)) = input.split_once('=') else {
+            bail!("--input '{input}' is not NAME=FILE.npy");
+        };
+        if named.iter().any(|(known, _)| *known == name) {
+            bail!("--input {name} is given twice");
+        }
+        named.push((name, Path::new(path)));
+    }
+    Ok(named)
 }
 
 fn port<'a>(plan: &'a Plan, name: &str) -> Result<&'a Port> {

@@ -7,7 +7,8 @@ use kiln_compiler::size::mib;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::inspect::{Account, OpAccount, Region, duration, kind_name, printed};
+use super::inspect::{Account, OpAccount, Region, duration, kind_name};
+use super::print::printed;
 
 /// Number of names offered if there is no exact match.
 const OFFERED: usize = 12;

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use kiln_compiler::Model;
 use kiln_compiler::passes;
 use kiln_ir::{Graph, dot, text};
+use std::io::Write;
 
 use crate::model;
 
@@ -38,9 +39,10 @@ pub fn run(args: Args) -> Result<()> {
     };
     if !args.plain {
         for (pass, changes) in passes::optimize(&mut graph)? {
-            eprintln!("{pass}: {changes} changes");
+            // A closed standard error is no failure.
+            let _ = writeln!(std::io::stderr(), "{pass}: {changes} changes");
         }
     }
-    print!("{}", if args.dot { dot::dot(&graph, false) } else { text::dump(&graph)? });
-    Ok(())
+    let text = if args.dot { dot::dot(&graph, false) } else { text::dump(&graph)? };
+    super::print::printed(|out| out.write_all(text.as_bytes()))
 }

@@ -24,11 +24,10 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let found = read_described(&args.picture).map_err(RuntimeError::Png)?;
     if args.json {
-        println!("{:#}", json(&found));
+        super::print::json(&json(&found))
     } else {
-        print!("{}: {}", args.picture.display(), lines(&found));
+        super::print::printed(|out| write!(out, "{}: {}", args.picture.display(), lines(&found)))
     }
-    Ok(())
 }
 
 fn json(found: &Described) -> Value {

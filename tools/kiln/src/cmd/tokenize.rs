@@ -1,10 +1,14 @@
 //! `kiln tokenize`: prompts to token ids.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln_runtime::pipeline::tokenizer::Tokenizer;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read};
 
+use super::print;
 use crate::model;
+
+/// Longest line in bytes.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// Turn prompts into token ids: one JSON string a line on stdin, one JSON array a line on stdout.
 #[derive(clap::Args)]
@@ -20,12 +24,22 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     model::find(&args.model)?;
     let tokenizer = Tokenizer::from_merges(model::MERGES)?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for (number, line) in std::io::stdin().lock().lines().enumerate() {
-        let line = line.with_context(|| format!("line {}: not UTF-8", number + 1))?;
-        let prompt: String = serde_json::from_str(&line)
-            .with_context(|| format!("line {}: not a JSON string", number + 1))?;
-        writeln!(out, "{}", serde_json::to_string(&tokenizer.encode(&prompt))?)?;
+    let mut input = std::io::stdin().lock();
+    let mut text = Vec::new();
+    for number in 1.. {
+        text.clear();
+        let line = (&mut input).take(MAX_LINE_BYTES).read_until(b'\n', &mut text);
+        if line.with_context(|| format!("reading line {number}"))? == 0 {
+            break;
+        }
+        if text.len() as u64 == MAX_LINE_BYTES {
+            bail!("line {number}: over {MAX_LINE_BYTES} bytes");
+        }
+        let line = str::from_utf8(&text).with_context(|| format!("line {number}: not UTF-8"))?;
+        let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
+        let prompt: String = serde_json::from_str(line)
+            .with_context(|| format!("line {number}: not a JSON string"))?;
+        print::line(serde_json::to_string(&tokenizer.encode(&prompt))?)?;
     }
-    Ok(out.flush()?)
+    Ok(())
 }

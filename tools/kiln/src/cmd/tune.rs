@@ -5,12 +5,14 @@ use kiln_bundle::whole;
 use kiln_kernels::{Lowering, Problem, Target, Tiling, Tuning, candidates};
 use kiln_runtime::probe::Probe;
 use kiln_testkit::Loaded;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::bench::problems::{Item, Resolved, Subject, resolve};
 use super::bench::timing::{check, expected, inputs, time};
 use super::bench::{bar, duration, median};
+use super::print;
 
 /// First line of the entries that tuning writes. The next tuning replaces everything after it.
 const MARK: &str = "# Measured by kiln tune; the last entry for a problem counts.\n";
@@ -53,6 +55,10 @@ pub struct Args {
 /// Searches and writes the profile.
 pub fn run(args: Args) -> Result<()> {
     let started = Instant::now();
+    let profile = args.subject.profile.as_ref().map(|path| ("--profile", Path::new(path)));
+    let bundle = args.subject.bundle.as_ref().map(|path| ("the bundle", path.as_path()));
+    let inputs = profile.into_iter().chain(bundle);
+    super::files::check(inputs, "--output", &args.output, Some("toml"))?;
     let resolved = resolve(&args.subject, &args.network)?;
     let probe = Probe::open(&resolved.device)?;
     let mut items: Vec<&Item> = (resolved.items.iter())
@@ -81,14 +87,16 @@ pub fn run(args: Args) -> Result<()> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    for winner in &winners {
-        winner.print();
-    }
-    tuner.wrong.iter().for_each(|message| println!("left out: {message}"));
     let text = profile_text(&resolved, winners.iter().map(|w| &w.tuning));
     whole::write(&args.output, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("writing {}", args.output.display()))?;
-    println!(
+    for winner in &winners {
+        print::line(winner)?;
+    }
+    for message in &tuner.wrong {
+        print::line(format_args!("left out: {message}"))?;
+    }
+    print::line(format_args!(
         "{}: {} of {} shapes tuned, {} candidates tried, for {} on {}",
         args.output.display(),
         winners.len(),
@@ -96,8 +104,7 @@ pub fn run(args: Args) -> Result<()> {
         tuner.tried,
         resolved.profile_name,
         resolved.device.name
-    );
-    Ok(())
+    ))
 }
 
 /// The result for a problem.
@@ -109,9 +116,10 @@ struct Winner {
     untuned_seconds: f64,
 }
 
-impl Winner {
-    fn print(&self) {
-        println!(
+impl fmt::Display for Winner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
             "{:>10} {:20} was {:>10} {:20} ratio {:.2}  {} {}",
             duration(self.seconds),
             label(&self.tuning),
@@ -120,7 +128,7 @@ impl Winner {
             self.seconds / self.untuned_seconds,
             self.tuning.op,
             self.tuning.problem
-        );
+        )
     }
 }
 
@@ -144,10 +152,11 @@ struct Tuner<'a> {
 }
 
 impl Tuner<'_> {
-    fn say(&self, tuning: &Tuning, seconds: f64, problem: &Problem) {
-        if self.each {
-            println!("{:>10} {:20} {problem}", duration(seconds), label(tuning));
+    fn say(&self, tuning: &Tuning, seconds: f64, problem: &Problem) -> Result<()> {
+        if !self.each {
+            return Ok(());
         }
+        print::line(format_args!("{:>10} {:20} {problem}", duration(seconds), label(tuning)))
     }
 
     fn search(&mut self, item: &Item, more: &dyn Fn() -> bool) -> Result<Winner> {
@@ -161,7 +170,7 @@ impl Tuner<'_> {
         check(&own.result()?, &answer, problem.output.dtype)
             .with_context(|| format!("{} gives a wrong answer", untuned.variant))?;
         let mut best = (0, time(&own)?.seconds);
-        self.say(untuned, best.1, &problem);
+        self.say(untuned, best.1, &problem)?;
         for (index, (tuning, lowering)) in list.iter().enumerate().skip(1) {
             if !more() {
                 break;
@@ -173,7 +182,7 @@ impl Tuner<'_> {
             });
             match timed {
                 Ok(timing) => {
-                    self.say(tuning, timing.seconds, &problem);
+                    self.say(tuning, timing.seconds, &problem)?;
                     if timing.seconds < best.1 {
                         best = (index, timing.seconds);
                     }

@@ -11,12 +11,13 @@ use kiln_runtime::device;
 use kiln_runtime::probe::Probe;
 use kiln_testkit::Loaded;
 use serde::Serialize;
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 
 use super::peak::{Peak, copy_bytes_per_s};
 use super::problems::{Single, variants};
 use super::shapes::{Bound, Shape, shapes};
 use super::timing::{Timing, inputs, time};
+use crate::cmd::print::{self, printed};
 
 /// Measure bare kernels on shapes of Stable Diffusion 2.1, and the rates that the device sustains
 #[derive(clap::Args)]
@@ -166,10 +167,9 @@ pub fn run(args: Args) -> Result<()> {
         kernels: times,
     };
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&measured)?),
-        false => print(&measured),
+        true => print::json(&measured),
+        false => printed(|out| print(&measured, out)),
     }
-    Ok(())
 }
 
 /// The kernels that the arguments select.
@@ -252,9 +252,7 @@ impl Kernel {
 /// Prints a head, then one line of time for each name on standard input until it ends.
 fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Value) -> Result<()> {
     head["kernels"] = serde_json::to_value(kernels)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{head}")?;
-    out.flush()?;
+    print::line(head)?;
     // One kernel is loaded at a time: together they would take gigabytes.
     let mut ready: Option<(&Kernel, Loaded)> = None;
     for line in std::io::stdin().lock().lines() {
@@ -269,23 +267,24 @@ fn answer_requests(probe: &Probe, kernels: &[Kernel], mut head: serde_json::Valu
         let Some((kernel, loaded)) = &ready else { continue };
         let Timing { seconds, part } = time(loaded).with_context(|| kernel.name.clone())?;
         let answer = serde_json::json!({ "name": kernel.name, "seconds": seconds, "part": part });
-        writeln!(out, "{answer}")?;
-        out.flush()?;
+        print::line(answer)?;
     }
     Ok(())
 }
 
-fn print(measured: &Measured) {
-    println!("{} for {} on {}", measured.precision, measured.profile, measured.device);
-    println!(
+fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} for {} on {}", measured.precision, measured.profile, measured.device)?;
+    writeln!(
+        out,
         "FMA peak {:.0} GFLOP/s; a copy reads and writes {:.1} GB/s",
         measured.peak_flops_per_s * 1e-9,
         measured.copy_bytes_per_s * 1e-9
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "{:33} {:16} {:>8} {:>11} {:>9} {:>6} {:>8} {:>6} {:>7}",
         "op", "variant", "launches", "time", "GFLOP/s", "% peak", "GB/s", "% copy", "% moved"
-    );
+    )?;
     for time in &measured.kernels {
         let kernel = &time.kernel;
         let about = if time.part < 1.0 { "~" } else { "" };
@@ -300,12 +299,14 @@ fn print(measured: &Measured) {
                 format!("{:>9} {:>6} {rate:8.1} {share:6.1} {moved:7.1}", "-", "-")
             }
         };
-        println!(
+        writeln!(
+            out,
             "{:33} {:16} {:8} {:>11} {rates}",
             kernel.name,
             kernel.variant,
             kernel.launches,
             format!("{about}{}", super::duration(time.seconds)),
-        );
+        )?;
     }
+    Ok(())
 }

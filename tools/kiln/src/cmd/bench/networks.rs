@@ -7,12 +7,13 @@ use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::probe::Probe;
 use kiln_runtime::session::{ExecutorOptions, Session, SessionOptions};
 use serde::Serialize;
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
 use super::peak::{self, Peak};
 use super::{best, duration, median, processor_seconds};
 use crate::cmd::inspect::Account;
+use crate::cmd::print::{self, printed};
 
 /// Measure the networks of a bundle: time, arithmetic, bytes, percentage of the device's peak
 #[derive(clap::Args)]
@@ -145,10 +146,9 @@ pub fn run(args: Args) -> Result<()> {
         networks,
     };
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&measured)?),
-        false => print(&measured),
+        true => print::json(&measured),
+        false => printed(|out| print(&measured, out)),
     }
-    Ok(())
 }
 
 /// Indices of the named networks, or of all networks if no name is given.
@@ -169,9 +169,7 @@ fn wanted(plan: &Plan, names: &[String]) -> Result<Vec<usize>> {
 /// Prints one line of times for each line of standard input until it ends.
 fn answer_requests(session: &mut Session, network: usize) -> Result<()> {
     session.run_all()?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", serde_json::json!({ "ready": true, "device": session.device().name }))?;
-    out.flush()?;
+    print::line(serde_json::json!({ "ready": true, "device": session.device().name }))?;
     for line in std::io::stdin().lock().lines() {
         line?;
         let before = processor_seconds();
@@ -179,8 +177,7 @@ fn answer_requests(session: &mut Session, network: usize) -> Result<()> {
         let processor_seconds = before.zip(processor_seconds()).map(|(a, b)| b - a);
         let answer =
             serde_json::json!({ "seconds": seconds, "processor_seconds": processor_seconds });
-        writeln!(out, "{answer}")?;
-        out.flush()?;
+        print::line(answer)?;
     }
     Ok(())
 }
@@ -258,17 +255,20 @@ impl NetworkTimes {
     }
 }
 
-fn print(measured: &Measured) {
-    println!(
+fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
         "{} {} for {} on {}",
         measured.model, measured.precision, measured.profile, measured.device
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "FMA peak {:.0} GFLOP/s; a launch that does nothing takes {:.1} us",
         measured.peak_flops_per_s * 1e-9,
         measured.launch_seconds * 1e6
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "{:13} {:>5} {:>8} {:>8} {:>8} {:>10} {:>10} {:>9} {:>6} {:>6} {:>8} {:>6} {:>7} {:>10} {:>9}",
         "network",
         "batch",
@@ -285,9 +285,10 @@ fn print(measured: &Measured) {
         "GB read",
         "with I/O",
         "enqueue"
-    );
+    )?;
     for n in &measured.networks {
-        println!(
+        writeln!(
+            out,
             "{:13} {:5} {:8} {:8} {:8.1} {:>10} {:>10} {:9.1} {:6.1} {:>6} {:8.2} {:6.1} {:7.2} {:>10} {:>9}",
             n.name,
             n.batch,
@@ -307,6 +308,7 @@ fn print(measured: &Measured) {
                 false => duration(median(&n.pass_seconds)),
             },
             duration(n.host_seconds)
-        );
+        )?;
     }
+    Ok(())
 }

@@ -5,10 +5,12 @@ use kiln_kernels::candidates;
 use kiln_runtime::probe::Probe;
 use kiln_testkit::Loaded;
 use serde::Serialize;
+use std::io::{self, Write};
 
 use super::peak::Peak;
 use super::problems::{Item, Resolved, Subject, resolve};
 use super::timing::{inputs, time};
+use crate::cmd::print::{self, printed};
 
 /// Measure each distinct op of a model's networks and each of its kernel variants
 #[derive(clap::Args)]
@@ -111,10 +113,9 @@ pub fn run(args: Args) -> Result<()> {
         ops,
     };
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&measured)?),
-        false => print(&measured),
+        true => print::json(&measured),
+        false => printed(|out| print(&measured, out)),
     }
-    Ok(())
 }
 
 fn measure(probe: &Probe, resolved: &Resolved, item: &Item, chosen: bool) -> Result<OpTimes> {
@@ -170,20 +171,21 @@ fn share(ops: &mut [OpTimes]) {
     ops.sort_by(|a, b| place(&a.network).cmp(&place(&b.network)).then(b.share.total_cmp(&a.share)));
 }
 
-fn print(measured: &Measured) {
-    println!("{} for {} on {}", measured.model, measured.profile, measured.device);
-    println!("FMA peak {:.0} GFLOP/s", measured.peak_flops_per_s * 1e-9);
+fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} for {} on {}", measured.model, measured.profile, measured.device)?;
+    writeln!(out, "FMA peak {:.0} GFLOP/s", measured.peak_flops_per_s * 1e-9)?;
     let mut last = "";
     for op in &measured.ops {
         if op.network != last {
             last = &op.network;
             let same = measured.ops.iter().filter(|o| o.network == op.network);
             let pass: f64 = same.map(OpTimes::pass_seconds).sum();
-            println!("\n{}: {} for these ops of a pass", op.network, super::duration(pass));
-            println!(
+            writeln!(out, "\n{}: {} for these ops of a pass", op.network, super::duration(pass))?;
+            writeln!(
+                out,
                 "{:>6} {:>5} {:>11} {:>9} {:>6} {:>7}  op/variant",
                 "share", "count", "each", "GFLOP/s", "% peak", "GB/s"
-            );
+            )?;
         }
         for (index, variant) in op.variants.iter().enumerate() {
             let rate = op.flops as f64 / variant.seconds;
@@ -192,7 +194,8 @@ fn print(measured: &Measured) {
                 _ => format!("{:12}", ""),
             };
             let about = if variant.part < 1.0 { "~" } else { "" };
-            println!(
+            writeln!(
+                out,
                 "{shown} {:>11} {:9.1} {:6.1} {:7.1}  {}/{} {}",
                 format!("{about}{}", super::duration(variant.seconds)),
                 rate * 1e-9,
@@ -201,7 +204,8 @@ fn print(measured: &Measured) {
                 op.op,
                 variant.variant,
                 if index == 0 { op.problem.as_str() } else { "" }
-            );
+            )?;
         }
     }
+    Ok(())
 }

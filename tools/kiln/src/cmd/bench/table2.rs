@@ -10,12 +10,14 @@ use kiln_runtime::probe::Probe;
 use kiln_testkit::Loaded;
 use serde::Serialize;
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
 use super::peak::Peak;
 use super::problems::{Item, Resolved, Subject, resolve};
 use super::timing::{inputs, time};
+use crate::cmd::print::{self, printed};
 
 /// Measure networks by naive kernels, im2col, im2win, im2win with tiled matmul, and as compiled
 #[derive(clap::Args)]
@@ -165,10 +167,9 @@ pub fn run(args: Args) -> Result<()> {
         rows: WAYS.iter().map(row).collect(),
     };
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&measured)?),
-        false => print(&measured),
+        true => print::json(&measured),
+        false => printed(|out| print(&measured, out)),
     }
-    Ok(())
 }
 
 /// Names of the networks, in order.
@@ -292,47 +293,57 @@ fn figure(value: Option<f64>, decimals: usize) -> String {
     if small { format!("{value:.0$}", decimals + 3) } else { format!("{value:.decimals$}") }
 }
 
-fn print(measured: &Measured) {
-    println!("{} for {} on {}", measured.model, measured.profile, measured.device);
+fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{} for {} on {}", measured.model, measured.profile, measured.device)?;
     let from = if measured.read_measured { "measured with the bundle" } else { "the profile's" };
-    println!(
+    writeln!(
+        out,
         "FMA peak {:.0} GFLOP/s; weights are read at {:.2} GB/s ({from})",
         measured.peak_flops_per_s * 1e-9,
         measured.read_bytes_per_s * 1e-9
-    );
-    print!("{:22}", "");
-    let Some(first) = measured.rows.first() else { return };
+    )?;
+    write!(out, "{:22}", "")?;
+    let Some(first) = measured.rows.first() else { return Ok(()) };
     for cell in &first.networks {
         let batch = measured.batches.get(&cell.network).copied().unwrap_or(1);
-        print!(" {:>23}", format!("{} (batch {batch})", cell.network));
+        write!(out, " {:>23}", format!("{} (batch {batch})", cell.network))?;
     }
-    print!("\n{:22}", "seconds");
-    first.networks.iter().for_each(|_| print!(" {:>11} {:>11}", "", "with I/O"));
-    println!();
+    write!(out, "\n{:22}", "seconds")?;
+    for _ in &first.networks {
+        write!(out, " {:>11} {:>11}", "", "with I/O")?;
+    }
+    writeln!(out)?;
     for row in &measured.rows {
-        print!("{:22}", row.way);
+        write!(out, "{:22}", row.way)?;
         for cell in &row.networks {
-            print!(" {:>11} {:>11}", figure(cell.seconds, 3), figure(cell.seconds_with_io, 3));
+            write!(
+                out,
+                " {:>11} {:>11}",
+                figure(cell.seconds, 3),
+                figure(cell.seconds_with_io, 3)
+            )?;
         }
-        println!();
+        writeln!(out)?;
     }
     if let [.., kiln] = &measured.rows[..] {
-        print!("{:22}", "kiln, % of peak");
+        write!(out, "{:22}", "kiln, % of peak")?;
         for cell in &kiln.networks {
             let flops = measured.flops.get(&cell.network).copied().unwrap_or(0) as f64;
             let percent = |seconds| flops / seconds / measured.peak_flops_per_s * 100.0;
-            print!(" {:>11} {:>11}", figure(cell.seconds.map(percent), 1), "");
+            write!(out, " {:>11} {:>11}", figure(cell.seconds.map(percent), 1), "")?;
         }
-        print!("\n{:22}", "measured, % of FLOP");
+        write!(out, "\n{:22}", "measured, % of FLOP")?;
         for cell in &kiln.networks {
-            print!(" {:>11.1} {:>11}", cell.measured_part * 100.0, "");
+            write!(out, " {:>11.1} {:>11}", cell.measured_part * 100.0, "")?;
         }
-        println!();
+        writeln!(out)?;
     }
-    println!(
+    writeln!(
+        out,
         "with I/O: the first four read a network's weights, then compute (the sum); kiln reads \
          while it\ncomputes (the longer of the two)"
-    );
+    )?;
+    Ok(())
 }
 
 #[cfg(test)]

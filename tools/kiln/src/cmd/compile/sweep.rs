@@ -8,8 +8,8 @@ use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
 use kiln_compiler::weights;
 use kiln_compiler::{DoesNotFit, Model, plan_model};
-use std::io::Write as _;
 
+use super::super::print;
 use super::{Args, measure};
 use crate::model::{ConfiguredModel, WithEncoder};
 
@@ -28,10 +28,11 @@ pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()>
         _ => Choices::default(),
     };
     let precision = args.precision.name();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{} {precision} for {name}, {SAMPLER_STEPS} steps with guidance", args.model)?;
-    writeln!(
-        out,
+    let model_name = &args.model;
+    print::line(format_args!(
+        "{model_name} {precision} for {name}, {SAMPLER_STEPS} steps with guidance"
+    ))?;
+    print::line(format_args!(
         "{:>12} {:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {:>15}  strategy",
         "budget",
         "planned peak",
@@ -41,7 +42,7 @@ pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()>
         "kernels",
         "streamed a picture",
         "predicted time"
-    )?;
+    ))?;
     for budget_bytes in budgets(range) {
         let request = PlanRequest {
             profile: &profile,
@@ -50,7 +51,7 @@ pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()>
             guidance_batch: args.guidance_batch.map(usize::from),
         };
         let planned = plan_model(model.as_ref(), &name, precision, &request);
-        writeln!(out, "{:>12} {}", mib(budget_bytes), line(planned)?)?;
+        print::line(format_args!("{:>12} {}", mib(budget_bytes), line(planned)?))?;
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! Processes that touch drivers. A driver that crashes or hangs takes down only such a process.
 
 use anyhow::{Context, Result};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use super::report::{Line, Stop, StopKind};
+use crate::cmd::print;
 
 /// Longest silence of a process.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -16,9 +17,7 @@ const MARK: &str = "kiln-doctor: ";
 
 /// Prints a line for the waiting process.
 pub fn tell(line: &Line) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\n{MARK}{}", serde_json::to_string(line)?)?;
-    Ok(out.flush()?)
+    print::line(format_args!("\n{MARK}{}", serde_json::to_string(line)?))
 }
 
 /// Runs `kiln doctor --worker` with more arguments and environment. `hear` receives its lines.

@@ -11,13 +11,14 @@ mod tensors;
 mod text;
 
 pub use schema::{Account, OpAccount, Region};
-pub use text::{duration, kind_name, printed};
+pub use text::{duration, kind_name};
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::Plan;
 use kiln_bundle::whole;
 use std::path::{Path, PathBuf};
 
+use super::print::printed;
 use measured::Measured;
 
 /// Show where a bundle's memory and time go, without a device.
@@ -68,6 +69,11 @@ pub struct Args {
 
 /// Prints the requested form.
 pub fn run(args: Args) -> Result<()> {
+    if let Some(page) = &args.html {
+        let report = args.report.as_deref().map(|path| ("--report", path));
+        let inputs = report.into_iter().chain([("the bundle", args.bundle.as_path())]);
+        super::files::check(inputs, "--html", page, None)?;
+    }
     let bundle = super::open_bundle(&args.bundle)?;
     let plan = bundle.plan();
     let report = args.report.as_deref();

@@ -1,10 +1,9 @@
 //! The account as text for a terminal.
 
-use anyhow::Context;
 use kiln_bundle::plan::{BufferKind, Plan};
 use kiln_compiler::size::mib;
 use std::collections::HashMap;
-use std::io::{BufWriter, Result, Write};
+use std::io::{Result, Write};
 
 use super::schema::{Account, OpAccount, Region};
 
@@ -13,15 +12,6 @@ const TOP_OPS: usize = 10;
 const TOP_LIVE: usize = 4;
 /// Width of the budget's bar, in characters.
 const BAR: usize = 60;
-
-/// Writes to standard output. A reader that closes the pipe early is no error.
-pub fn printed(print: impl FnOnce(&mut dyn Write) -> Result<()>) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    match print(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("writing to standard output"),
-    }
-}
 
 /// Prints the summary, about one screen.
 pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {

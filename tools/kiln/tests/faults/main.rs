@@ -1,0 +1,44 @@
+//! Bad input of every kind: each is one clear line before the work, and destroys nothing.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod memory;
+mod paths;
+mod standard_output;
+
+use harness::{arg, kiln_ok, scratch};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+/// The small model with its image encoder, compiled.
+fn bundle() -> &'static Path {
+    static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+    BUNDLE.get_or_init(|| {
+        let path = scratch("faults").join("emoji.kiln");
+        kiln_ok(&["compile", "--model", "emoji-256", "--with-encoder", "-o", arg(&path)]);
+        path
+    })
+}
+
+/// An empty folder.
+fn empty(name: &str) -> PathBuf {
+    let folder = scratch("faults").join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("the target folder can be written");
+    folder
+}
+
+/// Runs a line of bash with `kiln` as `$0` and more arguments from `$1` on.
+fn bash(line: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new("bash");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_kiln")]).args(arguments);
+    command.current_dir(harness::root()).stdin(Stdio::null());
+    command.output().expect("bash starts")
+}
+
+/// What a command said on standard error.
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
