@@ -97,6 +97,19 @@ impl Packing {
         matches!(self, Packing::Winograd { .. })
     }
 
+    /// Whether a packed form has infinite values: those of the constant are beyond FP16.
+    pub fn overflows(&self, packed: &[u8]) -> bool {
+        let dtype = match *self {
+            Packing::RowMajor(dtype)
+            | Packing::Panels { dtype, .. }
+            | Packing::Winograd { dtype, .. } => dtype,
+            Packing::QuantizedPanels { .. } => DType::I8,
+            Packing::Fragments(fragments) => fragments.dtype,
+        };
+        let is_finite = |bytes: &[u8; 2]| half::f16::from_le_bytes(*bytes).is_finite();
+        dtype == DType::F16 && !packed.as_chunks().0.iter().all(is_finite)
+    }
+
     /// Packs a constant.
     ///
     /// Panics if `values` does not have `shape`'s element count.

@@ -1,6 +1,6 @@
 //! Constants of a graph: their tensors in the checkpoint, and their values.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln_ir::{Graph, NodeKind, Tensor, TensorType, WeightExpr, reference};
 
 use crate::model::{GUIDANCE_BRANCHES, Model, parts};
@@ -37,12 +37,34 @@ pub fn check_model(model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
 
 /// The values of a constant.
 ///
-/// Errors: the checkpoint lacks a tensor; a read fails.
+/// Errors: the checkpoint lacks a tensor; a read fails; a value is not finite.
 pub fn evaluate(expr: &WeightExpr, ty: &TensorType, source: &dyn TensorSource) -> Result<Tensor> {
-    Ok(reference::weight(expr, ty, &|key| {
+    let value = reference::weight(expr, ty, &|key| {
         let info = source.info(key).with_context(|| format!("no tensor {key}"))?;
-        Ok(Tensor::new(&info.shape, source.read_f32(key)?))
-    })?)
+        let values = source.read_f32(key)?;
+        check_finite(source, key, 0, &values)?;
+        Ok(Tensor::new(&info.shape, values))
+    })?;
+    check_finite(source, &name(expr), 0, &value.data)?;
+    Ok(value)
+}
+
+/// Checks values of a tensor from index `first` on.
+///
+/// Errors: a value is not finite; the error names the tensor and the value's place.
+pub fn check_finite(
+    source: &dyn TensorSource,
+    key: &str,
+    first: usize,
+    values: &[f32],
+) -> Result<()> {
+    let Some(index) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    bail!(
+        "{}: value {} of `{key}` is {}; the checkpoint is damaged, get it again",
+        source.path().display(),
+        first + index,
+        values[index]
+    )
 }
 
 /// The name of a constant: its tensors in the checkpoint.

@@ -1,17 +1,19 @@
 //! Writes the bundle: constants are evaluated and packed one op at a time, in execution order.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln_bundle::format::{BundleWriter, sealed_row};
 use kiln_bundle::plan::{BlockKind, Plan, Step};
 use kiln_ir::{DType, NodeKind, WeightExpr};
+use kiln_kernels::packing::Packing;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::Path;
 
-use crate::constants::{check_tensors, evaluate};
+use crate::constants::{check_finite, check_tensors, evaluate, name};
 use crate::plan::Planned;
 use crate::plan::blocks::BlockDraft;
 use crate::plan::lower::{LoweredNetwork, Work};
+use crate::storage::Wide;
 use crate::weights::TensorSource;
 
 /// Elements of a table that are read and written at once.
@@ -22,13 +24,23 @@ pub fn weight_bytes(planned: &Planned) -> u64 {
     planned.blocks.drafts.iter().map(|b| b.len_bytes).sum()
 }
 
+/// Constants with values beyond FP16, in which the plan stores them.
+#[derive(Debug, thiserror::Error)]
+#[error("FP16 cannot hold the values of {}", names_of(.0))]
+pub struct Overflow(pub Wide);
+
+fn names_of(wide: &Wide) -> String {
+    wide.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 /// Writes a complete bundle at `path`, or nothing.
 ///
 /// `progress` is called with the bytes of weights packed so far. At most the constants of one op
 /// are in memory at a time.
 ///
-/// Errors: tensors that the checkpoint lacks or has in another shape, all in one error; a failed
-/// read or write.
+/// Errors: tensors that the checkpoint lacks or has in another shape, all in one error; a value
+/// that is not finite; [`Overflow`] with all constants that FP16 cannot hold; a failed read or
+/// write.
 pub fn emit(
     planned: &Planned,
     source: &dyn TensorSource,
@@ -43,13 +55,17 @@ pub fn emit(
         plan: planned.plan.clone(),
         writer: BundleWriter::create(path)?,
         written_bytes: 0,
+        overflows: Wide::new(),
     };
     for index in 0..planned.networks.len() {
         emitter.network(index, progress).with_context(|| {
             format!("packing the weights of {}", planned.networks[index].source.name)
         })?;
     }
-    let Emitter { writer, plan, .. } = emitter;
+    let Emitter { writer, plan, overflows, .. } = emitter;
+    if !overflows.is_empty() {
+        return Err(Overflow(overflows).into());
+    }
     let file_bytes = writer.finish(&plan, tokenizer)?;
     Ok((plan, file_bytes))
 }
@@ -60,6 +76,7 @@ struct Emitter<'a> {
     plan: Plan,
     writer: BundleWriter,
     written_bytes: u64,
+    overflows: Wide,
 }
 
 impl Emitter<'_> {
@@ -104,7 +121,7 @@ impl Emitter<'_> {
     /// Copies an op's pieces of a block into the block's bytes. Packs each constant when it is
     /// first needed.
     fn fill(
-        &self,
+        &mut self,
         network: &LoweredNetwork,
         op: usize,
         draft: &BlockDraft,
@@ -126,12 +143,17 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn pack(&self, network: &LoweredNetwork, op: usize, input: usize) -> Result<Vec<u8>> {
+    fn pack(&mut self, network: &LoweredNetwork, op: usize, input: usize) -> Result<Vec<u8>> {
         let graph = &network.source.graph;
         let node = graph.node(graph.operands(network.ops[op].id)[input]);
         let NodeKind::Weight(expr) = &node.kind else { unreachable!("pieces are constants") };
         let tensor = evaluate(expr, &node.ty, self.source)?;
-        Ok(network.ops[op].packing(input).pack(&node.ty.shape, &tensor.data))
+        let packing = network.ops[op].packing(input);
+        let packed = packing.pack(&node.ty.shape, &tensor.data);
+        if packing.overflows(&packed) {
+            self.overflows.insert(name(expr));
+        }
+        Ok(packed)
     }
 
     /// Streams the table of a gather and enters its offset in the plan.
@@ -142,7 +164,7 @@ impl Emitter<'_> {
         let table = graph.node(graph.operands(id)[1]);
         let dtype = graph.ty(id).dtype;
         let NodeKind::Weight(WeightExpr::Tensor { key, shape }) = &table.kind else {
-            anyhow::bail!("the table of {} is not a tensor of the checkpoint", graph.node(id).name);
+            bail!("the table of {} is not a tensor of the checkpoint", graph.node(id).name);
         };
         let (rows, columns) = (shape[0], shape[1]);
         let rows_at_a_time = (TABLE_CHUNK_ELEMS / columns).max(1);
@@ -150,6 +172,11 @@ impl Emitter<'_> {
         let chunks = (0..rows).step_by(rows_at_a_time).map(|first| -> Result<Vec<u8>> {
             let len = rows_at_a_time.min(rows - first) * columns;
             let values = source.read_f32_range(key, first * columns, len)?;
+            check_finite(source, key, first * columns, &values)?;
+            let bytes = encode(dtype, &values);
+            if Packing::RowMajor(dtype).overflows(&bytes) {
+                bail!("FP16 cannot hold the values of `{key}`; compile with --precision fp32");
+            }
             Ok(values
                 .chunks_exact(columns)
                 .flat_map(|row| sealed_row(&encode(dtype, row)))

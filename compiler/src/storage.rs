@@ -3,7 +3,15 @@
 use kiln_ir::{DType, Graph, NodeKind, Op, ValueId};
 use kiln_kernels::Operand;
 
+use std::collections::BTreeSet;
+
+use crate::constants::name;
 use crate::quantize::{Choices, Stored};
+
+/// Names of constants that stay in FP32 because FP16 cannot hold their values.
+pub type Wide = BTreeSet<String>;
+
+static NONE: Wide = Wide::new();
 
 /// Storage types of a compilation.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +20,8 @@ pub struct Storage<'a> {
     pub weights: Weights<'a>,
     /// The narrowest type of values between ops.
     pub activations: DType,
+    /// Constants that are stored in FP32 instead of FP16.
+    pub wide: &'a Wide,
 }
 
 /// Storage of weights.
@@ -31,17 +41,30 @@ impl<'a> Storage<'a> {
 
     /// Weights in a floating-point type, which is also the narrowest type of activations.
     pub const fn float(dtype: DType) -> Self {
-        Self { weights: Weights::Float(dtype), activations: dtype }
+        Self { weights: Weights::Float(dtype), activations: dtype, wide: &NONE }
     }
 
     /// Weights in INT8 by choice. Activations in FP16, if a strategy says so.
     pub const fn int8(choices: &'a Choices) -> Self {
-        Self { weights: Weights::Int8(choices), activations: DType::F16 }
+        Self { weights: Weights::Int8(choices), activations: DType::F16, wide: &NONE }
     }
 
-    /// Storage of a constant operand of an op. Vectors stay in FP32, because only matrices and
-    /// filters are large.
+    /// Storage of a constant operand of an op.
     pub fn of(self, graph: &Graph, op: ValueId, operand: usize) -> Stored {
+        let stored = self.narrow(graph, op, operand);
+        match &graph.node(graph.operands(op)[operand]).kind {
+            NodeKind::Weight(expr)
+                if stored.dtype == DType::F16 && self.wide.contains(&name(expr)) =>
+            {
+                Stored { dtype: DType::F32, scale_group: None, relative_error: None }
+            }
+            _ => stored,
+        }
+    }
+
+    /// [`Storage::of`] for values that FP16 can hold. Vectors stay in FP32, because only matrices and
+    /// filters are large.
+    fn narrow(self, graph: &Graph, op: ValueId, operand: usize) -> Stored {
         let node = graph.node(graph.operands(op)[operand]);
         let plain = |dtype| Stored { dtype, scale_group: None, relative_error: None };
         let choices = match self.weights {

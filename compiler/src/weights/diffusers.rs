@@ -21,6 +21,8 @@ mod names;
 
 use names::{Form, Target};
 
+/// The largest configuration of a scheduler that is read, in bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// The largest shard index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 
@@ -63,6 +65,22 @@ impl Component {
 /// Whether a folder looks like a diffusers model.
 pub fn is_folder(path: &Path) -> bool {
     Component::ALL.iter().any(|c| path.join(c.folder()).is_dir())
+}
+
+/// What the U-Net of a diffusers model predicts, in the words of its scheduler's configuration:
+/// `epsilon` or `v_prediction`. `None` if the folder does not say.
+///
+/// Errors: the configuration cannot be read or is no JSON object.
+pub fn prediction_type(folder: &Path) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct Config {
+        prediction_type: Option<String>,
+    }
+    let path = folder.join("scheduler/scheduler_config.json");
+    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let config: Config = serde_json::from_reader(file.take(MAX_CONFIG_BYTES))
+        .with_context(|| format!("{}: not a scheduler's configuration", path.display()))?;
+    Ok(config.prediction_type)
 }
 
 /// An open diffusers model.

@@ -6,14 +6,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use kiln_compiler::constants::check_model;
 use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::emit::{self, Overflow};
 use kiln_compiler::plan::Planned;
 use kiln_compiler::quantize::{self, Choices};
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
-use kiln_compiler::storage::Storage;
+use kiln_compiler::storage::{Storage, Wide};
 use kiln_compiler::weights::joined::Joined;
-use kiln_compiler::weights::{self, Mismatch, TensorSource};
-use kiln_compiler::{Model, emit, plan_model};
+use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
+use kiln_compiler::{Model, plan_model};
 use kiln_graphs::ModelConfig;
 use kiln_runtime::report::process_peak_bytes;
 use std::io::{self, Write};
@@ -141,27 +142,57 @@ pub fn run(args: Args) -> Result<()> {
         Precision::Int8 => measure(model.as_ref(), source.as_ref())?,
         _ => Choices::default(),
     };
-    let request = PlanRequest {
-        profile: &profile,
-        storage: args.precision.storage(&choices),
-        budget_bytes: args.budget,
-        guidance_batch: args.guidance_batch.map(usize::from),
+    let mut wide = Wide::new();
+    let (planned, file_bytes) = loop {
+        let request = PlanRequest {
+            profile: &profile,
+            storage: Storage { wide: &wide, ..args.precision.storage(&choices) },
+            budget_bytes: args.budget,
+            guidance_batch: args.guidance_batch.map(usize::from),
+        };
+        let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
+        match write(&args, &planned, source.as_ref(), output) {
+            Ok(file_bytes) => break (planned, file_bytes),
+            // Values are known when they are packed. The plan is made anew with these in FP32.
+            Err(error) => match error.downcast::<Overflow>()? {
+                Overflow(found) if found.is_subset(&wide) => bail!(Overflow(found)),
+                Overflow(found) => wide.extend(found),
+            },
+        }
     };
-    let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
-    files::check_room(output, emit::weight_bytes(&planned))?;
-    let bar = super::byte_bar(emit::weight_bytes(&planned), "packing weights")?;
-    let (_, file_bytes) =
-        emit::emit(&planned, source.as_ref(), model::MERGES, output, &mut |bytes| {
-            bar.set_position(bytes)
-        })
-        .with_context(|| format!("compiling {} to {}", args.model, output.display()))?;
-    bar.finish_and_clear();
     let path = output.display().to_string();
-    print::printed(|out| summarize(&planned, &path, file_bytes, out))
+    print::printed(|out| {
+        for name in &wide {
+            writeln!(out, "stored in FP32, as FP16 cannot hold its values: {name}")?;
+        }
+        summarize(&planned, &path, file_bytes, out)
+    })
+}
+
+/// Packs the weights and writes the bundle. Returns its length in bytes.
+fn write(args: &Args, planned: &Planned, source: &dyn TensorSource, output: &Path) -> Result<u64> {
+    files::check_room(output, emit::weight_bytes(planned))?;
+    let bar = super::byte_bar(emit::weight_bytes(planned), "packing weights")?;
+    let written =
+        emit::emit(planned, source, model::MERGES, output, &mut |bytes| bar.set_position(bytes));
+    bar.finish_and_clear();
+    let (_, file_bytes) =
+        written.with_context(|| format!("compiling {} to {}", args.model, output.display()))?;
+    Ok(file_bytes)
 }
 
 /// Checks that the checkpoint is one of the model.
 fn check_weights(args: &Args, model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
+    let expected = if model.manifest().v_prediction { "v_prediction" } else { "epsilon" };
+    match diffusers::prediction_type(source.path())? {
+        Some(found) if found != expected => bail!(
+            "{}: its scheduler says that it predicts {found:?}, {} predicts {expected:?}; compile \
+             it as a model that predicts the same",
+            source.path().display(),
+            args.model
+        ),
+        _ => {}
+    }
     let checked = check_model(model, source);
     checked.map_err(|error| match error.downcast_ref::<Mismatch>() {
         Some(mismatch) if args.verbose => anyhow!(mismatch.full()),
