@@ -31,7 +31,7 @@ mod programs;
 mod prompts;
 
 pub use args::{Command, HELP};
-use bar::Bar;
+use bar::{Bar, COMPILING};
 use files::file_error;
 use jobs::{Job, Jobs};
 use preview::Previews;
@@ -155,7 +155,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let device = args.device.clone();
     let options = SessionOptions { device, executor, ..SessionOptions::default() };
     let mut session = Session::load(bundle, &options, &mut |done, kernels| {
-        bar.show("compiling kernels", done, kernels);
+        bar.show(COMPILING, done, kernels);
     })?;
     interrupt::begin();
     let mut last = None;
@@ -185,7 +185,8 @@ struct Shared {
 
 impl Shared {
     fn read(args: &RunArgs, plan: &Plan) -> Result<Shared, RuntimeError> {
-        let latent = args.latent.as_deref().map(files::read_latent).transpose()?;
+        let latent = args.latent.as_deref();
+        let latent = latent.map(|path| files::read_latent(path, &plan.manifest)).transpose()?;
         let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
         check_init(plan, args.strength)?;
         let px = plan.manifest.image_px;

@@ -18,6 +18,10 @@ use serde::Serialize;
 
 use crate::error::{At, RuntimeError};
 use crate::os::library::{self, Attempt};
+use crate::program::pocl;
+
+/// Name of PoCL's platform.
+const POCL: &str = "Portable Computing Language";
 
 /// Kind of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -102,7 +106,7 @@ impl DeviceFacts {
             index,
             // OpenCL has no query for the quirks of a driver, so the platform's name decides.
             // PoCL compiles a kernel anew for each work-group size, when a launch first has it.
-            lazy_compiler: platform_name == "Portable Computing Language",
+            lazy_compiler: platform_name == POCL,
             // Rusticl compiles its intermediate form (NIR) for the device at the first launch.
             compiles_in_session: platform_name == "rusticl",
             // Oclgrind crashes when one thread launches while another one copies.
@@ -210,6 +214,10 @@ pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
             Err(ClError(CL_DEVICE_NOT_FOUND)) => Ok(Vec::new()),
             answer => answer.at("clGetDeviceIDs", || name.clone()),
         };
+        let ids = match ids {
+            Ok(ids) if ids.is_empty() && name == POCL => pocl::check_folder().map(|()| ids),
+            other => other,
+        };
         let devices = ids.map(|ids| {
             let next = index..;
             index += ids.len();
@@ -225,11 +233,13 @@ pub fn platforms() -> Result<Vec<PlatformFacts>, RuntimeError> {
 /// All devices of all drivers, in the loader's order. A driver that fails is skipped if another one
 /// has a device.
 ///
-/// Errors: those of [`platforms`]; that of a platform if no platform has a device.
+/// Errors: those of [`platforms`]; that of a platform, or `NoDevices`, if no platform has a device.
 pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
     let mut devices = Vec::new();
     let mut failure = None;
+    let mut names = Vec::new();
     for platform in platforms()? {
+        names.push(platform.name);
         match platform.devices {
             Ok(found) => devices.extend(found),
             Err(error) => failure = failure.or(Some(error)),
@@ -237,6 +247,7 @@ pub fn list() -> Result<Vec<DeviceFacts>, RuntimeError> {
     }
     match failure {
         Some(error) if devices.is_empty() => Err(error),
+        None if devices.is_empty() => Err(RuntimeError::NoDevices { platforms: names }),
         _ => Ok(devices),
     }
 }

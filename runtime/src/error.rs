@@ -29,6 +29,23 @@ pub enum RuntimeError {
          any CPU) or check OCL_ICD_VENDORS"
     )]
     NoPlatform,
+    /// The drivers list no device.
+    #[error("no OpenCL device: {} lists none; kiln doctor says what to do", platforms.join(", "))]
+    NoDevices {
+        /// Names of the platforms.
+        platforms: Vec<String>,
+    },
+    /// PoCL lists no device without a cache folder of its own.
+    #[error(
+        "PoCL cannot write its cache folder {}: {source}; make it writable, or set POCL_CACHE_DIR",
+        folder.display()
+    )]
+    PoclFolder {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
     /// No device has this index or name.
     #[error("no OpenCL device {asked:?}; there are: {}", available.join(", "))]
     NoDevice {
@@ -104,6 +121,18 @@ pub enum RuntimeError {
         /// The caller's limit.
         budget_bytes: u64,
     },
+    /// A network gives infinities or NaN.
+    #[error(
+        "{network} gives numbers that are not finite{}; lower the guidance, or compile the bundle \
+         with --precision fp32; kiln doctor tests the driver",
+        step.map(|step| format!(" at step {step}")).unwrap_or_default()
+    )]
+    NotFinite {
+        /// Name of the network.
+        network: String,
+        /// Number of the sampler's step, from 1; `None` outside of the sampler.
+        step: Option<usize>,
+    },
     /// The caller stopped the run.
     #[error("cancelled")]
     Cancelled,
@@ -131,7 +160,10 @@ impl RuntimeError {
             | RuntimeError::Io { .. }
             | RuntimeError::Budget { .. } => 2,
             RuntimeError::Cancelled => 130,
-            RuntimeError::Bundle(_) | RuntimeError::Plan(_) | RuntimeError::Tokenizer(_) => 1,
+            RuntimeError::Bundle(_)
+            | RuntimeError::Plan(_)
+            | RuntimeError::NotFinite { .. }
+            | RuntimeError::Tokenizer(_) => 1,
             _ => 3,
         }
     }

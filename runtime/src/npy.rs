@@ -123,9 +123,18 @@ pub struct NpyArray<T> {
 /// Memory: at most about twice the data that is really there, whatever the header claims. Bytes
 /// after the array are left in the reader.
 /// Errors: [`NpyError`] for anything but a whole C-order array of `T`.
-pub fn read<T: NpyElement>(mut reader: impl Read) -> Result<NpyArray<T>, NpyError> {
+pub fn read<T: NpyElement>(reader: impl Read) -> Result<NpyArray<T>, NpyError> {
+    read_at_most(reader, usize::MAX)
+}
+
+/// [`read`] for an array of at most `max_elems` elements; no larger one is read.
+pub fn read_at_most<T: NpyElement>(
+    mut reader: impl Read,
+    max_elems: usize,
+) -> Result<NpyArray<T>, NpyError> {
     let shape = read_header(&mut reader, T::DESCR)?;
-    let elems = elem_count(&shape).ok_or_else(|| NpyError::TooLarge { shape: shape.clone() })?;
+    let elems = elem_count(&shape).filter(|elems| *elems <= max_elems);
+    let elems = elems.ok_or_else(|| NpyError::TooLarge { shape: shape.clone() })?;
     let mut values = Vec::with_capacity(elems.min(CHUNK_ELEMS));
     let mut chunk = vec![0; elems.min(CHUNK_ELEMS) * ELEM_BYTES];
     while values.len() < elems {

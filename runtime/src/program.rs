@@ -22,7 +22,7 @@ use crate::error::{At, RuntimeError};
 use crate::memory::DeviceMemory;
 
 pub mod cache;
-mod pocl;
+pub(crate) mod pocl;
 pub mod prepare;
 mod warm;
 

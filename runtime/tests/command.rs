@@ -74,6 +74,30 @@ fn a_picture_its_tensors_and_its_report_are_written() {
 }
 
 #[test]
+fn the_first_run_says_at_once_that_it_compiles() {
+    let place = Place::new();
+    let args = ["small.kiln", "-p", "x", "--steps", "1", "-o", "out.png"];
+    let said = |output: Output| String::from_utf8(output.stderr).unwrap();
+    let first = said(place.run(&args));
+    assert!(first.starts_with("compiling kernels 0/") && !first.contains('\r'), "{first}");
+    let second = said(place.run(&args));
+    assert!(second.starts_with("wrote out.png"), "{second}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cache_folder_that_pocl_cannot_write_is_named() {
+    let place = Place::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));
+    command.current_dir(place.folder.path()).env("POCL_CACHE_DIR", "/proc/none");
+    let output = command.args(["small.kiln", "-p", "x", "-o", "out.png"]).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    let expected = "error: PoCL cannot write its cache folder /proc/none: ";
+    assert!(message.starts_with(expected) && message.contains("POCL_CACHE_DIR"), "{message}");
+}
+
+#[test]
 fn exit_codes_and_messages_have_meaning() {
     let place = Place::new();
     let with =

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 const RECENT_STEPS: usize = 8;
 /// Width of the bar in characters.
 const WIDTH: usize = 30;
+/// A shorter bar is left out.
+const MIN_WIDTH: usize = 5;
 
 /// Time between two lines if standard error is not a terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ impl Bar {
     pub(super) fn show(&self, activity: &str, done: usize, count: usize) {
         let state = &mut *self.state.borrow_mut();
         let current = state.activity.take().filter(|shown| shown.name == activity);
+        let is_new = current.is_none();
         let Activity { began, first, .. } = state.activity.insert(current.unwrap_or_else(|| {
             Activity { name: activity.to_owned(), began: Instant::now(), first: done }
         }));
@@ -72,13 +75,24 @@ impl Bar {
             true => pace(&state.seconds, count.saturating_sub(done)),
             false => time_left(seconds, done.saturating_sub(*first), count.saturating_sub(done)),
         };
-        let full = (WIDTH * done.min(count)).checked_div(count).unwrap_or(0);
-        let drawn = format!("[{}{}] ", "=".repeat(full), " ".repeat(WIDTH - full));
-        let drawn = if self.terminal { drawn.as_str() } else { "" };
-        let spent = duration(seconds);
-        state.line = format!("{place}{activity} {drawn}{done}/{count} {spent}{pace}");
+        let columns = if self.terminal { columns() } else { None };
+        let rest = format!("{done}/{count} {}{pace}", duration(seconds));
+        let mut line = format!("{place}{activity} ");
+        if self.terminal {
+            line += &drawn(
+                columns.map(|columns| columns.saturating_sub(line.len() + rest.len())),
+                done,
+                count,
+            );
+        }
+        line += &rest;
+        // A longer line would wrap, and its first part would stay when it is drawn again.
+        line.truncate(columns.map_or(line.len(), |columns| columns.saturating_sub(1)));
+        state.line = line;
         self.draw(&state.line);
-        if !self.terminal && state.logged.elapsed() >= LOG_INTERVAL {
+        // The first run of a bundle compiles for minutes and says so at once.
+        let is_long = is_new && activity == COMPILING && done < count;
+        if !self.terminal && (is_long || state.logged.elapsed() >= LOG_INTERVAL) {
             state.logged = Instant::now();
             let _ = writeln!(io::stderr(), "{}", state.line);
         }
@@ -110,6 +124,28 @@ impl Bar {
         }
     }
 }
+
+/// The bar, as long as the free characters of a line allow.
+fn drawn(free: Option<usize>, done: usize, count: usize) -> String {
+    // Its ends, the space after it, and the last column.
+    let width = free.map_or(WIDTH, |free| free.saturating_sub(4).min(WIDTH));
+    if width < MIN_WIDTH {
+        return String::new();
+    }
+    let full = (width * done.min(count)).checked_div(count).unwrap_or(0);
+    format!("[{}{}] ", "=".repeat(full), " ".repeat(width - full))
+}
+
+#[cfg(unix)]
+use crate::os::terminal::columns;
+
+#[cfg(not(unix))]
+fn columns() -> Option<usize> {
+    None
+}
+
+/// The activity of a run whose kernels are missing.
+pub(super) const COMPILING: &str = "compiling kernels";
 
 /// The activity for which time per step is shown.
 const SAMPLING: &str = "sampling";
@@ -146,6 +182,15 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_narrow_terminal_has_a_shorter_bar_or_none() {
+        assert_eq!(drawn(None, 1, 2), format!("[{}{}] ", "=".repeat(15), " ".repeat(15)));
+        assert_eq!(drawn(Some(80), 2, 2), format!("[{}] ", "=".repeat(30)));
+        assert_eq!(drawn(Some(14), 1, 2), "[=====     ] ");
+        assert_eq!(drawn(Some(8), 1, 2), "");
+        assert_eq!(drawn(Some(0), 0, 0), "");
+    }
 
     #[test]
     fn pace_forgets_the_first_step() {

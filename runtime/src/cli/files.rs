@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
+use kiln_bundle::plan::Manifest;
 use kiln_bundle::whole;
 use serde::Serialize;
 
 use crate::error::RuntimeError;
-use crate::npy::{self, NpyArray};
+use crate::npy::{self, NpyArray, NpyError};
 use crate::tensor::{Tensor, Values};
 
 /// Turns an error of the operating system into one that names the file.
@@ -41,12 +42,22 @@ pub(super) fn tensor_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.npy"))
 }
 
-pub(super) fn read_latent(path: &Path) -> Result<Vec<f32>, RuntimeError> {
+/// Reads a latent of shape `[1, C, H, W]` or `[C, H, W]`.
+pub(super) fn read_latent(path: &Path, manifest: &Manifest) -> Result<Vec<f32>, RuntimeError> {
     let file = File::open(path).map_err(file_error("open", path))?;
-    match npy::read::<f32>(BufReader::new(file)) {
-        Ok(NpyArray { values, .. }) => Ok(values),
-        Err(error) => Err(RuntimeError::Input(format!("{}: {error}", path.display()))),
-    }
+    let px = manifest.latent_px as usize;
+    let expected = [1, manifest.latent_channels as usize, px, px];
+    let read = npy::read_at_most::<f32>(BufReader::new(file), expected.iter().product());
+    let message = match read {
+        Ok(NpyArray { shape, values }) if shape == expected || shape == expected[1..] => {
+            return Ok(values);
+        }
+        Ok(NpyArray { shape, .. }) | Err(NpyError::TooLarge { shape }) => {
+            format!("has shape {shape:?}, a latent of this model has {expected:?}")
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(RuntimeError::Input(format!("{}: {message}", path.display())))
 }
 
 /// Writes a file that is complete or absent.

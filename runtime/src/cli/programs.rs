@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::Bar;
+use super::bar::{Bar, COMPILING};
 use crate::error::RuntimeError;
 use crate::program::ProgramOptions;
 use crate::program::cache::ProgramCache;
@@ -66,7 +66,7 @@ pub fn prepare(args: &PrepareArgs, command: &[&str]) -> Result<(), RuntimeError>
     }
     let bar = Bar::new();
     let command = PrepareCommand::this_program(command);
-    let mut show = |done, count| bar.show("compiling kernels", done, count);
+    let mut show = |done, count| bar.show(COMPILING, done, count);
     let result = prepare::prepare(&args.bundle, &args.device, &cache, command.as_ref(), &mut show);
     bar.clear();
     result

@@ -5,15 +5,34 @@
 //! version for any work-group and grid, which costs as much time as the version that a plan
 //! launches. No launch takes the general version: PoCL compiles what it lacks.
 
-use std::fs;
+use std::env;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use crate::error::RuntimeError;
 
 /// The environment variable that names the folder.
 pub(super) const FOLDER: &str = "POCL_CACHE_DIR";
 
 /// Folder of the version for any work-group and grid.
 const GENERAL: &str = "0-0-0";
+
+/// Checks that PoCL can write the cache folder that this process would give it.
+///
+/// Errors: `PoclFolder`.
+pub(crate) fn check_folder() -> Result<(), RuntimeError> {
+    let in_cache = |folder: PathBuf| folder.join("pocl/kcache");
+    let folder = env::var_os(FOLDER).map(PathBuf::from);
+    let folder = folder.or_else(|| Some(in_cache(env::var_os("XDG_CACHE_HOME")?.into())));
+    let of_home = || Some(in_cache(PathBuf::from(env::var_os("HOME")?).join(".cache")));
+    let folder = folder.or_else(of_home).unwrap_or_else(|| in_cache(env::temp_dir()));
+    let probe = folder.join(format!(".kiln-{}", std::process::id()));
+    let written = fs::create_dir_all(&folder).and_then(|()| File::create(&probe));
+    written.map_err(|source| RuntimeError::PoclFolder { folder, source })?;
+    let _ = fs::remove_file(probe);
+    Ok(())
+}
 
 /// Puts the version of a kernel that was launched in the place of its general version, which then
 /// is not compiled.

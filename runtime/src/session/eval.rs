@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kiln_bundle::plan::{Plan, Port, Source};
+use kiln_bundle::plan::{Port, Source};
 
 use super::{HostInputs, Session};
 use crate::error::RuntimeError;
@@ -66,8 +66,8 @@ impl Session {
                     self.require(network.index(), inputs, sequence)?
                 }
                 Source::Host(_) => {
-                    let (name, shape) = (&input.port.name, &input.port.shape);
-                    let message = format!("{} needs {name:?}, {shape:?} on the device", entry.name);
+                    let (name, shape) = (&input.port.name, given_shape(&input.port));
+                    let message = format!("{} needs {name:?} of shape {shape:?}", entry.name);
                     return Err(RuntimeError::Input(message));
                 }
             }
@@ -101,7 +101,7 @@ impl Session {
         for input in &entry.inputs {
             match given(&input.port, inputs) {
                 Some(tensor) => {
-                    repeats = repeats.min(self.write_tensor(bundle.plan(), &input.port, tensor)?);
+                    repeats = repeats.min(self.write_tensor(&input.port, tensor)?);
                 }
                 None => self.provide(entry, input, HostInputs::default())?,
             }
@@ -109,26 +109,18 @@ impl Session {
         Ok(repeats)
     }
 
-    fn write_tensor(
-        &mut self,
-        plan: &Plan,
-        port: &Port,
-        tensor: &Tensor,
-    ) -> Result<usize, RuntimeError> {
+    fn write_tensor(&mut self, port: &Port, tensor: &Tensor) -> Result<usize, RuntimeError> {
         let (elems, count) = (port_elems(port), tensor.elem_count());
-        let shape: Vec<usize> = port.shape.iter().map(|&axis| axis as usize).collect();
+        let shape = given_shape(port);
         let fits = match (tensor.shape.as_slice(), shape.as_slice()) {
-            ([_, c, h, w], [_, height, width, channels]) => [c, h, w] == [channels, height, width],
             ([_, rest @ ..], [_, port_rest @ ..]) if !port_rest.is_empty() => rest == port_rest,
             _ => true,
         };
         let product: usize = tensor.shape.iter().product();
         if !fits || product != count || count == 0 || !elems.is_multiple_of(count) {
-            let (found, channels) = (&tensor.shape, plan.manifest.latent_channels);
+            let (name, found) = (&port.name, &tensor.shape);
             return Err(RuntimeError::Input(format!(
-                "input {:?} has shape {found:?}, which is not {shape:?} (channels last, \
-                 {channels} of a latent) or one row of it",
-                port.name
+                "input {name:?} has shape {found:?}; it takes {shape:?} or one row of it"
             )));
         }
         let bytes = &mut self.host.bytes;
@@ -170,6 +162,15 @@ impl Session {
             return Ok(Tensor::f32(&[rows, channels, height, width], first.collect()));
         }
         Ok(Tensor::f32(&shape, values.to_vec()))
+    }
+}
+
+/// The shape of a port as tensors are given: four axes are `[N, C, H, W]`.
+fn given_shape(port: &Port) -> Vec<usize> {
+    let shape: Vec<usize> = port.shape.iter().map(|&axis| axis as usize).collect();
+    match shape[..] {
+        [rows, height, width, channels] => vec![rows, channels, height, width],
+        _ => shape,
     }
 }
 

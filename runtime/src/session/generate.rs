@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kiln_bundle::plan::Plan;
+
 use super::roles::Roles;
 use super::{HostInputs, Session, latent_elems, prepare};
 use crate::error::RuntimeError;
@@ -148,6 +150,22 @@ struct Generation<'a> {
     times: Times,
 }
 
+/// Checks the values that a network leads to.
+///
+/// Errors: `NotFinite`.
+fn check_finite(
+    plan: &Plan,
+    network: usize,
+    step: Option<usize>,
+    values: &[f32],
+) -> Result<(), RuntimeError> {
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    let network = plan.networks[network].name.clone();
+    Err(RuntimeError::NotFinite { network, step })
+}
+
 /// Name of the dumped latent after `step` steps.
 pub(crate) fn latent_name(step: usize) -> String {
     format!("latent_{step:03}")
@@ -248,6 +266,7 @@ impl Generation<'_> {
         let image = session.init_values(init)?;
         session.run(encoder, HostInputs { image: &image, ..HostInputs::default() }, stream)?;
         session.read_output(encoder, 0)?;
+        check_finite(session.plan(), encoder, None, &session.host.values)?;
         let level = self.sampler.level(self.first)?;
         let (of_picture, of_noise) = (level.picture as f32, level.noise as f32);
         let channels = session.plan().manifest.latent_channels as usize;
@@ -298,6 +317,8 @@ impl Generation<'_> {
             }
             self.predict(session, stream, step)?;
             self.advance(session, step)?;
+            let number = Some(step + 1 - self.first);
+            check_finite(session.plan(), self.roles.denoiser, number, &session.host.latent)?;
             let seconds = started.elapsed().as_secs_f64();
             if self.times.step_seconds.is_empty() {
                 let times = &mut self.times;
@@ -372,6 +393,7 @@ impl Generation<'_> {
         session.host.latent = latent;
         ran?;
         session.read_output(self.roles.decoder, 0)?;
+        check_finite(session.plan(), self.roles.decoder, None, &session.host.values)?;
         let side = session.plan().manifest.image_px as usize;
         let decoded = session.host.values.clone();
         self.dump("decoded", || {

@@ -1,9 +1,12 @@
 //! Bad input of every kind: each is one clear line before the work, and destroys nothing.
 
+mod checkpoint;
+mod finite;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod memory;
 mod paths;
+mod shapes;
 mod standard_output;
 
 use harness::{arg, kiln_ok, scratch};

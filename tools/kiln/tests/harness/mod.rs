@@ -96,11 +96,21 @@ pub fn psnr(found: &[f32], expected: &[f32]) -> f64 {
 
 /// Writes a one-dimensional FP32 .npy file.
 pub fn write_npy(path: &Path, values: &[f32]) {
+    write_npy_values(path, &[values.len() as u64], values);
+}
+
+/// Writes an FP32 .npy file in which all values are the same.
+pub fn write_shaped_npy(path: &Path, shape: &[u64], value: f32) {
+    let count = shape.iter().product::<u64>() as usize;
+    write_npy_values(path, shape, &vec![value; count]);
+}
+
+fn write_npy_values(path: &Path, shape: &[u64], values: &[f32]) {
     use npyz::WriterBuilder;
     let file = std::fs::File::create(path).expect("the target folder can be written");
     let mut writer = npyz::WriteOptions::new()
         .default_dtype()
-        .shape(&[values.len() as u64])
+        .shape(shape)
         .writer(file)
         .begin_nd()
         .expect("a header");

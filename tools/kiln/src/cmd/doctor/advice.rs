@@ -183,7 +183,11 @@ fn of_platform(platform: &Platform, host: &Host) -> Option<Finding> {
     let name = &platform.name;
     if let Some(error) = &platform.error {
         let what = format!("platform {name} fails: {error}");
-        let advice = [vec!["update its driver".to_string()], host.permissions()].concat();
+        let own = match error.contains("POCL_CACHE_DIR") {
+            true => "give PoCL a folder: export POCL_CACHE_DIR=\"$(mktemp -d)\"",
+            false => "update its driver",
+        };
+        let advice = [vec![own.to_string()], host.permissions()].concat();
         return Some(Finding { what, advice });
     }
     if !platform.devices.is_empty() {
