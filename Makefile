@@ -5,6 +5,7 @@
 # make fuzz [CASES=1000] [EVERY=20] [FIRST=0]                    random programs through the compiler
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
 # make debian [RELEASE=trixie]                                   demo and test in a fresh root of a Debian release; for root
+# make mali [MALI=8] [BLESS=1]                                   machine code for mobile GPUs; for root on Debian
 # make check                                                     formatting, lints, licences, the size of kiln-run
 # make advisories                                                known flaws of dependencies; fetches RustSec's database
 
@@ -15,7 +16,7 @@ OUT ?= out.png
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full fuzz test-aarch64 debian check advisories build
+.PHONY: demo test test-full fuzz test-aarch64 debian mali check advisories build
 
 build:
 	@tools/setup/rust.sh
@@ -52,6 +53,11 @@ test-aarch64:
 RELEASE ?= trixie
 debian:
 	tools/debian.sh $(RELEASE)
+
+# MALI=8 compiles for Mali only the 8 kernels of sd21-base in FP16 with most predicted time.
+mali: build
+	tools/mali/setup.sh
+	python3 -B tools/mali/code.py $(if $(MALI),--mali $(MALI)) $(if $(BLESS),--bless)
 
 # Most bytes that kiln-run may take on a device.
 KILN_RUN_BYTES := 2097152

@@ -48,6 +48,10 @@ pub struct Target {
     /// `cl_khr_fp16`. 0: all arithmetic is in FP32.
     #[serde(default)]
     pub half_run: u32,
+    /// Whether `fma` is replaced by `mad`, which rounds twice. For devices that have no fused
+    /// multiply-add and compute `fma` in software.
+    #[serde(default)]
+    pub mad: bool,
     /// Whether the driver accepts the inline PTX of NVIDIA GPUs with tensor cores (compute
     /// capability 8.0 and later).
     #[serde(default)]
@@ -140,6 +144,7 @@ impl Target {
             compute_units: 2,
             half_activations: false,
             half_run: 0,
+            mad: false,
             ptx_mma: false,
             prefer: BTreeMap::new(),
             tuning: vec![],

@@ -14,6 +14,7 @@ const PROFILES: &[(&str, &str)] = &[
     ("gpu", include_str!("../profiles/gpu.toml")),
     ("nvidia", include_str!("../profiles/nvidia.toml")),
     ("mali-g78", include_str!("../profiles/mali-g78.toml")),
+    ("adreno", include_str!("../profiles/adreno.toml")),
 ];
 
 /// A device profile.
@@ -222,6 +223,7 @@ impl DeviceProfile {
     pub fn name_for(is_gpu: bool, device_name: &str, vector_width: u32) -> &'static str {
         match (is_gpu, vector_width) {
             (true, _) if device_name.contains("Mali") => "mali-g78",
+            (true, _) if device_name.contains("Adreno") => "adreno",
             (true, _) if device_name.contains("NVIDIA") => "nvidia",
             (true, _) => "gpu",
             (false, 16..) => "cpu-avx512",

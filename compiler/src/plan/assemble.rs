@@ -19,8 +19,11 @@ use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
 use super::time::LaunchCost;
 
-/// Disables warnings. The sources are tested, and drivers print warnings on the user's terminal.
-const BUILD_OPTIONS: &str = "-w";
+/// Build options of all kernels. `-w` disables warnings: the sources are tested, and drivers print
+/// warnings on the user's terminal.
+fn build_options(mad: bool) -> &'static str {
+    if mad { "-w -Dfma=mad" } else { "-w" }
+}
 
 /// Kernels of a program. Drivers do some work once a program, such as reading the library of
 /// built-in functions. Few kernels in each let several processes compile programs side by side.
@@ -42,6 +45,8 @@ pub struct Decisions<'a> {
     pub align_bytes: u64,
     /// Longest predicted launch in nanoseconds; 0 for no limit.
     pub max_dispatch_ns: u64,
+    /// [`Target::mad`](kiln_kernels::Target::mad).
+    pub mad: bool,
 }
 
 /// Makes the plan, without its rationale. Offsets and checksums of weights are zero until the
@@ -413,7 +418,7 @@ impl<'a> Assembler<'a> {
             entry: part.entry,
             op: op.to_string(),
             variant: variant.to_string(),
-            options: BUILD_OPTIONS.to_string(),
+            options: build_options(self.decisions.mad).to_string(),
             half_arithmetic: launch.half_arithmetic,
         });
         let id = KernelId(self.kernels.len() as u32 - 1);

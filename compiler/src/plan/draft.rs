@@ -105,6 +105,7 @@ impl Draft {
             memory,
             align_bytes,
             max_dispatch_ns: profile.rates.max_dispatch_ns(),
+            mad: profile.target.mad,
         };
         let mut plan = assemble(&decisions, self.manifest.clone())?;
         plan.rationale.rates = profile.rates.in_plan();

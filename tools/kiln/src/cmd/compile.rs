@@ -1,5 +1,6 @@
 //! `kiln compile`: compiles a checkpoint into a bundle.
 
+mod kernels;
 mod sweep;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -58,12 +59,16 @@ pub struct Args {
     #[arg(long, value_name = "FROM..TO", value_parser = size::parse_range,
           conflicts_with_all = ["budget", "output"])]
     pub budget_sweep: Option<(u64, u64)>,
+    /// With --budget-sweep: also write the OpenCL C of each kernel into this folder, and
+    /// kernels.tsv, which lists the kernels. The last plan that fits counts
+    #[arg(long, value_name = "FOLDER", requires = "budget_sweep")]
+    pub kernels: Option<PathBuf>,
     /// Batch of a U-Net pass. 2 computes both branches of guidance together, 1 one after the other
     /// [default: 2 if the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
-    /// Device to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, nvidia, mali-g78),
-    /// your own .toml file, or auto for this machine's OpenCL device
+    /// Device to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, nvidia, mali-g78,
+    /// adreno), your own .toml file, or auto for this machine's OpenCL device
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// Do all arithmetic in FP32, even if the profile has half arithmetic for FP16 values

@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn all_have_kernels_on_every_profile() {
-        for name in ["cpu-avx2", "gpu", "nvidia", "mali-g78"] {
+        for name in ["cpu-avx2", "gpu", "nvidia", "mali-g78", "adreno"] {
             let (_, profile) = DeviceProfile::load(name).unwrap();
             let strategy = strategies(&profile, DType::F16, None)[0];
             for shape in shapes() {

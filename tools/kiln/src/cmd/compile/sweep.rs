@@ -10,7 +10,7 @@ use kiln_compiler::weights;
 use kiln_compiler::{DoesNotFit, Model, plan_model};
 
 use super::super::print;
-use super::{Args, measure};
+use super::{Args, kernels, measure};
 use crate::model::{ConfiguredModel, WithEncoder};
 
 /// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
@@ -51,6 +51,9 @@ pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()>
             guidance_batch: args.guidance_batch.map(usize::from),
         };
         let planned = plan_model(model.as_ref(), &name, precision, &request);
+        if let (Some(folder), Ok(planned)) = (&args.kernels, &planned) {
+            kernels::write(&planned.plan, folder)?;
+        }
         print::line(format_args!("{:>12} {}", mib(budget_bytes), line(planned)?))?;
     }
     Ok(())
