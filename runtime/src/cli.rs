@@ -60,19 +60,20 @@ pub struct RunArgs {
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)))]
     pub count: usize,
     /// Seed of the noise. The same seed gives the same picture
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, allow_negative_numbers = true))]
     pub seed: u64,
     /// Steps of the sampler, for example 30
     #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_STEPS))]
     pub steps: usize,
     /// Scale of classifier-free guidance. 1 turns it off
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_GUIDANCE))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_GUIDANCE,
+          allow_negative_numbers = true))]
     pub guidance: f32,
     /// Sampler: ddim, euler, euler-a or dpm++2m
     #[cfg_attr(feature = "clap", arg(long, default_value = "ddim"))]
     pub sampler: String,
     /// Noise that each step of ddim adds, 0 to 1
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0, allow_negative_numbers = true))]
     pub eta: f32,
     /// Initial latent in place of the seed's noise: float32, [1, C, H, W], variance 1
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
@@ -84,7 +85,13 @@ pub struct RunArgs {
     /// Share of the steps that change --init-image, over 0 to 1: 0.75 runs the last 15 of 20
     #[cfg_attr(
         feature = "clap",
-        arg(long, value_name = "SHARE", default_value_t = 0.75, requires = "init_image")
+        arg(
+            long,
+            value_name = "SHARE",
+            default_value_t = 0.75,
+            requires = "init_image",
+            allow_negative_numbers = true
+        )
     )]
     pub strength: f64,
     /// Write a small preview beside the picture (out.preview.png) every N steps, for example 5.
@@ -165,7 +172,8 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
             return Err(RuntimeError::Cancelled);
         }
         bar.begin(place, jobs.count);
-        last = Some(make(args, &job, &shared, &mut session, &bar)?);
+        let made = make(args, &job, &shared, &mut session, &bar);
+        last = Some(made.map_err(|error| jobs.at(job.line, error))?);
     }
     if let Some(report) = last {
         tell(&memory(&report));

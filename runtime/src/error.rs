@@ -121,6 +121,14 @@ pub enum RuntimeError {
         /// The caller's limit.
         budget_bytes: u64,
     },
+    /// The error of one line of a batch.
+    #[error("{place}: {error}")]
+    Line {
+        /// The file and the number of its line.
+        place: String,
+        /// The error, which the message says.
+        error: Box<RuntimeError>,
+    },
     /// A network gives infinities or NaN.
     #[error(
         "{network} gives numbers that are not finite{}; lower the guidance, or compile the bundle \
@@ -159,6 +167,7 @@ impl RuntimeError {
             | RuntimeError::Png(_)
             | RuntimeError::Io { .. }
             | RuntimeError::Budget { .. } => 2,
+            RuntimeError::Line { error, .. } => error.exit_code(),
             RuntimeError::Cancelled => 130,
             RuntimeError::Bundle(_)
             | RuntimeError::Plan(_)

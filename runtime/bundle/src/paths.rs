@@ -63,23 +63,23 @@ pub enum PathError {
         expected: &'static str,
     },
     /// The file cannot be written.
-    #[error("cannot write {}: {}", path.display(), reason(path, source))]
+    #[error("cannot write {}: {}", path.display(), reason(path, error))]
     Unwritable {
         /// The output.
         path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
+        /// The error of the operating system, which the message says.
+        error: io::Error,
     },
 }
 
-fn reason(path: &Path, source: &io::Error) -> String {
-    match source.kind() {
+fn reason(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
         io::ErrorKind::NotFound => match folder(path) {
-            folder if folder.exists() => source.to_string(),
+            folder if folder.exists() => error.to_string(),
             folder => format!("the folder {} is not there; create it", folder.display()),
         },
         io::ErrorKind::IsADirectory => "it is a folder; name a file in it".into(),
-        _ => source.to_string(),
+        _ => error.to_string(),
     }
 }
 
@@ -126,8 +126,7 @@ impl Paths {
         {
             return Err(PathError::Extension { path: path.to_owned(), expected });
         }
-        self.probe(path)
-            .map_err(|source| PathError::Unwritable { path: path.to_owned(), source })?;
+        self.probe(path).map_err(|error| PathError::Unwritable { path: path.to_owned(), error })?;
         self.known.insert(identity, purpose.into());
         Ok(())
     }
@@ -266,6 +265,7 @@ mod tests {
             (at("x.jpg"), "would be a .png file"),
             (at(&long), "cannot write"),
             (PathBuf::new(), "names no file"),
+            (at("x.png/"), "names no file"),
         ] {
             let error = message(paths.writes("--output", &path, Some("png")));
             assert!(error.contains(expected), "{error}");

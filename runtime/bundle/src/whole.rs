@@ -38,7 +38,8 @@ impl WholeFile {
             Err(_) => path.to_owned(),
         };
         let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path names no file");
-        let name = path.file_name().ok_or_else(no_name)?;
+        let is_file = !path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let name = path.file_name().filter(|_| is_file).ok_or_else(no_name)?;
         for number in 0..MAX_NAMES {
             let mut hidden = OsString::from(".");
             hidden.push(name);

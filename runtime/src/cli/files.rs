@@ -50,7 +50,10 @@ pub(super) fn read_latent(path: &Path, manifest: &Manifest) -> Result<Vec<f32>, 
     let read = npy::read_at_most::<f32>(BufReader::new(file), expected.iter().product());
     let message = match read {
         Ok(NpyArray { shape, values }) if shape == expected || shape == expected[1..] => {
-            return Ok(values);
+            match values.iter().position(|value| !value.is_finite()) {
+                None => return Ok(values),
+                Some(index) => format!("value {index} is {}", values[index]),
+            }
         }
         Ok(NpyArray { shape, .. }) | Err(NpyError::TooLarge { shape }) => {
             format!("has shape {shape:?}, a latent of this model has {expected:?}")

@@ -27,6 +27,8 @@ pub(super) struct Job {
     pub guidance: f32,
     pub sampler: String,
     pub output: PathBuf,
+    /// Number of the line in a batch; 0 outside of one.
+    pub line: usize,
 }
 
 impl Job {
@@ -77,12 +79,12 @@ impl<'a> Jobs<'a> {
                 let message = format!("--prompts has over {MAX_PICTURES} prompts; split it");
                 return Err(RuntimeError::Input(message));
             }
-            let job = job.map_err(|message| jobs.at(number, message))?;
+            let job = job.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             if number > 0 || first.is_none() {
-                job.request(args).check().map_err(|error| jobs.at(number, error.to_string()))?;
+                job.request(args).check().map_err(|error| jobs.at(number, error))?;
             }
             let checked = outputs.picture(&job.output, number);
-            checked.map_err(|error| jobs.at(number, error.to_string()))?;
+            checked.map_err(|error| jobs.at(number, RuntimeError::Input(error.to_string())))?;
             done += usize::from(number > 0 && job.output.exists());
             first.get_or_insert(job);
         }
@@ -99,7 +101,7 @@ impl<'a> Jobs<'a> {
         let is_new = |number: usize, job: &Job| number == 0 || !job.output.exists();
         self.all().enumerate().filter_map(move |(place, (number, job))| match job {
             Ok(job) => is_new(number, &job).then_some(Ok((place + 1, job))),
-            Err(message) => Some(Err(self.at(number, message))),
+            Err(message) => Some(Err(self.at(number, RuntimeError::Input(message)))),
         })
     }
 
@@ -118,12 +120,15 @@ impl<'a> Jobs<'a> {
         }))
     }
 
-    /// An error, with its line.
-    fn at(&self, number: usize, message: String) -> RuntimeError {
-        RuntimeError::Input(match &self.prompts {
-            Some(prompts) => format!("{} line {number}: {message}", prompts.path.display()),
-            None => message,
-        })
+    /// An error, with its line in a batch.
+    pub fn at(&self, line: usize, error: RuntimeError) -> RuntimeError {
+        match (&self.prompts, error) {
+            (None, error) | (_, error @ RuntimeError::Cancelled) => error,
+            (Some(prompts), error) => {
+                let place = format!("{} line {line}", prompts.path.display());
+                RuntimeError::Line { place, error: Box::new(error) }
+            }
+        }
     }
 }
 
@@ -137,6 +142,7 @@ fn base(args: &RunArgs) -> Result<Job, RuntimeError> {
         guidance: args.guidance,
         sampler: args.sampler.clone(),
         output: PathBuf::new(),
+        line: 0,
     })
 }
 

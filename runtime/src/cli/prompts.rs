@@ -70,7 +70,7 @@ impl Prompts {
             let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
             RuntimeError::Input(format!("{shown} line {line}: not UTF-8 text; save it as UTF-8"))
         })?;
-        let is_plain = path.extension().is_some_and(|extension| extension == "txt");
+        let is_plain = path.extension().is_some_and(|name| name.eq_ignore_ascii_case("txt"));
         Ok(Prompts { path: path.to_owned(), text, is_plain })
     }
 
@@ -108,6 +108,7 @@ impl Prompts {
             guidance: line.guidance.unwrap_or(base.guidance),
             sampler: line.sampler.unwrap_or(base.sampler),
             output,
+            line: number,
         })
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ::png::{BitDepth, ColorType, Encoder, EncodingError};
 use kiln_bundle::whole;
 
+mod orientation;
 mod read;
 
 pub use read::{Described, read_cover, read_described};

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ::png::{ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
 
+use super::orientation::Orientation;
 use super::{PngError, RgbImage};
 use crate::pipeline::resize::Cover;
 
@@ -45,7 +46,8 @@ fn left(bytes: usize, text: &[(String, String)]) -> usize {
 ///
 /// Errors: [`PngError::Read`], with the path.
 pub fn read_described(path: &Path) -> Result<Described, PngError> {
-    read(path, |file| {
+    let limits = format!("it has over {MAX_BYTES} bytes of text");
+    read(path, limits, |file| {
         let mut reader = open(file, Transformations::IDENTITY, false)?;
         // Text may stand after the pixels.
         reader.finish()?;
@@ -74,14 +76,18 @@ pub fn read_described(path: &Path) -> Result<Described, PngError> {
 /// Reads an image of any depth and number of channels, scaled to cover `width` x `height`.
 ///
 /// Rows are scaled as they are read, so that memory does not grow with the image.
+/// The image is upright: turned as its Exif data say.
 /// Numerics: 16 bits become 8, grey becomes RGB, transparent pixels are blended with white.
 /// Errors: [`PngError::Read`], with the path, also for more than [`MAX_PIXELS`].
 pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<RgbImage, PngError> {
-    let cover = read(path, |file| {
+    let limits = format!("it has over {MAX_PIXELS} pixels, or over {MAX_SIDE} on a side");
+    let (cover, orientation) = read(path, limits, |file| {
         let mut reader = open(file, Transformations::normalize_to_color8(), true)?;
         let size = reader.info().size();
         let color = reader.output_color_type().0;
-        let mut cover = Cover::new(size, (width, height));
+        let orientation = Orientation::of(reader.info().exif_metadata.as_deref());
+        let stored = if orientation.is_transposed() { (height, width) } else { (width, height) };
+        let mut cover = Cover::new(size, stored);
         let mut places = places(size, reader.info().interlaced);
         let mut rgb = Vec::new();
         while let Some(row) = reader.next_row()? {
@@ -90,9 +96,9 @@ pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<RgbImage, PngE
                 cover.add(y, columns, &rgb);
             }
         }
-        Ok(cover)
+        Ok((cover, orientation))
     })?;
-    cover?.finish()
+    Ok(orientation.apply(cover?.finish()?))
 }
 
 /// The rows of an image in the order of its file: each row, its first column and the distance of
@@ -120,17 +126,17 @@ fn places(
     })
 }
 
+/// Reads a file. `limits`: the message for one that would take too much memory.
 fn read<T>(
     path: &Path,
+    limits: String,
     body: impl FnOnce(BufReader<File>) -> Result<T, DecodingError>,
 ) -> Result<T, PngError> {
     let file = File::open(path).map_err(DecodingError::IoError);
     file.and_then(|file| body(BufReader::new(file))).map_err(|error| {
         let message = match error {
             DecodingError::IoError(error) => error.to_string(),
-            DecodingError::LimitsExceeded => format!(
-                "it has over {MAX_PIXELS} pixels, a side over {MAX_SIDE}, or {MAX_BYTES} bytes of text"
-            ),
+            DecodingError::LimitsExceeded => limits,
             other => format!("not a whole PNG file ({other})"),
         };
         PngError::Read { path: path.to_owned(), message }
@@ -229,6 +235,24 @@ mod tests {
         let places = (0..13).flat_map(|y| (0..21).map(move |x| (x, y)));
         let pixel = |(x, y): (u32, u32)| [x * 12, y * 19, x * y * 7].map(|value| value as u8);
         assert!(image.pixels() == places.flat_map(pixel).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_turned_picture_is_read_upright() {
+        // Clockwise by a quarter, big endian.
+        let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let mut info = ::png::Info::with_size(2, 1);
+        info.bit_depth = BitDepth::Eight;
+        info.exif_metadata = Some(exif.as_slice().into());
+        let mut bytes = Vec::new();
+        let encoder = Encoder::with_info(&mut bytes, info).unwrap();
+        let mut body = encoder.write_header().unwrap();
+        body.write_image_data(&[10, 20]).unwrap();
+        body.finish().unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let image = read_cover(&path, 1, 2).unwrap();
+        assert_eq!(image.pixels(), [10, 10, 10, 20, 20, 20]);
     }
 
     #[test]

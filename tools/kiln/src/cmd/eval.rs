@@ -1,10 +1,10 @@
 //! `kiln eval`: one network of a bundle on tensors from files.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kiln_bundle::plan::{ElementType, Plan, Port};
 use kiln_bundle::whole;
 use kiln_runtime::cli::CacheArgs;
-use kiln_runtime::npy;
+use kiln_runtime::npy::{self, NpyError};
 use kiln_runtime::session::{ExecutorOptions, Session, SessionOptions};
 use kiln_runtime::tensor::{Tensor, Values};
 use std::fs::File;
@@ -91,11 +91,18 @@ fn read(path: &Path, port: &Port) -> Result<Tensor> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("opening {shown}"))?;
     let file = BufReader::new(file);
+    let max_elems = port.shape.iter().map(|&axis| axis as usize).product();
+    let failed = |error| match error {
+        NpyError::TooLarge { shape } => {
+            anyhow!("{shown}: has shape {shape:?}, over the {max_elems} values that it may have")
+        }
+        error => anyhow!("{shown}: {error}"),
+    };
     let (mut shape, values) = if port.dtype == ElementType::I32 {
-        let array = npy::read::<i32>(file).with_context(|| shown.to_string())?;
+        let array = npy::read_at_most::<i32>(file, max_elems).map_err(failed)?;
         (array.shape, Values::I32(array.values))
     } else {
-        let array = npy::read::<f32>(file).with_context(|| shown.to_string())?;
+        let array = npy::read_at_most::<f32>(file, max_elems).map_err(failed)?;
         (array.shape, Values::F32(array.values))
     };
     if shape.len() + 1 == port.shape.len() {

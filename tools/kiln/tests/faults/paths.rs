@@ -100,6 +100,11 @@ fn outputs_are_checked_before_the_work() {
         let line = kiln_err(&[command, &[arg(&at(name))]].concat(), 2);
         assert!(line.contains("it is a folder"), "{line}");
     }
+    // Neither is a cause told twice.
+    let line = kiln_err(&[&compile[..], &[arg(&absent.with_extension("kiln"))]].concat(), 2);
+    assert!(!line.contains("os error"), "{line}");
+    let line = kiln_err(&[&run[..], &["x.png/"]].concat(), 2);
+    assert!(line.contains("names no file"), "{line}");
     let report = ["/dev/null", "--report", arg(&absent)];
     let line = kiln_err(&[&run[..], &report[..]].concat(), 2);
     assert!(line.contains("is not there; create it"), "{line}");

@@ -15,6 +15,9 @@ fn a_latent_has_the_models_shape() {
             format!("x.npy: has shape {shape:?}, a latent of this model has [1, 4, 32, 32]");
         assert!(line.contains(&expected), "{line}");
     }
+    write_shaped_npy(&latent, &[1, 4, 32, 32], f32::NAN);
+    let line = kiln_err(&[&run[..], &["-o", arg(&picture)]].concat(), 2);
+    assert!(line.contains("x.npy: value 0 is NaN"), "{line}");
     write_shaped_npy(&latent, &[4, 32, 32], 0.5);
     kiln_ok(&[&run[..], &["-o", arg(&picture)]].concat());
 }
@@ -33,6 +36,9 @@ fn eval_asks_for_the_shape_that_it_takes() {
     let line = kiln_err(&[&eval[..], &[&input(&last)]].concat(), 2);
     let expected = "input \"latent\" has shape [1, 32, 32, 4]; it takes [1, 4, 32, 32]";
     assert!(line.contains(expected), "{line}");
+    write_shaped_npy(&last, &[64, 4, 32, 32], 0.5);
+    let line = kiln_err(&[&eval[..], &[&input(&last)]].concat(), 2);
+    assert!(line.contains("has shape [64, 4, 32, 32], over the 8192 values"), "{line}");
     kiln_ok(&[&eval[..], &[&input(&first)]].concat());
     assert_eq!(npy(&output).len(), 3 * 256 * 256);
     let missing = ["eval", arg(bundle()), "--network", "unet", "--output", arg(&output), "--input"];
