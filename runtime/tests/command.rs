@@ -227,6 +227,45 @@ fn a_prompt_that_is_not_text_is_one_line() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn help_needs_no_reader_but_room() {
+    let help = |output: std::process::Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));
+        let child = command.arg("--help").stdout(output).stderr(std::process::Stdio::piped());
+        let output = child.spawn().unwrap().wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (code, message) = help(full.into());
+    assert_eq!(code, Some(2));
+    assert!(message.starts_with("error: cannot write to standard output: No space"), "{message}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(help(writer.into()), (Some(0), String::new()));
+}
+
+#[test]
+fn no_file_of_a_run_is_another_one() {
+    let place = Place::new();
+    let before = fs::read(place.folder.path().join("small.kiln")).unwrap();
+    fs::hard_link(place.folder.path().join("small.kiln"), place.folder.path().join("b")).unwrap();
+    let run = ["small.kiln", "-p", "x", "--steps", "1"];
+    for outputs in [
+        &["-o", "small.kiln"][..],
+        &["-o", "./b"],
+        &["-o", "out.png", "--report", "b"],
+        &["-o", "out.png", "--report", "./out.png"],
+        &["-o", "out.png", "--profile", "p.json", "--report", "../{}/p.json"],
+    ] {
+        let name = place.folder.path().file_name().unwrap().to_str().unwrap();
+        let outputs: Vec<String> = outputs.iter().map(|o| o.replace("{}", name)).collect();
+        let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+        place.fails(2, &[&run[..], &outputs].concat(), "is the same file as");
+    }
+    assert!(fs::read(place.folder.path().join("small.kiln")).unwrap() == before);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn a_machine_without_a_driver_is_told_what_to_install() {
     let place = Place::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_kiln-run"));

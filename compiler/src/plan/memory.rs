@@ -9,7 +9,7 @@ use crate::device::DeviceProfile;
 use crate::size::MIB;
 
 /// Host memory in bytes of the tokenizer (vocabulary and merge ranks as hash maps), of the buffers
-/// for direct reads (2 MiB) and of the program.
+/// for direct reads (2 MiB), of a file of prompts (at most 4 MiB) and of the program.
 const HOST_FIXED_BYTES: u64 = 16 * MIB;
 
 /// Host memory of the decoded image in bytes a pixel, three channels: twice in `f32` while its

@@ -97,8 +97,7 @@ pub fn check(source: &dyn TensorSource, required: &[Requirement]) -> Result<()> 
     let shown = if missing_count == by_name.len() { 3 } else { 0 };
     Err(anyhow!(Mismatch {
         path: source.path().to_owned(),
-        // A model of which a little is missing is what it should be.
-        kind: recognize(source).filter(|_| offenders.len() > LISTED),
+        kind: recognize(source, required),
         instead: names.take(shown).collect(),
         offenders,
         required_count: required.len(),

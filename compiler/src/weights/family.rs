@@ -1,6 +1,6 @@
 //! Recognizes checkpoints of other models by the names and shapes of their tensors.
 
-use super::TensorSource;
+use super::{Requirement, TensorSource};
 
 /// A weight whose first axis is the width of the U-Net and whose second is the text encoder's.
 const CROSS_ATTENTION: &str =
@@ -8,42 +8,56 @@ const CROSS_ATTENTION: &str =
 /// The U-Net's first convolution. Its second axis is the channels that it reads.
 const FIRST: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
-/// Parts of names that only one kind of checkpoint has, the most telling first.
-const NAMES: [(&str, &str); 9] = [
+/// Parts of names that only one kind of checkpoint has.
+const NAMES: [(&str, &str); 5] = [
     ("lora_", "a LoRA, which changes a model and is none"),
     ("control_model.", "a ControlNet, which steers a model and is none"),
     ("controlnet_cond_embedding.", "a ControlNet, which steers a model and is none"),
     ("double_blocks.", "Flux"),
     ("joint_blocks.", "Stable Diffusion 3"),
+];
+/// Parts of names that tell only without a U-Net of known shape: programs of several models use
+/// them.
+const WEAK_NAMES: [(&str, &str); 4] = [
     ("conditioner.embedders.", "Stable Diffusion XL"),
     ("add_embedding.", "Stable Diffusion XL"),
     ("label_emb.", "Stable Diffusion XL"),
     ("cond_stage_model.transformer.text_model.", "Stable Diffusion 1"),
 ];
 
-/// What a checkpoint is, if it is of a known kind.
-pub(super) fn recognize(source: &dyn TensorSource) -> Option<&'static str> {
-    let axis = |name: &str| source.info(name).and_then(|info| info.shape.get(1).copied());
-    let of_names = NAMES
-        .iter()
-        .find(|(part, _)| source.tensors().iter().any(|tensor| tensor.name.contains(part)));
-    if let Some((_, kind)) = of_names {
+/// What a checkpoint is, if it is of a known kind and not of the kind of the required tensors.
+pub(super) fn recognize(
+    source: &dyn TensorSource,
+    required: &[Requirement],
+) -> Option<&'static str> {
+    let of_names = |names: &[(&str, &'static str)]| {
+        let has = |part: &str| source.tensors().iter().any(|tensor| tensor.name.contains(part));
+        names.iter().find(|(part, _)| has(part)).map(|(_, kind)| *kind)
+    };
+    let shape = |name: &str| source.info(name).map(|info| &info.shape[..]);
+    let of_channels = match shape(FIRST) {
+        Some([_, 5, ..]) => Some("a model that reads a depth map"),
+        Some([_, 7, ..]) => Some("an upscaler"),
+        Some([_, 8, ..]) => Some("InstructPix2Pix"),
+        Some([_, 9, ..]) => Some("a model for inpainting"),
+        _ => None,
+    };
+    if let Some(kind) = of_names(&NAMES).or(of_channels) {
         return Some(kind);
     }
-    match (axis(CROSS_ATTENTION), axis(FIRST)) {
-        (_, Some(5)) => Some("a model that reads a depth map"),
-        (_, Some(7)) => Some("an upscaler"),
-        (_, Some(8)) => Some("InstructPix2Pix"),
-        (_, Some(9)) => Some("a model for inpainting"),
-        (Some(768), _) => Some("Stable Diffusion 1"),
-        (Some(1024), Some(4)) => Some("Stable Diffusion 2"),
-        (Some(2048), _) => Some("Stable Diffusion XL"),
-        (None, None) => of_parts(source),
-        _ => None,
+    let found = shape(CROSS_ATTENTION);
+    let is_required = |r: &Requirement| r.name == CROSS_ATTENTION && Some(&r.shape[..]) == found;
+    match found {
+        Some(_) if required.iter().any(is_required) => None,
+        Some([_, 768]) => Some("Stable Diffusion 1"),
+        Some([_, 1024]) => Some("Stable Diffusion 2"),
+        Some([_, 2048]) => Some("Stable Diffusion XL"),
+        Some(_) => None,
+        None => of_names(&WEAK_NAMES).or_else(|| of_parts(source)),
     }
 }
 
-/// What a checkpoint without a U-Net is.
+/// What a checkpoint of one network is.
 fn of_parts(source: &dyn TensorSource) -> Option<&'static str> {
     let all = |prefixes: &[&str]| {
         let begins = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
@@ -52,7 +66,10 @@ fn of_parts(source: &dyn TensorSource) -> Option<&'static str> {
     };
     let autoencoder =
         ["first_stage_model.", "encoder.", "decoder.", "quant_conv.", "post_quant_conv."];
+    let unet = ["input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "out."];
+    let diffusers = ["down_blocks.", "mid_block.", "up_blocks.", "time_embedding.", "conv_"];
     match () {
+        () if all(&unet) || all(&diffusers) => Some("a U-Net alone"),
         () if all(&autoencoder) => Some("an autoencoder alone"),
         () if all(&["cond_stage_model.", "text_model.", "text_projection."]) => {
             Some("a text encoder alone")

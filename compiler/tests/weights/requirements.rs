@@ -90,6 +90,8 @@ fn a_known_model_is_named_before_ten_of_its_offenders() {
         (vec![empty("lora_unet_down_blocks_0.lora_up.weight", &[1])], "a LoRA, "),
         (vec![empty("control_model.input_blocks.0.0.weight", &[1])], "a ControlNet, "),
         (vec![empty("decoder.conv_in.weight", &[1])], "an autoencoder alone; "),
+        (vec![empty("input_blocks.0.0.weight", &[1, 4, 3, 3])], "a U-Net alone; "),
+        (vec![empty("down_blocks.0.x", &[1]), empty("conv_in.bias", &[1])], "a U-Net alone; "),
     ] {
         fixtures::write(&path, &fixtures::safetensors(&tensors));
         let error = check(&*open(&path).unwrap(), &required).unwrap_err();
@@ -101,6 +103,28 @@ fn a_known_model_is_named_before_ten_of_its_offenders() {
         let full = error.downcast::<Mismatch>().unwrap().full();
         assert_eq!(full.lines().count(), 26, "{full}");
     }
+}
+
+#[test]
+fn a_model_of_the_right_kind_is_not_called_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("named.safetensors");
+    let cross = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight";
+    let first = "model.diffusion_model.input_blocks.0.0.weight";
+    let required = require(&[(cross, &[2, 1024]), (first, &[1, 4, 3, 3]), ("other", &[1])]);
+    let unet = |channels: usize| {
+        let first = Raw::f32(first, &[1, channels, 3, 3], &vec![0.0; 9 * channels]);
+        vec![Raw::f32(cross, &[2, 1024], &[0.0; 2048]), first]
+    };
+    for name in ["conditioner.embedders.0.x", "cond_stage_model.transformer.text_model.x"] {
+        let tensors = [unet(4), vec![Raw::f32(name, &[1], &[0.0])]].concat();
+        fixtures::write(&path, &fixtures::safetensors(&tensors));
+        let text = check(&*open(&path).unwrap(), &required).unwrap_err().to_string();
+        assert!(text.contains("named.safetensors: 1 of 3 tensors"), "{text}");
+    }
+    fixtures::write(&path, &fixtures::safetensors(&unet(9)));
+    let text = check(&*open(&path).unwrap(), &required).unwrap_err().to_string();
+    assert!(text.contains("this is a model for inpainting; 2 of 3 tensors"), "{text}");
 }
 
 #[test]

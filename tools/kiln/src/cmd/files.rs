@@ -5,6 +5,8 @@ use kiln_bundle::paths::Paths;
 use kiln_compiler::size::mib;
 use std::path::{Path, PathBuf};
 
+/// Room that the folder of an output must have.
+const LEAST_ROOM_BYTES: u64 = 64 << 10;
 /// Folders below a checkpoint's folder in which files are looked for.
 const MAX_DEPTH: usize = 4;
 
@@ -17,7 +19,7 @@ pub fn check<'a>(
     output: &Path,
     extension: Option<&'static str>,
 ) -> Result<()> {
-    Ok(Paths::of_inputs(inputs, 0).writes(name, output, extension)?)
+    Ok(Paths::of_inputs(inputs, LEAST_ROOM_BYTES).writes(name, output, extension)?)
 }
 
 /// A file, or the files of a folder and of those in it.
