@@ -135,7 +135,8 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
 /// On success the caller owns `*out` and frees it with `kiln_picture_free`; else it is NULL.
 /// Any thread, one at a time: while another thread makes an image with this session, the call fails
 /// with `KILN_STATUS_BUSY`. It also fails with `KILN_STATUS_INPUT` if the request is invalid,
-/// `KILN_STATUS_BUNDLE` if weights are damaged, `KILN_STATUS_DEVICE`, or `KILN_STATUS_CANCELLED`.
+/// `KILN_STATUS_BUNDLE` if weights are damaged or numbers leave the finite range,
+/// `KILN_STATUS_DEVICE`, or `KILN_STATUS_CANCELLED`.
 /// The session can be used after a failure, except after `KILN_STATUS_INTERNAL`.
 ///
 /// # Safety
