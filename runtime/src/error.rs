@@ -132,7 +132,7 @@ pub enum RuntimeError {
     /// A network gives infinities or NaN.
     #[error(
         "{network} gives numbers that are not finite{}; lower the guidance, or compile the bundle \
-         with --precision fp32; kiln doctor tests the driver",
+         with --precision fp32; kiln doctor FILE.kiln looks for the op",
         step.map(|step| format!(" at step {step}")).unwrap_or_default()
     )]
     NotFinite {

@@ -252,6 +252,16 @@ impl Executor {
     /// Errors: `OpenCl` with the step's name; `Bundle` if a weight cannot be read; `Input` if an
     /// index of a gather is outside of its table; `Cancelled`.
     pub fn run(&mut self, network: usize, stream: &mut Stream) -> Result<(), RuntimeError> {
+        self.run_watched(network, stream, &mut |_, _| Ok(()))
+    }
+
+    /// [`run`](Self::run), which calls `watch` after each launch is enqueued, with its step.
+    pub(crate) fn run_watched(
+        &mut self,
+        network: usize,
+        stream: &mut Stream,
+        watch: &mut dyn FnMut(&Executor, usize) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
         if stream.next_has_residents() || self.lockstep {
             self.finish()?;
         }
@@ -285,7 +295,11 @@ impl Executor {
                     self.gather(gather)?;
                     1
                 }
-                Step::Dispatch(dispatch) => self.dispatch(dispatch, network, index)?,
+                Step::Dispatch(dispatch) => {
+                    let launched = self.dispatch(dispatch, network, index)?;
+                    watch(self, index)?;
+                    launched
+                }
             };
         }
         self.compute.flush().at("clFlush", || format!("the end of {}", entry.name))
@@ -396,6 +410,17 @@ impl Executor {
     pub fn read_port(&self, port: &Port, out: &mut [u8]) -> Result<(), RuntimeError> {
         let offset_bytes = self.offset_of(port.buffer)?;
         self.memory()?.read(&self.compute, offset_bytes, out, &port.name)
+    }
+
+    /// Reads a region of a buffer, after all launches enqueued before.
+    pub(crate) fn read_region(
+        &self,
+        buffer: BufferId,
+        offset_bytes: u64,
+        out: &mut [u8],
+    ) -> Result<(), RuntimeError> {
+        let offset_bytes = self.offset_of(buffer)? + offset_bytes;
+        self.memory()?.read(&self.compute, offset_bytes, out, "an output")
     }
 
     /// Copies a region of one buffer to a region of another, after all launches enqueued before.

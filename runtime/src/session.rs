@@ -22,6 +22,7 @@ use crate::stream::{Stream, StreamStats};
 use crate::tensor::{self, port_bytes, port_elems};
 
 mod eval;
+mod finite;
 mod generate;
 mod measure;
 mod prepare;
@@ -29,6 +30,7 @@ mod residency;
 mod roles;
 
 pub use crate::executor::{Canceller, ExecutorOptions};
+pub use finite::NotFiniteOp;
 pub use generate::{DEFAULT_GUIDANCE, DEFAULT_STEPS, DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
 #[cfg(feature = "cli")]

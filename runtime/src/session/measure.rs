@@ -24,14 +24,14 @@ pub struct LaunchSeconds {
 }
 
 /// Inputs of ordinary size for every network.
-struct Inputs {
+pub(super) struct Inputs {
     tokens: Vec<i32>,
     latent: Vec<f32>,
     image: Vec<f32>,
 }
 
 impl Inputs {
-    fn of(session: &Session) -> Inputs {
+    pub fn of(session: &Session) -> Inputs {
         let inputs = || session.plan().networks.iter().flat_map(|network| &network.inputs);
         let elems = |feed| {
             let input = inputs().find(|input| input.source == Source::Host(feed));
@@ -43,7 +43,7 @@ impl Inputs {
         Inputs { tokens: vec![1; elems(Feed::Tokens)], latent, image }
     }
 
-    fn values(&self) -> HostInputs<'_> {
+    pub fn values(&self) -> HostInputs<'_> {
         let (tokens, latent, image) = (&self.tokens, &self.latent, &self.image);
         HostInputs { tokens, latent, image, timesteps: &[TIMESTEP], ..HostInputs::default() }
     }

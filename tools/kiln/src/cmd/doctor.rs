@@ -12,10 +12,13 @@ mod survey;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use kiln_runtime::cli::CacheArgs;
+use kiln_runtime::session::{ExecutorOptions, NotFiniteOp, Session, SessionOptions};
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::print::printed;
+use super::print::{self as output, printed};
 use advice::Host;
 use report::{Device, DeviceReport, IcdFile, Line, Report, Stop, StopKind, Survey};
 
@@ -30,9 +33,13 @@ otherwise 3.",
     after_help = "Examples:
   kiln doctor
   kiln doctor --device 1
-  kiln doctor --json > doctor.json"
+  kiln doctor --json > doctor.json
+  kiln doctor sd21.kiln      # which op of a bundle leaves the finite range"
 )]
 pub struct Args {
+    /// Look for the first op of this bundle that gives numbers which are not finite
+    #[arg(value_name = "FILE.kiln", conflicts_with_all = ["json", "worker"])]
+    pub bundle: Option<PathBuf>,
     /// Test only this device, by its number in `kiln devices`
     #[arg(long, value_name = "INDEX")]
     pub device: Option<usize>,
@@ -51,6 +58,9 @@ pub fn run(args: Args) -> Result<()> {
     if args.worker {
         return work(args.device);
     }
+    if let Some(bundle) = &args.bundle {
+        return check_finite(bundle, args.device);
+    }
     let report = examine(args.device)?;
     if args.json {
         super::print::json(&report)?;
@@ -60,6 +70,31 @@ pub fn run(args: Args) -> Result<()> {
     match report.fit {
         true => Ok(()),
         false => bail!(super::Unfit("no OpenCL device here is fit to run pictures".into())),
+    }
+}
+
+/// Runs each network of a bundle once on ordinary numbers.
+///
+/// Errors: the first op that gives an infinity or NaN.
+fn check_finite(bundle: &Path, device: Option<usize>) -> Result<()> {
+    let programs = CacheArgs::default().programs(&[super::prepare::NAME]);
+    let options = SessionOptions {
+        device: device.map_or("auto".into(), |index| index.to_string()),
+        executor: ExecutorOptions {
+            programs,
+            command_buffers: Some(false),
+            ..ExecutorOptions::default()
+        },
+        ..SessionOptions::default()
+    };
+    let mut session = Session::open(bundle, &options)?;
+    let found = session.first_not_finite()?;
+    let (path, networks) = (bundle.display(), session.plan().networks.len());
+    match found {
+        None => output::line(format_args!("{path}: all ops of {networks} networks are finite")),
+        Some(NotFiniteOp { network, op }) => bail!(super::Refused(format!(
+            "{path}: {op} of {network} is the first op with numbers that are not finite"
+        ))),
     }
 }
 

@@ -88,6 +88,21 @@ fn what_fp16_cannot_hold_is_stored_in_fp32() {
 }
 
 #[test]
+fn doctor_finds_the_op_that_leaves_the_finite_range() {
+    let folder = empty("doctor");
+    let (weights, sick) = (folder.join("w.safetensors"), folder.join("x.kiln"));
+    checkpoint(&weights, CONV, f32::MAX);
+    let compile = ["compile", "--model", "emoji-256", "--weights", arg(&weights)];
+    kiln_ok(&[&compile[..], &["-o", arg(&sick)]].concat());
+    let line = kiln_err(&["doctor", arg(&sick)], 1);
+    assert!(line.contains("middle_block.0") && line.contains(" of unet is the first op"), "{line}");
+    let picture = folder.join("o.png");
+    let line = kiln_err(&["run", arg(&sick), "-p", "a", "-o", arg(&picture)], 1);
+    assert!(line.contains("unet gives numbers that are not finite at step 1"), "{line}");
+    assert!(kiln_ok(&["doctor", arg(bundle())]).contains("all ops of 6 networks are finite"));
+}
+
+#[test]
 fn a_run_that_leaves_the_finite_range_stops_at_its_step() {
     let folder = empty("run");
     let (latent, picture) = (folder.join("x.npy"), folder.join("out.png"));
