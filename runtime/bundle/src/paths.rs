@@ -131,14 +131,15 @@ impl Paths {
         Ok(())
     }
 
-    /// Makes a file beside `path` and removes it. A new name in a folder that was probed is taken
-    /// for possible, unless it is longer.
+    /// Makes a file beside `path` and removes it. A file in a folder that was probed is taken for
+    /// possible, unless its name is longer or leads elsewhere.
     fn probe(&mut self, path: &Path) -> io::Result<()> {
         let length = path.file_name().map_or(0, OsStr::len);
         let same =
             |(known, longest): &(PathBuf, usize)| known == folder(path) && length <= *longest;
-        let is_new = length > 0 && fs::symlink_metadata(path).is_err();
-        if is_new && self.probed.as_ref().is_some_and(same) {
+        let names_file = length > 0 && !path.as_os_str().as_encoded_bytes().ends_with(b"/");
+        let is_here = fs::symlink_metadata(path).map_or(true, |found| found.is_file());
+        if names_file && is_here && self.probed.as_ref().is_some_and(same) {
             return Ok(());
         }
         let mut file = WholeFile::create(path)?;
@@ -258,6 +259,8 @@ mod tests {
         fs::write(at("file"), "").unwrap();
         let long = "n".repeat(250);
         let mut paths = inputs(&at("x"));
+        // A folder that was probed hides nothing.
+        paths.writes("--report", &at("report"), None).unwrap();
         for (path, expected) in [
             (at("no/such/x.png"), "no/such is not there; create it"),
             (at("sub"), "it is a folder"),
