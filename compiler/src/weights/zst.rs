@@ -2,7 +2,8 @@
 //! safetensors file.
 //!
 //! The header comes first and states the length of the data. Garbage is therefore refused before
-//! anything is written, and a stream cannot fill the disk with more than its header declares.
+//! anything is written, and a stream cannot fill the disk with more than its header declares, which
+//! is limited by the length of the compressed file.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,6 +18,10 @@ use super::safetensors::{Header, SafetensorsFile};
 
 /// Largest accepted window in bytes, the default of `zstd -d`.
 const MAX_WINDOW_BYTES: u64 = 128 << 20;
+/// Data that is decompressed whatever the length of the compressed file, in bytes.
+const SMALL_BYTES: u64 = 64 << 20;
+/// Most bytes of data for a byte of a larger compressed file. Trained weights hardly compress.
+const MAX_RATIO: u64 = 100;
 /// Bytes read from the compressed file, and written to the temporary one, at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -26,8 +31,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// temporary folder.
 pub fn open(path: &Path) -> Result<SafetensorsFile> {
     let source = File::open(path).with_context(|| path.display().to_string())?;
+    let compressed_bytes = source.metadata().with_context(|| path.display().to_string())?.len();
     let mut frames = Frames::new(BufReader::with_capacity(CHUNK_BYTES, source));
     let header = Header::read(&mut frames, path)?;
+    check_ratio(path, header.data_bytes, compressed_bytes)?;
     let folder = std::env::temp_dir();
     let mut spool = tempfile::tempfile_in(&folder).with_context(|| {
         let (path, folder) = (path.display(), folder.display());
@@ -35,6 +42,18 @@ pub fn open(path: &Path) -> Result<SafetensorsFile> {
     })?;
     copy_data(&mut frames, &mut spool, header.data_bytes, path, &folder)?;
     SafetensorsFile::from_parts(path, spool, header, 0)
+}
+
+/// Refuses a header that declares much more data than a compressed checkpoint has.
+fn check_ratio(path: &Path, data_bytes: u64, compressed_bytes: u64) -> Result<()> {
+    if data_bytes <= SMALL_BYTES.max(compressed_bytes.saturating_mul(MAX_RATIO)) {
+        return Ok(());
+    }
+    bail!(
+        "{}: declares {data_bytes} bytes of data, over {MAX_RATIO} times its own {compressed_bytes}; \
+         if you trust it, decompress it with `zstd -d`",
+        path.display()
+    )
 }
 
 /// Copies exactly `data_bytes` and expects the stream to end there.

@@ -175,6 +175,18 @@ fn zst_damaged_at_random() {
 }
 
 #[test]
+fn zst_that_would_fill_the_disk_is_refused() {
+    let bench = Bench::new("bomb.safetensors.zst");
+    // A header of a gigabyte of data, of which little follows.
+    let entry = "\"a\":{\"dtype\":\"F32\",\"shape\":[268435456],\"data_offsets\":[0,1073741824]}";
+    let header = format!("{{{entry}}}");
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.resize(file.len() + 4096, 0);
+    bench.refuse(&fixtures::zst(&file), "declares 1073741824 bytes of data, over 100 times");
+}
+
+#[test]
 fn zst_with_an_absurd_window_is_refused() {
     let bench = Bench::new("window.safetensors.zst");
     // A frame header with a window of 256 MiB, then of the largest exponent and mantissa.
