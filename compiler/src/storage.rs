@@ -62,8 +62,8 @@ impl<'a> Storage<'a> {
         }
     }
 
-    /// [`Storage::of`] for values that FP16 can hold. Vectors stay in FP32, because only matrices and
-    /// filters are large.
+    /// [`Storage::of`] for values that FP16 can hold. Vectors stay in FP32, because only matrices
+    /// and filters are large.
     fn narrow(self, graph: &Graph, op: ValueId, operand: usize) -> Stored {
         let node = graph.node(graph.operands(op)[operand]);
         let plain = |dtype| Stored { dtype, scale_group: None, relative_error: None };

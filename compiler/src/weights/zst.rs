@@ -50,8 +50,8 @@ fn check_ratio(path: &Path, data_bytes: u64, compressed_bytes: u64) -> Result<()
         return Ok(());
     }
     bail!(
-        "{}: declares {data_bytes} bytes of data, over {MAX_RATIO} times its own {compressed_bytes}; \
-         if you trust it, decompress it with `zstd -d`",
+        "{}: declares {data_bytes} bytes of data, over {MAX_RATIO} times its own \
+         {compressed_bytes}; if you trust it, decompress it with `zstd -d`",
         path.display()
     )
 }
