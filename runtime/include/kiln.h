@@ -50,7 +50,8 @@ typedef enum KilnDeviceType {
 
 // Stage of a call.
 typedef enum KilnStage {
-  // Kernels are built: `step` of `of` are done.
+  // Kernels are compiled: `step` of `of` programs are done. Of a session's first picture, also
+  // between sampling and decoding.
   KILN_STAGE_LOAD = 0,
   // The prompt is encoded.
   KILN_STAGE_PROMPT = 1,

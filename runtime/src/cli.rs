@@ -237,6 +237,7 @@ fn make(
                     preview_failed = previews.step(done, picture).err();
                 }
             }
+            Progress::Kernels { done, count } => bar.show(COMPILING, done, count),
             Progress::Decode => bar.show("decoding", 1, 1),
         }
         if interrupt::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -13,14 +13,13 @@ use kiln_bundle::plan::{BufferId, Dispatch, Gather, Network, Plan, Port, Step};
 use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue};
 use opencl3::context::Context;
 use opencl3::event::{CL_COMPLETE, Event};
-use opencl3::kernel::Kernel;
 
 use crate::binding::Bindings;
 use crate::device::{DeviceFacts, DeviceType, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::launch::{Sizes, launch, launch_timed};
 use crate::memory::{Allocations, DeviceMemory};
-use crate::program::{ProgramOptions, ProgramOrigin, build_kernels, set_args};
+use crate::program::{KernelInputs, Kernels, ProgramOptions, ProgramOrigin, set_args};
 use crate::reading::WeightReads;
 use crate::recording::{Parts, Recordings};
 use crate::stream::{Run, Stream, Weights};
@@ -76,7 +75,7 @@ pub struct ExecutorOptions {
 /// A plan on a device, ready to run.
 pub struct Executor {
     // Fields are dropped in this order: users of the device's objects before the objects.
-    kernels: Vec<Kernel>,
+    kernels: Kernels,
     loaded: Option<Loaded>,
     compute: CommandQueue,
     context: Context,
@@ -96,7 +95,6 @@ pub struct Executor {
     command_buffers: Option<bool>,
     /// Launches not yet timed, when profiling.
     launches: Option<Vec<(usize, usize, Event)>>,
-    programs: ProgramOrigin,
 }
 
 /// The device's memory, the reader that fills it, and the recorded launches that use it.
@@ -125,8 +123,8 @@ impl Executor {
         let context =
             Context::from_device(&device.device).at("clCreateContext", || device.name.as_str())?;
         let compute = create_queue(&context, profiling)?;
-        let (kernels, programs) =
-            build_kernels(&context, device, (bundle.path(), plan), &options.programs, progress)?;
+        let from = KernelInputs { context: &context, device, bundle: &bundle };
+        let kernels = Kernels::load(&from, &options.programs, progress)?;
         drop(driver);
         let indices = host_indices(plan);
         let rows = Vec::with_capacity(gathered_bytes(plan));
@@ -145,10 +143,34 @@ impl Executor {
             command_buffers,
             canceller: Canceller::default(),
             launches: profiling.then(Vec::new),
-            programs,
         };
         executor.allocate_memory()?;
         Ok(executor)
+    }
+
+    /// Waits for the kernels of a network that other processes still compile.
+    ///
+    /// `progress` receives the number of programs that are compiled, and of all programs; nothing
+    /// if the kernels are there. Errors: `Build`, `OpenCl`, `Plan`.
+    pub fn await_kernels(
+        &mut self,
+        network: usize,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), RuntimeError> {
+        if !self.kernels.lacks_any_of(network_of(self.bundle.plan(), network)?) {
+            return Ok(());
+        }
+        let _driver = lock_driver();
+        self.complete_kernels(progress)
+    }
+
+    /// Waits for all kernels. The caller has locked the driver.
+    fn complete_kernels(
+        &mut self,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<(), RuntimeError> {
+        let (context, device, bundle) = (&self.context, &self.device, &self.bundle);
+        self.kernels.complete(&KernelInputs { context, device, bundle }, progress)
     }
 
     /// Allocates all device memory, unless it is allocated.
@@ -172,11 +194,12 @@ impl Executor {
         Ok(())
     }
 
-    fn record(&self, memory: &DeviceMemory) -> Result<Recordings, RuntimeError> {
+    fn record(&mut self, memory: &DeviceMemory) -> Result<Recordings, RuntimeError> {
         let wanted = self.command_buffers.unwrap_or(self.device.device_type != DeviceType::Cpu);
         if !wanted || self.launches.is_some() {
             return Ok(Recordings::default());
         }
+        self.complete_kernels(&mut |_, _| {})?;
         let recordings = Recordings::of(&Parts {
             device: &self.device,
             queue: &self.compute,
@@ -219,7 +242,7 @@ impl Executor {
 
     /// Source of the compiled programs.
     pub fn programs(&self) -> ProgramOrigin {
-        self.programs
+        self.kernels.origin()
     }
 
     /// How weights are read; `None` while the device memory is released.
@@ -265,6 +288,7 @@ impl Executor {
         if stream.next_has_residents() || self.lockstep {
             self.finish()?;
         }
+        self.await_kernels(network, &mut |_, _| {})?;
         stream.enter(network)?;
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
@@ -308,6 +332,7 @@ impl Executor {
     /// Enqueues the launches of a network without reading weights, to time the device alone. The
     /// launches compute on whatever the memory holds, so the outputs mean nothing.
     pub fn launch(&mut self, network: usize) -> Result<(), RuntimeError> {
+        self.await_kernels(network, &mut |_, _| {})?;
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
         let mut index = 0;

@@ -1,14 +1,14 @@
 //! Loads or builds programs, makes kernels, and sets a kernel's arguments.
 //!
 //! A driver may take minutes and hundreds of megabytes to compile. Programs therefore come from a
-//! [`cache`]. Separate processes compile the missing ones into the cache (see [`prepare`]). Only if
-//! that fails are programs built in this process.
+//! [`cache`] or from the bundle itself. Separate processes compile the missing ones into the cache
+//! (see `workers`). Only if that fails are programs built in this process.
 #![allow(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
-use kiln_bundle::plan::{self, Plan, Step};
+use kiln_bundle::BundleFile;
+use kiln_bundle::plan::{self, Network, Plan, Role, Step};
 use opencl3::context::Context;
 use opencl3::error_codes::ClError;
 use opencl3::kernel::Kernel;
@@ -22,12 +22,15 @@ use crate::error::{At, RuntimeError};
 use crate::memory::DeviceMemory;
 
 pub mod cache;
+mod kernels;
 pub(crate) mod pocl;
 pub mod prepare;
 mod warm;
+mod workers;
 
 use cache::{Key, ProgramCache};
-use prepare::{Missing, PrepareCommand};
+pub(crate) use kernels::{KernelInputs, Kernels};
+use workers::{Missing, PrepareCommand};
 
 /// Sources of compiled programs. By default, programs are built in this process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -42,7 +45,7 @@ pub struct ProgramOptions {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProgramOrigin {
-    /// All were in the cache.
+    /// All were in the cache or in the bundle.
     Cached,
     /// Other processes compiled those that the cache lacked.
     Prepared,
@@ -106,114 +109,41 @@ impl<'a> Spec<'a> {
     }
 }
 
-/// The kernels of a plan while they are loaded or built.
-struct Loader<'a> {
-    context: &'a Context,
-    plan: &'a Plan,
-    specs: Vec<Spec<'a>>,
-    /// In the plan's order; `None` while the program is missing.
-    kernels: Vec<Option<Kernel>>,
-}
-
-impl Loader<'_> {
-    fn has(&self, spec: &Spec) -> bool {
-        spec.kernels.iter().all(|&index| self.kernels[index].is_some())
-    }
-
-    /// Number of programs that are missing.
-    fn missing(&self) -> usize {
-        self.specs.iter().filter(|spec| !self.has(spec)).count()
-    }
-
-    /// Loads programs from the cache. Those that the driver refuses are removed from it.
-    fn load(&mut self, cache: &ProgramCache) {
-        for index in 0..self.specs.len() {
-            let spec = &self.specs[index];
-            if self.has(spec) {
-                continue;
-            }
-            let Some(binary) = cache.read(&spec.key) else { continue };
-            let program = load(self.context, &binary, spec.options);
-            match program.and_then(|program| create_kernels(&program, self.plan, spec)) {
-                Ok(kernels) => kernels.into_iter().for_each(|(k, new)| self.kernels[k] = Some(new)),
-                Err(_) => cache.remove(&spec.key),
-            }
-        }
-    }
-
-    /// Builds the missing programs, and writes them to `cache` if it is given.
-    fn build(
-        &mut self,
-        cache: Option<&ProgramCache>,
-        progress: &mut dyn FnMut(usize, usize),
-    ) -> Result<(), RuntimeError> {
-        for index in 0..self.specs.len() {
-            progress(index, self.specs.len());
-            let spec = &self.specs[index];
-            if self.has(spec) {
-                continue;
-            }
-            let program = build(self.context, spec)?;
-            for (place, kernel) in create_kernels(&program, self.plan, spec)? {
-                self.kernels[place] = Some(kernel);
-            }
-            if let (Some(cache), Ok(binary)) = (cache, binary(&program, spec)) {
-                // A cache that cannot be written is no reason to fail.
-                let _ = cache.write(&spec.key, &binary);
-            }
-        }
-        cache.map_or(Ok(()), ProgramCache::evict).or(Ok(()))
-    }
-}
-
-/// Loads or builds every program of a plan and makes one kernel for each of its entry points.
-///
-/// `bundle` is the file of the plan. `progress` receives the number of programs that are compiled,
-/// and of all programs. Errors: `Build` with the compiler's log; `OpenCl`; `Plan` if the number of
-/// arguments of a launch differs from its kernel's. A cache that cannot be used is no error.
-pub fn build_kernels(
-    context: &Context,
+/// The programs that are not `there`, for workers.
+fn missing(
+    bundle: &BundleFile,
     device: &DeviceFacts,
-    (bundle, plan): (&Path, &Plan),
-    options: &ProgramOptions,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<(Vec<Kernel>, ProgramOrigin), RuntimeError> {
-    let kernels = plan.kernels.iter().map(|_| None).collect();
-    let mut loader = Loader { context, plan, specs: specs(plan, device)?, kernels };
-    let mut origin = ProgramOrigin::Cached;
-    if let Some(cache) = &options.cache {
-        // Before anything is loaded, so that missing programs take no memory of this process.
-        let complete = loader.specs.iter().all(|spec| cache.contains(&spec.key));
-        let mut prepare = |specs: &[Spec]| {
-            if let Some(command) = &options.prepare {
-                origin = ProgramOrigin::Prepared;
-                let missing = Missing::of((bundle, plan), device, cache, specs);
-                // Programs that it did not leave in the cache are built below.
-                if command.run(&missing, progress).is_ok() {
-                    let _ = cache.evict();
-                }
-            }
-        };
-        if !complete {
-            prepare(&loader.specs);
-        }
-        loader.load(cache);
-        if complete && loader.missing() > 0 {
-            prepare(&loader.specs);
-            loader.load(cache);
-        }
+    cache: &ProgramCache,
+    specs: &[Spec],
+    there: &dyn Fn(&Spec) -> bool,
+) -> Missing {
+    let plan = bundle.plan();
+    // A picture ends with the decoder.
+    let mut begins = vec![false; plan.kernels.len()];
+    for network in plan.networks.iter().filter(|network| network.role != Role::Decoder) {
+        used_kernels(network).for_each(|kernel| begins[kernel] = true);
     }
-    if loader.missing() > 0 {
-        origin = ProgramOrigin::Built;
-        // A lazy compiler's binary would have no kernel in it yet.
-        let cache = options.cache.as_ref().filter(|_| !device.lazy_compiler);
-        loader.build(cache, progress)?;
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for (index, spec) in specs.iter().enumerate().filter(|(_, spec)| !there(spec)) {
+        let is_first = spec.kernels.iter().any(|&kernel| begins[kernel]);
+        if is_first { &mut first } else { &mut last }.push(index);
     }
-    let count = loader.specs.len();
-    progress(count, count);
-    let kernels: Vec<Kernel> = loader.kernels.into_iter().flatten().collect();
-    check_arg_counts(plan, &kernels)?;
-    Ok((kernels, origin))
+    Missing {
+        bundle: bundle.path().to_owned(),
+        memory: plan.memory.clone(),
+        device: device.clone(),
+        cache: cache.clone(),
+        programs: [first, last],
+        count: specs.len(),
+    }
+}
+
+/// Indices of the kernels that a network launches.
+fn used_kernels(network: &Network) -> impl Iterator<Item = usize> + '_ {
+    network.steps.iter().filter_map(|step| match step {
+        Step::Dispatch(dispatch) => Some(dispatch.kernel.index()),
+        _ => None,
+    })
 }
 
 fn create_kernels(
@@ -264,26 +194,6 @@ fn without_nul<'a>(text: &'a str, at: &str) -> Result<&'a str, RuntimeError> {
         true => Err(RuntimeError::Plan(format!("a NUL in the options or the name of {at}"))),
         false => Ok(text),
     }
-}
-
-fn check_arg_counts(plan: &Plan, kernels: &[Kernel]) -> Result<(), RuntimeError> {
-    let mut counts = Vec::with_capacity(kernels.len());
-    for (kernel, entry) in kernels.iter().zip(&plan.kernels) {
-        counts.push(kernel.num_args().at("clGetKernelInfo", || &entry.entry)? as usize);
-    }
-    let launches = plan.networks.iter().flat_map(|network| &network.steps);
-    for step in launches {
-        let Step::Dispatch(dispatch) = step else { continue };
-        let (found, needed) = (dispatch.args.len(), counts[dispatch.kernel.index()]);
-        if found != needed {
-            return Err(RuntimeError::Plan(format!(
-                "{} gives {found} arguments to kernel {}, which takes {needed}",
-                dispatch.name,
-                plan.kernels[dispatch.kernel.index()].entry
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Sets all arguments of a kernel.

@@ -26,7 +26,7 @@ use crate::device::DeviceFacts;
 use crate::error::{At, RuntimeError};
 use crate::launch::Sizes;
 use crate::memory::DeviceMemory;
-use crate::program::set_args;
+use crate::program::{Kernels, set_args};
 
 const EXTENSION: &str = "cl_khr_command_buffer";
 
@@ -39,7 +39,7 @@ pub(crate) struct Parts<'a> {
     pub queue: &'a CommandQueue,
     pub plan: &'a Plan,
     /// In the plan's order.
-    pub kernels: &'a [Kernel],
+    pub kernels: &'a Kernels,
     pub bindings: &'a Bindings,
     pub memory: &'a DeviceMemory,
 }

@@ -156,6 +156,7 @@ fn tensors_are_shown_on_their_way() {
             Progress::Step { done, steps, latent, .. } => {
                 heard.push(format!("{done}/{steps} of {}", latent.len()));
             }
+            Progress::Kernels { .. } => panic!("all kernels are there from the start"),
             Progress::Decode => heard.push("decode".to_owned()),
         }
         ControlFlow::Continue(())

@@ -5,6 +5,7 @@
 //!   4096  weights       blocks and tables, each on a page boundary, padded with zeros
 //!         plan          see `codec`
 //!         tokenizer     bytes that only the tokenizer understands
+//!         programs      compiled programs of some devices, see `programs`; mostly empty
 //!    end
 //! ```
 //!
@@ -19,14 +20,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::BundleError;
 
+mod programs;
 mod reader;
 mod writer;
 
+pub use programs::{MAX_PROGRAMS, ProgramName};
 pub use reader::BundleFile;
 pub use writer::BundleWriter;
 
 /// Version of the file format and of the plan's encoding. Any change to either raises it.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// Alignment of the weights section and of each block in it.
 pub const PAGE_BYTES: u64 = 4096;
 /// Largest tokenizer section that is written or read.
@@ -36,6 +39,7 @@ pub const MAX_TOKENIZER_BYTES: u64 = 16 << 20;
 const MAGIC: [u8; 8] = *b"\x89KILN\r\n\x1a";
 const ENTRY_BYTES: usize = 32;
 const TABLE_AT: usize = 24;
+const SECTIONS: usize = 4;
 const CHECKSUM_AT: usize = PAGE_BYTES as usize - 8;
 
 /// XXH3-64 of bytes: the checksum of sections and of weight blocks.
@@ -69,16 +73,21 @@ struct Header {
     weights: Section,
     plan: Section,
     tokenizer: Section,
+    programs: Section,
 }
 
 impl Header {
+    fn sections(&self) -> [Section; SECTIONS] {
+        [self.weights, self.plan, self.tokenizer, self.programs]
+    }
+
     fn to_page(self) -> Vec<u8> {
         let mut page = Vec::with_capacity(PAGE_BYTES as usize);
         page.extend(MAGIC);
         page.extend(VERSION.to_le_bytes());
-        page.extend(3u32.to_le_bytes());
+        page.extend((SECTIONS as u32).to_le_bytes());
         page.extend(self.file_bytes.to_le_bytes());
-        for (kind, section) in (1u64..).zip([self.weights, self.plan, self.tokenizer]) {
+        for (kind, section) in (1u64..).zip(self.sections()) {
             for word in [kind, section.offset_bytes, section.len_bytes, section.checksum] {
                 page.extend(word.to_le_bytes());
             }
@@ -115,6 +124,7 @@ impl Header {
             weights: section_at(page, 0),
             plan: section_at(page, 1),
             tokenizer: section_at(page, 2),
+            programs: section_at(page, 3),
         };
         if header.file_bytes != found_bytes {
             return Err(length(header.file_bytes));
@@ -140,11 +150,12 @@ impl Header {
     }
 
     fn is_contiguous(&self) -> bool {
-        self.weights.offset_bytes == PAGE_BYTES
-            && self.weights.len_bytes.is_multiple_of(PAGE_BYTES)
-            && self.weights.end_bytes() == Some(self.plan.offset_bytes)
-            && self.plan.end_bytes() == Some(self.tokenizer.offset_bytes)
-            && self.tokenizer.end_bytes() == Some(self.file_bytes)
+        let after = |at: Option<u64>, section: Section| match at {
+            Some(at) if at == section.offset_bytes => section.end_bytes(),
+            _ => None,
+        };
+        self.weights.len_bytes.is_multiple_of(PAGE_BYTES)
+            && self.sections().into_iter().fold(Some(PAGE_BYTES), after) == Some(self.file_bytes)
     }
 }
 

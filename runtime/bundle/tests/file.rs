@@ -53,6 +53,38 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn programs_are_added_and_everything_else_stays() {
+    let (folder, path) = written();
+    let before = fs::read(&path).unwrap();
+    let programs = [(3, b"first".to_vec()), (u128::MAX - 1, vec![]), (9, vec![7; 5000])];
+    let bundle = BundleFile::open(&path).unwrap();
+    assert_eq!(bundle.program_names().count(), 0);
+    let len_bytes = bundle.write_with_programs(&path, &programs).unwrap();
+    let after = fs::read(&path).unwrap();
+    assert_eq!((after.len() as u64, fs::read_dir(folder.path()).unwrap().count()), (len_bytes, 1));
+    assert_eq!(after[4096..before.len()], before[4096..]);
+
+    let bundle = BundleFile::open(&path).unwrap();
+    bundle.verify_all(|_| {}).unwrap();
+    assert_eq!(bundle.program_names().collect::<Vec<_>>(), [3, u128::MAX - 1, 9]);
+    for (name, program) in &programs {
+        assert_eq!(bundle.read_program(*name).unwrap().as_ref(), Some(program));
+    }
+    assert_eq!(bundle.read_program(4).unwrap(), None);
+    bundle.write_with_programs(&path, &programs[..1]).unwrap();
+    let bundle = BundleFile::open(&path).unwrap();
+    assert_eq!(bundle.program_names().collect::<Vec<_>>(), [3]);
+    assert_eq!((bundle.plan(), bundle.tokenizer()), (&testing::plan(), testing::TOKENIZER));
+
+    let mut damaged = after.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    fs::write(&path, damaged).unwrap();
+    let error = BundleFile::open(&path).unwrap().verify_all(|_| {}).unwrap_err();
+    assert!(error.to_string().contains("a program"), "{error}");
+}
+
+#[test]
 fn reads_outside_the_weights_are_refused() {
     let (_folder, path) = written();
     let bundle = BundleFile::open(&path).unwrap();

@@ -66,6 +66,8 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tiny.kiln");
         testing::write(&path).unwrap();
+        let programs = [(7, b"a program".to_vec()), (u128::MAX, vec![3; 500])];
+        BundleFile::open(&path).unwrap().write_with_programs(&path, &programs).unwrap();
         let bytes = fs::read(&path).unwrap();
         Fixture { _folder: folder, path, bytes }
     }
@@ -120,15 +122,16 @@ fn any_truncation_is_refused() {
 fn any_bit_flip_is_found() {
     let fixture = Fixture::new();
     let (weights_end, _) = section(&fixture.bytes, 1);
+    let (programs_at, _) = section(&fixture.bytes, 3);
     arbtest::arbtest(|u| {
         let mut bytes = fixture.bytes.clone();
         let at = match u.ratio(1, 2)? {
-            true => u.int_in_range(0..=130)?,
+            true => u.int_in_range(0..=160)?,
             false => u.int_in_range(0..=bytes.len() - 1)?,
         };
         bytes[at] ^= 1 << u.int_in_range(0..=7)?;
         assert!(fixture.verify(&bytes).is_err(), "byte {at}");
-        if !(PAGE..weights_end).contains(&at) {
+        if !(PAGE..weights_end).contains(&at) && at < programs_at {
             assert!(BundleFile::open(&fixture.path).is_err(), "byte {at}");
         }
         Ok(())
@@ -142,7 +145,7 @@ fn a_forged_header_is_refused() {
     arbtest::arbtest(|u| {
         let mut bytes = fixture.bytes.clone();
         for _ in 0..u.int_in_range(1..=3)? {
-            let at = 8 * u.int_in_range(1..=15)?;
+            let at = 8 * u.int_in_range(1..=19)?;
             bytes[at..at + 8].copy_from_slice(&absurd(u)?.to_le_bytes());
         }
         let changed = bytes != fixture.bytes;
@@ -161,7 +164,9 @@ fn with_plan(bytes: &[u8], plan: &[u8]) -> Vec<u8> {
     put(16, (bytes.len() - (plan_end - plan_at) + plan.len()) as u64);
     put(24 + 32 + 16, plan.len() as u64);
     put(24 + 32 + 24, hash(plan));
-    put(24 + 64 + 8, (plan_at + plan.len()) as u64);
+    let tokenizer_at = plan_at + plan.len();
+    put(24 + 64 + 8, tokenizer_at as u64);
+    put(24 + 96 + 8, (section(bytes, 3).0 - plan_end + tokenizer_at) as u64);
     reseal(&mut forged);
     forged
 }
@@ -183,6 +188,31 @@ fn a_forged_plan_neither_panics_nor_fills_memory() {
         Ok(())
     })
     .budget_ms(2500);
+}
+
+#[test]
+fn a_forged_index_of_programs_neither_panics_nor_fills_memory() {
+    let fixture = Fixture::new();
+    let (at, end) = section(&fixture.bytes, 3);
+    arbtest::arbtest(|u| {
+        let mut bytes = fixture.bytes.clone();
+        for _ in 0..u.int_in_range(1..=3)? {
+            let word = at + 8 * u.int_in_range(0..=8)?;
+            bytes[word..word + 8].copy_from_slice(&absurd(u)?.to_le_bytes());
+        }
+        let checksum = hash(&bytes[at..end]).to_le_bytes();
+        bytes[24 + 96 + 24..24 + 96 + 32].copy_from_slice(&checksum);
+        reseal(&mut bytes);
+        fs::write(&fixture.path, &bytes).unwrap();
+        within_memory(|| {
+            let Ok(bundle) = BundleFile::open(&fixture.path) else { return };
+            for name in bundle.program_names() {
+                let _ = bundle.read_program(name);
+            }
+        });
+        Ok(())
+    })
+    .budget_ms(1000);
 }
 
 #[test]

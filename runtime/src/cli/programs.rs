@@ -19,7 +19,8 @@ pub struct CacheArgs {
 }
 
 impl CacheArgs {
-    fn cache(&self) -> Option<ProgramCache> {
+    /// The folder, or the user's. `None` if there is neither.
+    pub fn cache(&self) -> Option<ProgramCache> {
         self.cache.clone().map(ProgramCache::new).or_else(ProgramCache::of_user)
     }
 

@@ -55,7 +55,8 @@ pub struct KilnImage {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KilnStage {
-    /// Kernels are built: `step` of `of` are done.
+    /// Kernels are compiled: `step` of `of` programs are done. Of a session's first picture, also
+    /// between sampling and decoding.
     Load = 0,
     /// The prompt is encoded.
     Prompt = 1,
@@ -256,6 +257,7 @@ fn tell(
 ) -> KilnProgress {
     match news {
         Progress::Prompt => KilnProgress::new(KilnStage::Prompt, 0, 0),
+        Progress::Kernels { done, count } => KilnProgress::new(KilnStage::Load, done, count),
         Progress::Decode => KilnProgress::new(KilnStage::Decode, steps, steps),
         Progress::Step { done, steps, seconds, picture, .. } => {
             let mut told = KilnProgress::new(KilnStage::Sample, done, steps);

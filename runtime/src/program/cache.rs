@@ -12,6 +12,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use kiln_bundle::format::ProgramName;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::device::DeviceFacts;
@@ -48,11 +49,26 @@ impl Key {
         Key { text }
     }
 
-    fn file_name(&self) -> String {
+    /// The hash of the key and of the format.
+    pub fn name(&self) -> ProgramName {
         let mut hash = Xxh3::new();
         hash.update(&MAGIC);
         hash.update(self.text.as_bytes());
-        format!("{:032x}.program", hash.digest128())
+        hash.digest128()
+    }
+
+    fn file_name(&self) -> String {
+        format!("{:032x}.program", self.name())
+    }
+
+    /// The driver's binary in the bytes of a file; `None` if they are damaged or of another key.
+    pub fn binary_of(&self, mut file: Vec<u8>) -> Option<Vec<u8>> {
+        let front_bytes = HEADER_BYTES + self.text.len();
+        if file.len() < front_bytes {
+            return None;
+        }
+        let binary = file.split_off(front_bytes);
+        (file == front(self, &binary)).then_some(binary)
     }
 
     fn checksum(&self, binary: &[u8]) -> u64 {
@@ -106,7 +122,8 @@ impl ProgramCache {
     /// The driver's binary of a program. A damaged file is removed.
     pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
         let mut file = File::open(self.path(key)).ok()?;
-        let binary = self.read_file(&mut file, key).ok().flatten();
+        let bytes = self.read_whole(&mut file).ok().flatten();
+        let binary = bytes.and_then(|bytes| key.binary_of(bytes));
         match &binary {
             // The age decides about eviction. In a read-only folder it does not matter.
             Some(_) => drop(file.set_modified(SystemTime::now())),
@@ -115,17 +132,18 @@ impl ProgramCache {
         binary
     }
 
-    fn read_file(&self, file: &mut File, key: &Key) -> io::Result<Option<Vec<u8>>> {
-        let len_bytes = file.metadata()?.len();
-        let front_bytes = HEADER_BYTES + key.text.len();
-        if len_bytes < front_bytes as u64 || len_bytes > self.limit_bytes {
+    /// The bytes of a program's file, for [`Key::binary_of`]; `None` if there is none.
+    pub fn read_file(&self, key: &Key) -> Option<Vec<u8>> {
+        self.read_whole(&mut File::open(self.path(key)).ok()?).ok().flatten()
+    }
+
+    fn read_whole(&self, file: &mut File) -> io::Result<Option<Vec<u8>>> {
+        if file.metadata()?.len() > self.limit_bytes {
             return Ok(None);
         }
-        let mut front = vec![0; front_bytes];
-        file.read_exact(&mut front)?;
-        let mut binary = vec![0; len_bytes as usize - front_bytes];
-        file.read_exact(&mut binary)?;
-        Ok((front == self::front(key, &binary)).then_some(binary))
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
     }
 
     /// Writes a program.

@@ -116,6 +116,13 @@ pub enum Progress<'a> {
         /// from the first step on.
         picture: &'a [f32],
     },
+    /// Other processes still compile kernels of the decoder.
+    Kernels {
+        /// Programs that are compiled.
+        done: usize,
+        /// Programs in all.
+        count: usize,
+    },
     /// The latent is being decoded.
     Decode,
 }
@@ -386,6 +393,11 @@ impl Generation<'_> {
         stream: &mut Stream,
         observe: &mut Observer,
     ) -> Result<Vec<f32>, RuntimeError> {
+        let mut waited = Ok(());
+        session.executor.await_kernels(self.roles.decoder, &mut |done, count| {
+            waited = tell(observe, Progress::Kernels { done, count });
+        })?;
+        waited?;
         tell(observe, Progress::Decode)?;
         let latent = std::mem::take(&mut session.host.latent);
         let values = HostInputs { latent: &latent, ..HostInputs::default() };

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Header, PAGE_BYTES, Section, hash};
+use super::programs::Programs;
+use super::{Header, PAGE_BYTES, ProgramName, Section, hash};
 use crate::check::{self, Checked};
 use crate::codec;
 use crate::error::BundleError;
@@ -23,14 +24,16 @@ pub struct BundleFile {
     path: PathBuf,
     /// Start of the bundle in the file.
     base_bytes: u64,
-    weights: Section,
+    header: Header,
     plan: Plan,
     checked: Checked,
     tokenizer: Vec<u8>,
+    programs: Programs,
 }
 
 impl BundleFile {
-    /// Opens a bundle of any origin and validates all of it except the bytes of the weights.
+    /// Opens a bundle of any origin and validates all of it except the bytes of weights and
+    /// compiled programs.
     ///
     /// Memory: bounded by the file's length and by the limits of [`crate::format`] and
     /// [`crate::codec`], whatever the file contains. Never panics.
@@ -83,8 +86,12 @@ impl BundleFile {
         let checked = check::check(&plan, header.weights.len_bytes).map_err(|violation| {
             BundleError::Unsound { path: path.to_owned(), violation: Box::new(violation) }
         })?;
-        let (path, weights) = (path.to_owned(), header.weights);
-        Ok(BundleFile { file, path, base_bytes, weights, plan, checked, tokenizer })
+        let programs_at_bytes = base_bytes + header.programs.offset_bytes;
+        let programs = Programs::read(header.programs, path, &|offset_bytes, out| {
+            read_exact_at(&file, out, programs_at_bytes + offset_bytes)
+        })?;
+        let path = path.to_owned();
+        Ok(BundleFile { file, path, base_bytes, header, plan, checked, tokenizer, programs })
     }
 
     /// The plan.
@@ -104,13 +111,17 @@ impl BundleFile {
 
     /// Length of the weights section, a multiple of [`PAGE_BYTES`].
     pub fn weights_len_bytes(&self) -> u64 {
-        self.weights.len_bytes
+        self.header.weights.len_bytes
     }
 
     /// Start of the weights section in the file, a multiple of [`PAGE_BYTES`] if the bundle's start
     /// is one. For readers with a file handle of their own, past the page cache.
     pub fn weights_at_bytes(&self) -> u64 {
-        self.base_bytes + self.weights.offset_bytes
+        self.base_bytes + self.header.weights.offset_bytes
+    }
+
+    pub(super) fn header(&self) -> &Header {
+        &self.header
     }
 
     /// The open file, for advice to the operating system.
@@ -130,22 +141,42 @@ impl BundleFile {
     pub fn read_weights(&self, offset_bytes: u64, out: &mut [u8]) -> Result<(), BundleError> {
         let len_bytes = out.len() as u64;
         let end_bytes = offset_bytes.checked_add(len_bytes);
-        if end_bytes.is_none_or(|end_bytes| end_bytes > self.weights.len_bytes) {
+        if end_bytes.is_none_or(|end_bytes| end_bytes > self.header.weights.len_bytes) {
             return Err(BundleError::OutOfRange {
                 path: self.path.clone(),
                 offset_bytes,
                 len_bytes,
-                weights_len_bytes: self.weights.len_bytes,
+                weights_len_bytes: self.header.weights.len_bytes,
             });
         }
-        read_exact_at(&self.file, out, self.weights_at_bytes() + offset_bytes).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    BundleError::Truncated { path: self.path.clone(), offset_bytes }
-                }
-                _ => BundleError::io("read", &self.path)(error),
+        self.read_at(self.header.weights.offset_bytes + offset_bytes, out)
+    }
+
+    /// Fills `out` from a position in the bundle on.
+    pub(super) fn read_at(&self, offset_bytes: u64, out: &mut [u8]) -> Result<(), BundleError> {
+        let at_bytes = self.base_bytes + offset_bytes;
+        read_exact_at(&self.file, out, at_bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                BundleError::Truncated { path: self.path.clone(), offset_bytes }
             }
+            _ => BundleError::io("read", &self.path)(error),
         })
+    }
+
+    /// Names of the compiled programs in the bundle.
+    pub fn program_names(&self) -> impl Iterator<Item = ProgramName> + '_ {
+        self.programs.names()
+    }
+
+    /// The bytes of a compiled program as they were written; `None` if the bundle has none of this
+    /// name. They are not compared with a checksum.
+    ///
+    /// Errors: `Truncated` if the file has become shorter since it was opened; `Io`.
+    pub fn read_program(&self, name: ProgramName) -> Result<Option<Vec<u8>>, BundleError> {
+        let Some(program) = self.programs.find(name) else { return Ok(None) };
+        let mut bytes = vec![0; program.len_bytes as usize];
+        self.read_at(self.header.programs.offset_bytes + program.offset_bytes, &mut bytes)?;
+        Ok(Some(bytes))
     }
 
     /// Reads a row of a table into `out`, which has `gather.row_bytes` bytes, and verifies it.
@@ -178,7 +209,8 @@ impl BundleFile {
     }
 
     /// Reads all weights once, in file order, and compares every block and the whole section with
-    /// their checksums. The section's checksum covers tables, which are in no block.
+    /// their checksums. The section's checksum covers tables, which are in no block. Then verifies
+    /// the compiled programs.
     ///
     /// `progress` receives the number of bytes done, of
     /// [`weights_len_bytes`](Self::weights_len_bytes).
@@ -188,10 +220,10 @@ impl BundleFile {
         let mut pending = order.into_iter().peekable();
         let mut section_hash = Xxh3::new();
         let mut block_hash = Xxh3::new();
-        let mut chunk = vec![0; CHUNK_BYTES.min(self.weights.len_bytes) as usize];
+        let mut chunk = vec![0; CHUNK_BYTES.min(self.header.weights.len_bytes) as usize];
         let mut at_bytes = 0;
-        while at_bytes < self.weights.len_bytes {
-            let len = CHUNK_BYTES.min(self.weights.len_bytes - at_bytes);
+        while at_bytes < self.header.weights.len_bytes {
+            let len = CHUNK_BYTES.min(self.header.weights.len_bytes - at_bytes);
             let chunk = &mut chunk[..len as usize];
             self.read_weights(at_bytes, chunk)?;
             section_hash.update(chunk);
@@ -210,10 +242,25 @@ impl BundleFile {
             at_bytes += len;
             progress(at_bytes);
         }
-        if section_hash.digest() != self.weights.checksum {
+        if section_hash.digest() != self.header.weights.checksum {
             return Err(BundleError::Corrupt { path: self.path.clone(), what: "a weight table" });
         }
-        Ok(())
+        self.verify_programs()
+    }
+
+    fn verify_programs(&self) -> Result<(), BundleError> {
+        let programs = self.header.programs;
+        let mut chunk = vec![0; CHUNK_BYTES.min(programs.len_bytes) as usize];
+        let mut hash = Xxh3::new();
+        for at_bytes in (0..programs.len_bytes).step_by(CHUNK_BYTES as usize) {
+            let len_bytes = CHUNK_BYTES.min(programs.len_bytes - at_bytes) as usize;
+            self.read_at(programs.offset_bytes + at_bytes, &mut chunk[..len_bytes])?;
+            hash.update(&chunk[..len_bytes]);
+        }
+        match hash.digest() == programs.checksum {
+            true => Ok(()),
+            false => Err(BundleError::Corrupt { path: self.path.clone(), what: "a program" }),
+        }
     }
 
     fn corrupt_block(&self, index: usize) -> BundleError {

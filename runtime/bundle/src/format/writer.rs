@@ -145,6 +145,7 @@ impl<S: Write + Seek> Layout<S> {
             weights,
             plan: section(plan_at, &plan),
             tokenizer: section(tokenizer_at, tokenizer),
+            programs: section(file_bytes, &[]),
         };
         self.write_tail(&plan, tokenizer, header).map_err(write_error(&self.path, plan_at))?;
         Ok((self.sink, file_bytes))
@@ -159,7 +160,10 @@ impl<S: Write + Seek> Layout<S> {
     }
 }
 
-fn write_error(path: &Path, written_bytes: u64) -> impl FnOnce(io::Error) -> BundleError {
+pub(super) fn write_error(
+    path: &Path,
+    written_bytes: u64,
+) -> impl FnOnce(io::Error) -> BundleError {
     move |error| match error.kind() {
         io::ErrorKind::StorageFull
         | io::ErrorKind::QuotaExceeded

@@ -17,11 +17,13 @@ use kiln_compiler::weights::joined::Joined;
 use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
 use kiln_compiler::{Model, plan_model};
 use kiln_graphs::ModelConfig;
+use kiln_runtime::cli::{CacheArgs, PrepareArgs};
+use kiln_runtime::device::{self, DeviceFacts};
 use kiln_runtime::report::process_peak_bytes;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{files, print};
+use super::{devices, files, print};
 use crate::{model, size};
 
 /// Compile a checkpoint into a bundle that runs inside a memory budget.
@@ -77,6 +79,12 @@ pub struct Args {
     /// List every tensor that a wrong checkpoint lacks, not ten
     #[arg(long)]
     pub verbose: bool,
+    /// Leave the compilation of the kernels to the first run. Without this flag, they are compiled
+    /// if the bundle is for this machine's OpenCL device (see kiln prepare)
+    #[arg(long)]
+    pub no_prepare: bool,
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// Bundle to write, such as sd21.kiln
     #[arg(short, long, required_unless_present = "budget_sweep")]
     pub output: Option<PathBuf>,
@@ -171,7 +179,11 @@ pub fn run(args: Args) -> Result<()> {
             writeln!(out, "stored in FP32, as FP16 cannot hold its values: {name}")?;
         }
         summarize(&planned, &path, file_bytes, out)
-    })
+    })?;
+    if !args.no_prepare && is_for_this_device(&args.device) {
+        prepare(output, &args.cache);
+    }
+    Ok(())
 }
 
 /// Packs the weights and writes the bundle. Returns its length in bytes.
@@ -214,6 +226,21 @@ fn check_files(args: &Args, weights: &Path, output: &Path) -> Result<()> {
         weights.chain(encoder).chain([("--device", (&args.device).into())]).collect();
     let inputs = inputs.iter().map(|(name, path)| (*name, path.as_path()));
     files::check(inputs, "--output", output, Some("kiln"))
+}
+
+/// Whether a bundle compiled with `--device` is for the device that `auto` means.
+fn is_for_this_device(wanted: &str) -> bool {
+    let is_its_profile = |device: &DeviceFacts| devices::profile(device) == wanted;
+    wanted == "auto" || device::select("auto").is_ok_and(|device| is_its_profile(&device))
+}
+
+/// Compiles the kernels. The bundle is written, so that a failure is a warning.
+fn prepare(bundle: &Path, cache: &CacheArgs) {
+    let (bundle, device) = (bundle.to_owned(), "auto".into());
+    let args = PrepareArgs { bundle, device, cache: cache.clone(), worker: false };
+    if let Err(error) = kiln_runtime::cli::prepare(&args, &[super::prepare::NAME]) {
+        let _ = writeln!(io::stderr(), "warning: the kernels are left to the first run: {error}");
+    }
 }
 
 /// Chooses the storage of each weight tensor by its own values.

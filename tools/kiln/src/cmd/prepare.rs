@@ -1,6 +1,11 @@
 //! `kiln prepare`: compiles the kernels of a bundle ahead of its first run.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
+use kiln_runtime::program::prepare;
+
+use super::files;
 
 /// Name of this command. Other commands run it under this name.
 pub const NAME: &str = "prepare";
@@ -8,13 +13,25 @@ pub const NAME: &str = "prepare";
 /// Compile the kernels of a bundle for this machine's driver ahead of the first run.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  kiln prepare sd21.kiln")]
+  kiln prepare sd21.kiln
+  kiln prepare sd21.kiln --into sd21.kiln")]
 pub struct Args {
     #[command(flatten)]
     prepare: kiln_runtime::cli::PrepareArgs,
+    /// Write a copy of the bundle with the compiled kernels in it, for devices with this driver.
+    /// It may be the bundle itself. Compiled kernels of other drivers in it are kept
+    #[arg(long, value_name = "FILE.kiln")]
+    into: Option<PathBuf>,
 }
 
 /// Compiles the kernels.
 pub fn run(args: Args) -> Result<()> {
-    Ok(kiln_runtime::cli::prepare(&args.prepare, &[NAME])?)
+    if let Some(into) = &args.into {
+        files::check([], "--into", into, Some("kiln"))?;
+    }
+    kiln_runtime::cli::prepare(&args.prepare, &[NAME])?;
+    if let (Some(into), Some(cache)) = (&args.into, args.prepare.cache.cache()) {
+        prepare::write_into(&args.prepare.bundle, &args.prepare.device, &cache, into)?;
+    }
+    Ok(())
 }

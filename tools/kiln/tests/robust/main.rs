@@ -30,7 +30,16 @@ fn bundle() -> &'static Path {
 }
 
 fn compile(output: &Path) {
-    kiln_ok(&["compile", "--model", "emoji-256", "--budget", BUDGET, "-o", arg(output)]);
+    kiln_ok(&[
+        "compile",
+        "--model",
+        "emoji-256",
+        "--no-prepare",
+        "--budget",
+        BUDGET,
+        "-o",
+        arg(output),
+    ]);
 }
 
 /// Its kernels, compiled, in a cache of these tests' own.
