@@ -6,6 +6,7 @@
 
 use super::mobile::mean_error;
 use crate::{Problem, Rounding, Target};
+use kiln_ir::ops::epilogue::Activation;
 use kiln_ir::{DType, Op};
 
 /// Half a unit in the last place of an FP16 value, relative to the value.
@@ -49,13 +50,24 @@ pub fn of_tensor_cores(problem: &Problem, target: &Target, largest: f32) -> Roun
     Rounding { abs: rounded + cut, ..Rounding::FP32 }
 }
 
+/// Factor by which the epilogue multiplies the errors of sums. GEGLU multiplies a sum by the GELU of
+/// another: both are at most two, the GELU's derivative about one, and the two errors independent.
+fn of_epilogue(problem: &Problem) -> f32 {
+    let epilogue = match problem.op {
+        Op::Matmul(op) => &op.epilogue,
+        Op::Conv2d(op) => &op.epilogue,
+        _ => return 1.0,
+    };
+    if epilogue.activation == Activation::Geglu { 8f32.sqrt() } else { 1.0 }
+}
+
 /// Runs of products are added in FP16. Values are `1 / sqrt(3)` on average, `2 / 3` if normalized,
 /// and weights are `2 / sqrt(3 K)`.
 pub fn of_half_arithmetic(problem: &Problem, target: &Target, largest: f32) -> Rounding {
     let mean = if normalized(problem) { 2.0 / 3.0 } else { 1.0 / 3f32.sqrt() };
     let halved = DEVIATIONS * mean * 2.0 / 3f32.sqrt() * mean_error(target.half_run);
     let copies = of_copies(problem, target, largest);
-    Rounding { abs: copies.abs + halved, ..copies }
+    Rounding { abs: (copies.abs + halved) * of_epilogue(problem), ..copies }
 }
 
 /// Winograd's transforms multiply by up to 5 and 8 in each direction and cancel. Sums, of about 1,
