@@ -6,7 +6,7 @@ use kiln_kernels::{Problem, Target, candidates};
 use kiln_testkit::{Check, Tolerance, random, random_stored, sampled};
 
 /// A test runs one of this many cases by default.
-pub const SAMPLE: usize = 3;
+pub const SAMPLE: usize = 8;
 
 /// Runs the best variants of a case on a target. Bounds follow from the length of the reduction
 /// axis and the rounding of the storage types.

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_err, kiln_ok, scratch};
+use harness::{arg, compiled, emoji, kiln_err, scratch};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,7 @@ const MODEL: &str = "models/emoji-256.safetensors.zst";
 
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| {
-        let path = scratch("bad_input").join("emoji.kiln");
-        kiln_ok(&["compile", "--model", "emoji-256", "-o", arg(&path)]);
-        path
-    })
+    BUNDLE.get_or_init(|| compiled(&[]))
 }
 
 /// Compiles the small model from `weights`, which must fail; nothing may be written.
@@ -148,6 +144,7 @@ fn a_damaged_bundle_is_refused() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && !error.contains("panicked"), "{name}: {error}");
         assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+        std::fs::remove_file(&path).expect("the target folder can be written");
     };
     run("short.kiln", &bytes[..bytes.len() / 2]);
     run("empty.kiln", &[]);

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_answers, kiln_err, kiln_ok, npy, scratch};
+use harness::{arg, compiled, emoji, kiln_answers, kiln_err, kiln_ok, npy, scratch};
 use kiln_testkit::{bounds, relative_l2};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,9 @@ fn json(args: &[&str]) -> Value {
     serde_json::from_str(&kiln_ok(args)).expect("JSON")
 }
 
-fn compile(name: &str, extra: &[&str]) -> PathBuf {
-    let path = scratch("bench").join(name);
-    kiln_ok(&[&["compile", "--model", "emoji-256", "-o", arg(&path)], extra].concat());
-    path
-}
-
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compile("emoji.kiln", &[]))
+    BUNDLE.get_or_init(|| compiled(&[]))
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -167,7 +161,9 @@ fn a_tuned_bundle_computes_the_same() {
     let rows = text.lines().filter(|l| l.starts_with("tile_rows")).nth(1).expect("an entry");
     let edited = text.replace(rows, "tile_rows = 5");
     std::fs::write(&profile, edited).expect("the folder can be written");
-    let tuned = compile("tuned.kiln", &["--device", arg(&profile)]);
+    let tuned = scratch("bench").join("tuned.kiln");
+    let fixed = ["compile", "--model", "emoji-256", "--device", arg(&profile)];
+    kiln_ok(&[&fixed[..], &["-o", arg(&tuned)]].concat());
     let sources = kiln_ok(&["inspect", arg(&tuned), "--source", "matmul"]);
     assert_ne!(sources, kiln_ok(&["inspect", arg(bundle()), "--source", "matmul"]));
     let out = scratch("bench").join("text.npy");

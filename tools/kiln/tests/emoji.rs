@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_ok, npy, psnr, scratch};
+use harness::{arg, compiled, emoji, kiln_ok, npy, psnr, scratch};
 use kiln_testkit::{bounds, relative_l2, sampled};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,11 +13,8 @@ const PROMPTS: [&str; 3] =
     ["a red heart", "a slice of pizza on a blue background", "a grinning face, flat style"];
 
 fn bundle(precision: &str, extra: &[&str]) -> PathBuf {
-    let name = format!("{precision}{}.kiln", extra.join(""));
-    let path = scratch("emoji").join(name);
-    let fixed = ["compile", "--model", "emoji-256", "--precision", precision, "-o", arg(&path)];
-    kiln_ok(&[&fixed[..], extra].concat());
-    path
+    let precision: &[&str] = if precision == "fp32" { &[] } else { &["--precision", precision] };
+    compiled(&[precision, extra].concat())
 }
 
 fn fp32() -> &'static Path {

@@ -2,23 +2,17 @@
 
 mod harness;
 
-use harness::{arg, kiln, kiln_err, kiln_ok, root, scratch};
+use harness::{arg, compiled, kiln, kiln_err, kiln_ok, root, scratch};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-fn compile(name: &str, extra: &[&str]) -> PathBuf {
-    let path = scratch("inspect").join(name);
-    kiln_ok(&[&["compile", "--model", "emoji-256", "-o", arg(&path)], extra].concat());
-    path
-}
-
 /// A bundle in which everything fits.
 fn roomy() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compile("roomy.kiln", &[]))
+    BUNDLE.get_or_init(|| compiled(&[]))
 }
 
 /// A bundle that streams in every network: there is room for a quarter of the weights that the
@@ -29,7 +23,7 @@ fn tight() -> &'static Path {
         let account = json(roomy());
         let resident_bytes = int(&account["weights"], "resident_bytes");
         let budget = int(&account["memory"], "peak_bytes") - resident_bytes * 3 / 4;
-        compile("tight.kiln", &["--budget", &budget.to_string()])
+        compiled(&["--budget", &budget.to_string()])
     })
 }
 

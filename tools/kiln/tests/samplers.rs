@@ -2,18 +2,14 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_ok, npy, scratch};
+use harness::{arg, compiled, emoji, kiln_ok, npy, scratch};
 use kiln_testkit::{bounds, relative_l2};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 fn bundle() -> &'static PathBuf {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| {
-        let path = scratch("samplers").join("fp32.kiln");
-        kiln_ok(&["compile", "--model", "emoji-256", "-o", arg(&path)]);
-        path
-    })
+    BUNDLE.get_or_init(|| compiled(&[]))
 }
 
 /// Twenty steps from the reference's noise, with fresh noise of seed 0 where a sampler wants it.

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{arg, emoji, kiln_err, kiln_ok, npy, scratch};
+use harness::{arg, compiled, emoji, kiln_err, kiln_ok, npy, scratch};
 use kiln_testkit::{bounds, relative_l2};
 use std::path::{Path, PathBuf};
 
@@ -20,11 +20,8 @@ fn smallest_mib() -> u64 {
 }
 
 fn decoded(budget: &str) -> (PathBuf, Vec<f32>) {
-    let (bundle, picture) = (
-        scratch(FOLDER).join(format!("{budget}.kiln")),
-        scratch(FOLDER).join(format!("{budget}.npy")),
-    );
-    kiln_ok(&["compile", "--model", "emoji-256", "--budget", budget, "-o", arg(&bundle)]);
+    let picture = scratch(FOLDER).join(format!("{budget}.npy"));
+    let bundle = compiled(&["--budget", budget]);
     let latent = format!("latent={}", arg(&emoji("1-latents-20.npy")));
     let output = arg(&picture);
     kiln_ok(&[

@@ -18,4 +18,4 @@ pub use check::{Check, check, check_values, targets};
 pub use loaded::{Loaded, Source};
 pub use runner::{Runner, device};
 pub use tolerance::{Comparison, Tolerance, assert_close, compare};
-pub use values::{decode, random, random_stored, reference, relative_l2, sampled, stored};
+pub use values::{decode, every, random, random_stored, reference, relative_l2, sampled, stored};

@@ -57,11 +57,14 @@ pub fn relative_l2(found: &[f32], expected: &[f32]) -> f64 {
     (error / norm.max(f64::MIN_POSITIVE)).sqrt()
 }
 
-/// The cases of a list that a test runs: the first of every `KILN_EVERY`, or of every `default` if
-/// the variable is not set. `make test-full` sets 1, which selects all cases.
+/// The cases of a list that a test runs: the first of [`every`]`(default)`.
+pub fn sampled<T>(cases: &[T], default: usize) -> impl Iterator<Item = &T> {
+    cases.iter().step_by(every(default))
+}
+
+/// A test runs one of so many cases: `KILN_EVERY`, or the default. `make test-full` sets 1.
 ///
 /// Panics if the variable is not a positive number.
-pub fn sampled<T>(cases: &[T], default: usize) -> impl Iterator<Item = &T> {
-    let every = std::env::var("KILN_EVERY").map_or(default, |n| n.parse().expect("KILN_EVERY=N"));
-    cases.iter().step_by(every)
+pub fn every(default: usize) -> usize {
+    std::env::var("KILN_EVERY").map_or(default, |n| n.parse().expect("KILN_EVERY=N"))
 }

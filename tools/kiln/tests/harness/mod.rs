@@ -63,6 +63,18 @@ pub fn kiln_answers(args: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).expect("kiln prints UTF-8")
 }
 
+/// The small model's bundle, compiled with options. Test programs share it: it is compiled anew
+/// only if `kiln` is newer.
+pub fn compiled(options: &[&str]) -> PathBuf {
+    let path = scratch("bundles").join(format!("emoji{}.kiln", options.join("")));
+    let written = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    if written(&path) <= written(Path::new(env!("CARGO_BIN_EXE_kiln"))) {
+        let fixed = ["compile", "--model", "emoji-256", "--no-prepare", "-o", arg(&path)];
+        kiln_ok(&[&fixed[..], options].concat());
+    }
+    path
+}
+
 /// Runs `kiln`, which must fail with `code` and one line on stderr; returns that line.
 pub fn kiln_err(args: &[&str], code: i32) -> String {
     let output = kiln(args);

@@ -4,13 +4,14 @@ use super::harness::{arg, npy};
 use super::{bundle, cache, cache_without, command, compile, empty, expect_right_picture, files};
 use super::{names, run_args, run_args_with_files, succeed, undisturbed};
 use kiln_bundle::BundleFile;
+use kiln_testkit::sampled;
 use std::fs;
 use std::path::Path;
 use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Moments at which each command is killed.
+/// Moments at which each command is killed; all of them in `make test-full`.
 const KILLS: usize = 8;
 
 /// Kills the process alone, as the system does when memory runs out.
@@ -24,7 +25,7 @@ fn kill(mut child: Child, after: Duration) {
 /// failure can be met again.
 fn moments(longest: Duration) -> Vec<Duration> {
     let part = |k: usize| longest.mul_f64((k as f64 + fastrand::f64()) / KILLS as f64);
-    let moments: Vec<_> = (0..KILLS).map(part).collect();
+    let moments: Vec<_> = sampled(&Vec::from_iter(0..KILLS), 2).copied().map(part).collect();
     println!("killed after {moments:?} of {longest:?}");
     moments
 }
@@ -96,14 +97,24 @@ fn a_killed_compile_leaves_no_bundle_or_a_whole_one() {
     let longest = started.elapsed();
     let whole = fs::read(&output).expect("just compiled");
     // Over an older bundle, and where there is none.
-    for (index, moment) in moments(longest).into_iter().enumerate() {
-        if index == KILLS / 2 {
+    let moments = moments(longest);
+    let middle = moments.len() / 2;
+    for (index, moment) in moments.into_iter().enumerate() {
+        if index == middle {
             fs::remove_file(&output).expect("it is there");
         }
-        let args =
-            ["compile", "--model", "emoji-256", "--budget", super::BUDGET, "-o", arg(&output)];
+        let args = [
+            "compile",
+            "--model",
+            "emoji-256",
+            "--no-prepare",
+            "--budget",
+            super::BUDGET,
+            "-o",
+            arg(&output),
+        ];
         kill(command(&args.map(String::from)).spawn().expect("it starts"), moment);
-        if output.exists() || index < KILLS / 2 {
+        if output.exists() || index < middle {
             BundleFile::open(&output).expect("a whole bundle").verify_all(|_| {}).expect("whole");
         }
     }
