@@ -1,5 +1,5 @@
 #!/bin/bash
-# Tries the OpenCL driver of this machine with the model that ships, for docs/benchmarks/drivers.md.
+# Tries the OpenCL driver of this machine with the model that ships, for docs/benchmarks/starting.md.
 #
 #   tools/drivers.sh NAME [DEVICE]
 #
