@@ -1,15 +1,14 @@
 #!/bin/bash
 # Tries the OpenCL driver of this machine with the model that ships, for docs/benchmarks/starting.md.
 #
-#   tools/drivers.sh NAME [DEVICE]
+#   tools/drivers.sh NAME
 #
-# DEVICE as for `kiln run`. Results go to target/drivers/NAME: the report of `kiln doctor`, and of two
+# The device is the one that `auto` means. Results go to target/drivers/NAME: the report of `kiln doctor`, and of two
 # runs, one from empty caches and one after it, their times, and the picture as numbers.
 # tools/compare/drivers.py makes the table of them. It needs target/release/kiln (make build).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=${1:?a name of the driver}
-device=${2:-auto}
 kiln=target/release/kiln
 out=target/drivers/$name
 rm -rf "$out"
@@ -18,12 +17,10 @@ export KILN_CACHE=$PWD/$out/cache POCL_CACHE_DIR=$PWD/$out/pocl
 # Seconds of wall clock, and of the processor in this process and in those that it started.
 TIMEFORMAT="%R %U %S"
 
-index=$("$kiln" devices | sed -n 's/^\([0-9]\) .*/\1/p' | head -n 1)
-[ "$device" = auto ] || index=$device
-timeout 1200 "$kiln" doctor --device "$index" --json >"$out/doctor.json" || echo "doctor: not fit" >&2
+timeout 1200 "$kiln" doctor --json >"$out/doctor.json" || echo "doctor: not fit" >&2
 "$kiln" compile --model emoji-256 --no-prepare -o "$out/emoji.kiln" >"$out/compile.log"
 for run in cold warm; do
-    { time timeout 1800 "$kiln" run "$out/emoji.kiln" --device "$device" --prompt "a slice of pizza on a blue background" \
+    { time timeout 1800 "$kiln" run "$out/emoji.kiln" --prompt "a slice of pizza on a blue background" \
         --latent models/emoji-256-golden/1-init.npy --dump "$out/$run" --report "$out/$run.json" \
         -o "$out/$run.png" 2>"$out/$run.log"; } 2>"$out/$run.time" || tail -n 1 "$out/$run.log" >&2
 done

@@ -51,7 +51,8 @@ pub fn of_tensor_cores(problem: &Problem, target: &Target, largest: f32) -> Roun
 }
 
 /// Factor by which the epilogue multiplies the errors of sums. GEGLU multiplies a sum by the GELU of
-/// another: both are at most two, the GELU's derivative about one, and the two errors independent.
+/// another, so that each multiplies the other's error. Sums are about 1, hardly any over 2 where an
+/// error is near its bound; a GELU's derivative is about 1; the two errors are independent.
 fn of_epilogue(problem: &Problem) -> f32 {
     let epilogue = match problem.op {
         Op::Matmul(op) => &op.epilogue,

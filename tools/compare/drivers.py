@@ -33,7 +33,9 @@ def read(path):
 
 def row(folder):
     doctor, warm = read(folder / "doctor.json"), read(folder / "warm.json")
-    report = doctor["devices"][0]
+    # The device of the run, of all that doctor tried.
+    names = [report["device"]["name"] for report in doctor["devices"]]
+    report = doctor["devices"][names.index(warm["device"]) if warm else 0]
     device = report["device"]
     tests = report["tests"]
     families = {test["family"] for test in tests}

@@ -100,8 +100,9 @@ impl Kernels {
     }
 
     fn is_at_hand(&self, bundle: &BundleFile, spec: &Spec) -> bool {
+        let name = spec.key.name();
         self.cache.as_ref().is_some_and(|cache| cache.contains(&spec.key))
-            || bundle.program_names().any(|name| name == spec.key.name())
+            || bundle.program_names().any(|carried| carried == name)
     }
 
     fn has(&self, spec: &Spec) -> bool {

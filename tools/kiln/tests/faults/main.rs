@@ -9,7 +9,7 @@ mod paths;
 mod shapes;
 mod standard_output;
 
-use harness::{arg, kiln_ok, scratch};
+use harness::{compiled, scratch};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,11 +18,7 @@ use std::sync::OnceLock;
 /// The small model with its image encoder, compiled.
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| {
-        let path = scratch("faults").join("emoji.kiln");
-        kiln_ok(&["compile", "--model", "emoji-256", "--with-encoder", "-o", arg(&path)]);
-        path
-    })
+    BUNDLE.get_or_init(|| compiled(&["--with-encoder"]))
 }
 
 /// An empty folder.

@@ -1,7 +1,9 @@
 //! A disk that is full: a limit on the size of files, which holds for root too, and `/dev/full`.
 
 use super::harness::{self, arg};
-use super::{bundle, cache, cache_without, command, empty, expect_right_picture, fail, files};
+use super::{
+    bundle, cache, cache_without, command, compile_args, empty, expect_right_picture, fail, files,
+};
 use super::{names, run_args, run_args_with_files};
 use std::fs;
 use std::io::Write;
@@ -22,17 +24,7 @@ fn limited(kib: u64, args: &[String]) -> Command {
 fn for_the_bundle() {
     let folder = empty("full-bundle");
     let output = folder.join("emoji.kiln");
-    let args = [
-        "compile",
-        "--model",
-        "emoji-256",
-        "--no-prepare",
-        "--budget",
-        super::BUDGET,
-        "-o",
-        arg(&output),
-    ];
-    let args = args.map(String::from);
+    let args = compile_args(&output);
     // The last of the bundle does not fit.
     let whole_bytes = fs::metadata(bundle()).expect("just compiled").len();
     let error = fail(limited((whole_bytes - 1) / 1024, &args), 2);

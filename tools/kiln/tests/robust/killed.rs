@@ -1,7 +1,10 @@
 //! SIGKILL at random moments.
 
 use super::harness::{arg, npy};
-use super::{bundle, cache, cache_without, command, compile, empty, expect_right_picture, files};
+use super::{
+    bundle, cache, cache_without, command, compile, compile_args, empty, expect_right_picture,
+    files,
+};
 use super::{names, run_args, run_args_with_files, succeed, undisturbed};
 use kiln_bundle::BundleFile;
 use kiln_testkit::sampled;
@@ -103,17 +106,7 @@ fn a_killed_compile_leaves_no_bundle_or_a_whole_one() {
         if index == middle {
             fs::remove_file(&output).expect("it is there");
         }
-        let args = [
-            "compile",
-            "--model",
-            "emoji-256",
-            "--no-prepare",
-            "--budget",
-            super::BUDGET,
-            "-o",
-            arg(&output),
-        ];
-        kill(command(&args.map(String::from)).spawn().expect("it starts"), moment);
+        kill(command(&compile_args(&output)).spawn().expect("it starts"), moment);
         if output.exists() || index < middle {
             BundleFile::open(&output).expect("a whole bundle").verify_all(|_| {}).expect("whole");
         }
