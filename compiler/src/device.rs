@@ -1,6 +1,9 @@
 //! Device profiles: all facts about a device, one TOML file each.
 
+mod check;
+
 use anyhow::{Context, Result, anyhow};
+pub use check::WrongField;
 use kiln_bundle::rationale::Rates as PlanRates;
 use kiln_kernels::Target;
 use serde::{Deserialize, Serialize};
@@ -144,11 +147,15 @@ impl Rates {
 impl DeviceProfile {
     /// Loads the profile with this name, or from the TOML file at this path.
     ///
-    /// Errors: neither a known name nor a readable file; an unknown or missing field.
+    /// Errors: neither a known name nor a readable file; an unknown or missing field; a
+    /// [`WrongField`].
     pub fn load(name_or_path: &str) -> Result<(String, Self)> {
         let (name, text) = Self::text(name_or_path)?;
-        let profile =
-            toml::from_str(&text).with_context(|| format!("device profile {name_or_path}"))?;
+        let profile: Self = toml::from_str(&text).map_err(|error| {
+            let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
+            anyhow!("device profile {name_or_path}:{line}:{column}: {}", one_line(error.message()))
+        })?;
+        profile.check().with_context(|| format!("device profile {name_or_path}"))?;
         Ok((name, profile))
     }
 
@@ -166,8 +173,9 @@ impl DeviceProfile {
                 known.join(", ")
             ));
         }
-        let text = std::fs::read_to_string(name_or_path)
-            .with_context(|| format!("reading device profile {name_or_path}"))?;
+        let text = std::fs::read_to_string(name_or_path).map_err(|error| {
+            anyhow!("cannot read the device profile {name_or_path}: {error}; check the path")
+        })?;
         let name = std::path::Path::new(name_or_path).file_stem().unwrap_or_default();
         Ok((name.to_string_lossy().into_owned(), text))
     }
@@ -231,6 +239,18 @@ impl DeviceProfile {
             (false, _) => "cpu-128",
         }
     }
+}
+
+/// Line and column of a byte in a text, from 1.
+fn position(text: &str, byte: usize) -> (usize, usize) {
+    let before = text.get(..byte).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// A message without its line breaks.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

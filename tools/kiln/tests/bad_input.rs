@@ -3,6 +3,7 @@
 mod harness;
 
 use harness::{arg, compiled, emoji, kiln_err, scratch};
+use kiln_compiler::device::DeviceProfile;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,23 @@ fn every_missing_tensor_is_listed() {
     ] {
         assert!(error.contains(name), "{name} is not in {error}");
     }
+}
+
+#[test]
+fn a_profile_with_a_fault_is_told_with_its_place() {
+    let (_, text) = DeviceProfile::text("cpu-avx2").expect("it ships");
+    let path = scratch("bad_input").join("mine.toml");
+    let said = |from: &str, to: &str| {
+        std::fs::write(&path, text.replacen(from, to, 1)).expect("the target folder is writable");
+        compile_err(Path::new(MODEL), &["--device", arg(&path)], 2)
+    };
+    let error = said("base_align_bytes = 256", "base_align_bytes = 0");
+    let expected = "mine.toml: memory.base_align_bytes is 0, it must be a power of two, 1 to 65536";
+    assert!(error.contains(expected), "{error}");
+    let error = said("tile_rows = 6", "tile_rows = six");
+    assert!(error.contains("mine.toml:6:13: "), "{error}");
+    let error = compile_err(Path::new(MODEL), &["--device", "no/such.toml"], 2);
+    assert!(error.contains("no/such.toml") && error.contains("check the path"), "{error}");
 }
 
 #[test]

@@ -202,6 +202,17 @@ fn every_pass_is_documented() {
 }
 
 #[test]
+fn every_profile_is_named_where_they_are_listed() {
+    for page in ["docs/guide/compile.md", "docs/reference/profile.md", "docs/benchmarks/memory.md"]
+    {
+        let text = read(&root().join(page));
+        for name in DeviceProfile::names() {
+            assert!(text.contains(&format!("`{name}`")), "{page} does not name {name}");
+        }
+    }
+}
+
+#[test]
 fn every_field_of_a_profile_is_documented() {
     let page = read(&root().join("docs/reference/profile.md"));
     let (_, text) = DeviceProfile::text("mali-g78").expect("it ships");

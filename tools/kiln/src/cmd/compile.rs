@@ -69,9 +69,7 @@ pub struct Args {
     /// [default: 2 if the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
-    /// Device to compile for: a profile (cpu-avx512, cpu-avx2, cpu-128, gpu, nvidia, mali-g78,
-    /// adreno), your own .toml file, or auto for this machine's OpenCL device
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", help = device_help())]
     pub device: String,
     /// Do all arithmetic in FP32, even if the profile has half arithmetic for FP16 values
     #[arg(long)]
@@ -88,6 +86,16 @@ pub struct Args {
     /// Bundle to write, such as sd21.kiln
     #[arg(short, long, required_unless_present = "budget_sweep")]
     pub output: Option<PathBuf>,
+}
+
+/// Help of `--device`, with the profiles that there are.
+fn device_help() -> String {
+    let profiles: Vec<_> = DeviceProfile::names().collect();
+    format!(
+        "Device to compile for: a profile ({}), your own .toml file, or auto for this machine's \
+         OpenCL device",
+        profiles.join(", ")
+    )
 }
 
 impl Args {
@@ -144,8 +152,8 @@ pub fn run(args: Args) -> Result<()> {
         None => model::default_weights(model.0)?,
     };
     check_files(&args, &path, output)?;
-    let source = open_weights(&args, model.0, &path)?;
     let (name, profile) = args.profile()?;
+    let source = open_weights(&args, model.0, &path)?;
     let model: Box<dyn Model> = match args.with_encoder {
         true => Box::new(model::WithEncoder(model)),
         false => Box::new(model),

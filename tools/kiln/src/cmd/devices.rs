@@ -1,6 +1,6 @@
 //! `kiln devices`: the OpenCL devices of this machine, and their profiles.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kiln_bundle::plan::HALF_EXTENSION;
 use kiln_compiler::device::{DeviceLimits, DeviceProfile};
 use kiln_compiler::size::mib;
@@ -69,6 +69,8 @@ pub fn adapted_profile(device: &DeviceFacts) -> Result<(String, DeviceProfile)> 
         compute_units: device.compute_units,
         half_arithmetic: device.extensions.iter().any(|name| name == HALF_EXTENSION),
     });
+    let told = || format!("profile {name} with what {} reports of itself", device.name);
+    profile.check().with_context(told)?;
     Ok((name, profile))
 }
 
