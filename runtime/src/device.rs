@@ -135,7 +135,7 @@ impl DeviceFacts {
 
     /// Refuses a plan that needs more than this device has. The error names the requirement.
     ///
-    /// Errors: `Requirement`.
+    /// Errors: `Requirement`, `Extension`.
     pub fn meets(&self, plan: &Plan) -> Result<(), RuntimeError> {
         let refuse = |what, needed: String, found: String| {
             Err(RuntimeError::Requirement { device: self.name.clone(), what, needed, found })
@@ -157,7 +157,8 @@ impl DeviceFacts {
         }
         for extension in &plan.requirements.extensions {
             if !self.extensions.contains(extension) {
-                return refuse("the OpenCL extensions", extension.clone(), "no such one".into());
+                let (device, extension) = (self.name.clone(), extension.clone());
+                return Err(RuntimeError::Extension { device, extension });
             }
         }
         // 0 if the driver does not report it.

@@ -69,6 +69,17 @@ pub enum RuntimeError {
         /// The device's value.
         found: String,
     },
+    /// The device lacks an OpenCL extension of the bundle.
+    #[error(
+        "device {device:?} lacks the OpenCL extension {extension}, which the bundle needs; compile \
+         it for this device, or with --fp32-arithmetic"
+    )]
+    Extension {
+        /// Name of the device.
+        device: String,
+        /// Name of the extension.
+        extension: String,
+    },
     /// An OpenCL call failed.
     #[error("{call} failed with {} ({code}) at {at}", error_text(*code))]
     OpenCl {

@@ -68,7 +68,8 @@ fn networks_in_half_arithmetic_agree() {
     } else {
         let message = String::from_utf8_lossy(&run.stderr);
         assert_eq!(run.status.code(), Some(3), "{message}");
-        assert!(message.contains(HALF_EXTENSION), "{message}");
+        let lack = format!("lacks the OpenCL extension {HALF_EXTENSION}, which the bundle needs");
+        assert!(message.contains(&lack), "{message}");
     }
 
     let bundle = write(&built(planned, way), "built.kiln");
