@@ -60,7 +60,8 @@ pub struct RunArgs {
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)))]
     pub count: usize,
     /// Seed of the noise. The same seed gives the same picture
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, allow_negative_numbers = true))]
+    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, allow_negative_numbers = true,
+          value_parser = args::seed))]
     pub seed: u64,
     /// Steps of the sampler, for example 30
     #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_STEPS))]

@@ -4,7 +4,7 @@ use kiln_bundle::BundleError;
 use opencl3::error_codes::{ClError, error_text};
 use thiserror::Error;
 
-use crate::os::library::Attempt;
+use crate::os::library::{Attempt, CANDIDATES};
 use crate::pipeline::png::PngError;
 use crate::pipeline::sampler::SamplerError;
 use crate::pipeline::tokenizer::TokenizerError;
@@ -14,11 +14,7 @@ use crate::pipeline::tokenizer::TokenizerError;
 #[non_exhaustive]
 pub enum RuntimeError {
     /// There is no OpenCL library.
-    #[error(
-        "no OpenCL library on this machine; tried {}; install one (Debian: ocl-icd-libopencl1 \
-         and pocl-opencl-icd) or name the vendor's in OPENCL_DYLIB_PATH",
-        tried.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ")
-    )]
+    #[error("{}", no_loader(tried))]
     NoLoader {
         /// The attempts, in order.
         tried: Vec<Attempt>,
@@ -187,6 +183,20 @@ impl RuntimeError {
             _ => 3,
         }
     }
+}
+
+fn no_loader(tried: &[Attempt]) -> String {
+    let is_named = !tried.iter().map(|attempt| &*attempt.library).eq(CANDIDATES.iter().copied());
+    let tried = tried.iter().map(Attempt::to_string).collect::<Vec<_>>().join(", ");
+    if is_named {
+        return format!(
+            "cannot open the OpenCL library {tried}; check --opencl, OPENCL_DYLIB_PATH"
+        );
+    }
+    format!(
+        "no OpenCL library on this machine; tried {tried}; install one (Debian: ocl-icd-libopencl1 \
+         and pocl-opencl-icd) or name the vendor's in OPENCL_DYLIB_PATH"
+    )
 }
 
 /// Adds the call and the place to an OpenCL error.

@@ -31,7 +31,7 @@ use crate::strategy::{Strategy, strategies};
 pub use draft::Planned;
 use draft::{Draft, Outcome};
 use lower::{LoweringCache, lower_model};
-use shortfall::Shortfall;
+use shortfall::{Allocation, Shortfall};
 use time::Prediction;
 
 /// Limits of the denoiser's resident weights, in bytes, that are tried in addition to "as many as
@@ -90,7 +90,8 @@ pub fn plan_model(
     }
     let Some((mut ns, draft, mut plan)) = fastest else {
         let shortfall = least.context("no strategy was tried")?;
-        return Err(DoesNotFit { budget_bytes: request.budget_bytes, shortfall }.into());
+        let (budget_bytes, precision) = (request.budget_bytes, precision.to_string());
+        return Err(DoesNotFit { budget_bytes, precision, shortfall }.into());
     };
     for limit_bytes in RESIDENT_LIMITS_BYTES {
         let Outcome::Fits(next) = draft.place(request, limit_bytes)? else { continue };
@@ -111,17 +112,36 @@ fn attempt(strategy: Strategy, needs_bytes: Option<u64>) -> Attempt {
 
 /// The budget is too small for any strategy.
 #[derive(Debug, thiserror::Error)]
-#[error("{} too small: {shortfall}", limit(*budget_bytes, shortfall))]
+#[error("{}; {}", self.what(), shortfall)]
 pub struct DoesNotFit {
     /// The budget, in bytes.
     pub budget_bytes: u64,
+    /// The precision, as on the command line.
+    pub precision: String,
     /// Shortfall of the strategy with the smallest need.
     pub shortfall: Shortfall,
 }
 
-fn limit(budget_bytes: u64, shortfall: &Shortfall) -> String {
-    match shortfall.allocation {
-        Some(_) => "the device's allocations are".to_string(),
-        None => format!("the budget of {} is", mib(budget_bytes)),
+impl DoesNotFit {
+    /// The limit that is too small, and what to do.
+    fn what(&self) -> String {
+        if let Some(Allocation { what, len_bytes, most_bytes }) = &self.shortfall.allocation {
+            return format!(
+                "the device's allocations are too small: {what} of {} is one allocation, of which \
+                 the device's largest is {}",
+                mib(*len_bytes),
+                mib(*most_bytes)
+            );
+        }
+        let other = match &*self.precision {
+            "fp32" => ", or try --precision fp16 or int8",
+            "fp16" => ", or try --precision int8",
+            _ => "",
+        };
+        format!(
+            "the budget of {} is too small: the smallest feasible budget is {}; raise --budget{other}",
+            mib(self.budget_bytes),
+            mib(self.shortfall.needs_bytes)
+        )
     }
 }

@@ -8,7 +8,7 @@ use super::lifetime::BufferDraft;
 use crate::size::mib;
 
 /// Number of buffers that the message names.
-const NAMED: usize = 4;
+const NAMED: usize = 2;
 
 /// The need of a plan, and its largest parts.
 #[derive(Clone, Debug)]
@@ -60,15 +60,9 @@ impl Shortfall {
     }
 }
 
+/// What the memory is for: the buffers live at the peak, then the parts beside them.
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.allocation {
-            Some(Allocation { what, len_bytes, most_bytes }) => {
-                write!(f, "{what} of {} is one allocation, ", mib(*len_bytes))?;
-                write!(f, "of which the device's largest is {}; ", mib(*most_bytes))?;
-            }
-            None => write!(f, "the smallest feasible budget is {}; ", mib(self.needs_bytes))?,
-        }
         write!(f, "{} are live at the peak, the largest ", mib(self.live_bytes))?;
         let live: Vec<_> = self.live.iter().map(|(n, b)| format!("{n} {}", mib(*b))).collect();
         write!(f, "{}; beside them ", live.join(", "))?;

@@ -20,7 +20,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 mod check;
 pub mod diffusers;
@@ -104,7 +104,8 @@ pub trait TensorSource: Send + Sync + fmt::Debug {
 ///
 /// Errors: the path does not exist or has none of the forms; an error of the reader.
 pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
-    let kind = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    let kind = std::fs::metadata(path)
+        .map_err(|error| anyhow!("cannot open {}: {error}; check the path", path.display()))?;
     if kind.is_dir() {
         return open_folder(path);
     }

@@ -172,6 +172,9 @@ fn recognize(first: &[u8; 8]) -> Option<&'static str> {
             Some("a web page; the download did not give the file, try again")
         }
         [0x93, b'N', b'U', b'M', ..] => Some("a NumPy array"),
+        text if text.iter().all(|b| b.is_ascii_graphic() || b.is_ascii_whitespace()) => {
+            Some("a text file; give the model's .safetensors file")
+        }
         _ => None,
     }
 }

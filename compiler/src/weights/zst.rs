@@ -176,6 +176,14 @@ impl<R: BufRead> Frames<R> {
                  decompress it with `zstd -d --long=31`"
             ));
         }
+        if let FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::BadMagicNumber(_)) = e
+        {
+            return io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a Zstandard file, though its name ends in .zst; if it is a .safetensors file, \
+                 rename it, else download it again",
+            );
+        }
         match self.source.fill_buf() {
             Ok([]) => truncated(),
             Ok(_) => io::Error::new(

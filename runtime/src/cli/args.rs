@@ -136,6 +136,12 @@ impl Command {
     }
 }
 
+/// Parses a seed for clap.
+#[cfg(feature = "clap")]
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX))
+}
+
 impl RunArgs {
     /// The defaults.
     fn of(bundle: PathBuf) -> RunArgs {

@@ -30,6 +30,7 @@ fn compile_err(weights: &Path, extra: &[&str], code: i32) -> String {
 fn a_missing_file_is_named() {
     let error = compile_err(Path::new("no/such.safetensors"), &[], 2);
     assert!(error.contains("no/such.safetensors"), "{error}");
+    assert!(error.contains("--weights: ") && error.contains("check the path"), "{error}");
     let error = kiln_err(&["run", "no/such.kiln", "--prompt", "x", "-o", "target/x.png"], 2);
     assert!(error.contains("no/such.kiln"), "{error}");
 }
@@ -75,6 +76,35 @@ fn every_missing_tensor_is_listed() {
 }
 
 #[test]
+fn a_checkpoint_of_another_form_is_told_in_words() {
+    let folder = scratch("bad_input");
+    for (name, expected) in [
+        ("notes.safetensors", "not a safetensors file but a text file"),
+        ("notes.safetensors.zst", "not a Zstandard file, though its name ends in .zst"),
+    ] {
+        let path = folder.join(name);
+        std::fs::write(&path, "These are notes.\n").expect("the target folder can be written");
+        let error = compile_err(&path, &[], 2);
+        assert!(error.contains(name) && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_library_that_is_named_and_not_there_is_told() {
+    let named = ["--opencl", "/no/such.so"];
+    let run = ["run", arg(bundle()), "-p", "x", "-o", "target/never.png"];
+    let error = kiln_err(&[&run[..], &named].concat(), 3);
+    assert!(error.contains("cannot open the OpenCL library /no/such.so"), "{error}");
+}
+
+#[test]
+fn a_seed_below_zero_is_told_the_range() {
+    let output = harness::kiln(&["run", "x.kiln", "-p", "x", "-o", "x.png", "--seed", "-1"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("from 0 to 18446744073709551615"), "{error}");
+}
+
+#[test]
 fn a_profile_with_a_fault_is_told_with_its_place() {
     let (_, text) = DeviceProfile::text("cpu-avx2").expect("it ships");
     let path = scratch("bad_input").join("mine.toml");
@@ -94,7 +124,8 @@ fn a_profile_with_a_fault_is_told_with_its_place() {
 #[test]
 fn a_budget_of_10_mib_is_refused_with_the_smallest_that_would_do() {
     let error = compile_err(Path::new(MODEL), &["--budget", "10MiB"], 1);
-    assert!(error.contains("smallest feasible budget is"), "{error}");
+    let (_, advice) = error.split_once("smallest feasible budget is ").expect("it is named");
+    assert!(advice.contains("raise --budget, or try --precision fp16 or int8; "), "{error}");
     assert!(error.contains("live at the peak"), "{error}");
 }
 

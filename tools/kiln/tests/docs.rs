@@ -132,7 +132,9 @@ fn calls(code: &str) -> Vec<Vec<String>> {
         }
         _ => None,
     };
-    let is_line = |line: &&str| ["kiln ", "kiln-run "].iter().any(|name| line.starts_with(name));
+    let is_usage = |line: &str| line.contains("[OPTIONS]");
+    let is_call = |line: &str| ["kiln ", "kiln-run "].iter().any(|name| line.starts_with(name));
+    let is_line = |line: &&str| is_call(line) && !is_usage(line);
     let lines: Vec<_> = code.lines().map(str::trim).filter(is_line).map(words).collect();
     lines.iter().flat_map(|line| line.split(is_end)).filter_map(call).collect()
 }

@@ -43,7 +43,8 @@ fn a_bundle_with_kernels_needs_no_cache() {
     let folder = empty("into");
     let (copy, cache) = (folder.join("with.kiln"), folder.join("cache"));
     let bundle = compiled(&[]);
-    kiln_ok(&["prepare", arg(&bundle), "--into", arg(&copy)]);
+    let said = kiln_ok(&["prepare", arg(&bundle), "--into", arg(&copy)]);
+    assert!(said.contains(&format!("wrote {} with them", arg(&copy))), "{said}");
     assert_eq!(origin(&copy, &folder, &["--cache", arg(&cache)]), "cached");
     assert!(!cache.exists());
     // Once more, into itself.

@@ -3,7 +3,7 @@
 mod kernels;
 mod sweep;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use kiln_compiler::constants::check_model;
 use kiln_compiler::device::DeviceProfile;
@@ -16,7 +16,7 @@ use kiln_compiler::storage::{Storage, Wide};
 use kiln_compiler::weights::joined::Joined;
 use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
 use kiln_compiler::{Model, plan_model};
-use kiln_graphs::ModelConfig;
+use kiln_graphs::config::{self, ModelConfig};
 use kiln_runtime::cli::{CacheArgs, PrepareArgs};
 use kiln_runtime::device::{self, DeviceFacts};
 use kiln_runtime::report::process_peak_bytes;
@@ -28,6 +28,8 @@ use crate::{model, size};
 
 /// Compile a checkpoint into a bundle that runs inside a memory budget.
 #[derive(clap::Args)]
+#[command(override_usage = "kiln compile [OPTIONS] --model <MODEL> --output <FILE.kiln>
+       kiln compile [OPTIONS] --model <MODEL> --budget-sweep <FROM..TO>")]
 #[command(after_help = "Examples:
   kiln compile --model emoji-256 -o emoji.kiln
   kiln compile --model emoji-256 --with-encoder -o emoji.kiln
@@ -84,7 +86,7 @@ pub struct Args {
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Bundle to write, such as sd21.kiln
-    #[arg(short, long, required_unless_present = "budget_sweep")]
+    #[arg(short, long, value_name = "FILE.kiln", required_unless_present = "budget_sweep")]
     pub output: Option<PathBuf>,
 }
 
@@ -218,11 +220,20 @@ fn check_weights(args: &Args, model: &dyn Model, source: &dyn TensorSource) -> R
         ),
         _ => {}
     }
-    let checked = check_model(model, source);
-    checked.map_err(|error| match error.downcast_ref::<Mismatch>() {
-        Some(mismatch) if args.verbose => anyhow!(mismatch.full()),
-        _ => error,
-    })
+    let Err(error) = check_model(model, source) else { return Ok(()) };
+    let Some(mismatch) = error.downcast_ref::<Mismatch>() else { return Err(error) };
+    let fits = |config| check_model(&model::ConfiguredModel(config), source).is_ok();
+    // Without this condition, a checkpoint that lacks the image encoder alone would get the advice.
+    let is_other = !fits(model::find(&args.model)?.0);
+    let other = config::models().iter().find(|config| is_other && fits(config));
+    if let Some(other) = other {
+        let (path, other) = (source.path().display(), other.name);
+        bail!("{path}: these shapes are {other}'s, not {}'s; pass --model {other}", args.model);
+    }
+    if args.verbose {
+        bail!(mismatch.full());
+    }
+    Err(error)
 }
 
 /// Checks that the bundle can be written and replaces nothing that is read.
@@ -264,12 +275,15 @@ fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
 fn open_weights(args: &Args, config: &ModelConfig, path: &Path) -> Result<Box<dyn TensorSource>> {
     /// A tensor that every encoder has.
     const ENCODER: &str = "first_stage_model.quant_conv.weight";
-    let source = weights::open(path)?;
+    let source = weights::open(path).context("--weights")?;
     if !args.with_encoder || source.info(ENCODER).is_some() {
         return Ok(source);
     }
     match args.encoder_weights.clone().or_else(|| model::default_encoder(config)) {
-        Some(path) => Ok(Box::new(Joined::new(source, weights::open(&path)?))),
+        Some(path) => {
+            let encoder = weights::open(&path).context("--encoder-weights")?;
+            Ok(Box::new(Joined::new(source, encoder)))
+        }
         None => bail!(
             "{} has no encoder (first_stage_model.encoder.*, first_stage_model.quant_conv.*); \
              pass --encoder-weights PATH",

@@ -78,6 +78,6 @@ pub fn adapted_profile(device: &DeviceFacts) -> Result<(String, DeviceProfile)> 
 pub fn named_profile(wanted: &str) -> Result<(String, DeviceProfile)> {
     match wanted {
         "auto" => adapted_profile(&device::select("auto")?),
-        name => DeviceProfile::load(name),
+        name => DeviceProfile::load(name).context("--device"),
     }
 }

@@ -202,7 +202,7 @@ fn print_device(report: &DeviceReport, out: &mut dyn Write) -> io::Result<()> {
         let part = 100.0 * worst.of_allowed;
         writeln!(
             out,
-            "  {storage}: worst is {family}, off by {error:.1e}, {part:.0} % of what is allowed"
+            "  {storage}: rounding is largest in {family}, {error:.1e}, {part:.0} % of its bound"
         )?;
     }
     for test in &report.tests {

@@ -151,13 +151,13 @@ impl<'a> Explainer<'a> {
             let verdict = match alternative.verdict {
                 Verdict::Chosen(_) => "chosen: the first that applies, fits and pays",
                 Verdict::Weights(_) => "its larger weights take longer to read than it saves",
-                Verdict::Later(_) => "not needed: the target has one before it",
+                Verdict::Later(_) => "would serve, but comes after the chosen one",
                 Verdict::Scratch(_) => "too much scratch memory for the strategy",
                 Verdict::TooLong(_) => "a single work-group takes too long for a launch",
                 Verdict::DoesNotApply => "does not apply to these shapes on this device",
             };
             let cost = alternative.verdict.cost().map_or(String::new(), describe);
-            writeln!(out, "    {:<16}{verdict}{cost}", alternative.variant)?;
+            writeln!(out, "    {:<18}{verdict}{cost}", alternative.variant)?;
         }
         for attempt in self.account.attempts {
             match attempt.needs_bytes {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use kiln_runtime::program::prepare;
 
-use super::files;
+use super::{files, print};
 
 /// Name of this command. Other commands run it under this name.
 pub const NAME: &str = "prepare";
@@ -30,8 +30,14 @@ pub fn run(args: Args) -> Result<()> {
         files::check([], "--into", into, Some("kiln"))?;
     }
     kiln_runtime::cli::prepare(&args.prepare, &[NAME])?;
+    if args.prepare.worker {
+        return Ok(());
+    }
+    let bundle = &args.prepare.bundle;
+    print::line(format_args!("the kernels of {} are compiled", bundle.display()))?;
     if let (Some(into), Some(cache)) = (&args.into, args.prepare.cache.cache()) {
-        prepare::write_into(&args.prepare.bundle, &args.prepare.device, &cache, into)?;
+        prepare::write_into(bundle, &args.prepare.device, &cache, into)?;
+        print::line(format_args!("wrote {} with them", into.display()))?;
     }
     Ok(())
 }

@@ -4,6 +4,8 @@ use anyhow::Result;
 
 /// Make pictures from prompts with a compiled model.
 #[derive(clap::Args)]
+#[command(override_usage = "kiln run [OPTIONS] <FILE.kiln> --prompt <PROMPT> --output <FILE.png>
+       kiln run [OPTIONS] <FILE.kiln> --prompts <FILE.jsonl>")]
 #[command(after_help = "Examples:
   kiln run emoji.kiln --prompt 'a red heart' -o heart.png
   kiln run sd21.kiln --prompt 'a lighthouse at dusk' --negative-prompt blurry \\

@@ -97,10 +97,11 @@ pub fn run(args: Args) -> Result<()> {
         print::line(format_args!("left out: {message}"))?;
     }
     print::line(format_args!(
-        "{}: {} of {} shapes tuned, {} candidates tried, for {} on {}",
+        "wrote {}: {} of {} shapes measured, {} changed, {} candidates tried, for {} on {}",
         args.output.display(),
         winners.len(),
         items.len(),
+        winners.iter().filter(|w| w.tuning != w.untuned).count(),
         tuner.tried,
         resolved.profile_name,
         resolved.device.name

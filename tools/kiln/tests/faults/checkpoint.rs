@@ -42,6 +42,15 @@ fn another_model_is_named_first_with_ten_of_its_tensors() {
 }
 
 #[test]
+fn a_known_model_of_other_shapes_is_named() {
+    let output = empty("known").join("x.kiln");
+    let weights = "models/emoji-256.safetensors.zst";
+    let compile = ["compile", "--model", "sd21-base", "--weights", weights, "-o", arg(&output)];
+    let line = kiln_err(&compile, 2);
+    assert!(line.contains("emoji-256's, not sd21-base's; pass --model emoji-256"), "{line}");
+}
+
+#[test]
 fn a_scheduler_that_contradicts_the_model_is_refused() {
     let folder = empty("scheduler");
     let output = folder.join("x.kiln");

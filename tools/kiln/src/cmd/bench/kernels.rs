@@ -308,5 +308,6 @@ fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
             format!("{about}{}", super::duration(time.seconds)),
         )?;
     }
+    writeln!(out, "\nkiln bench kernels --help says what the columns are")?;
     Ok(())
 }

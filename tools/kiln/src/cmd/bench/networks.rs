@@ -19,7 +19,13 @@ use crate::cmd::print::{self, printed};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln bench networks sd21.kiln
-  kiln bench networks sd21.kiln --network unet --runs 9 --json")]
+  kiln bench networks sd21.kiln --network unet --runs 9 --json
+
+median, best: time of the launches of a pass. with I/O: the median with its weights read. enqueue:
+time until the driver has all launches. recorded: launches in command buffers. % peak is relative to
+the peak of FP32 multiply-adds, measured in the same run; Winograd and tensor cores may exceed 100.
+% cpu is the same by processor time, which other programs disturb less. GB moved counts every
+argument of each launch once, GB read the weights that a pass reads from the bundle.")]
 pub struct Args {
     /// Compiled model
     pub bundle: PathBuf,
@@ -310,5 +316,6 @@ fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
             duration(n.host_seconds)
         )?;
     }
+    writeln!(out, "\nkiln bench networks --help says what the columns are")?;
     Ok(())
 }

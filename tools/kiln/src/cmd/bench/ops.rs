@@ -20,7 +20,11 @@ use crate::cmd::print::{self, printed};
   kiln bench ops --model sd21-base --network unet --guidance-batch 1 --json
 
 Inputs and weights are random. An op of more than a second is timed by a part of its work-items
-and marked ~.")]
+and marked ~.
+
+share, count: of the network's time, and how often a pass has the op. each: time of one. % peak is
+relative to the peak of FP32 multiply-adds, measured in the same run; Winograd and tensor cores may
+exceed 100. GB/s count each input and the output once, in their storage types.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
@@ -207,5 +211,6 @@ fn print(measured: &Measured, out: &mut dyn Write) -> io::Result<()> {
             )?;
         }
     }
+    writeln!(out, "\nkiln bench ops --help says what the columns are")?;
     Ok(())
 }

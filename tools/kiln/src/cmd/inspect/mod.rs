@@ -18,7 +18,7 @@ use kiln_bundle::plan::Plan;
 use kiln_bundle::whole;
 use std::path::{Path, PathBuf};
 
-use super::print::printed;
+use super::print::{self, printed};
 use measured::Measured;
 
 /// Show where a bundle's memory and time go, without a device.
@@ -110,7 +110,8 @@ pub fn run(args: Args) -> Result<()> {
 
 fn write_page(path: &Path, account: &Account) -> Result<()> {
     whole::write(path, |file| html::write(account, file))
-        .with_context(|| format!("writing {}", path.display()))
+        .with_context(|| format!("writing {}", path.display()))?;
+    print::line(format_args!("wrote {}", path.display()))
 }
 
 /// The sources of the kernels that a name selects, in sequence.

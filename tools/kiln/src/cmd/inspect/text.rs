@@ -120,7 +120,7 @@ fn budget(a: &Account, out: &mut dyn Write) -> Result<()> {
     let w = &a.weights;
     writeln!(
         out,
-        "weights {} resident, {} streamed, {} of them in each pass of the U-Net",
+        "weights {} resident, {} streamed: {} a U-Net pass, the rest once a picture",
         mib(w.resident_bytes),
         mib(w.streamed_bytes),
         mib(w.streamed_bytes_a_pass)
