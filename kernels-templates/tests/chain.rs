@@ -7,8 +7,8 @@ use kiln_ir::ops::epilogue::{Activation, Epilogue};
 use kiln_ir::ops::group_affine::GroupAffine;
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::{DType, Op, TensorType};
-use kiln_kernels::{Lowering, Operand, Problem, Target, candidates};
-use kiln_testkit::{Check, Tolerance, random, random_stored};
+use kiln_kernels::{Operand, Problem, Target, candidates};
+use kiln_testkit::{Check, Lowered, Tolerance, every, random, random_stored};
 
 /// A chain over `[batch, height, width]`, its channels from source to output, and whether
 /// its residual is its source.
@@ -109,7 +109,7 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
     let tolerance = Tolerance { abs: 2e-5 + halves, rel: 1e-5 };
     let unlimited = Problem::unlimited(&op, &inputs, &output);
     let check = Check::new(&unlimited, &values, 1.0, tolerance);
-    let mut seen: Vec<Lowering> = vec![];
+    let mut seen: Vec<Lowered> = vec![];
     for target in targets {
         for max_scratch_bytes in scratch_bytes {
             let problem = Problem {
@@ -123,19 +123,25 @@ fn check(case: &Case, targets: &[Target], scratch_bytes: &[u64]) {
             assert_eq!(variants.iter().map(|v| v.name).collect::<Vec<_>>(), ["striped", "naive"]);
             for variant in variants {
                 let lowering = variant.lower(&problem, target).unwrap();
-                if !seen.contains(&lowering) {
-                    check.hold(&problem, variant, &lowering, target);
-                    seen.push(lowering);
+                if seen.iter().all(|known| known.lowering != lowering) {
+                    seen.push(Lowered { problem: problem.clone(), variant, lowering, target });
                 }
             }
         }
     }
+    check.hold(&seen);
     // Stripes of several heights, and the whole feature map.
-    assert!(seen.len() > 2, "{} lowerings", seen.len());
+    let limits = targets.len().max(scratch_bytes.len());
+    assert!(seen.len() > limits.div_ceil(2), "{} lowerings", seen.len());
 }
 
-/// One line at a time, some, all.
-const SCRATCH: [u64; 4] = [0, 20_000, 40_000, u64::MAX];
+/// One line at a time, some, more, all: two of them in turn for the `index`-th case of a test, and
+/// with `KILN_EVERY=1` all four.
+fn scratch(index: usize) -> Vec<u64> {
+    let all = [0, 20_000, 40_000, u64::MAX];
+    let step = every(2).min(2);
+    all.into_iter().skip(index % step).step_by(step).collect()
+}
 
 fn case(first: Conv2d, second: Second, feature_map: [usize; 3], channels: [usize; 3]) -> Case {
     let (activations, weights) = (DType::F32, DType::F32);
@@ -148,22 +154,31 @@ fn small_upsampled() {
     let first = || conv(3, None, true);
     let windows = |residual| Second::Conv2d { op: conv(3, SILU, false), residual };
     let rows = |residual| Second::Matmul { residual };
-    for second in [windows(false), rows(true), rows(false), Second::Affine { groups: 3 }] {
-        check(&case(first(), second, [1, 7, 5], [11, 21, 19]), &[Target::cpu()], &SCRATCH);
+    let seconds = [windows(false), rows(true), rows(false), Second::Affine { groups: 3 }];
+    for (i, second) in seconds.into_iter().enumerate() {
+        check(&case(first(), second, [1, 7, 5], [11, 21, 19]), &[Target::cpu()], &scratch(i));
     }
 }
 
-/// Both convolutions of a residual block, over its own source.
+/// Both convolutions of a residual block, over its own source; or the first and the statistics of
+/// what follows. `make test` takes each on one of the shapes.
 #[test]
 fn small_normalized_twice() {
-    for (feature_map, channels) in [([1, 16, 6], [32, 48, 32]), ([2, 11, 5], [9, 7, 9])] {
-        for residual in [true, false] {
-            let second = Second::Conv2d { op: conv(3, SILU, false), residual };
-            let case = case(conv(3, SILU, false), second, feature_map, channels);
-            check(&case, &[Target::cpu()], &SCRATCH);
-        }
-        let case = case(conv(3, SILU, false), Second::Affine { groups: 1 }, feature_map, channels);
-        check(&case, &[Target::cpu()], &SCRATCH);
+    let windows = |residual| Second::Conv2d { op: conv(3, SILU, false), residual };
+    let affine = || Second::Affine { groups: 1 };
+    let (wide, narrow) = (([1, 16, 6], [32, 48, 32]), ([2, 11, 5], [9, 7, 9]));
+    let cases = [
+        (wide, windows(true)),
+        (narrow, windows(false)),
+        (narrow, affine()),
+        (narrow, windows(true)),
+        (wide, windows(false)),
+        (wide, affine()),
+    ];
+    let count = cases.len() / every(2).min(2);
+    for (i, ((feature_map, channels), second)) in cases.into_iter().take(count).enumerate() {
+        let case = case(conv(3, SILU, false), second, feature_map, channels);
+        check(&case, &[Target::cpu()], &scratch(i));
     }
 }
 
@@ -171,17 +186,21 @@ fn small_normalized_twice() {
 fn every_storage_and_device_class() {
     let narrow = Target { vector_width: 8, ..Target::cpu() };
     let others = [narrow, Target::gpu(), Target::mobile()];
-    for (activations, weights) in
-        [(DType::F16, DType::F32), (DType::F16, DType::F16), (DType::F16, DType::I8)]
-    {
+    let storages = [(DType::F16, DType::F32), (DType::F16, DType::F16), (DType::F16, DType::I8)];
+    for (s, (activations, weights)) in storages.into_iter().enumerate() {
+        // Every storage on one of the targets in turn, and with `KILN_EVERY=1` on all.
+        let targets = |first: usize| match every(2) {
+            1 => others.to_vec(),
+            _ => vec![others[(first + s) % others.len()].clone()],
+        };
         let stored = |case| Case { activations, weights, ..case };
         let windows = Second::Conv2d { op: conv(3, SILU, false), residual: true };
         let block = stored(case(conv(3, SILU, false), windows, [1, 10, 6], [32, 32, 32]));
         check(&block, &[Target::cpu()], &[0, 20_000]);
-        check(&block, &others, &[20_000]);
+        check(&block, &targets(0), &[20_000]);
         let affine = Second::Affine { groups: 4 };
         let statistics = stored(case(conv(3, None, true), affine, [1, 6, 8], [16, 32, 32]));
-        check(&statistics, &others, &[20_000]);
+        check(&statistics, &targets(1), &[20_000]);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::cases::Case;
 use kiln_ir::{DType, Op};
 use kiln_kernels::{Problem, Target, candidates};
-use kiln_testkit::{Check, Tolerance, random, random_stored, sampled};
+use kiln_testkit::{Check, Lowered, Pairs, Tolerance, random, random_stored, sampled};
 
 /// A test runs one of this many cases by default.
 pub const SAMPLE: usize = 8;
@@ -11,6 +11,16 @@ pub const SAMPLE: usize = 8;
 /// Runs the best variants of a case on a target. Bounds follow from the length of the reduction
 /// axis and the rounding of the storage types.
 pub fn check(target: &Target, case: &Case, most_variants: usize) {
+    check_variants(target, case, most_variants, |_| true);
+}
+
+/// [`check`], of the variants whose name is wanted.
+fn check_variants(
+    target: &Target,
+    case: &Case,
+    most_variants: usize,
+    mut wanted: impl FnMut(&str) -> bool,
+) {
     let types: Vec<_> = case.inputs.iter().map(|i| &i.ty).collect();
     let output = case.op.infer(&types).unwrap();
     let weights = types[case.op.weights()[0]];
@@ -33,7 +43,8 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
     let check = Check::new(&problem, &values, largest, Tolerance::contraction(k, largest));
     let variants = candidates(&problem, target);
     assert!(!variants.is_empty(), "{} has no variant", case.op.name());
-    for variant in variants.into_iter().take(most_variants) {
+    let mut lowerings = vec![];
+    for variant in variants.into_iter().take(most_variants).filter(|v| wanted(v.name)) {
         let lowering = variant.lower(&problem, target).unwrap();
         let what = format!("{} {} {problem}", variant.name, case.op.name());
         verify_regions(&problem, &lowering, &what);
@@ -41,8 +52,9 @@ pub fn check(target: &Target, case: &Case, most_variants: usize) {
             let flops: u64 = lowering.launches.iter().map(|l| l.flops).sum();
             assert_eq!(flops, case.op.flops(&types, &output), "{what}");
         }
-        check.hold(&problem, variant, &lowering, target);
+        lowerings.push(Lowered { problem: problem.clone(), variant, lowering, target });
     }
+    check.hold(&lowerings);
 }
 
 /// Weights that INT8 stores without error. In each scale group they are whole numbers, the first of
@@ -100,11 +112,17 @@ pub fn check_sampled(cases: &[Case]) {
     }
 }
 
-/// Every variant on every target. The lines of the im2win copy must not have a power of two as
-/// length: oclgrind 21.10 truncates to odd widths without masking.
+/// Every variant on every target and on every case, by [`Pairs`]. The lines of the im2win copy must
+/// not have a power of two as length: oclgrind 21.10 truncates to odd widths without masking.
 pub fn check_everywhere(cases: &[Case]) {
-    for target in other_targets().into_iter().chain([Target::cpu()]) {
-        cases.iter().for_each(|case| check(&target, case, usize::MAX));
+    let targets: Vec<_> = [Target::cpu()].into_iter().chain(other_targets()).collect();
+    let mut pairs = Pairs::new();
+    // Each target in turn with another case, so that few combinations make all pairs.
+    for shift in 0..cases.len() {
+        for (t, target) in targets.iter().enumerate() {
+            let c = (t + shift) % cases.len();
+            check_variants(target, &cases[c], usize::MAX, |variant| pairs.adds(variant, c, t));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::contraction::mobile::mean_error;
 use kiln_kernels::{Argument, Launch, Lowering, Operand, Problem, Target, candidates};
 use kiln_testkit::half::{TRIAL, Way, trial, trials};
-use kiln_testkit::{Runner, random, stored};
+use kiln_testkit::{Runner, every, random, stored};
 
 /// Everything in FP16.
 const HALF: Storage = STORAGES[3];
@@ -191,8 +191,8 @@ fn contractions_in_halves() {
     cases.push(Case { max_scratch_bytes: 3_000, ..cases[9].clone() });
     let wide = Target { tile_rows: 6, tile_columns: 8, half_run: 8, ..Target::mobile() };
     let half = Target::mobile_half();
-    for (i, case) in cases.iter().enumerate() {
-        check(if i % 3 == 2 { &wide } else { &half }, case, 1);
+    for i in (0..cases.len()).step_by(every(2)) {
+        check(if i % 3 == 2 { &wide } else { &half }, &cases[i], 1);
     }
 }
 

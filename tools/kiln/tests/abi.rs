@@ -4,14 +4,14 @@ mod harness;
 
 use std::process::Command;
 
-use harness::{arg, compiled, kiln_ok, scratch};
+use harness::{arg, kiln_ok, scratch, shared};
 use kiln_testkit::native;
 
 #[test]
 fn an_emoji_is_the_same_from_the_command_from_c_and_from_java() {
     let folder = scratch("abi");
     let at = |name: &str| folder.join(name);
-    let (bundle, picture) = (compiled(&[]), at("run.png"));
+    let (bundle, picture) = (shared(), at("run.png"));
     let request = ["a red heart", "2", "3"];
     let run = ["run", arg(&bundle), "--prompt", request[0], "--steps", request[1], "--seed"];
     kiln_ok(&[&run[..], &[request[2], "-o", arg(&picture)]].concat());

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, emoji, kiln_err, scratch};
+use harness::{arg, emoji, kiln_err, scratch, shared};
 use kiln_compiler::device::DeviceProfile;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,7 @@ const MODEL: &str = "models/emoji-256.safetensors.zst";
 
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compiled(&[]))
+    BUNDLE.get_or_init(shared)
 }
 
 /// Compiles the small model from `weights`, which must fail; nothing may be written.
@@ -188,8 +188,11 @@ fn a_damaged_bundle_is_refused() {
     let run = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         std::fs::write(&path, bytes).expect("the target folder can be written");
-        let args = ["run", arg(&path), "--prompt", "x", "--steps", "1", "-o", "target/never.png"];
-        let output = harness::kiln(&args);
+        // Every network runs, and reads its weights.
+        let image = emoji("1.png");
+        let args =
+            ["run", arg(&path), "--prompt", "x", "--steps", "1", "--init-image", arg(&image)];
+        let output = harness::kiln(&[&args[..], &["-o", "target/never.png"]].concat());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && !error.contains("panicked"), "{name}: {error}");
         assert_eq!(error.trim_end().lines().count(), 1, "{error}");

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, emoji, kiln_answers, kiln_err, kiln_ok, npy, scratch};
+use harness::{arg, emoji, kiln_answers, kiln_err, kiln_ok, npy, scratch, shared};
 use kiln_testkit::{bounds, relative_l2};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn json(args: &[&str]) -> Value {
 
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compiled(&[]))
+    BUNDLE.get_or_init(shared)
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, emoji, kiln_ok, npy, psnr, scratch};
+use harness::{arg, compiled, emoji, kiln_ok, npy, psnr, scratch, shared};
 use kiln_testkit::{bounds, relative_l2, sampled};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,13 +13,12 @@ const PROMPTS: [&str; 3] =
     ["a red heart", "a slice of pizza on a blue background", "a grinning face, flat style"];
 
 fn bundle(precision: &str, extra: &[&str]) -> PathBuf {
-    let precision: &[&str] = if precision == "fp32" { &[] } else { &["--precision", precision] };
-    compiled(&[precision, extra].concat())
+    compiled(&[&["--precision", precision][..], extra].concat())
 }
 
 fn fp32() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| bundle("fp32", &[]))
+    BUNDLE.get_or_init(shared)
 }
 
 fn fp16() -> &'static Path {

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, emoji, kiln_err, kiln_ok, npy, scratch};
+use harness::{arg, compiled, emoji, kiln_err, kiln_ok, npy, scratch, shared};
 use kiln_testkit::{bounds, every, native, relative_l2};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 fn bundle() -> &'static PathBuf {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compiled(&["--with-encoder"]))
+    BUNDLE.get_or_init(shared)
 }
 
 fn expect_close(found: &Path, expected: &str, limit: f64) {

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, kiln, kiln_err, kiln_ok, root, scratch};
+use harness::{arg, compiled, emoji, kiln, kiln_err, kiln_ok, root, scratch, shared};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -297,14 +297,16 @@ fn the_page_is_drawn_in_light_and_dark() {
 fn measured_times_stand_beside_the_predicted_ones() {
     let folder = scratch("inspect");
     let (profile, picture) = (folder.join("profile.json"), folder.join("profiled.png"));
-    let run = ["run", arg(roomy()), "--prompt", "a red heart", "--steps", "2", "--profile"];
-    kiln_ok(&[&run[..], &[arg(&profile), "-o", arg(&picture)]].concat());
-    let text = kiln_ok(&["inspect", arg(roomy()), "--report", arg(&profile), "--json"]);
+    let (bundle, image) = (shared(), emoji("1.png"));
+    let run = ["run", arg(&bundle), "--prompt", "a red heart", "--steps", "2", "--strength", "1"];
+    let more = ["--init-image", arg(&image), "--profile", arg(&profile), "-o", arg(&picture)];
+    kiln_ok(&[&run[..], &more].concat());
+    let text = kiln_ok(&["inspect", arg(&bundle), "--report", arg(&profile), "--json"]);
     let account: Value = serde_json::from_str(&text).expect("JSON");
     let launches = list(&account, "ops").iter().filter(|op| !op["kernel"].is_null());
     assert!(launches.into_iter().all(|op| op["measured_ns"].as_u64() > Some(0)));
     assert!(list(&account, "networks").iter().all(|n| n["measured_ns"].as_u64() > Some(0)));
-    let path = page(roomy(), "measured.html", &["--report", arg(&profile)]);
+    let path = page(&bundle, "measured.html", &["--report", arg(&profile)]);
     assert!(selftest(&path, "1400,1000")["tiles"].to_string().contains("measured, unet"));
     let other = kiln(&["inspect", arg(tight()), "--report", arg(&profile)]);
     assert_eq!(other.status.code(), Some(2), "another bundle's times are refused");

@@ -2,7 +2,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, kiln_err, kiln_ok, scratch};
+use harness::{arg, kiln_err, kiln_ok, scratch, shared};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ fn origin(bundle: &Path, folder: &Path, more: &[&str]) -> String {
 fn compile_leaves_kernels_for_the_first_run_unless_told_otherwise() {
     let folder = empty("compile");
     let (bundle, cache) = (folder.join("emoji.kiln"), folder.join("cache"));
-    let compile = ["compile", "--model", "emoji-256", "-o", arg(&bundle)];
+    let compile = ["compile", "--model", "emoji-256", "--with-encoder", "-o", arg(&bundle)];
     // In the user's cache, where other tests leave the same kernels.
     kiln_ok(&compile);
     assert_eq!(origin(&bundle, &folder, &[]), "cached");
@@ -42,7 +42,7 @@ fn compile_leaves_kernels_for_the_first_run_unless_told_otherwise() {
 fn a_bundle_with_kernels_needs_no_cache() {
     let folder = empty("into");
     let (copy, cache) = (folder.join("with.kiln"), folder.join("cache"));
-    let bundle = compiled(&[]);
+    let bundle = shared();
     let said = kiln_ok(&["prepare", arg(&bundle), "--into", arg(&copy)]);
     assert!(said.contains(&format!("wrote {} with them", arg(&copy))), "{said}");
     assert_eq!(origin(&copy, &folder, &["--cache", arg(&cache)]), "cached");

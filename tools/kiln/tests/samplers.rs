@@ -2,14 +2,14 @@
 
 mod harness;
 
-use harness::{arg, compiled, emoji, kiln_ok, npy, scratch};
+use harness::{arg, emoji, kiln_ok, npy, scratch, shared};
 use kiln_testkit::{bounds, relative_l2};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 fn bundle() -> &'static PathBuf {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compiled(&[]))
+    BUNDLE.get_or_init(shared)
 }
 
 /// Twenty steps from the reference's noise, with fresh noise of seed 0 where a sampler wants it.

@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{arg, compiled, emoji, kiln_err, kiln_ok, npy, scratch};
+use harness::{arg, compiled, emoji, kiln_err, kiln_ok, npy, scratch, shared};
 use kiln_testkit::{bounds, relative_l2};
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,8 @@ fn smallest_mib() -> u64 {
     mib.ceil() as u64
 }
 
-fn decoded(budget: &str) -> (PathBuf, Vec<f32>) {
-    let picture = scratch(FOLDER).join(format!("{budget}.npy"));
-    let bundle = compiled(&["--budget", budget]);
+fn decoded(bundle: PathBuf, name: &str) -> (PathBuf, Vec<f32>) {
+    let picture = scratch(FOLDER).join(name);
     let latent = format!("latent={}", arg(&emoji("1-latents-20.npy")));
     let output = arg(&picture);
     kiln_ok(&[
@@ -49,8 +48,9 @@ fn strategy(bundle: &Path) -> String {
 /// definition: by 1e-5 of the picture at most, over about thirty layers.
 #[test]
 fn stripes_have_no_seams() {
-    let (small, striped) = decoded(&format!("{}MiB", smallest_mib()));
-    let (large, whole) = decoded("1GiB");
+    let budget = format!("{}MiB", smallest_mib());
+    let (small, striped) = decoded(compiled(&["--budget", &budget]), "striped.npy");
+    let (large, whole) = decoded(shared(), "whole.npy");
     assert!(strategy(&small).contains("recomputed by stripes"), "{}", strategy(&small));
     assert!(!strategy(&large).contains("recomputed by stripes"), "{}", strategy(&large));
     let error = relative_l2(&striped, &whole);

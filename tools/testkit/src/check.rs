@@ -4,8 +4,10 @@ use kiln_ir::{DType, Op, TensorType};
 use kiln_kernels::{DeviceClass, Launch, Lowering, Operand, Problem, Target, Variant};
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::pairs::Pairs;
 use crate::runner::Runner;
 use crate::tolerance::{Tolerance, assert_close};
 use crate::values::{every, random, reference, stored};
@@ -17,9 +19,9 @@ pub fn targets() -> Vec<Target> {
     vec![Target::cpu(), narrow, Target::gpu(), Target::nvidia(), mobile]
 }
 
-/// Runs every variant of `op` for every target on random inputs of these shapes, scaled by
-/// `spread`, and compares with the reference: in FP32, and in FP16 for about half of all ops and
-/// shapes, or for all if `KILN_EVERY` is 1.
+/// Runs every variant of `op` on random inputs of these shapes, scaled by `spread`, and compares
+/// with the reference: in FP32, and in FP16 for about half of all ops and shapes, or for all if
+/// `KILN_EVERY` is 1. [`Pairs`] says for which targets.
 pub fn check(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, tolerance: Tolerance) {
     let op = op.into();
     let values: Vec<Vec<f32>> = (shapes.iter().enumerate())
@@ -27,11 +29,15 @@ pub fn check(op: impl Into<Op>, shapes: &[&[usize]], spread: f32, tolerance: Tol
         .map(|v| v.into_iter().map(|x| x * spread).collect())
         .collect();
     check_values(&op, shapes, &values, DType::F32, tolerance);
-    let mut hasher = DefaultHasher::new();
-    (op.name(), shapes).hash(&mut hasher);
-    if hasher.finish().is_multiple_of(every(2) as u64) {
+    if hash(&op, shapes).is_multiple_of(every(2) as u64) {
         check_values(&op, shapes, &values, DType::F16, tolerance);
     }
+}
+
+fn hash(op: &Op, shapes: &[&[usize]]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (op.name(), shapes).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// [`check`] with given values and one storage type.
@@ -50,18 +56,37 @@ pub fn check_values(
     let values: Vec<Vec<f32>> = values.iter().map(|v| stored(storage, v)).collect();
     let largest = values.iter().flatten().fold(0.0f32, |most, v| most.max(v.abs()));
     let check = Check::new(&problem, &values, largest, tolerance);
-    let mut seen: Vec<Lowering> = vec![];
-    for target in targets() {
-        for variant in kiln_kernels::candidates(&problem, &target) {
-            let lowering = variant.lower(&problem, &target).unwrap();
-            if !seen.contains(&lowering) {
-                check_limits(&lowering, &target, &format!("{}: {problem}", variant.name));
-                check.hold(&problem, variant, &lowering, &target);
-                seen.push(lowering);
+    static PAIRS: Mutex<Pairs> = Mutex::new(Pairs::new());
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let case = CALLS.fetch_add(1, Ordering::Relaxed);
+    let mut chosen: Vec<Lowered> = vec![];
+    let (targets, first) = (targets(), hash(op, shapes) as usize);
+    for t in (0..targets.len()).map(|i| (first % targets.len() + i) % targets.len()) {
+        let target = &targets[t];
+        for variant in kiln_kernels::candidates(&problem, target) {
+            let lowering = variant.lower(&problem, target).unwrap();
+            let name = format!("{}/{} {storage:?}", op.name(), variant.name);
+            let seen = chosen.iter().any(|known| known.lowering == lowering);
+            if !seen && locked(&PAIRS).adds(&name, case, t) {
+                check_limits(&lowering, target, &format!("{}: {problem}", variant.name));
+                chosen.push(Lowered { problem: problem.clone(), variant, lowering, target });
             }
         }
     }
-    assert!(!seen.is_empty(), "no variant applies to {} {problem}", op.name());
+    check.hold(&chosen);
+    assert!(!chosen.is_empty(), "no variant applies to {} {problem}", op.name());
+}
+
+/// A variant's launches for a problem and a target.
+pub struct Lowered<'a> {
+    /// The op with its types and limits.
+    pub problem: Problem<'a>,
+    /// The variant.
+    pub variant: &'static Variant,
+    /// Its launches.
+    pub lowering: Lowering,
+    /// What they are for.
+    pub target: &'a Target,
 }
 
 /// Values with the reference's result.
@@ -85,28 +110,34 @@ impl<'a> Check<'a> {
         Self { values, expected: reference(problem, values), largest, tolerance }
     }
 
-    /// Compares a variant's lowering with the reference: whole, in parts and in place.
-    pub fn hold(&self, problem: &Problem, variant: &Variant, lowering: &Lowering, target: &Target) {
-        let op = problem.op.name();
-        let what = format!("{op}/{} {problem} for {:?}", variant.name, target.class);
-        let rounding = (variant.rounding)(problem, target, self.largest);
-        let found = Runner::shared().load(problem, lowering, self.values).result().expect(&what);
-        let tolerance = self.tolerance.rounded(rounding).stored_as(problem.output.dtype);
-        assert_close(&found, &self.expected, tolerance, &what);
-        self.hold_parts(problem, lowering, variant.name, &found);
-        self.hold_in_place(problem, lowering, variant.name, &found);
+    /// Compares lowerings with the reference: whole, in parts and in place.
+    pub fn hold(&self, lowerings: &[Lowered]) {
+        let runner = Runner::shared();
+        runner.join(lowerings.iter().map(|l| (&l.lowering, l.target.class)));
+        for lowered in lowerings {
+            let Lowered { problem, variant, lowering, target } = lowered;
+            let op = problem.op.name();
+            let what = format!("{op}/{} {problem} for {:?}", variant.name, target.class);
+            let rounding = (variant.rounding)(problem, target, self.largest);
+            let found = runner.load(problem, lowering, self.values).result().expect(&what);
+            let tolerance = self.tolerance.rounded(rounding).stored_as(problem.output.dtype);
+            assert_close(&found, &self.expected, tolerance, &what);
+            self.hold_parts(lowered, &found);
+            self.hold_in_place(lowered, &found);
+        }
     }
 
     /// Checks that a lowering gives the same bits in parts. Runs once for each variant and set of
     /// axes, because drivers compile kernels again for it.
-    fn hold_parts(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
+    fn hold_parts(&self, lowered: &Lowered, whole: &[f32]) {
+        let Lowered { problem, variant, lowering, .. } = lowered;
         static SEEN: Seen = Mutex::new(BTreeSet::new());
         let axes = |launch: &Launch| {
             let local = launch.local.unwrap_or([1; 3]);
             [0, 1, 2].map(|axis| launch.global[axis] > local[axis])
         };
         let axes: Vec<_> = lowering.launches.iter().map(axes).collect();
-        let kind = format!("{}/{variant} cut along {axes:?}", problem.op.name());
+        let kind = format!("{}/{} cut along {axes:?}", problem.op.name(), variant.name);
         if is_new(&SEEN, &kind) {
             let loaded = Runner::shared().load(problem, lowering, self.values);
             loaded.run_in_parts().expect(&kind);
@@ -116,11 +147,13 @@ impl<'a> Check<'a> {
 
     /// Checks that a lowering gives the same bits with its output in the memory of each input that
     /// allows it. Runs once for each variant, input and kind of launches.
-    fn hold_in_place(&self, problem: &Problem, lowering: &Lowering, variant: &str, whole: &[f32]) {
+    fn hold_in_place(&self, lowered: &Lowered, whole: &[f32]) {
+        let Lowered { problem, variant, lowering, .. } = lowered;
         static SEEN: Seen = Mutex::new(BTreeSet::new());
         let several = lowering.launches.len() > 2;
         for input in kiln_kernels::in_place(problem, lowering) {
-            let kind = format!("{}/{variant} {several} over {input}", problem.op.name());
+            let name = format!("{}/{}", problem.op.name(), variant.name);
+            let kind = format!("{name} {several} over {input}");
             if is_new(&SEEN, &kind) {
                 let loaded = Runner::shared().load_in_place(problem, lowering, self.values, input);
                 assert!(bits(&loaded.result().expect(&kind)) == bits(whole), "{kind} differs");
@@ -133,7 +166,11 @@ impl<'a> Check<'a> {
 type Seen = Mutex<BTreeSet<String>>;
 
 fn is_new(seen: &Seen, kind: &str) -> bool {
-    seen.lock().unwrap_or_else(PoisonError::into_inner).insert(kind.to_string())
+    locked(seen).insert(kind.to_string())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {

@@ -10,12 +10,14 @@ mod check;
 pub mod half;
 mod loaded;
 pub mod native;
+mod pairs;
 mod runner;
 mod tolerance;
 mod values;
 
-pub use check::{Check, check, check_values, targets};
+pub use check::{Check, Lowered, check, check_values, targets};
 pub use loaded::{Loaded, Source};
+pub use pairs::Pairs;
 pub use runner::{Runner, device};
 pub use tolerance::{Comparison, Tolerance, assert_close, compare};
 pub use values::{decode, every, random, random_stored, reference, relative_l2, sampled, stored};

@@ -15,8 +15,16 @@ const GUARD_BYTES: usize = 256;
 /// expose elements that are read before they are written, or never written.
 const UNWRITTEN: u8 = 0xff;
 
-/// The source of a launch: OpenCL C and the options of the driver's compiler.
-pub type Source = (String, &'static str);
+/// What a driver compiles for a launch.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// OpenCL C, which may have other kernels too.
+    pub text: String,
+    /// Options of the driver's compiler.
+    pub options: &'static str,
+    /// Name of the kernel function.
+    pub entry: String,
+}
 
 /// A lowering with built kernels and with its packed inputs on the device.
 pub struct Loaded<'a> {
@@ -35,7 +43,11 @@ impl<'a> Loaded<'a> {
         lowering: &Lowering,
         values: &[Vec<f32>],
     ) -> Result<Self> {
-        let own = |launch: &Launch| (launch.source.to_string(), "");
+        let own = |launch: &Launch| Source {
+            text: launch.source.to_string(),
+            options: "",
+            entry: launch.entry.to_string(),
+        };
         Self::with_sources(probe, problem, lowering, values, &own, None)
     }
 
@@ -84,11 +96,11 @@ impl<'a> Loaded<'a> {
             }
         };
         let launch = |launch: &Launch| {
-            let (source, options) = source(launch);
+            let Source { text, options, entry } = source(launch);
             ProbeLaunch {
-                source,
+                source: text,
                 options,
-                entry: launch.entry.to_string(),
+                entry,
                 args: launch.args.iter().map(&mut argument).collect(),
                 global: launch.global,
                 local: launch.local,

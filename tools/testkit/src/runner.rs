@@ -1,13 +1,15 @@
 //! The device of the tests.
 
 use anyhow::Result;
-use kiln_kernels::{Launch, Lowering, Problem};
-use kiln_runtime::device::{self, DeviceFacts};
+use kiln_kernels::{DeviceClass, Launch, Lowering, Problem, program};
+use kiln_runtime::device::{self, DeviceFacts, DeviceType};
 use kiln_runtime::probe::Probe;
-use std::sync::OnceLock;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::half;
 use crate::loaded::{Loaded, Source};
+use crate::values::every;
 
 /// The device of the tests: `KILN_TEST_DEVICE`, else `auto`, in the form of `--device`. Panics if
 /// there is none.
@@ -16,12 +18,20 @@ pub fn device() -> DeviceFacts {
     device::select(&wanted).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// Kernels of a program, as in bundles.
+const KERNELS: usize = 8;
+const UNOPTIMIZED: &str = "-cl-opt-disable";
+
 /// An OpenCL device that runs kernels of all targets. Missing instructions are emulated.
 pub struct Runner {
     probe: Probe,
     name: String,
     vendor: String,
+    /// The device is a CPU.
+    cpu: bool,
     half: OnceLock<half::Way>,
+    /// Sources of launches in programs of several, by source and entry of the launch.
+    joined: Mutex<HashMap<(Arc<str>, &'static str), Source>>,
 }
 
 impl Runner {
@@ -31,7 +41,14 @@ impl Runner {
         RUNNER.get_or_init(|| {
             let device = self::device();
             let probe = Probe::open(&device).expect("it opens");
-            Self { probe, name: device.name, vendor: device.vendor, half: OnceLock::new() }
+            Self {
+                probe,
+                name: device.name,
+                vendor: device.vendor,
+                cpu: device.device_type == DeviceType::Cpu,
+                half: OnceLock::new(),
+                joined: Mutex::default(),
+            }
         })
     }
 
@@ -57,9 +74,41 @@ impl Runner {
 
     /// Builds the kernel of a launch. Panics with the numbered source if it does not build.
     pub fn build(&self, launch: &Launch) {
-        let (source, options) = self.source(launch);
-        let built = self.probe.build_kernels(&source, options, &[launch.entry]);
-        built.unwrap_or_else(|error| panic!("{}\n{error}", numbered(&source)));
+        let Source { text, options, entry } = self.source(launch);
+        let built = self.probe.build_kernels(&text, options, &[&entry]);
+        built.unwrap_or_else(|error| panic!("{}\n{error}", numbered(&text)));
+    }
+
+    /// Puts the kernels of lowerings for a class of devices, which will be loaded, into programs of
+    /// [`KERNELS`]: drivers compile such a program in less time than as many programs. A driver for
+    /// CPUs compiles kernels for other devices without optimization, or with it if `KILN_EVERY` is
+    /// 1. Kernels that have been joined before, or need options of their own, are left as they are.
+    pub fn join<'a>(&self, lowerings: impl IntoIterator<Item = (&'a Lowering, DeviceClass)>) {
+        let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for (lowering, class) in lowerings {
+            let plain = !self.cpu || class == DeviceClass::Cpu || every(2) == 1;
+            for launch in &lowering.launches {
+                let key = (launch.source.clone(), launch.entry);
+                let source = self.source(launch);
+                if !source.options.is_empty() || joined.contains_key(&key) {
+                    continue;
+                }
+                let part = program::part(&source.text, launch.entry);
+                let options = if plain { "" } else { UNOPTIMIZED };
+                joined.insert(key.clone(), source);
+                parts.entry(options).or_default().push((key, part));
+            }
+        }
+        for (options, parts) in parts {
+            for together in parts.chunks(KERNELS) {
+                let text: String = together.iter().map(|(_, part)| &*part.source).collect();
+                joined.extend(together.iter().map(|(key, part)| {
+                    let (text, entry) = (text.clone(), part.entry.clone());
+                    (key.clone(), Source { text, options, entry })
+                }));
+            }
+        }
     }
 
     /// A lowering on the device. Panics with the numbered source of a kernel that does not build.
@@ -85,25 +134,32 @@ impl Runner {
         values: &[Vec<f32>],
         in_place: Option<usize>,
     ) -> Loaded<'_> {
-        let source = |launch: &Launch| self.source(launch);
+        let source = |launch: &Launch| {
+            let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = joined.get(&(launch.source.clone(), launch.entry)).cloned();
+            known.unwrap_or_else(|| self.source(launch))
+        };
         let loaded: Result<_> =
             Loaded::with_sources(&self.probe, problem, lowering, values, &source, in_place);
         loaded.unwrap_or_else(|error| {
-            let sources = lowering.launches.iter().map(|launch| numbered(&source(launch).0));
-            panic!("{}\n{error:#}", sources.collect::<Vec<_>>().join("\n"))
+            let texts: BTreeSet<_> = lowering.launches.iter().map(|l| source(l).text).collect();
+            let texts: Vec<_> = texts.iter().map(|text| numbered(text)).collect();
+            panic!("{}\n{error:#}", texts.join("\n"))
         })
     }
 
     fn source(&self, launch: &Launch) -> Source {
+        let entry = launch.entry.to_string();
         let nvidia = self.vendor.contains("NVIDIA");
         if let Some(emulated) = (!nvidia).then(|| without_ptx(&launch.source)).flatten() {
             // With optimizations, PoCL 3.1 computes wrong sums in some of these kernels.
-            return (emulated, "-cl-opt-disable");
+            return Source { text: emulated, options: UNOPTIMIZED, entry };
         }
-        match launch.half_arithmetic {
-            true => (self.half().source(&launch.source), ""),
-            false => (launch.source.to_string(), ""),
-        }
+        let text = match launch.half_arithmetic {
+            true => self.half().source(&launch.source),
+            false => launch.source.to_string(),
+        };
+        Source { text, options: "", entry }
     }
 }
 

@@ -9,7 +9,7 @@ mod paths;
 mod shapes;
 mod standard_output;
 
-use harness::{compiled, scratch};
+use harness::{scratch, shared};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 /// The small model with its image encoder, compiled.
 fn bundle() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
-    BUNDLE.get_or_init(|| compiled(&["--with-encoder"]))
+    BUNDLE.get_or_init(shared)
 }
 
 /// An empty folder.

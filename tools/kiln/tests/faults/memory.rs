@@ -37,7 +37,6 @@ fn a_large_picture_to_begin_with_stays_within_the_plan() {
     let (small, large) = (folder.join("small.png"), folder.join("large.png"));
     write_picture(&small, 256);
     write_picture(&large, 8000);
-    kiln_ok(&["prepare", arg(bundle())]);
     let (small_bytes, planned_bytes) = peaks(&folder, &small);
     let (large_bytes, _) = peaks(&folder, &large);
     println!("{small_bytes} and {large_bytes} bytes of {planned_bytes}");

@@ -75,6 +75,15 @@ pub fn compiled(options: &[&str]) -> PathBuf {
     path
 }
 
+/// The small model's bundle in FP32 with its image encoder, and its kernels in the user's cache.
+/// Tests that run a bundle take this one if they can, so that a driver compiles its kernels once.
+/// An error of a run is then one line: there is nothing to say of kernels before.
+pub fn shared() -> PathBuf {
+    let path = compiled(&["--with-encoder"]);
+    kiln_ok(&["prepare", arg(&path)]);
+    path
+}
+
 /// Runs `kiln`, which must fail with `code` and one line on stderr; returns that line.
 pub fn kiln_err(args: &[&str], code: i32) -> String {
     let output = kiln(args);
