@@ -245,6 +245,9 @@ fn make(
     });
     bar.clear();
     let mut picture = picture?;
+    if request.prompt.trim().is_empty() {
+        picture.warnings.push("the prompt is empty, so the picture shows anything".into());
+    }
     if let Some(error) = preview_failed {
         picture.warnings.push(format!("no preview: {error}"));
     }
@@ -288,9 +291,13 @@ fn say(picture: &Picture, output: &Path) {
 fn seconds(report: &Report) -> String {
     let times = &report.times;
     let total = times.prompt_seconds + times.sample_seconds + times.decode_seconds;
+    let load = match report.programs {
+        ProgramOrigin::Cached => "load",
+        _ => "load and compile kernels",
+    };
     format!(
-        "{total:.1} s (prompt {:.1}, {} steps {:.1}, decode {:.1}; {:.1} s to load, {:.1} s \
-         waiting for weights)",
+        "{total:.1} s (prompt {:.1}, {} steps {:.1}, decode {:.1}; before it {:.1} s to {load}; in \
+         it {:.1} s waiting for weights)",
         times.prompt_seconds,
         times.step_seconds.len(),
         times.sample_seconds,

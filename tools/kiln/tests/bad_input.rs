@@ -169,6 +169,16 @@ fn a_prompt_of_10_000_characters_is_cut_with_a_warning() {
 }
 
 #[test]
+fn an_empty_prompt_draws_with_a_warning() {
+    let picture = scratch("bad_input").join("empty.png");
+    let run = ["run", arg(bundle()), "-p", " ", "--steps", "1", "-o", arg(&picture)];
+    let output = harness::kiln(&run);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && picture.exists(), "{said}");
+    assert!(said.contains("warning: the prompt is empty"), "{said}");
+}
+
+#[test]
 fn a_prompt_that_is_not_utf8_is_refused() {
     let run = Command::new(env!("CARGO_BIN_EXE_kiln"))
         .args(["run", arg(bundle()), "-o", "target/never.png", "--prompt"])
