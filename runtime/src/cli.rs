@@ -182,6 +182,13 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         if report.programs == ProgramOrigin::Built || device.compiles_in_session {
             tell("kernels were compiled in this process, which takes memory beside the plan");
         }
+        if report.programs == ProgramOrigin::Built
+            && let Some(cache) = args.cache.cache()
+            && let Err(error) = cache.check()
+        {
+            let folder = cache.folder().display();
+            tell(&format!("warning: they are not kept: {folder}: {error}; see --cache"));
+        }
     }
     Ok(())
 }

@@ -176,6 +176,13 @@ impl ProgramCache {
         Ok(path)
     }
 
+    /// Checks that the folder can be written.
+    ///
+    /// Errors: those of the file system.
+    pub fn check(&self) -> io::Result<()> {
+        fs::remove_dir(self.create_temporary_folder()?)
+    }
+
     /// Removes a program.
     pub fn remove(&self, key: &Key) {
         // A file that cannot be removed is refused at the next read again.
@@ -260,6 +267,7 @@ mod tests {
         let (_folder, cache) = cache();
         let key = key("-O");
         assert_eq!((cache.read(&key), cache.contains(&key)), (None, false));
+        cache.check().unwrap();
         for binary in [&b"binary"[..], b"", b"another"] {
             cache.write(&key, binary).unwrap();
             assert_eq!((cache.read(&key).as_deref(), cache.contains(&key)), (Some(binary), true));
@@ -363,7 +371,8 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         let (cache, key) = (ProgramCache::new(file), key("-O"));
-        assert!(cache.write(&key, b"binary").is_err() && cache.evict().is_err());
+        assert!(cache.check().is_err() && cache.write(&key, b"binary").is_err());
+        assert!(cache.evict().is_err());
         assert_eq!(cache.read(&key), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Compiles the programs of a bundle into a cache, by workers or in this process.
 
-use std::io::{BufRead, Write};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
 use kiln_bundle::BundleFile;
@@ -33,6 +33,9 @@ pub fn prepare(
     device.meets(plan)?;
     let specs = specs(plan, &device)?;
     let lacking = || missing(&file, &device, cache, &specs, &|spec| cache.contains(&spec.key));
+    if lacking().len() > 0 {
+        cache.check().map_err(|source| unwritable(cache, source))?;
+    }
     if let Some(command) = command.filter(|_| lacking().len() > 0) {
         // Programs that the workers left are compiled below, which reports errors.
         let _ = command.start(lacking()).finish(progress);
@@ -150,10 +153,11 @@ impl<'a> Compiler<'a> {
                 let _ = pocl::omit_general_version(folder, &self.plan.kernels[index].entry);
             }
         }
-        self.cache.write(&spec.key, &binary(&program, spec)?).map_err(|source| RuntimeError::Io {
-            action: "write a program into",
-            path: self.cache.folder().to_owned(),
-            source,
-        })
+        let written = self.cache.write(&spec.key, &binary(&program, spec)?);
+        written.map_err(|source| unwritable(self.cache, source))
     }
+}
+
+fn unwritable(cache: &ProgramCache, source: io::Error) -> RuntimeError {
+    RuntimeError::Io { action: "write a program into", path: cache.folder().to_owned(), source }
 }

@@ -4,10 +4,10 @@ use super::harness::{self, arg};
 use super::{
     bundle, cache, cache_without, command, compile_args, empty, expect_right_picture, fail, files,
 };
-use super::{names, run_args, run_args_with_files};
+use super::{names, run_args, run_args_with_files, succeed};
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -107,5 +107,35 @@ fn for_the_cache() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("kernels were compiled in this process"), "{said}");
     expect_right_picture(&folder);
+    assert_eq!(names(&cache), whole);
+}
+
+/// `kiln` as a user who may not write `cache`. Root may, unless it gives up the right to.
+fn without_right_to_write(cache: &Path, args: &[String]) -> Command {
+    let mut command = Command::new("sh");
+    let script =
+        "[ ! -w \"$0\" ] || set -- setpriv --bounding-set -dac_override \"$@\"; exec \"$@\"";
+    command.args(["-c", script, arg(cache), env!("CARGO_BIN_EXE_kiln")]).args(args);
+    command.current_dir(harness::root()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_cache_that_may_not_be_written_gives_a_picture_and_a_warning() {
+    let folder = empty("read-only-cache");
+    let cache = cache_without(&folder, 1);
+    let whole = names(&cache);
+    let allow = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(&cache, mode).expect("the target folder is ours");
+    };
+    allow(0o555);
+    let said = succeed(without_right_to_write(&cache, &run_args(bundle(), &cache, &folder)));
+    let prepare = ["prepare", arg(bundle()), "--cache", arg(&cache)].map(String::from);
+    let error = fail(without_right_to_write(&cache, &prepare), 2);
+    allow(0o755);
+    assert!(said.contains(&format!("warning: they are not kept: {}", cache.display())), "{said}");
+    expect_right_picture(&folder);
+    assert!(error.contains(arg(&cache)) && error.contains("Permission denied"), "{error}");
     assert_eq!(names(&cache), whole);
 }
