@@ -29,6 +29,14 @@ pub enum Packing {
         /// GEGLU: each panel holds `width / 2` value columns and their `width / 2` gate columns.
         gated: bool,
     },
+    /// [`Packing::Panels`] in FP16 for vectors of four columns, of which loads take two rows at a
+    /// time: `[ceil(N / width)][K / 2][width / 4][2][4]`, for an even `K`.
+    PairedPanels {
+        /// Output columns of a panel, a multiple of 4.
+        width: usize,
+        /// GEGLU, as for [`Packing::Panels`].
+        gated: bool,
+    },
     /// [`Packing::Panels`] of a 3x3 convolution's windows, transformed by [`Transform`]:
     /// `[ceil(N / width)][position in the patch][c][width]`.
     Winograd {
@@ -79,6 +87,9 @@ impl Packing {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
                 (panel_count(n, width, gated) * width * k) as u64 * dtype.size_bytes()
             }
+            Packing::PairedPanels { width, gated } => {
+                Packing::Panels { width, dtype: DType::F16, gated }.size_bytes(shape)
+            }
             Packing::Winograd { outputs, width, dtype } => {
                 let shape = transformed(shape, outputs);
                 Packing::Panels { width, dtype, gated: false }.size_bytes(&shape)
@@ -103,6 +114,7 @@ impl Packing {
             Packing::RowMajor(dtype)
             | Packing::Panels { dtype, .. }
             | Packing::Winograd { dtype, .. } => dtype,
+            Packing::PairedPanels { .. } => DType::F16,
             Packing::QuantizedPanels { .. } => DType::I8,
             Packing::Fragments(fragments) => fragments.dtype,
         };
@@ -121,6 +133,12 @@ impl Packing {
                 let k = shape[1..].iter().product::<usize>();
                 panels(shape, width, gated, dtype, |row| values[row * k..][..k].iter().copied())
             }
+            Packing::PairedPanels { width, gated } => {
+                let panels = Packing::Panels { width, dtype: DType::F16, gated };
+                let mut bytes = panels.pack(shape, values);
+                bytes.par_chunks_exact_mut(4 * width).for_each(pair);
+                bytes
+            }
             Packing::Winograd { outputs, width, dtype } => {
                 let k = 9 * shape[1];
                 let transform = &Transform::of(outputs);
@@ -134,6 +152,18 @@ impl Packing {
             }
             Packing::Fragments(fragments) => fragments.pack(shape, values),
         }
+    }
+}
+
+/// Puts vectors of four halves of two rows in turn.
+fn pair(rows: &mut [u8]) {
+    const VECTOR_BYTES: usize = 8;
+    let copy = rows.to_vec();
+    let (first, second) = copy.split_at(copy.len() / 2);
+    let vectors = first.chunks(VECTOR_BYTES).zip(second.chunks(VECTOR_BYTES));
+    for (place, (a, b)) in rows.chunks_mut(2 * VECTOR_BYTES).zip(vectors) {
+        place[..VECTOR_BYTES].copy_from_slice(a);
+        place[VECTOR_BYTES..].copy_from_slice(b);
     }
 }
 

@@ -124,6 +124,15 @@ impl Geometry {
         }
     }
 
+    /// Whether every pixel of every window lies in the feature map.
+    pub fn windows_are_inside(&self) -> bool {
+        let reach =
+            |outputs: usize, stride, step| (outputs - 1) * stride + (self.kernel - 1) * step;
+        self.padding == 0
+            && reach(self.out_h, self.stride_y, self.step_y) < self.window_h
+            && reach(self.out_w, self.stride_x, 1) < self.window_w
+    }
+
     /// Output pixels of all feature maps.
     pub fn rows_total(&self) -> usize {
         self.batch * self.out_h * self.out_w

@@ -18,7 +18,7 @@
 //! multiplied in FP32.
 
 use super::{Contraction, rounding, stripes};
-use crate::{DeviceClass, Lowering, Needs, Problem, Target, Tiling, Variant};
+use crate::{DeviceClass, Lowering, Needs, Packing, Problem, Target, Tiling, Variant, packing};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
 
@@ -78,16 +78,56 @@ pub fn lower_contraction(contraction: &Contraction, target: &Target) -> Result<L
     lower_in_runs(contraction, target, 0)
 }
 
+/// Most work-items that share a packed panel: the work-items of a warp of a Mali.
+const LANES: usize = 16;
+
+/// Number of neighbouring work-items, of `width` columns each, whose weights are packed as one panel
+/// `[K][vector][lane]`. A warp's load of weights then reads one or two lines of the cache instead of
+/// a line for each work-item. As many as divide the columns evenly and keep a panel within the
+/// weights of a launch.
+fn lanes(contraction: &Contraction, width: usize) -> usize {
+    let items = packing::panel_count(contraction.n, width, contraction.gated());
+    let most_bytes = contraction.problem.max_weight_bytes;
+    let fits = |lanes: usize| {
+        items.is_multiple_of(lanes) && contraction.panel_bytes(width * lanes) <= most_bytes
+    };
+    std::iter::successors(Some(LANES), |lanes| Some(lanes / 2))
+        .find(|n| *n == 1 || fits(*n))
+        .unwrap_or(1)
+}
+
 /// The launches with runs of `run` products in FP16. 0 for FP32 throughout.
 fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result<Lowering> {
     let quantum = if contraction.gated() { 8 } else { 4 };
-    let width = (target.tile_columns as usize).next_multiple_of(quantum);
-    let rows = (target.tile_rows as usize).clamp(1, 8).min(contraction.m());
+    let columns = (target.tile_columns as usize).next_multiple_of(quantum);
+    let rows = (target.tile_rows as usize).clamp(1, 8);
+    // GEGLU's wider tiles have fewer rows, so that as many sums are in registers.
+    let rows = (rows * target.tile_columns as usize / columns).clamp(1, contraction.m());
+    let lanes = lanes(contraction, columns);
+    let width = columns * lanes;
+    let geometry = contraction.geometry;
+    let inside = geometry.windows_are_inside();
+    let eights = |n: usize| n.is_multiple_of(8);
+    let paired =
+        run > 0 && eights(run as usize) && contraction.sources.iter().all(|s| eights(s.channels));
+    // The taps of a line, and the channels of each, follow one another in the only source.
+    let in_line = inside
+        && contraction.sources.len() == 1
+        && !geometry.upsample
+        && geometry.pixel_factor == 1;
+    // The rows of a tile lie in one line of the feature map.
+    let is_even = inside && !geometry.upsample && geometry.out_w.is_multiple_of(rows);
+    let apart = if is_even { geometry.stride_x } else { 0 };
     let parameters = contraction
         .panel_parameters(width)
-        .set("out_width", &contraction.out_width(width))
+        .set("lanes", &lanes)
+        .set("vectors", &(columns / 4))
         .set("rows", &rows)
         .set("run", &run)
+        .set("paired", &paired)
+        .set("inside", &inside)
+        .set("apart", &apart)
+        .set("span", &if in_line { geometry.kernel } else { 1 })
         .set("aligned", &contraction.out_n.is_multiple_of(4));
     let splits = contraction.panel_splits(width, 1);
     let tiles = contraction.m().div_ceil(rows) as u64;
@@ -96,9 +136,12 @@ fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result
         _ => "contraction_tiled_mobile_half",
     };
     let mut launches = contraction.launches(TEMPLATE, &parameters, entry, &splits, |panels| {
-        ([panels as u64, tiles, 1], None)
+        ([(panels * lanes) as u64, tiles, 1], None)
     })?;
     launches.iter_mut().for_each(|launch| launch.half_arithmetic = run > 0);
-    let packings = contraction.panel_packings(width);
+    let mut packings = contraction.panel_packings(width);
+    if paired && let Some((_, weights)) = packings.first_mut() {
+        *weights = Packing::PairedPanels { width, gated: contraction.gated() };
+    }
     Ok(Lowering { launches, packings, ..Lowering::default() })
 }
