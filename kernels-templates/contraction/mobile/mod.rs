@@ -98,15 +98,21 @@ fn lanes(contraction: &Contraction, width: usize) -> usize {
 
 /// The launches with runs of `run` products in FP16. 0 for FP32 throughout.
 fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result<Lowering> {
+    let geometry = contraction.geometry;
+    let inside = geometry.windows_are_inside();
     let quantum = if contraction.gated() { 8 } else { 4 };
     let columns = (target.tile_columns as usize).next_multiple_of(quantum);
     let rows = (target.tile_rows as usize).clamp(1, 8);
     // GEGLU's wider tiles have fewer rows, so that as many sums are in registers.
     let rows = (rows * target.tile_columns as usize / columns).clamp(1, contraction.m());
+    // The rows of a tile lie in one line of the feature map.
+    let is_even = inside && !geometry.upsample && geometry.out_w.is_multiple_of(rows);
+    let apart = if is_even { geometry.stride_x } else { 0 };
+    // Rows with a pointer each are half as many, of tiles twice as wide: pointers take registers too.
+    let (rows, columns) =
+        if is_even || rows < 4 { (rows, columns) } else { (rows / 2, columns * 2) };
     let lanes = lanes(contraction, columns);
     let width = columns * lanes;
-    let geometry = contraction.geometry;
-    let inside = geometry.windows_are_inside();
     let eights = |n: usize| n.is_multiple_of(8);
     let paired =
         run > 0 && eights(run as usize) && contraction.sources.iter().all(|s| eights(s.channels));
@@ -115,9 +121,6 @@ fn lower_in_runs(contraction: &Contraction, target: &Target, run: u32) -> Result
         && contraction.sources.len() == 1
         && !geometry.upsample
         && geometry.pixel_factor == 1;
-    // The rows of a tile lie in one line of the feature map.
-    let is_even = inside && !geometry.upsample && geometry.out_w.is_multiple_of(rows);
-    let apart = if is_even { geometry.stride_x } else { 0 };
     let parameters = contraction
         .panel_parameters(width)
         .set("lanes", &lanes)
