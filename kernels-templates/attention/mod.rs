@@ -4,6 +4,7 @@ mod flash;
 mod flash_cpu;
 mod flash_mma;
 mod flash_mma_wide;
+mod flash_mobile;
 
 use crate::launch::{Call, floating, literal};
 use crate::{Family, Lowering, Problem, Target, Variant};
@@ -15,6 +16,8 @@ pub const VARIANTS: &[Variant] = &[
     flash_cpu::VARIANT,
     flash_mma::VARIANT,
     flash_mma_wide::VARIANT,
+    flash_mobile::HALF_VARIANT,
+    flash_mobile::VARIANT,
     Variant::new("flash", flash::computes, flash::lower),
     Variant::naive(floating, naive),
 ];

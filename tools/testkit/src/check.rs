@@ -16,7 +16,8 @@ use crate::values::{every, random, reference, stored};
 pub fn targets() -> Vec<Target> {
     let mobile = Target { class: DeviceClass::MobileGpu, max_work_group: 128, ..Target::gpu() };
     let narrow = Target { vector_width: 8, ..Target::cpu() };
-    vec![Target::cpu(), narrow, Target::gpu(), Target::nvidia(), mobile]
+    let halves = Target { half_run: 16, ..mobile.clone() };
+    vec![Target::cpu(), narrow, Target::gpu(), Target::nvidia(), mobile, halves]
 }
 
 /// Runs every variant of `op` on random inputs of these shapes, scaled by `spread`, and compares
