@@ -84,9 +84,14 @@ class Compiler:
             shutil.copytree(self.built_in, cache, dirs_exist_ok=True)
             said = self.run(options, [f"{key}.cl" for key in sources], cache)
         found = machine.split(said)
+        # A kernel on which the compiler crashes ends the process, and those after it say nothing.
+        lost = [key for key in sources if f"/in/{key}.cl" not in found] if len(sources) > 1 else []
         for key in sources:
             (self.root / f"in/{key}.cl").unlink()
-        return {key: machine.trim(found.get(f"/in/{key}.cl", said)) for key in sources}
+        code = {key: machine.trim(found.get(f"/in/{key}.cl", said)) for key in sources if key not in lost}
+        for key in lost:
+            code |= self.compile(options, {key: sources[key]})
+        return code
 
 
 def compilers():
@@ -189,7 +194,7 @@ def main():
         found = results(compiler, kernels)
         for kernel in kernels:
             name = f"{compiler.name}\t{kernel['name']}"
-            rows[name] = report.row(kernel["percent"], found[kernel["name"]])
+            rows[name] = report.row(kernel, found[kernel["name"]])
     versions = {f"{c.name} {c.version}" for c in compilers()}
     sampled = {"v9", "v10"} if arguments.mali is not None else set()
     sys.exit(report.finish(rows, sorted(versions), sampled, arguments.bless))

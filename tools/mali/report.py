@@ -9,13 +9,16 @@ GOLDEN = ROOT / "tools/mali/golden.tsv"
 PAGE = ROOT / "docs/benchmarks/mali-code.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 FIGURES = ("instructions", "registers", "threads", "spills", "fills", "private",
-           "fma", "cvt", "sfu", "ls", "alu", "mad")
-NAMES = ("compiler", "network", "kernel", "launch", "percent", *FIGURES, "failed")
+           "fma", "cvt", "sfu", "ls", "alu", "mad", "loop")
+NAMES = ("compiler", "network", "kernel", "launch", "percent", "picture_ms", *FIGURES, "failed")
+# Parts of a picture's predicted time that the table of seconds needs.
+MOST = 0.95
 
 
-def row(percent, result):
+def row(kernel, result):
     figures = [str(result.get(figure, "")) for figure in FIGURES]
-    return [f"{percent:.1f}", *figures, result.get("failed", "")[:80]]
+    share = [f"{kernel['percent']:.1f}", f"{int(kernel['picture_ns']) / 1e6:.0f}"]
+    return [*share, *figures, result.get("failed", "")[:80]]
 
 
 def read_golden():
@@ -45,7 +48,7 @@ def finish(rows, versions, sampled, bless):
     for name in sorted(rows.keys() | expected):
         old, new = golden.get(name), rows.get(name)
         # The share of the picture is for people.
-        if old is None or new is None or old[1:] != new[1:]:
+        if old is None or new is None or old[2:] != new[2:]:
             differences += 1
             print(name.replace("\t", "  "))
             print(f"   golden  {describe(old)}\n   now     {describe(new)}")
@@ -81,7 +84,8 @@ def tables(rows):
         if not f["failed"]:
             numbers = {key: int(f[key] or 0) for key in FIGURES}
             kernels.append({**numbers, "compiler": compiler, "network": network, "kernel": kernel,
-                            "launch": launch, "percent": float(f["percent"]), "share": share(numbers)})
+                            "launch": launch, "percent": float(f["percent"]),
+                            "picture_ms": int(f["picture_ms"]), "share": share(numbers)})
     parts = ["## All kernels", "",
              "| compiler | model, precision | kernels | most registers | spilling | private memory | "
              "median share of multiply-adds in contractions and attention |", "|---|---|---|---|---|---|---|"]
@@ -93,6 +97,7 @@ def tables(rows):
         private = sum(k["private"] > 0 for k in own)
         most = max(k["registers"] for k in own)
         parts.append(f"| {compiler} | {network} | {len(own)} | {most} | {spilling} | {private} | {median} |")
+    parts += seconds(kernels)
     for compiler in sorted({k["compiler"] for k in kernels}):
         parts += ["", *table(compiler, kernels)]
     failed = [name.split("\t") for name, cells in rows.items() if figures(cells)["failed"]]
@@ -100,6 +105,30 @@ def tables(rows):
         names = sorted({f"`{kernel}` ({compiler})" for compiler, _, kernel, _ in failed})
         parts += ["", f"Not compiled by Mesa: {', '.join(names)}."]
     return "\n".join(parts)
+
+
+def seconds(kernels):
+    """Times of a picture's kernels where those with known code take most of the predicted time. Sums
+    take the predicted time at the peak rates, over the share of multiply-adds in the hottest loop."""
+    lines = []
+    for compiler, network in sorted({(k["compiler"], k["network"]) for k in kernels}):
+        own = [k for k in kernels if (k["compiler"], k["network"]) == (compiler, network)]
+        if not compiler.startswith("v") or sum(k["percent"] for k in own) < 100 * MOST:
+            continue
+        peak = sum(k["picture_ms"] for k in own)
+        sums = [k for k in own if is_sum(k) and k["mad"]]
+        rest = peak - sum(k["picture_ms"] for k in sums)
+        pipes = rest + sum(k["picture_ms"] / k["share"] for k in sums)
+        issued = rest + sum(k["picture_ms"] * max(k["loop"] / k["mad"], 1 / k["share"]) for k in sums)
+        lines.append(f"| {compiler} | {network} | {peak / 1e3:.0f} | {pipes / 1e3:.0f} | {issued / 1e3:.0f} |")
+    if not lines:
+        return []
+    return ["", "## Seconds of a picture's kernels", "",
+            "Predicted from the profile's peak rates, from the busiest pipe of each hottest loop, and as if a "
+            "core's engine issued one instruction at a time. Waiting for memory and start of launches are "
+            "left out.", "",
+            "| compiler | model, precision | peak rates | busiest pipe | one instruction at a time |",
+            "|---|---|---|---|---|", *lines]
 
 
 def is_sum(kernel):
