@@ -125,8 +125,8 @@ def seconds(kernels):
         return []
     return ["", "## Seconds of a picture's kernels", "",
             "Predicted from the profile's peak rates, from the busiest pipe of each hottest loop, and as if a "
-            "core's engine issued one instruction at a time. Waiting for memory and start of launches are "
-            "left out.", "",
+            "core's engine issued one instruction at a time. What stands between the hottest loops, waiting for "
+            "memory and the start of launches are left out.", "",
             "| compiler | model, precision | peak rates | busiest pipe | one instruction at a time |",
             "|---|---|---|---|---|", *lines]
 

@@ -6,8 +6,10 @@
 #define LOADA_HV(p, i) vload_half4(0, (p) + (i))
 #define LOADA_HW(p, i) vload_half8(0, (p) + (i))
 #define LOADL_HV(p, i) vload_half4(0, (const __local half *)((p) + (i)))
+#define LOADL_HW(p, i) vload_half8(0, (const __local half *)((p) + (i)))
 #define STOREA_HV(p, i, x) vstore_half4((x), 0, (p) + (i))
 #define STOREL_HV(p, i, x) vstore_half4((x), 0, (__local half *)((p) + (i)))
+#define STOREL_H2(p, i, x) vstore_half2((x), 0, (__local half *)((p) + (i)))
 #define FLOATS(x) (x)
 /* Of a float to 11 bits, to even: below 2^-14 a multiple of 2^-24, which is how far the numbers around
    0.75 are apart; from 65520 on infinite. */
