@@ -17,6 +17,7 @@ import csv
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -121,7 +122,10 @@ def dump(profile, model, precision):
         kernels = list(csv.DictReader(file, delimiter="\t"))
     picture_ns = sum(int(kernel["picture_ns"]) for kernel in kernels)
     for kernel in kernels:
-        kernel["source"] = (folder / kernel["file"]).read_text()
+        source = (folder / kernel["file"]).read_text()
+        # How often each loop of a kernel runs, in their order. The code does not depend on it.
+        kernel["times"] = [int(times) for times in re.findall(r" /\* (\d+) times \*/", source)]
+        kernel["source"] = re.sub(r" /\* \d+ times \*/", "", source)
         kernel["percent"] = 100 * int(kernel["picture_ns"]) / picture_ns
         kernel["network"] = f"{model} {precision}"
     return sorted(kernels, key=lambda kernel: -kernel["percent"])
@@ -175,7 +179,8 @@ def results(compiler, kernels):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_batch, batches))
     code = {name: gzip.decompress((folder / f"{key}.gz").read_bytes()) for name, key in keys.items()}
-    return {name: machine.read(text.decode(), compiler.read_code) for name, text in code.items()}
+    times = {kernel["name"]: kernel["times"] for kernel in kernels}
+    return {name: machine.read(text.decode(), compiler.read_code, times[name]) for name, text in code.items()}
 
 
 def main():

@@ -31,18 +31,24 @@ def split(text):
     return dict(part.split("\n", 1) for part in re.split(r"^FILE ", text, flags=re.M)[1:])
 
 
-def read(said, read_code):
-    """The result of what was printed of a file. A kernel that does not compile has `failed` alone."""
+def read(said, read_code, times=()):
+    """The result of what was printed of a file. A kernel that does not compile has `failed` alone. `times`
+    is how often each loop of the source runs, in their order."""
     private = re.search(r"^PRIVATE (\d+)", said, flags=re.M)
     if not private:
         return {"failed": " ".join(said.removeprefix("FAILED").split())[:400]}
-    return {**read_code(said), "private": int(private[1])}
+    return {**read_code(said, times), "private": int(private[1])}
 
 
 def share(result):
     """Multiply-adds in the hottest loop as a part of its busiest pipe's cycles."""
     busiest = max(result.get(pipe, 0) * cycles for pipe, cycles in CYCLES.items())
     return result["mad"] / busiest if busiest else 0.0
+
+
+def within(loop, other):
+    """Whether a loop is a part of another."""
+    return loop != other and other[0] <= loop[0] and loop[1] <= other[1]
 
 
 class Code:
@@ -56,16 +62,38 @@ class Code:
         self.pipes += [pipe] * count
         self.multiplies += [is_multiply_add] * count
 
-    def hottest(self):
-        """The innermost loop with most multiply-adds, the last of equal ones. Without a loop, the
-        whole kernel."""
+    def loops(self):
+        """First and last instruction of each loop, outer ones first."""
         ends = {}
         for at, target in self.back:
             ends[target] = max(at, ends.get(target, 0))
-        loops = sorted(ends.items()) or [(0, len(self.pipes) - 1)]
+        return sorted(ends.items())
+
+    def all(self, times):
+        """What a work-item executes in total: cycles of the busiest pipe, instructions and multiply-adds;
+        nothing if the compiler has made other loops than the source has."""
+        loops = self.loops()
+        if not times or len(times) != len(loops):
+            return {}
+        runs = [1] * len(self.pipes)
+        for (first, last), count in zip(loops, times):
+            for at in range(first, last + 1):
+                runs[at] *= count
+        by_pipe = {pipe: sum(n for n, p in zip(runs, self.pipes) if p == pipe) * cycles
+                   for pipe, cycles in CYCLES.items()}
+        inner = [loop for loop in loops if not any(within(other, loop) for other in loops)]
+        mads = [sum(self.multiplies[first:last + 1]) * runs[first] for first, last in inner]
+        # Products of a softmax are no part of the sums.
+        mads = sum(n for n in mads if 4 * n > max(mads))
+        return {"all_busiest": max(by_pipe.values()), "all": sum(runs), "all_mad": mads}
+
+    def hottest(self):
+        """The innermost loop with most multiply-adds, the last of equal ones. Without a loop, the
+        whole kernel."""
+        loops = self.loops() or [(0, len(self.pipes) - 1)]
         counts = []
         for first, last in loops:
-            if any((a, b) != (first, last) and first <= a and b <= last for a, b in loops):
+            if any(within(other, (first, last)) for other in loops):
                 continue
             pipes = self.pipes[first:last + 1]
             found = {pipe: pipes.count(pipe) for pipe in ("fma", "cvt", "sfu", "ls", "alu", "other")}
@@ -87,7 +115,7 @@ def trim(said):
     return "\n".join(code) + "\nMESA_SHADER_KERNEL shader: " + end
 
 
-def mali(said):
+def mali(said, times):
     text, end = re.split(r"^MESA_SHADER_KERNEL shader: ", said, flags=re.M)
     stats = {name: number for number, name in re.findall(r"([\d.:]+) ([a-z: ]+)", end.split("\n")[0])}
     code = Code()
@@ -103,10 +131,10 @@ def mali(said):
     spills, fills = stats["spills:fills"].split(":")
     return {"instructions": int(stats["instrs"]), "registers": int(stats["registers used"]),
             "threads": int(stats["threads"]), "spills": int(spills), "fills": int(fills),
-            **code.hottest()}
+            **code.hottest(), **code.all(times)}
 
 
-def adreno(said):
+def adreno(said, times):
     """Registers of 32 bits, of which Mesa counts fours; `threads` is waves at once."""
     body, stats = said.split("MESA: info: ; CL: outputs:")
     code, labels = Code(), {}
@@ -130,4 +158,4 @@ def adreno(said):
     number = lambda name: int(re.search(rf"(\d+) {re.escape(name)}", stats)[1])
     return {"instructions": number("instr"), "registers": 4 * number("full") + 2 * number("half"),
             "threads": number("max_waves"), "spills": spilled["stp"], "fills": spilled["ldp"],
-            **code.hottest()}
+            **code.hottest(), **code.all(times)}

@@ -9,7 +9,8 @@ GOLDEN = ROOT / "tools/mali/golden.tsv"
 PAGE = ROOT / "docs/benchmarks/mali-code.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 FIGURES = ("instructions", "registers", "threads", "spills", "fills", "private",
-           "fma", "cvt", "sfu", "ls", "alu", "mad", "loop")
+           "fma", "cvt", "sfu", "ls", "alu", "mad", "loop",
+           "all_mad", "all_busiest", "all")
 NAMES = ("compiler", "network", "kernel", "launch", "percent", "picture_ms", *FIGURES, "failed")
 # Parts of a picture's predicted time that the table of seconds needs.
 MOST = 0.95
@@ -108,25 +109,32 @@ def tables(rows):
 
 
 def seconds(kernels):
-    """Times of a picture's kernels where those with known code take most of the predicted time. Sums
-    take the predicted time at the peak rates, over the share of multiply-adds in the hottest loop."""
+    """Times of a picture's kernels: those of sums are their predicted times at the peak rates, by what a
+    work-item executes for each multiply-add. Sums without code take the mean of their kind."""
     lines = []
     for compiler, network in sorted({(k["compiler"], k["network"]) for k in kernels}):
         own = [k for k in kernels if (k["compiler"], k["network"]) == (compiler, network)]
         if not compiler.startswith("v") or sum(k["percent"] for k in own) < 100 * MOST:
             continue
         peak = sum(k["picture_ms"] for k in own)
-        sums = [k for k in own if is_sum(k) and k["mad"]]
-        rest = peak - sum(k["picture_ms"] for k in sums)
-        pipes = rest + sum(k["picture_ms"] / k["share"] for k in sums)
-        issued = rest + sum(k["picture_ms"] * max(k["loop"] / k["mad"], 1 / k["share"]) for k in sums)
-        lines.append(f"| {compiler} | {network} | {peak / 1e3:.0f} | {pipes / 1e3:.0f} | {issued / 1e3:.0f} |")
+        sums = [k for k in own if is_sum(k)]
+        columns = [peak]
+        for cycles in ("all_busiest", "all"):
+            total = peak - sum(k["picture_ms"] for k in sums)
+            for kind in {k["kernel"] for k in sums}:
+                alike = [k for k in sums if k["kernel"] == kind]
+                known = [k for k in alike if k["all_mad"]]
+                known_ms = sum(k["picture_ms"] for k in known)
+                longer = sum(k["picture_ms"] * k[cycles] / k["all_mad"] for k in known)
+                total += sum(k["picture_ms"] for k in alike) * (longer / known_ms if known else 1)
+            columns.append(total)
+        lines.append(f"| {compiler} | {network} | {' | '.join(f'{ms / 1e3:.0f}' for ms in columns)} |")
     if not lines:
         return []
     return ["", "## Seconds of a picture's kernels", "",
-            "Predicted from the profile's peak rates, from the busiest pipe of each hottest loop, and as if a "
-            "core's engine issued one instruction at a time. What stands between the hottest loops, waiting for "
-            "memory and the start of launches are left out.", "",
+            "Predicted from the profile's peak rates; from the busiest pipe, with every loop's instructions as "
+            "often as it runs; and as if a core's engine issued one instruction at a time. Kernels without sums "
+            "take their predicted times. Waiting for memory and the start of launches are left out.", "",
             "| compiler | model, precision | peak rates | busiest pipe | one instruction at a time |",
             "|---|---|---|---|---|", *lines]
 
