@@ -1,5 +1,6 @@
 """Compares results with the golden file, and writes the tables of docs/benchmarks/mali-code.md."""
 
+import textwrap
 from pathlib import Path
 
 from machine import share
@@ -132,9 +133,11 @@ def seconds(kernels):
     if not lines:
         return []
     return ["", "## Seconds of a picture's kernels", "",
-            "Predicted from the profile's peak rates; from the busiest pipe, with every loop's instructions as "
-            "often as it runs; and as if a core's engine issued one instruction at a time. Kernels without sums "
-            "take their predicted times. Waiting for memory and the start of launches are left out.", "",
+            *textwrap.wrap(
+                "Predicted from the profile's peak rates; from the busiest pipe, with every loop's instructions as "
+                "often as it runs; and as if a core's engine issued one instruction at a time. Kernels without "
+                "sums take their predicted times. Waiting for memory and the start of launches are left out.", 118),
+            "",
             "| compiler | model, precision | peak rates | busiest pipe | one instruction at a time |",
             "|---|---|---|---|---|", *lines]
 
