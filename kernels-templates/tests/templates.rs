@@ -69,6 +69,26 @@ fn templates_use_nothing_that_devices_lack() {
     }
 }
 
+/// What drivers of phones are known to break. clspv, through which some phones have OpenCL, refuses
+/// `printf`, and a choice between pointers to global and to constant memory: kernels have no constant
+/// memory. Vectors of three have the size of four, which is easily mistaken. Unrolled loops spill
+/// registers on mobile GPUs.
+#[test]
+fn templates_use_nothing_that_drivers_break() {
+    let threes =
+        ["char", "short", "ushort", "int", "uint", "half", "float"].map(|t| format!("{t}3"));
+    for (file, text) in templates() {
+        let words: BTreeSet<&str> =
+            text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        let named = ["__constant", "printf", "vload3", "vstore3", "double", "goto"];
+        let used = named.into_iter().chain(threes.iter().map(String::as_str));
+        for word in used.filter(|word| words.contains(word)) {
+            panic!("{file} uses {word}");
+        }
+        assert!(!file.contains("mobile") || !text.contains("pragma unroll"), "{file} unrolls");
+    }
+}
+
 /// A parameter that a head declares is read by its file, or by another file of the same program.
 /// (Every rendering refuses a parameter that is set but not declared, or read but not set.)
 #[test]
