@@ -319,12 +319,12 @@ fn memory(report: &Report) -> String {
     let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
     let device_planned = planned.arena_bytes + planned.slot_bytes + planned.staging_bytes;
     let peak = match measured.process_peak_bytes {
-        Some(bytes) if bytes > planned.budget_bytes => mib(bytes) + ", OVER BUDGET",
-        Some(bytes) => mib(bytes),
-        None => "unknown".into(),
+        Some(bytes) if bytes > planned.budget_bytes => mib(bytes) + " measured, OVER BUDGET",
+        Some(bytes) => mib(bytes) + " measured",
+        None => "not measured".into(),
     };
     format!(
-        "memory: device {} planned, {} allocated; process {} planned, {peak} measured; budget {}",
+        "memory: device {} planned, {} allocated; process {} planned, {peak}; budget {}",
         mib(device_planned),
         mib(measured.device_high_water_bytes),
         mib(planned.peak_bytes),

@@ -43,7 +43,8 @@ def row(folder):
     cells = [folder.name, device["driver"], device["name"]]
     cells.append(f"{len(families - wrong)} of {report['families']}")
     if warm is None:
-        return cells + ["none", "", "", "", "", ""]
+        last = (folder / "warm.log").read_text().strip().splitlines()[-1:]
+        return cells + [": ".join(["none", *last]), "", "", "", "", ""]
     decoded = next((folder / "warm").glob("decoded.npy"))
     cells.append(f"{psnr_db(numbers(decoded), numbers(EXPECTED)):.0f} dB")
     for run in ("cold", "warm"):

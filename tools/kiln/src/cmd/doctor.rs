@@ -196,6 +196,9 @@ fn print_device(report: &DeviceReport, out: &mut dyn Write) -> io::Result<()> {
              the process that makes the picture"
         )?;
     }
+    if device.name.contains("llvmpipe") {
+        writeln!(out, "  takes minutes a step; for this CPU: apt install pocl-opencl-icd")?;
+    }
     for storage in ["f32", "f16"] {
         let Some(worst) = report.worst(storage).filter(|_| report.fit) else { continue };
         let (family, error) = (&worst.family, worst.worst_error);
