@@ -18,9 +18,10 @@ KILN := target/release/kiln
 
 .PHONY: demo test test-full fuzz test-aarch64 debian mali check advisories build
 
+# With the feature of the tests, so that these need no other build of the same crates.
 build:
 	@tools/setup/rust.sh
-	cargo build --release --locked -p kiln -p kiln-runtime
+	cargo build --release --locked -p kiln -p kiln-runtime --features kiln-bundle/testing
 
 demo: build
 	@tools/setup/opencl.sh
@@ -32,8 +33,8 @@ demo: build
 test:
 	@tools/setup/rust.sh
 	@tools/setup/opencl.sh --tests
+	@tools/setup/oclgrind.sh
 	tools/test.sh '$(ONLY)'
-	tools/setup/oclgrind.sh
 
 test-full:
 	KILN_EVERY=1 $(MAKE) test

@@ -1,48 +1,67 @@
 #!/bin/sh
-# Runs every test of the workspace in two lanes at a time, as drivers compile kernels on one thread.
+# Runs every test of the workspace in two lanes at a time, as drivers compile kernels on one thread,
+# and the small kernel tests once more under oclgrind, where it is installed. Oclgrind is a
+# simulator that finds invalid memory accesses and data races; it stops at the first error.
 #
-#   tools/test.sh [REGEX]     only the test programs whose line "FOLDER PROGRAM" matches REGEX
+#   tools/test.sh [REGEX]     only the test programs whose line "FOLDER PROGRAM DRIVER" matches REGEX
 #
-# TEST_ARGS holds arguments of each program, such as part of the names of its tests.
-#
-# The command's tests run in order, as one job: later ones find the small model's kernels in the
-# cache. Test programs are run by themselves, since cargo, asked for a part of the workspace, builds
-# crates anew with the features of that part.
+# DRIVER is oclgrind or empty. Test programs are run by themselves, since cargo, asked for a part of
+# the workspace, builds crates anew with the features of that part.
 set -eu
 cd "$(dirname "$0")/.."
 
-# Runs the tests of a list, and prints what each said when it is done.
-job() {
-    while read -r folder program; do
-        name=$(basename "$program")
-        begun=$(date +%s)
-        (cd "$folder" && "$program" ${TEST_ARGS:-}) </dev/null >"$1.log" 2>&1 ||
-            echo "$name" >>"$(dirname "$1")/failed"
-        {
-            echo
-            echo "$folder: $name, $(($(date +%s) - begun)) s"
-            cat "$1.log"
-        } >"$1.said"
-        cat "$1.said"
-    done <"$1"
+# Programs that run for long, the longest first. Others start after them, so that both lanes end at
+# about the same time.
+LONG="contraction emoji robust full_size half_arithmetic chain:oclgrind attention bench group_norm \
+pointwise chain striped faults contraction:oclgrind abi mali rows group_norm:oclgrind"
+
+# Runs one test program, and prints what it said when it is done.
+run() {
+    logs=$1 folder=$2 program=$3 driver=${4:-}
+    name=$(basename "$program")${driver:+ under $driver}
+    begun=$(date +%s)
+    set --
+    if [ -n "$driver" ]; then
+        export OCL_ICD_VENDORS="$logs/vendors" OCLGRIND_DATA_RACES=1 OCLGRIND_STOP_ERRORS=1
+        set -- small_ --test-threads=1
+    fi
+    (cd "$folder" && "$program" "$@") </dev/null >"$logs/$name.log" 2>&1 ||
+        echo "$name" >>"$logs/failed"
+    {
+        echo
+        echo "$folder: $name, $(($(date +%s) - begun)) s"
+        cat "$logs/$name.log"
+    } >"$logs/$name.said"
+    cat "$logs/$name.said"
 }
-[ "${1:-}" != --job ] || { job "$2"; exit; }
+[ "${1:-}" != --run ] || { shift; run "$@"; exit; }
 
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 cargo test --release --locked --workspace --no-run --message-format=json-render-diagnostics >"$logs/built"
 # Folder and program of each test binary, as cargo would run them.
 sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\1 \2|p' \
-    "$logs/built" | sort | grep -E -e "${1:-}" >"$logs/tests" ||
-    { echo "cargo lists no such tests" >&2; exit 1; }
-# The command's tests are the first job, contractions, which take longest, the second.
-grep -e '/tools/kiln ' "$logs/tests" >"$logs/job-0" || true
-grep -vxFf "$logs/job-0" "$logs/tests" >"$logs/rest" || true
-grep -e '/contraction-' "$logs/rest" >"$logs/job-1" || true
-grep -vxFf "$logs/job-1" "$logs/rest" | split -l 1 -a 3 - "$logs/job-2-" || true
-printf '%s\n' "$logs"/job-* | xargs -P 2 -n 1 tools/test.sh --job
+    "$logs/built" | sort >"$logs/programs"
+oclgrind=$(dpkg -L oclgrind 2>/dev/null | grep "liboclgrind-rt-icd.so$" | head -n 1)
+if [ -n "$oclgrind" ]; then
+    # The tests load it as an OpenCL driver.
+    mkdir "$logs/vendors"
+    echo "$oclgrind" >"$logs/vendors/oclgrind.icd"
+    sed -n '/\/kernels-templates /s/$/ oclgrind/p' "$logs/programs" >"$logs/simulated"
+    cat "$logs/simulated" >>"$logs/programs"
+fi
+grep -E -e "${1:-}" "$logs/programs" >"$logs/chosen" || { echo "cargo lists no such tests" >&2; exit 1; }
+awk -v long="$LONG" '
+    BEGIN { n = split(long, names, " "); for (i = 1; i <= n; i++) rank[names[i]] = i }
+    {
+        name = $2; sub(/.*\//, "", name); sub(/-[0-9a-f]*$/, "", name)
+        key = name ($3 ? ":" $3 : "")
+        print (key in rank ? rank[key] : n + 1), $0
+    }' "$logs/chosen" | sort -s -n -k 1,1 | cut -d " " -f 2- |
+    xargs -P 2 -L 1 tools/test.sh --run "$logs"
 if [ -s "$logs/failed" ]; then
-    echo "failed:" $(cat "$logs/failed") >&2
+    echo "failed:" >&2
+    cat "$logs/failed" >&2
     exit 1
 fi
 [ -n "${1:-}" ] || cargo test --release --locked --workspace --doc

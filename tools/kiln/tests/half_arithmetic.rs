@@ -39,10 +39,7 @@ fn write(planned: &Planned, name: &str) -> PathBuf {
 fn built(mut planned: Planned, way: Way) -> Planned {
     let plan = &mut planned.plan;
     plan.sources.iter_mut().for_each(|source| *source = way.source(source));
-    for (program, kernel) in (0..).zip(&mut plan.kernels) {
-        // Each source then has functions of the same names.
-        (kernel.program, kernel.half_arithmetic) = (program, false);
-    }
+    plan.kernels.iter_mut().for_each(|kernel| kernel.half_arithmetic = false);
     plan.requirements.extensions.clear();
     planned
 }

@@ -11,6 +11,9 @@
 #define STOREL_HV(p, i, x) vstore_half4((x), 0, (__local half *)((p) + (i)))
 #define STOREL_H2(p, i, x) vstore_half2((x), 0, (__local half *)((p) + (i)))
 #define FLOATS(x) (x)
+/* Several kernels of one program may hold this text. */
+#ifndef KILN_EMULATED_HALVES
+#define KILN_EMULATED_HALVES
 /* Of a float to 11 bits, to even: below 2^-14 a multiple of 2^-24, which is how far the numbers around
    0.75 are apart; from 65520 on infinite. */
 float4 to_halves(const float4 x)
@@ -35,3 +38,4 @@ float4 FMA_HV(const float4 a, const float4 b, const float4 c)
     const float4 once = as_float4(even && lost != 0.0f && isfinite(sum) ? odd : u);
     return to_halves(once);
 }
+#endif
