@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs every test of the workspace in two lanes at a time, as drivers compile kernels on one thread,
-# and the small kernel tests once more under oclgrind, where it is installed. Oclgrind is a
-# simulator that finds invalid memory accesses and data races; it stops at the first error.
+# Runs every test of the workspace, three programs at a time, as drivers compile kernels on one
+# thread, and tests wait now and then. The small kernel tests run once more under oclgrind, where it
+# is installed: a simulator that finds invalid memory accesses and data races, and stops at the first.
 #
 #   tools/test.sh [REGEX]     only the test programs whose line "FOLDER PROGRAM DRIVER" matches REGEX
 #
@@ -10,8 +10,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-# Programs that run for long, the longest first. Others start after them, so that both lanes end at
-# about the same time.
+# Programs that run for long, the longest first. Others start after them, so that no long one is left
+# at the end.
 LONG="contraction emoji robust full_size half_arithmetic chain:oclgrind attention bench group_norm \
 pointwise chain striped faults contraction:oclgrind abi mali rows group_norm:oclgrind"
 
@@ -58,7 +58,7 @@ awk -v long="$LONG" '
         key = name ($3 ? ":" $3 : "")
         print (key in rank ? rank[key] : n + 1), $0
     }' "$logs/chosen" | sort -s -n -k 1,1 | cut -d " " -f 2- |
-    xargs -P 2 -L 1 tools/test.sh --run "$logs"
+    xargs -P 3 -L 1 tools/test.sh --run "$logs"
 if [ -s "$logs/failed" ]; then
     echo "failed:" >&2
     cat "$logs/failed" >&2

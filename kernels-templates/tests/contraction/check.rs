@@ -6,7 +6,7 @@ use kiln_kernels::{Problem, Target, candidates};
 use kiln_testkit::{Check, Lowered, Pairs, Tolerance, random, random_stored, sampled};
 
 /// A test runs one of this many cases by default.
-pub const SAMPLE: usize = 8;
+pub const SAMPLE: usize = 12;
 
 /// Runs the best variants of a case on a target. Bounds follow from the length of the reduction
 /// axis and the rounding of the storage types.

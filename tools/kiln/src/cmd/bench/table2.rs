@@ -35,7 +35,8 @@ An op of more than a second is timed by a part of its work-items.")]
 pub struct Args {
     #[command(flatten)]
     subject: Subject,
-    /// Begin no further op after this many seconds
+    /// Begin no further op after this many seconds. Unless it is 0, one op of each network is
+    /// measured
     #[arg(long, default_value_t = 150)]
     seconds: u64,
     /// Print JSON, for programs
@@ -145,7 +146,9 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => (read_rate(path)?, true),
         None => (resolved.profile.rates.io_bytes_per_s, false),
     };
-    let times = measure(&probe, &resolved, &|| started.elapsed().as_secs() < args.seconds)?;
+    let go_on =
+        |spent: f64| started.elapsed().as_secs() < args.seconds || args.seconds > 0 && spent == 0.0;
+    let times = measure(&probe, &resolved, &go_on)?;
     let networks = names(&resolved.items);
     let row = |way: &'static Way| Row {
         way: way.name,
@@ -209,15 +212,15 @@ impl Turn {
     }
 }
 
-/// Times the variants of all rows, the networks in turn, until `go_on` returns false.
-fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn() -> bool) -> Result<Times> {
+/// Times the variants of all rows, the networks in turn, until `go_on` returns false for the seconds
+/// spent on the next one.
+fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn(f64) -> bool) -> Result<Times> {
     let target = &resolved.profile.target;
     let items = &resolved.items;
     let mut turns: Vec<Turn> = names(items).into_iter().map(|n| Turn::new(n, items)).collect();
     let bar = super::bar(items.len())?;
     let mut times = Times::new();
-    while go_on() {
-        let Some(turn) = Turn::next(&mut turns) else { break };
+    while let Some(turn) = Turn::next(&mut turns).filter(|turn| go_on(turn.spent)) {
         let Some(index) = turn.waiting.pop() else { break };
         let started = Instant::now();
         let item = &items[index];
