@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 fn shared_cache(folder: &Path) -> PathBuf {
     match every(2) {
         1 => folder.join("cache"),
-        _ => cache_without(folder, 4),
+        _ => cache_without(folder, 2),
     }
 }
 
