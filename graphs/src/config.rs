@@ -1,5 +1,7 @@
 //! Sizes of the models of the family, and the registry of known models.
 
+use crate::schedule::{Prediction, Schedule};
+
 /// A text-to-image model: its networks, and the facts that its sampler needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -13,8 +15,8 @@ pub struct ModelConfig {
     pub latent_channels: usize,
     /// Tokens of a prompt, padding included.
     pub context_tokens: usize,
-    /// Whether the U-Net predicts velocity instead of noise.
-    pub v_prediction: bool,
+    /// Noise schedule of the training, and defaults of the sampler.
+    pub schedule: Schedule,
     /// Factor that brings the standard deviation of latents to 1. The decoder divides by it.
     pub scaling_factor: f32,
     /// The text encoder.
@@ -94,7 +96,7 @@ const SD21_BASE: ModelConfig = ModelConfig {
     latent_px: 64,
     latent_channels: 4,
     context_tokens: 77,
-    v_prediction: false,
+    schedule: Schedule::SD21_BASE,
     scaling_factor: 0.18215,
     text: TextConfig { width: 1024, heads: 16, layers: 23, vocab: 49408 },
     unet: UnetConfig {
@@ -116,7 +118,7 @@ static MODELS: [ModelConfig; 3] = [
         name: "sd21",
         image_px: 768,
         latent_px: 96,
-        v_prediction: true,
+        schedule: Schedule { prediction: Prediction::V, ..Schedule::SD21_BASE },
         weights_file: "v2-1_768-ema-pruned.safetensors",
         ..SD21_BASE
     },

@@ -16,6 +16,7 @@
 mod blocks;
 mod clip_text;
 pub mod config;
+pub mod schedule;
 mod unet;
 mod vae_decoder;
 mod vae_encoder;

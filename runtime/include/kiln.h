@@ -146,11 +146,11 @@ typedef struct KilnRequest {
   const char *negative_prompt;
   // Seed of the noise. On one device, equal requests give equal images.
   uint64_t seed;
-  // Number of steps of the sampler.
+  // Number of steps of the sampler; 0 is the model's default.
   uint32_t steps;
-  // Scale of classifier-free guidance, -1000 to 1000; 1 turns it off.
+  // Scale of guidance, -1000 to 1000; 1 turns it off. NaN is the model's default.
   float guidance;
-  // Name of the sampler. NULL is `ddim`.
+  // Name of the sampler; NULL is the model's default.
   const char *sampler;
   // Noise that each step of `ddim` adds, 0 to 1.
   float eta;
@@ -328,7 +328,7 @@ enum KilnStatus kiln_devices_get(const struct KilnDevices *devices,
 // `devices` is NULL or a list that has not been freed.
 void kiln_devices_free(struct KilnDevices *devices);
 
-// Fills a request with the defaults: no text, seed 0, 20 steps, guidance 7.5, the first sampler.
+// Fills a request with the defaults: no text, seed 0, and the model's sampler, steps and guidance.
 //
 // # Safety
 //

@@ -63,16 +63,15 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, allow_negative_numbers = true,
           value_parser = args::seed))]
     pub seed: u64,
-    /// Steps of the sampler, for example 30
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_STEPS))]
-    pub steps: usize,
-    /// Scale of classifier-free guidance. 1 turns it off
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = crate::session::DEFAULT_GUIDANCE,
-          allow_negative_numbers = true))]
-    pub guidance: f32,
-    /// Sampler: ddim, euler, euler-a or dpm++2m
-    #[cfg_attr(feature = "clap", arg(long, default_value = "ddim"))]
-    pub sampler: String,
+    /// Steps of the sampler, for example 30 [default: the model's]
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub steps: Option<usize>,
+    /// Scale of classifier-free guidance. 1 turns it off [default: the model's]
+    #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true))]
+    pub guidance: Option<f32>,
+    /// Sampler: ddim, euler, euler-a or dpm++2m [default: the model's]
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub sampler: Option<String>,
     /// Noise that each step of ddim adds, 0 to 1
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0, allow_negative_numbers = true))]
     pub eta: f32,
@@ -140,8 +139,9 @@ pub struct RunArgs {
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
 pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let bundle = Arc::new(BundleFile::open(&args.bundle)?);
-    let px = u64::from(bundle.plan().manifest.image_px);
-    let jobs = Jobs::of(args, px * px * 3)?;
+    let manifest = &bundle.plan().manifest;
+    let px = u64::from(manifest.image_px);
+    let jobs = Jobs::of(args, &manifest.schedule, px * px * 3)?;
     if jobs.done > 0 {
         tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }
@@ -258,7 +258,7 @@ fn make(
     if let Some(error) = preview_failed {
         picture.warnings.push(format!("no preview: {error}"));
     }
-    write(args, job, &picture, &request.parameters(&model))?;
+    write(args, job, &picture, &request.parameters(&picture.report))?;
     if let Some(path) = &args.profile {
         let times = session.take_launch_times()?;
         let profile = Profile::new(session.plan(), session.weight_reads(), &times);

@@ -9,6 +9,7 @@ use crate::executor::LaunchTime;
 use crate::memory::Allocations;
 use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
+use crate::session::Settings;
 use crate::stream::StreamStats;
 
 /// The parts of a plan's memory.
@@ -85,6 +86,8 @@ pub struct Report {
     pub stream: StreamStats,
     /// How weights were read.
     pub weight_reads: Option<WeightReads>,
+    /// How the image was sampled.
+    pub settings: Settings,
     /// Times of the stages.
     pub times: Times,
 }

@@ -28,11 +28,13 @@ mod measure;
 mod prepare;
 mod residency;
 mod roles;
+mod settings;
 
 pub use crate::executor::{Canceller, ExecutorOptions};
 pub use finite::NotFiniteOp;
-pub use generate::{DEFAULT_GUIDANCE, DEFAULT_STEPS, DumpHook, Init, Picture, Progress, Request};
+pub use generate::{DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
+pub use settings::Settings;
 #[cfg(feature = "cli")]
 pub(crate) use {generate::latent_name, prepare::check_init};
 

@@ -48,8 +48,8 @@ fn calls_of_steps(session: &mut Session, sampler: &str, eta: f32) -> Vec<u64> {
     let mut calls = Vec::with_capacity(STEPS);
     let request = Request {
         prompt: "a red house".into(),
-        steps: STEPS,
-        sampler: sampler.into(),
+        steps: Some(STEPS),
+        sampler: Some(sampler.into()),
         eta,
         ..Request::default()
     };

@@ -34,7 +34,7 @@ fn damage(path: &Path, plan: &Plan, block: usize) {
 }
 
 fn generate(session: &mut Session, mut at_step: impl FnMut(usize)) -> Result<(), RuntimeError> {
-    let request = Request { steps: 6, ..Request::default() };
+    let request = Request { steps: Some(6), ..Request::default() };
     let observe = &mut |progress: Progress<'_>| {
         if let Progress::Step { done, .. } = progress {
             at_step(done);

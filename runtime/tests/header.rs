@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use cbindgen::{Config, DocumentationStyle, EnumConfig, Language, RenameRule, Style};
-use kiln_runtime::session::{DEFAULT_GUIDANCE, DEFAULT_STEPS};
 
 const TOP: &str =
     "/* The Kiln runtime for C: makes images with a compiled model on an OpenCL device.
@@ -54,9 +53,12 @@ fn every_interface_has_the_same_defaults() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         std::fs::read_to_string(path).unwrap()
     };
-    let java = read("java/kiln/KilnRuntime.java");
-    assert!(java.contains(&format!("int steps = {DEFAULT_STEPS};")));
-    assert!(java.contains(&format!("float guidance = {DEFAULT_GUIDANCE}f;")));
-    let said = format!("{DEFAULT_STEPS} steps, guidance {DEFAULT_GUIDANCE},");
-    assert!(read("include/kiln.h").contains(&said));
+    let (java, c) = (read("java/kiln/KilnRuntime.java"), read("include/kiln.h"));
+    for (own, said) in [
+        ("int steps = 0;", "sampler; 0 is the model's default"),
+        ("float guidance = Float.NaN;", "NaN is the model's default"),
+        ("String sampler = null;", "the sampler"),
+    ] {
+        assert!(java.contains(own) && java.contains(said) && c.contains(said), "{own}");
+    }
 }

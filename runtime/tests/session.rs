@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use kiln_bundle::plan::Schedule;
 use kiln_runtime::pipeline::rng::NormalRng;
 use kiln_runtime::pipeline::sampler::{self, SamplerOptions};
 use kiln_runtime::pipeline::tokenizer::Tokenizer;
@@ -34,8 +35,8 @@ fn request<'a>(steps: usize) -> Request<'a> {
         prompt: "a red house".into(),
         negative_prompt: "blurry".into(),
         seed: 5,
-        steps,
-        guidance: 3.0,
+        steps: Some(steps),
+        guidance: Some(3.0),
         ..Request::default()
     }
 }
@@ -58,11 +59,12 @@ fn expected(request: &Request<'_>) -> (Vec<f32>, Vec<f32>) {
     let tokenizer = Tokenizer::from_merges(&merges()).unwrap();
     let context = |prompt| small::embedding(&tokenizer.encode_padded(prompt).0);
     let contexts = [context(&request.negative_prompt), context(&request.prompt)];
+    let settings = request.settings(&Schedule::default()).unwrap();
     let options = SamplerOptions {
-        eta: request.eta,
-        ..SamplerOptions::stable_diffusion(request.steps, small::LATENT)
+        eta: settings.eta,
+        ..SamplerOptions::stable_diffusion(settings.steps, small::LATENT)
     };
-    let mut sampler = sampler::by_name(&request.sampler, &options).unwrap();
+    let mut sampler = sampler::by_name(&settings.sampler, &options).unwrap();
     let mut rng = NormalRng::from_seed(request.seed);
     let mut latent = vec![0.0; small::LATENT];
     match &request.initial_latent {
@@ -74,7 +76,7 @@ fn expected(request: &Request<'_>) -> (Vec<f32>, Vec<f32>) {
         let [mut eps, conditional] = contexts
             .each_ref()
             .map(|context| channels_first(&small::unet(&input, context, timestep), 4));
-        sampler::guide(&mut eps, &conditional, request.guidance).unwrap();
+        sampler::guide(&mut eps, &conditional, settings.guidance).unwrap();
         sampler.step(step, &eps, &mut latent, &mut rng).unwrap();
     }
     (small::decode(&channels_last(&latent, 4)), latent)
@@ -104,7 +106,7 @@ fn a_picture_is_what_the_numbers_say() {
         for request in [
             request(1),
             request(4),
-            Request { guidance: 1.0, ..request(6) },
+            Request { guidance: Some(1.0), ..request(6) },
             Request { eta: 0.5, ..request(5) },
             Request { initial_latent: Some(vec![0.5; small::LATENT]), ..request(3) },
         ] {
@@ -114,7 +116,9 @@ fn a_picture_is_what_the_numbers_say() {
             assert_eq!((found.width, found.height), (16, 16));
             assert_eq!(found.rgb.pixels().len(), 768);
             assert!(found.warnings.is_empty());
-            assert_eq!(found.report.times.step_seconds.len(), request.steps);
+            let report = &found.report;
+            assert_eq!(report.settings, request.settings(&Schedule::default()).unwrap());
+            assert_eq!(report.times.step_seconds.len(), report.settings.steps);
         }
         assert_eq!(session.allocations(), allocations);
     }
@@ -248,9 +252,9 @@ fn wrong_requests_are_named() {
         assert_eq!(error.exit_code(), 2);
     }
     for request in [
-        Request { steps: 0, ..request(1) },
-        Request { sampler: "none".into(), ..request(1) },
-        Request { guidance: f32::NAN, ..request(1) },
+        Request { steps: Some(0), ..request(1) },
+        Request { sampler: Some("none".into()), ..request(1) },
+        Request { guidance: Some(f32::NAN), ..request(1) },
         Request { initial_latent: Some(vec![0.0; 63]), ..request(1) },
         Request { initial_latent: Some(vec![f32::NAN; 64]), ..request(1) },
     ] {

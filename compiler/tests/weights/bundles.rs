@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kiln_bundle::format::BundleFile;
-use kiln_bundle::plan::Manifest;
+use kiln_bundle::plan::{Manifest, Schedule};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
@@ -37,7 +37,7 @@ impl Model for Emoji {
             latent_channels: self.0.latent_channels as u32,
             context_tokens: self.0.context_tokens as u32,
             context_channels: self.0.text.width as u32,
-            v_prediction: self.0.v_prediction,
+            schedule: Schedule::default(),
             guidance_batch: 0,
             timestep_rows: 0,
         }

@@ -14,10 +14,12 @@
 use serde::{Deserialize, Serialize};
 
 mod network;
+mod schedule;
 mod step;
 
 pub use crate::rationale::Rationale;
 pub use network::{Feed, Input, Network, Port, Role, Slice, Source};
+pub use schedule::{BetaCurve, Prediction, Schedule, Spacing};
 pub use step::{Access, Arg, Dispatch, Gather, ROW_CHECKSUM_BYTES, Step};
 
 macro_rules! id {
@@ -139,8 +141,8 @@ pub struct Manifest {
     pub context_tokens: u32,
     /// Width of a text embedding.
     pub context_channels: u32,
-    /// The denoiser predicts velocity rather than noise.
-    pub v_prediction: bool,
+    /// Noise schedule of the training, and defaults of the sampler.
+    pub schedule: Schedule,
     /// Batch rows of the denoiser: 2 if both branches of guidance run in one pass, 1 if each
     /// branch has a pass of its own.
     pub guidance_batch: u32,

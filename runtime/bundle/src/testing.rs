@@ -10,7 +10,7 @@ use crate::format::{BundleWriter, hash};
 use crate::plan::{
     Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType,
     Feed, Gather, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
-    ROW_CHECKSUM_BYTES, Requirements, Residency, Role, Slice, SlotId, Source, Step,
+    ROW_CHECKSUM_BYTES, Requirements, Residency, Role, Schedule, Slice, SlotId, Source, Step,
 };
 use crate::rationale::{
     Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, StoredWeight, Verdict,
@@ -143,7 +143,7 @@ fn manifest() -> Manifest {
         latent_channels: 4,
         context_tokens: 4,
         context_channels: 8,
-        v_prediction: false,
+        schedule: Schedule::default(),
         guidance_batch: 1,
         timestep_rows: 4,
     }

@@ -48,11 +48,11 @@ public final class KilnRuntime implements AutoCloseable {
         public String negativePrompt = "";
         /** Seed of the noise. */
         public long seed = 0;
-        /** Number of steps of the sampler. */
-        public int steps = 20;
-        /** Scale of classifier-free guidance; 1 turns it off. */
-        public float guidance = 7.5f;
-        /** Name of the sampler; null is {@code ddim}. */
+        /** Number of steps of the sampler; 0 is the model's default. */
+        public int steps = 0;
+        /** Scale of classifier-free guidance; 1 turns it off, NaN is the model's default. */
+        public float guidance = Float.NaN;
+        /** Name of the sampler; null is the model's default. */
         public String sampler = null;
         /** Whether progress has previews. */
         public boolean preview = false;

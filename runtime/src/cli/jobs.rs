@@ -6,6 +6,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use kiln_bundle::plan::Schedule;
+
 use super::RunArgs;
 use super::outputs::Outputs;
 use super::prompts::Prompts;
@@ -23,9 +25,9 @@ pub(super) struct Job {
     pub prompt: String,
     pub negative_prompt: String,
     pub seed: u64,
-    pub steps: usize,
-    pub guidance: f32,
-    pub sampler: String,
+    pub steps: Option<usize>,
+    pub guidance: Option<f32>,
+    pub sampler: Option<String>,
     pub output: PathBuf,
     /// Number of the line in a batch; 0 outside of one.
     pub line: usize,
@@ -61,14 +63,18 @@ pub(super) struct Jobs<'a> {
 impl<'a> Jobs<'a> {
     /// Reads and checks all images and the names of all files that the command writes.
     ///
-    /// `room_bytes`: the folder of each picture must have room for these bytes.
+    /// `schedule`: the model's. `room_bytes`: the folder of each picture must have room for these bytes.
     /// Errors: `Input`, with the number of the line in a batch.
-    pub fn of(args: &'a RunArgs, room_bytes: u64) -> Result<Jobs<'a>, RuntimeError> {
+    pub fn of(
+        args: &'a RunArgs,
+        schedule: &Schedule,
+        room_bytes: u64,
+    ) -> Result<Jobs<'a>, RuntimeError> {
         let prompts = args.prompts.as_deref().map(Prompts::read).transpose()?;
         let base = base(args)?;
         let mut jobs = Jobs { args, base, prompts, count: 0, done: 0 };
         let mut outputs = Outputs::new(args, room_bytes);
-        let mut first = None;
+        let (mut first, mut steps) = (None, 0);
         if jobs.prompts.is_none() && args.count > MAX_PICTURES {
             return Err(RuntimeError::Input(format!("--count is at most {MAX_PICTURES}")));
         }
@@ -81,17 +87,18 @@ impl<'a> Jobs<'a> {
             }
             let job = job.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             if number > 0 || first.is_none() {
-                job.request(args).check().map_err(|error| jobs.at(number, error))?;
+                let settings = job.request(args).settings(schedule);
+                steps = settings.map_err(|error| jobs.at(number, error))?.steps;
             }
             let checked = outputs.picture(&job.output, number);
             checked.map_err(|error| jobs.at(number, RuntimeError::Input(error.to_string())))?;
             done += usize::from(number > 0 && job.output.exists());
-            first.get_or_insert(job);
+            first = Some(());
         }
         (jobs.count, jobs.done) = (count, done);
         match first {
             None => return Err(RuntimeError::Input("--prompts has no prompts".into())),
-            Some(job) => outputs.others(job.steps, count)?,
+            Some(()) => outputs.others(steps, count)?,
         }
         Ok(jobs)
     }
@@ -176,7 +183,7 @@ mod tests {
         let args = [&["m.kiln"], args].concat();
         match Command::parse(args.into_iter().map(Into::into)) {
             Ok(Command::Run(run)) => {
-                let jobs = Jobs::of(&run, 0)?;
+                let jobs = Jobs::of(&run, &Schedule::default(), 0)?;
                 let list = jobs.iter().map(|job| job.map(|(_, job)| job)).collect::<Result<_, _>>();
                 Ok((list?, jobs.done))
             }
@@ -220,10 +227,11 @@ mod tests {
         std::fs::write(&file, lines).unwrap();
         let (found, skipped) = parse(&["--prompts", &file, "-o", "o.png", "--steps", "9"]).unwrap();
         assert_eq!((found.len(), skipped), (2, 1));
-        let first = (found[0].steps, found[0].seed, &*found[0].sampler, found[0].output.to_str());
-        assert_eq!(first, (9, 5, "euler", Some("o-0001.png")));
+        let first = (found[0].steps, found[0].seed, found[0].sampler.as_deref());
+        assert_eq!(first, (Some(9), 5, Some("euler")));
+        assert_eq!(found[0].output, Path::new("o-0001.png"));
         let second = (found[1].steps, found[1].guidance, &*found[1].negative_prompt);
-        assert_eq!(second, (3, 2.5, "n"));
+        assert_eq!(second, (Some(3), Some(2.5), "n"));
         assert_eq!(found[1].output, Path::new("o-0003.png"));
     }
 

@@ -104,9 +104,9 @@ impl Prompts {
             prompt: line.prompt,
             negative_prompt: line.negative_prompt.unwrap_or(base.negative_prompt),
             seed,
-            steps: line.steps.unwrap_or(base.steps),
-            guidance: line.guidance.unwrap_or(base.guidance),
-            sampler: line.sampler.unwrap_or(base.sampler),
+            steps: line.steps.or(base.steps),
+            guidance: line.guidance.or(base.guidance),
+            sampler: line.sampler.or(base.sampler),
             output,
             line: number,
         })

@@ -22,11 +22,11 @@ pub struct KilnRequest {
     pub negative_prompt: *const c_char,
     /// Seed of the noise. On one device, equal requests give equal images.
     pub seed: u64,
-    /// Number of steps of the sampler.
+    /// Number of steps of the sampler; 0 is the model's default.
     pub steps: u32,
-    /// Scale of classifier-free guidance, -1000 to 1000; 1 turns it off.
+    /// Scale of guidance, -1000 to 1000; 1 turns it off. NaN is the model's default.
     pub guidance: f32,
-    /// Name of the sampler. NULL is `ddim`.
+    /// Name of the sampler; NULL is the model's default.
     pub sampler: *const c_char,
     /// Noise that each step of `ddim` adds, 0 to 1.
     pub eta: f32,
@@ -105,7 +105,7 @@ impl KilnProgress {
 pub type KilnProgressFn =
     Option<unsafe extern "C" fn(context: *mut c_void, progress: *const KilnProgress) -> bool>;
 
-/// Fills a request with the defaults: no text, seed 0, 20 steps, guidance 7.5, the first sampler.
+/// Fills a request with the defaults: no text, seed 0, and the model's sampler, steps and guidance.
 ///
 /// # Safety
 ///
@@ -113,15 +113,14 @@ pub type KilnProgressFn =
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
     guard(|| {
-        let defaults = Request::default();
         let own = KilnRequest {
             prompt: ptr::null(),
             negative_prompt: ptr::null(),
-            seed: defaults.seed,
-            steps: defaults.steps as u32,
-            guidance: defaults.guidance,
+            seed: 0,
+            steps: 0,
+            guidance: f32::NAN,
             sampler: ptr::null(),
-            eta: defaults.eta,
+            eta: 0.0,
             preview: false,
             initial_image: ptr::null(),
         };
@@ -163,10 +162,10 @@ pub unsafe extern "C" fn kiln_session_generate(
             let manifest = &session.plan().manifest;
             (Projection::of_model(&manifest.model), manifest.latent_px as usize)
         });
-        let mut colours = None;
+        let (mut steps, mut colours) = (0, None);
         let mut observe = |news: Progress<'_>| {
             let Some(progress) = progress else { return ControlFlow::Continue(()) };
-            let told = tell(news, request.steps, projection, &mut colours);
+            let told = tell(news, &mut steps, projection, &mut colours);
             // SAFETY: by this function's contract; `told` and `colours` outlive the call.
             match unsafe { progress(context, &told) } {
                 true => ControlFlow::Continue(()),
@@ -198,17 +197,17 @@ unsafe fn own_request(asked: &KilnRequest, px: u32) -> Result<Request<'static>, 
     let mut request = Request {
         init,
         seed: asked.seed,
-        steps: asked.steps as usize,
-        guidance: asked.guidance,
+        steps: (asked.steps > 0).then_some(asked.steps as usize),
+        guidance: (!asked.guidance.is_nan()).then_some(asked.guidance),
         eta: asked.eta,
         ..Request::default()
     };
     // SAFETY: by this function's contract.
     let texts = unsafe {
+        request.sampler = text(asked.sampler, "the sampler")?.map(str::to_owned);
         [
             (&mut request.prompt, text(asked.prompt, "the prompt")?),
             (&mut request.negative_prompt, text(asked.negative_prompt, "the negative prompt")?),
-            (&mut request.sampler, text(asked.sampler, "the sampler")?),
         ]
     };
     for (own, given) in texts {
@@ -247,20 +246,21 @@ unsafe fn own_image(image: &KilnImage, px: u32) -> Result<Init, Failure> {
     Ok(Init { image: cover.finish().map_err(failed)?, strength: image.strength })
 }
 
-/// Translates progress. `projection` makes previews of latents of this side. `colours` holds the
+/// Translates progress. `steps` keeps the number of all steps. `projection` makes previews of latents of this side. `colours` holds the
 /// preview to which the result points.
 fn tell(
     news: Progress<'_>,
-    steps: usize,
+    steps: &mut usize,
     projection: Option<(&Projection, usize)>,
     colours: &mut Option<RgbImage>,
 ) -> KilnProgress {
     match news {
         Progress::Prompt => KilnProgress::new(KilnStage::Prompt, 0, 0),
         Progress::Kernels { done, count } => KilnProgress::new(KilnStage::Load, done, count),
-        Progress::Decode => KilnProgress::new(KilnStage::Decode, steps, steps),
-        Progress::Step { done, steps, seconds, picture, .. } => {
-            let mut told = KilnProgress::new(KilnStage::Sample, done, steps);
+        Progress::Decode => KilnProgress::new(KilnStage::Decode, *steps, *steps),
+        Progress::Step { done, steps: of, seconds, picture, .. } => {
+            *steps = of;
+            let mut told = KilnProgress::new(KilnStage::Sample, done, of);
             told.seconds = seconds;
             // Without a preview if it cannot be made.
             *colours = projection.and_then(|(p, side)| p.show(picture, side).ok());

@@ -7,6 +7,7 @@ use std::time::Instant;
 use kiln_bundle::plan::Plan;
 
 use super::roles::Roles;
+use super::settings::Settings;
 use super::{HostInputs, Session, latent_elems, prepare};
 use crate::error::RuntimeError;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
@@ -22,7 +23,7 @@ use crate::tensor::{self, Tensor};
 pub type DumpHook<'a> = dyn Fn(&str, &Tensor) -> Result<(), RuntimeError> + 'a;
 
 /// A request for an image.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Request<'a> {
     /// What the image shows.
     pub prompt: String,
@@ -30,12 +31,13 @@ pub struct Request<'a> {
     pub negative_prompt: String,
     /// Seed of the noise; see [`NormalRng::from_seed`].
     pub seed: u64,
-    /// Steps of the sampler.
-    pub steps: usize,
-    /// Scale of classifier-free guidance. 1 uses the conditional branch alone.
-    pub guidance: f32,
-    /// Name of the sampler; see [`sampler::SAMPLERS`].
-    pub sampler: String,
+    /// Steps of the sampler; the model's default if none.
+    pub steps: Option<usize>,
+    /// Scale of classifier-free guidance. 1 uses the conditional branch alone. The model's default
+    /// if none.
+    pub guidance: Option<f32>,
+    /// Name of the sampler, see [`sampler::SAMPLERS`]; the model's default if none.
+    pub sampler: Option<String>,
     /// Noise that each step adds, 0 to 1.
     pub eta: f32,
     /// Initial latents, NCHW, of variance 1, in place of the seed's noise.
@@ -56,42 +58,21 @@ pub struct Init {
     pub strength: f64,
 }
 
-/// Default number of steps of the sampler.
-pub const DEFAULT_STEPS: usize = 20;
-/// Default scale of guidance.
-pub const DEFAULT_GUIDANCE: f32 = 7.5;
-
-impl Default for Request<'_> {
-    fn default() -> Self {
-        Request {
-            prompt: String::new(),
-            negative_prompt: String::new(),
-            seed: 0,
-            steps: DEFAULT_STEPS,
-            guidance: DEFAULT_GUIDANCE,
-            sampler: sampler::SAMPLERS[0].name.to_owned(),
-            eta: 0.0,
-            initial_latent: None,
-            init: None,
-            dump: None,
-        }
-    }
-}
-
 impl Request<'_> {
     /// The parameters that an image file records.
-    pub fn parameters(&self, model: &str) -> GenerationParameters {
-        let entry = sampler::SAMPLERS.iter().find(|s| s.name.eq_ignore_ascii_case(&self.sampler));
+    pub fn parameters(&self, report: &Report) -> GenerationParameters {
+        let Settings { sampler, steps, guidance, eta } = report.settings.clone();
+        let entry = sampler::SAMPLERS.iter().find(|s| s.name.eq_ignore_ascii_case(&sampler));
         GenerationParameters {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             seed: self.seed,
-            steps: self.steps,
-            guidance: self.guidance,
-            sampler: self.sampler.clone(),
-            sampler_title: entry.map_or(self.sampler.clone(), |entry| entry.title.to_owned()),
-            eta: self.eta,
-            model: model.to_owned(),
+            steps,
+            guidance,
+            sampler_title: entry.map_or(sampler.clone(), |entry| entry.title.to_owned()),
+            sampler,
+            eta,
+            model: report.model.clone(),
             strength: self.init.as_ref().map(|init| init.strength),
         }
     }
@@ -147,6 +128,7 @@ pub struct Picture {
 /// The state of an image that is being made.
 struct Generation<'a> {
     request: &'a Request<'a>,
+    settings: Settings,
     roles: Roles,
     sampler: Box<dyn Sampler>,
     /// The first step that runs.
@@ -199,10 +181,11 @@ impl Session {
         observe: &mut Observer,
     ) -> Result<Picture, RuntimeError> {
         let started = Instant::now();
-        request.check()?;
+        let schedule = &self.plan().manifest.schedule;
+        let (prediction, settings) = (schedule.prediction, request.settings(schedule)?);
         request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
         let (tokens, warnings) = self.tokenize(request)?;
-        let (sampler, rng) = self.prepare(request)?;
+        let (sampler, rng) = self.prepare(request, &settings)?;
         let roles = Roles::of(self.plan())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let first = match &request.init {
@@ -210,9 +193,8 @@ impl Session {
             None => 0,
         };
         let sequence = roles.sequence(sampler.timesteps().len() - first, request.init.is_some());
-        let prediction = prepare::prediction(self.plan());
         let mut generation =
-            Generation { request, roles, sampler, first, prediction, rng, tokens, times };
+            Generation { request, settings, roles, sampler, first, prediction, rng, tokens, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             tell(observe, Progress::Prompt)?;
             generation.encode_picture(session, stream)?;
@@ -236,6 +218,7 @@ impl Session {
             measured: MeasuredMemory::now(self.allocations()),
             stream,
             weight_reads: self.weight_reads(),
+            settings: generation.settings,
             times: generation.times,
         };
         Ok(Picture { width: side, height: side, rgb, decoded, warnings, report })
@@ -345,7 +328,7 @@ impl Generation<'_> {
     fn advance(&mut self, session: &mut Session, step: usize) -> Result<(), RuntimeError> {
         let host = &mut session.host;
         let [output, conditional] = &mut host.branches;
-        sampler::guide(output, conditional, self.request.guidance)?;
+        sampler::guide(output, conditional, self.settings.guidance)?;
         let level = self.sampler.level(step)?;
         let (of_latent, of_output) = level.picture_factors(self.prediction);
         let (of_latent, of_output) = (of_latent as f32, of_output as f32);

@@ -3,17 +3,13 @@
 use kiln_bundle::plan::{Plan, Role};
 
 use super::generate::{Init, Request};
+use super::settings::Settings;
 use super::{Session, latent_elems};
 use crate::error::RuntimeError;
 use crate::pipeline::resize;
 use crate::pipeline::rng::NormalRng;
-use crate::pipeline::sampler::{self, Prediction, Sampler, SamplerOptions};
+use crate::pipeline::sampler::Sampler;
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
-
-/// The meaning of the denoiser's output.
-pub(super) fn prediction(plan: &Plan) -> Prediction {
-    if plan.manifest.v_prediction { Prediction::V } else { Prediction::Epsilon }
-}
 
 /// The first step of a run from an image. The strength is the share of the steps that run.
 ///
@@ -37,36 +33,6 @@ pub(crate) fn check_init(plan: &Plan, strength: f64) -> Result<(), RuntimeError>
         return Err(RuntimeError::Input(message.into()));
     }
     Ok(())
-}
-
-/// Longest prompt in bytes. It bounds the tokenizer's memory.
-const MAX_PROMPT_BYTES: usize = 64 << 10;
-/// Largest scale of guidance, either way.
-const MAX_GUIDANCE: f32 = 1000.0;
-
-impl Request<'_> {
-    /// Checks what depends on no bundle.
-    ///
-    /// Errors: `Input` for prompts and guidance; `Sampler` for its name, steps or eta.
-    pub fn check(&self) -> Result<(), RuntimeError> {
-        let prompts = [("prompt", &self.prompt), ("negative prompt", &self.negative_prompt)];
-        for (name, prompt) in prompts {
-            if prompt.len() > MAX_PROMPT_BYTES {
-                let found = prompt.len();
-                let message = format!("the {name} has {found} bytes, over {MAX_PROMPT_BYTES}");
-                return Err(RuntimeError::Input(message));
-            }
-        }
-        let guidance = self.guidance;
-        if !(-MAX_GUIDANCE..=MAX_GUIDANCE).contains(&guidance) {
-            let range = format!("it must be from -{MAX_GUIDANCE} to {MAX_GUIDANCE}");
-            return Err(RuntimeError::Input(format!("guidance is {guidance:?}, {range}")));
-        }
-        let mut options = SamplerOptions::stable_diffusion(self.steps, 0);
-        options.eta = self.eta;
-        sampler::by_name(&self.sampler, &options)?;
-        Ok(())
-    }
 }
 
 impl Session {
@@ -103,12 +69,10 @@ impl Session {
     pub(super) fn prepare(
         &mut self,
         request: &Request<'_>,
+        settings: &Settings,
     ) -> Result<(Box<dyn Sampler>, NormalRng), RuntimeError> {
         let elems = latent_elems(self.plan());
-        let mut options = SamplerOptions::stable_diffusion(request.steps, elems);
-        options.eta = request.eta;
-        options.prediction = prediction(self.plan());
-        let sampler = sampler::by_name(&request.sampler, &options)?;
+        let sampler = settings.sampler(&self.plan().manifest.schedule, elems)?;
         let mut rng = NormalRng::from_seed(request.seed);
         match &request.initial_latent {
             None => rng.fill(&mut self.host.latent),

@@ -323,7 +323,7 @@ impl Small {
             latent_channels: 4,
             context_tokens: TOKENS as u32,
             context_channels: WIDTH as u32,
-            v_prediction: false,
+            schedule: Schedule::default(),
             guidance_batch: self.batch as u32,
             timestep_rows: self.rows as u32,
         }

@@ -1,9 +1,10 @@
 //! Model configurations in the form that the compiler takes.
 
 use anyhow::{Context, Result, bail};
-use kiln_bundle::plan::Manifest;
+use kiln_bundle::plan::{self, Manifest};
 use kiln_compiler::Model;
 use kiln_graphs::config::{self, ModelConfig};
+use kiln_graphs::schedule::{self, BetaCurve, Prediction, Spacing};
 use kiln_ir::Graph;
 use std::path::{Path, PathBuf};
 
@@ -39,7 +40,7 @@ impl Model for ConfiguredModel {
             latent_channels: c.latent_channels as u32,
             context_tokens: c.context_tokens as u32,
             context_channels: c.text.width as u32,
-            v_prediction: c.v_prediction,
+            schedule: schedule(&c.schedule),
             guidance_batch: 0,
             timestep_rows: 0,
         }
@@ -68,6 +69,34 @@ impl Model for WithEncoder {
 
     fn manifest(&self) -> Manifest {
         self.0.manifest()
+    }
+}
+
+/// A schedule as the manifest has it.
+fn schedule(schedule: &schedule::Schedule) -> plan::Schedule {
+    plan::Schedule {
+        beta_start: schedule.beta_start,
+        beta_end: schedule.beta_end,
+        curve: match schedule.curve {
+            BetaCurve::Linear => plan::BetaCurve::Linear,
+            BetaCurve::ScaledLinear => plan::BetaCurve::ScaledLinear,
+        },
+        train_steps: schedule.train_steps as u32,
+        zero_snr: schedule.zero_snr,
+        prediction: match schedule.prediction {
+            Prediction::Epsilon => plan::Prediction::Epsilon,
+            Prediction::V => plan::Prediction::V,
+            Prediction::Sample => plan::Prediction::Sample,
+        },
+        sampler: schedule.sampler.into(),
+        steps: schedule.steps as u32,
+        guidance: schedule.guidance,
+        spacing: match schedule.spacing {
+            Spacing::Leading => plan::Spacing::Leading,
+            Spacing::Trailing => plan::Spacing::Trailing,
+            Spacing::Linspace => plan::Spacing::Linspace,
+            Spacing::Karras => plan::Spacing::Karras,
+        },
     }
 }
 

@@ -156,6 +156,7 @@ impl Sampler for Ddim {
         let c = self.coefficients(step)?;
         for (latent, &output) in latents.iter_mut().zip(model_output) {
             let (picture, epsilon) = match self.prediction {
+                Prediction::Sample => (output, (*latent - c.picture * output) / c.noise),
                 Prediction::Epsilon => ((*latent - c.noise * output) / c.picture, output),
                 Prediction::V => {
                     (c.picture * *latent - c.noise * output, c.picture * output + c.noise * *latent)

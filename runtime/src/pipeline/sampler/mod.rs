@@ -11,8 +11,10 @@ mod schedule;
 mod sigma;
 
 use super::rng::NormalRng;
+use kiln_bundle::plan::Schedule;
 
-pub use schedule::{BetaCurve, NoiseSchedule};
+pub use kiln_bundle::plan::{BetaCurve, Prediction};
+pub use schedule::NoiseSchedule;
 pub use sigma::{SigmaConfig, Spacing};
 
 /// Reason why a sampler cannot be made or cannot step.
@@ -61,16 +63,6 @@ pub enum SamplerError {
     },
 }
 
-/// Meaning of the network's output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Prediction {
-    /// The noise in the latents (SD 2.1-base).
-    #[default]
-    Epsilon,
-    /// The velocity `sqrt(a) noise - sqrt(1 - a) image` (SD 2.1 at 768).
-    V,
-}
-
 /// Options of any sampler.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerOptions {
@@ -88,15 +80,16 @@ pub struct SamplerOptions {
 }
 
 impl SamplerOptions {
+    /// The options for a model, with eta 0.
+    pub fn of(schedule: &Schedule, steps: usize, latent_elems: usize) -> Self {
+        let prediction = schedule.prediction;
+        let schedule = NoiseSchedule::of(schedule);
+        Self { steps, eta: 0.0, prediction, schedule, latent_elems }
+    }
+
     /// The options for Stable Diffusion 2.1-base: epsilon prediction, eta 0.
     pub fn stable_diffusion(steps: usize, latent_elems: usize) -> Self {
-        Self {
-            steps,
-            eta: 0.0,
-            prediction: Prediction::Epsilon,
-            schedule: NoiseSchedule::STABLE_DIFFUSION,
-            latent_elems,
-        }
+        Self::of(&Schedule::default(), steps, latent_elems)
     }
 }
 
@@ -121,6 +114,7 @@ impl Level {
                 let variance = picture * picture + noise * noise;
                 (picture / variance, -noise / variance.sqrt())
             }
+            Prediction::Sample => (0.0, 1.0),
         }
     }
 }

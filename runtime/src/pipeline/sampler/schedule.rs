@@ -1,15 +1,8 @@
 //! The noise schedule of a network's training.
 
-use super::SamplerError;
+use kiln_bundle::plan::{BetaCurve, Schedule};
 
-/// Growth of beta, the variance added at each training timestep, from first to last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BetaCurve {
-    /// Beta grows linearly.
-    Linear,
-    /// The square root of beta grows linearly.
-    ScaledLinear,
-}
+use super::SamplerError;
 
 /// The noise schedule of a training.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,6 +25,12 @@ impl NoiseSchedule {
         curve: BetaCurve::ScaledLinear,
         train_steps: 1000,
     };
+
+    /// The schedule of a model's training.
+    pub fn of(schedule: &Schedule) -> Self {
+        let &Schedule { beta_start, beta_end, curve, train_steps, .. } = schedule;
+        Self { beta_start, beta_end, curve, train_steps: train_steps as usize }
+    }
 
     /// The signal's part of the variance at each timestep: the running product of `1 - beta`.
     ///

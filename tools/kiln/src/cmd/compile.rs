@@ -210,7 +210,7 @@ fn write(args: &Args, planned: &Planned, source: &dyn TensorSource, output: &Pat
 
 /// Checks that the checkpoint is one of the model.
 fn check_weights(args: &Args, model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
-    let expected = if model.manifest().v_prediction { "v_prediction" } else { "epsilon" };
+    let expected = model.manifest().schedule.prediction.diffusers_name();
     match diffusers::prediction_type(source.path())? {
         Some(found) if found != expected => bail!(
             "{}: its scheduler says that it predicts {found:?}, {} predicts {expected:?}; compile \

@@ -1,6 +1,6 @@
 //! A random diffusion model: a text encoder, a denoiser, a decoder and perhaps an encoder.
 
-use kiln_bundle::plan::Manifest;
+use kiln_bundle::plan::{Manifest, Schedule};
 use kiln_compiler::Model;
 use kiln_ir::ops::concat::Concat;
 use kiln_ir::ops::conv2d::Conv2d;
@@ -188,7 +188,7 @@ impl Model for RandomModel {
             latent_channels: self.latent_channels as u32,
             context_tokens: self.tokens as u32,
             context_channels: self.context_channels as u32,
-            v_prediction: false,
+            schedule: Schedule::default(),
             guidance_batch: 0,
             timestep_rows: 0,
         }

@@ -35,9 +35,9 @@ pub fn make(session: &mut Session, sampler: &str) -> Dumps {
         prompt: "a lighthouse at dusk".into(),
         negative_prompt: "blurry".into(),
         seed: 7,
-        steps: STEPS,
-        guidance: GUIDANCE,
-        sampler: sampler.into(),
+        steps: Some(STEPS),
+        guidance: Some(GUIDANCE),
+        sampler: Some(sampler.into()),
         dump: Some(&dump),
         ..Request::default()
     };

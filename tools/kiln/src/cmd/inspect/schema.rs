@@ -12,7 +12,7 @@ use super::tensors::TensorAccount;
 
 /// Version of the JSON, see `docs/reference/inspect-json.md`. It rises if a field changes its
 /// meaning or is removed, not if one is added.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// The whole account, and the schema of `--json`.
 #[derive(Serialize)]
