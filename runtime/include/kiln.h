@@ -152,7 +152,13 @@ typedef struct KilnRequest {
   float guidance;
   // Name of the sampler; NULL is the model's default.
   const char *sampler;
-  // Noise that each step of `ddim` adds, 0 to 1.
+  // Spacing of the sampler's timesteps: `leading`, `trailing`, `linspace` or `karras`; NULL is the
+  // model's default.
+  const char *spacing;
+  // Share, 0 to 1, by which the standard deviation of the guided output is brought back to that
+  // of the output for the prompt.
+  float guidance_rescale;
+  // Noise that each step of `ddim` or `tcd` adds, 0 to 1; NaN is the sampler's default.
   float eta;
   // Whether progress has previews.
   bool preview;

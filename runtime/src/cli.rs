@@ -51,8 +51,9 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, short = 'n', default_value = ""))]
     pub negative_prompt: OsString,
     /// A batch: one JSON object a line with "prompt" and optionally "negative_prompt", "seed",
-    /// "steps", "guidance", "sampler" and "output", which default to the arguments. In a .txt file,
-    /// each line is a prompt. Existing pictures are skipped, so that a stopped batch can be resumed
+    /// "steps", "guidance", "guidance_rescale", "sampler", "spacing", "eta" and "output", which
+    /// default to the arguments. In a .txt file, each line is a prompt. Existing pictures are
+    /// skipped, so that a stopped batch can be resumed
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
     /// Number of pictures. Seeds count up from --seed: 4 pictures with --seed 7 take 7, 8, 9 and 10
@@ -69,12 +70,24 @@ pub struct RunArgs {
     /// Scale of classifier-free guidance. 1 turns it off [default: the model's]
     #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true))]
     pub guidance: Option<f32>,
-    /// Sampler: ddim, euler, euler-a or dpm++2m [default: the model's]
+    /// Share, 0 to 1, by which the standard deviation of the guided output is brought back to that
+    /// of the output for the prompt. For models with zero terminal SNR, for example 0.7
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)
+    )]
+    pub guidance_rescale: f32,
+    /// Sampler: ddim, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc, lcm or tcd. heun evaluates
+    /// the U-Net twice a step [default: the model's]
     #[cfg_attr(feature = "clap", arg(long))]
     pub sampler: Option<String>,
-    /// Noise that each step of ddim adds, 0 to 1
-    #[cfg_attr(feature = "clap", arg(long, default_value_t = 0.0, allow_negative_numbers = true))]
-    pub eta: f32,
+    /// Spacing of the sampler's timesteps: leading, trailing (for models of few steps), linspace or
+    /// karras. lcm and tcd have their own [default: the model's]
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub spacing: Option<String>,
+    /// Noise that each step of ddim or tcd adds, 0 to 1 [default: 0, for tcd 0.3]
+    #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true))]
+    pub eta: Option<f32>,
     /// Initial latent in place of the seed's noise: float32, [1, C, H, W], variance 1
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
     pub latent: Option<PathBuf>,
@@ -230,7 +243,7 @@ fn make(
         initial_latent: shared.latent.clone(),
         init: shared.init.clone(),
         dump: args.dump.as_ref().map(|_| &dump as _),
-        ..job.request(args)
+        ..job.request()
     };
     let manifest = &session.plan().manifest;
     let (model, side) = (manifest.model.clone(), manifest.latent_px as usize);

@@ -80,8 +80,6 @@ struct HostBuffers {
     latent: Vec<f32>,
     /// The latent scaled as the denoiser reads it, NCHW.
     scaled_latent: Vec<f32>,
-    /// The latent of the image that the last step predicts, NCHW.
-    preview: Vec<f32>,
     /// The denoiser's outputs for the unconditional and the conditional branch, NCHW.
     branches: [Vec<f32>; 2],
 }
@@ -96,7 +94,6 @@ impl HostBuffers {
             values: Vec::with_capacity(ports().map(port_elems).max().unwrap_or(0)),
             latent: latent(),
             scaled_latent: latent(),
-            preview: latent(),
             branches: [latent(), latent()],
         }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_bundle::plan::Schedule;
 use kiln_runtime::pipeline::rng::NormalRng;
-use kiln_runtime::pipeline::sampler::{self, SamplerOptions};
+use kiln_runtime::pipeline::sampler::{self, SamplerEntry, SamplerOptions};
 use kiln_runtime::pipeline::tokenizer::Tokenizer;
 use kiln_runtime::{
     Picture, Progress, Request, RuntimeError, Session, SessionOptions, Tensor, Values,
@@ -62,21 +62,26 @@ fn expected(request: &Request<'_>) -> (Vec<f32>, Vec<f32>) {
     let settings = request.settings(&Schedule::default()).unwrap();
     let options = SamplerOptions {
         eta: settings.eta,
+        spacing: settings.spacing.unwrap(),
         ..SamplerOptions::stable_diffusion(settings.steps, small::LATENT)
     };
-    let mut sampler = sampler::by_name(&settings.sampler, &options).unwrap();
+    let mut sampler = SamplerEntry::find(settings.sampler).unwrap().sampler(&options).unwrap();
     let mut rng = NormalRng::from_seed(request.seed);
     let mut latent = vec![0.0; small::LATENT];
     match &request.initial_latent {
         Some(initial) => latent.copy_from_slice(initial),
         None => rng.fill(&mut latent),
     }
+    latent.iter_mut().for_each(|value| *value *= sampler.init_noise_sigma());
     for (step, timestep) in sampler.timesteps().to_vec().into_iter().enumerate() {
-        let input = channels_last(&latent, 4);
+        let mut input = latent.clone();
+        sampler.scale_model_input(step, &latent, &mut input).unwrap();
+        let input = channels_last(&input, 4);
         let [mut eps, conditional] = contexts
             .each_ref()
             .map(|context| channels_first(&small::unet(&input, context, timestep), 4));
-        sampler::guide(&mut eps, &conditional, settings.guidance).unwrap();
+        sampler::guide(&mut eps, &conditional, settings.guidance, settings.guidance_rescale)
+            .unwrap();
         sampler.step(step, &eps, &mut latent, &mut rng).unwrap();
     }
     (small::decode(&channels_last(&latent, 4)), latent)
@@ -107,7 +112,10 @@ fn a_picture_is_what_the_numbers_say() {
             request(1),
             request(4),
             Request { guidance: Some(1.0), ..request(6) },
-            Request { eta: 0.5, ..request(5) },
+            Request { eta: Some(0.5), ..request(5) },
+            // Nine evaluations, and three tables of timesteps.
+            Request { sampler: Some("heun".into()), guidance_rescale: 0.5, ..request(5) },
+            Request { spacing: Some("trailing".into()), ..request(2) },
             Request { initial_latent: Some(vec![0.5; small::LATENT]), ..request(3) },
         ] {
             let found = picture(&mut session, &request);

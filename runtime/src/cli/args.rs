@@ -23,15 +23,19 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
   -p, --prompt TEXT             what the picture shows
   -n, --negative-prompt TEXT    what the picture does not show
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
-                                \"negative_prompt\", \"seed\", \"steps\", \"guidance\", \"sampler\",
+                                \"negative_prompt\", \"seed\", \"steps\", \"guidance\",
+                                \"guidance_rescale\", \"sampler\", \"spacing\", \"eta\",
                                 \"output\"; in a .txt file a prompt a line; existing pictures
                                 are skipped
       --count N                 number of pictures; seeds count up from --seed [1]
       --seed N                  seed of the noise; the same seed gives the same picture [0]
       --steps N                 steps of the sampler [the model's]
       --guidance SCALE          scale of classifier-free guidance; 1 turns it off [the model's]
-      --sampler NAME            ddim, euler, euler-a or dpm++2m [the model's]
-      --eta SHARE               noise that each step of ddim adds, 0 to 1 [0]
+      --guidance-rescale SHARE  share of the guided output's deviation to bring back, 0 to 1 [0]
+      --sampler NAME            ddim, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc, lcm or tcd
+                                [the model's]
+      --spacing NAME            leading, trailing, linspace or karras [the model's]
+      --eta SHARE               noise that each step of ddim or tcd adds, 0 to 1 [0, tcd 0.3]
       --latent FILE.npy         initial latent in place of the seed's noise
       --init-image FILE.png     initial picture; the bundle must have an image encoder
       --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75]
@@ -94,7 +98,9 @@ impl Command {
                 "--steps" => run.steps = Some(value.parsed()?),
                 "--guidance" => run.guidance = Some(value.parsed()?),
                 "--sampler" => run.sampler = Some(value.parsed()?),
-                "--eta" => run.eta = value.parsed()?,
+                "--guidance-rescale" => run.guidance_rescale = value.parsed()?,
+                "--spacing" => run.spacing = Some(value.parsed()?),
+                "--eta" => run.eta = Some(value.parsed()?),
                 "--latent" => run.latent = Some(value.path()?),
                 "--init-image" => run.init_image = Some(value.path()?),
                 "--strength" => strength = Some(value.parsed()?),
@@ -154,7 +160,9 @@ impl RunArgs {
             steps: None,
             guidance: None,
             sampler: None,
-            eta: 0.0,
+            guidance_rescale: 0.0,
+            spacing: None,
+            eta: None,
             latent: None,
             init_image: None,
             strength: 0.75,

@@ -27,7 +27,10 @@ pub(super) struct Job {
     pub seed: u64,
     pub steps: Option<usize>,
     pub guidance: Option<f32>,
+    pub guidance_rescale: f32,
     pub sampler: Option<String>,
+    pub spacing: Option<String>,
+    pub eta: Option<f32>,
     pub output: PathBuf,
     /// Number of the line in a batch; 0 outside of one.
     pub line: usize,
@@ -35,15 +38,17 @@ pub(super) struct Job {
 
 impl Job {
     /// The request, without the inputs that all images share.
-    pub fn request(&self, args: &RunArgs) -> Request<'static> {
+    pub fn request(&self) -> Request<'static> {
         Request {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             seed: self.seed,
             steps: self.steps,
             guidance: self.guidance,
+            guidance_rescale: self.guidance_rescale,
             sampler: self.sampler.clone(),
-            eta: args.eta,
+            spacing: self.spacing.clone(),
+            eta: self.eta,
             ..Request::default()
         }
     }
@@ -87,7 +92,7 @@ impl<'a> Jobs<'a> {
             }
             let job = job.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             if number > 0 || first.is_none() {
-                let settings = job.request(args).settings(schedule);
+                let settings = job.request().settings(schedule);
                 steps = settings.map_err(|error| jobs.at(number, error))?.steps;
             }
             let checked = outputs.picture(&job.output, number);
@@ -147,7 +152,10 @@ fn base(args: &RunArgs) -> Result<Job, RuntimeError> {
         seed: args.seed,
         steps: args.steps,
         guidance: args.guidance,
+        guidance_rescale: args.guidance_rescale,
         sampler: args.sampler.clone(),
+        spacing: args.spacing.clone(),
+        eta: args.eta,
         output: PathBuf::new(),
         line: 0,
     })
@@ -240,12 +248,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("p.jsonl").to_str().unwrap().to_owned();
         let long = "x".repeat(70_000);
-        let cases: [(&[u8], &str); 14] = [
+        let cases: [(&[u8], &str); 17] = [
             (br#"{"prompt": "a"}"#, "line 1: it has no \"output\""),
             (b"{\"prompt\": \"a\", \"output\": \"x\"}\n{\"promt\": 1}", "line 2: unknown field"),
             (br#"{"prompt": "a", "output": "x", "steps": 0}"#, "line 1: 0 sampling steps"),
             (br#"{"prompt": "a", "output": "x", "steps": 2000}"#, "line 1: 2000 sampling steps"),
             (br#"{"prompt": "a", "output": "x", "sampler": "none"}"#, "euler"),
+            (br#"{"prompt": "a", "output": "x", "spacing": "even"}"#, "trailing"),
+            (br#"{"prompt": "a", "output": "x", "eta": 2}"#, "line 1: eta is 2, it must be"),
+            (br#"{"prompt": "a", "output": "x", "guidance_rescale": -1}"#, "rescale is -1"),
             (br#"{"prompt": "a", "output": "x", "guidance": 1e30}"#, "line 1: guidance is 1e30"),
             (br#"{"prompt": "a", "output": "x", "guidance": 1e39}"#, "line 1: "),
             (br#"{"prompt": "a", "output": ""}"#, "line 1: cannot write : the path names no file"),

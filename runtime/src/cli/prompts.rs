@@ -22,7 +22,10 @@ struct Line {
     seed: Option<u64>,
     steps: Option<usize>,
     guidance: Option<f32>,
+    guidance_rescale: Option<f32>,
     sampler: Option<String>,
+    spacing: Option<String>,
+    eta: Option<f32>,
     output: Option<PathBuf>,
 }
 
@@ -106,7 +109,10 @@ impl Prompts {
             seed,
             steps: line.steps.or(base.steps),
             guidance: line.guidance.or(base.guidance),
+            guidance_rescale: line.guidance_rescale.unwrap_or(base.guidance_rescale),
             sampler: line.sampler.or(base.sampler),
+            spacing: line.spacing.or(base.spacing),
+            eta: line.eta.or(base.eta),
             output,
             line: number,
         })

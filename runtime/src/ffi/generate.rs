@@ -28,7 +28,13 @@ pub struct KilnRequest {
     pub guidance: f32,
     /// Name of the sampler; NULL is the model's default.
     pub sampler: *const c_char,
-    /// Noise that each step of `ddim` adds, 0 to 1.
+    /// Spacing of the sampler's timesteps: `leading`, `trailing`, `linspace` or `karras`; NULL is the
+    /// model's default.
+    pub spacing: *const c_char,
+    /// Share, 0 to 1, by which the standard deviation of the guided output is brought back to that
+    /// of the output for the prompt.
+    pub guidance_rescale: f32,
+    /// Noise that each step of `ddim` or `tcd` adds, 0 to 1; NaN is the sampler's default.
     pub eta: f32,
     /// Whether progress has previews.
     pub preview: bool,
@@ -120,7 +126,9 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
             steps: 0,
             guidance: f32::NAN,
             sampler: ptr::null(),
-            eta: 0.0,
+            spacing: ptr::null(),
+            guidance_rescale: 0.0,
+            eta: f32::NAN,
             preview: false,
             initial_image: ptr::null(),
         };
@@ -199,12 +207,14 @@ unsafe fn own_request(asked: &KilnRequest, px: u32) -> Result<Request<'static>, 
         seed: asked.seed,
         steps: (asked.steps > 0).then_some(asked.steps as usize),
         guidance: (!asked.guidance.is_nan()).then_some(asked.guidance),
-        eta: asked.eta,
+        guidance_rescale: asked.guidance_rescale,
+        eta: (!asked.eta.is_nan()).then_some(asked.eta),
         ..Request::default()
     };
     // SAFETY: by this function's contract.
     let texts = unsafe {
         request.sampler = text(asked.sampler, "the sampler")?.map(str::to_owned);
+        request.spacing = text(asked.spacing, "the spacing")?.map(str::to_owned);
         [
             (&mut request.prompt, text(asked.prompt, "the prompt")?),
             (&mut request.negative_prompt, text(asked.negative_prompt, "the negative prompt")?),

@@ -119,10 +119,14 @@ pub struct GenerationParameters {
     pub steps: usize,
     /// Scale of classifier-free guidance.
     pub guidance: f32,
+    /// Share by which the guided output's standard deviation was brought back.
+    pub guidance_rescale: f32,
     /// Name of the sampler.
-    pub sampler: String,
+    pub sampler: &'static str,
     /// Name of the sampler in other programs.
-    pub sampler_title: String,
+    pub sampler_title: &'static str,
+    /// Spacing of the sampler's timesteps; none if it is the sampler's own.
+    pub spacing: Option<&'static str>,
     /// Noise that each step added, as a fraction of DDPM's.
     pub eta: f32,
     /// Name of the model.
@@ -136,6 +140,7 @@ impl GenerationParameters {
     /// The text chunks, key and value: first `parameters`, in the form that other programs read,
     /// then one for each parameter.
     fn chunks(&self, width: u32, height: u32) -> Vec<(&'static str, String)> {
+        let spacing = self.spacing.map(|spacing| ("spacing", spacing.to_owned()));
         let strength = self.strength.map(|strength| ("strength", strength.to_string()));
         let always = [
             ("parameters", self.info_text(width, height)),
@@ -144,13 +149,14 @@ impl GenerationParameters {
             ("seed", self.seed.to_string()),
             ("steps", self.steps.to_string()),
             ("guidance", self.guidance.to_string()),
-            ("sampler", self.sampler.clone()),
+            ("guidance rescale", self.guidance_rescale.to_string()),
+            ("sampler", self.sampler.to_owned()),
             ("eta", self.eta.to_string()),
             ("model", self.model.clone()),
             // The spelling that the PNG specification registers.
             ("Software", SOFTWARE.to_owned()),
         ];
-        always.into_iter().chain(strength).collect()
+        always.into_iter().chain(spacing).chain(strength).collect()
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
@@ -161,12 +167,17 @@ impl GenerationParameters {
             text.push_str(&self.negative_prompt);
         }
         let Self { steps, guidance, seed, eta, .. } = self;
-        let (sampler, model) = (quoted(&self.sampler_title), quoted(&self.model));
+        let (sampler, model) = (quoted(self.sampler_title), quoted(&self.model));
         let strength = self.strength.map(|s| format!(", Denoising strength: {s}"));
-        let strength = strength.unwrap_or_default();
+        let spacing = self.spacing.map(|spacing| format!(", Schedule type: {spacing}"));
+        let rescale = Some(self.guidance_rescale).filter(|share| *share > 0.0);
+        let rescale = rescale.map(|share| format!(", CFG rescale: {share}"));
+        let [strength, spacing, rescale] =
+            [strength, spacing, rescale].map(Option::unwrap_or_default);
         text.push_str(&format!(
-            "\nSteps: {steps}, Sampler: {sampler}, CFG scale: {guidance}, Seed: {seed}, \
-             Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}, Version: {SOFTWARE}"
+            "\nSteps: {steps}, Sampler: {sampler}{spacing}, CFG scale: {guidance}{rescale}, \
+             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}, \
+             Version: {SOFTWARE}"
         ));
         text
     }
@@ -251,8 +262,10 @@ mod tests {
             seed: u64::MAX,
             steps: 20,
             guidance: 7.5,
-            sampler: "ddim".to_owned(),
-            sampler_title: "DDIM".to_owned(),
+            guidance_rescale: 0.7,
+            sampler: "ddim",
+            sampler_title: "DDIM",
+            spacing: Some("trailing"),
             eta: 0.0,
             model: "a, b".to_owned(),
             strength: Some(0.75),
@@ -284,9 +297,9 @@ mod tests {
             .iter()
             .map(|chunk| (&*chunk.keyword, chunk.get_text().unwrap()))
             .collect();
-        let settings = "Steps: 20, Sampler: DDIM, CFG scale: 7.5, Seed: 18446744073709551615, \
-                        Size: 16x8, Model: \"a, b\", Eta: 0, Denoising strength: 0.75, \
-                        Version: ";
+        let settings = "Steps: 20, Sampler: DDIM, Schedule type: trailing, CFG scale: 7.5, \
+                        CFG rescale: 0.7, Seed: 18446744073709551615, Size: 16x8, \
+                        Model: \"a, b\", Eta: 0, Denoising strength: 0.75, Version: ";
         let prompt = "a café, 東京\nat night".to_owned();
         assert_eq!(unicode[1], ("prompt", prompt.clone()));
         assert_eq!(unicode[0].0, "parameters");
@@ -294,8 +307,9 @@ mod tests {
         assert_eq!(unicode[0].1, expected);
         let ascii: Vec<&str> =
             info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
-        let keys = ["negative prompt", "seed", "steps", "guidance", "sampler", "eta", "model"];
-        assert_eq!(ascii, [&keys[..], &["Software", "strength"]].concat());
+        let keys = ["negative prompt", "seed", "steps", "guidance", "guidance rescale", "sampler"];
+        let rest = ["eta", "model", "Software", "spacing", "strength"];
+        assert_eq!(ascii, [&keys[..], &rest].concat());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_bundle::plan::Plan;
+use kiln_bundle::plan::{Plan, Spacing};
 
 use super::roles::Roles;
 use super::settings::Settings;
@@ -12,7 +12,7 @@ use super::{HostInputs, Session, latent_elems, prepare};
 use crate::error::RuntimeError;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
 use crate::pipeline::rng::NormalRng;
-use crate::pipeline::sampler::{self, Prediction, Sampler};
+use crate::pipeline::sampler::{self, Sampler, SamplerEntry};
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
 use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
 use crate::stream::Stream;
@@ -38,8 +38,14 @@ pub struct Request<'a> {
     pub guidance: Option<f32>,
     /// Name of the sampler, see [`sampler::SAMPLERS`]; the model's default if none.
     pub sampler: Option<String>,
-    /// Noise that each step adds, 0 to 1.
-    pub eta: f32,
+    /// Spacing of the sampler's timesteps: `leading`, `trailing`, `linspace` or `karras`. The
+    /// model's default if none.
+    pub spacing: Option<String>,
+    /// Share, 0 to 1, by which the standard deviation of the guided output becomes that of the
+    /// conditional branch.
+    pub guidance_rescale: f32,
+    /// Noise that each step of `ddim` and `tcd` adds, 0 to 1; the sampler's default if none.
+    pub eta: Option<f32>,
     /// Initial latents, NCHW, of variance 1, in place of the seed's noise.
     pub initial_latent: Option<Vec<f32>>,
     /// An initial image.
@@ -61,17 +67,19 @@ pub struct Init {
 impl Request<'_> {
     /// The parameters that an image file records.
     pub fn parameters(&self, report: &Report) -> GenerationParameters {
-        let Settings { sampler, steps, guidance, eta } = report.settings.clone();
-        let entry = sampler::SAMPLERS.iter().find(|s| s.name.eq_ignore_ascii_case(&sampler));
+        let settings = &report.settings;
+        let entry = SamplerEntry::find(settings.sampler);
         GenerationParameters {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
             seed: self.seed,
-            steps,
-            guidance,
-            sampler_title: entry.map_or(sampler.clone(), |entry| entry.title.to_owned()),
-            sampler,
-            eta,
+            steps: settings.steps,
+            guidance: settings.guidance,
+            guidance_rescale: settings.guidance_rescale,
+            sampler: settings.sampler,
+            sampler_title: entry.map_or(settings.sampler, |entry| entry.title),
+            spacing: settings.spacing.map(Spacing::name),
+            eta: settings.eta,
             model: report.model.clone(),
             strength: self.init.as_ref().map(|init| init.strength),
         }
@@ -130,10 +138,7 @@ struct Generation<'a> {
     request: &'a Request<'a>,
     settings: Settings,
     roles: Roles,
-    sampler: Box<dyn Sampler>,
-    /// The first step that runs.
-    first: usize,
-    prediction: Prediction,
+    sampler: Sampler,
     rng: NormalRng,
     tokens: Vec<i32>,
     times: Times,
@@ -181,20 +186,18 @@ impl Session {
         observe: &mut Observer,
     ) -> Result<Picture, RuntimeError> {
         let started = Instant::now();
-        let schedule = &self.plan().manifest.schedule;
-        let (prediction, settings) = (schedule.prediction, request.settings(schedule)?);
+        let settings = request.settings(&self.plan().manifest.schedule)?;
         request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
         let (tokens, warnings) = self.tokenize(request)?;
-        let (sampler, rng) = self.prepare(request, &settings)?;
-        let roles = Roles::of(self.plan())?;
-        let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let first = match &request.init {
-            Some(init) => prepare::first_step(init.strength, sampler.timesteps().len())?,
+            Some(init) => prepare::first_step(init.strength, settings.steps)?,
             None => 0,
         };
-        let sequence = roles.sequence(sampler.timesteps().len() - first, request.init.is_some());
-        let mut generation =
-            Generation { request, settings, roles, sampler, first, prediction, rng, tokens, times };
+        let (sampler, rng) = self.prepare(request, &settings, first)?;
+        let roles = Roles::of(self.plan())?;
+        let times = Times { load_seconds: self.load_seconds, ..Times::default() };
+        let sequence = roles.sequence(sampler.timesteps().len(), request.init.is_some());
+        let mut generation = Generation { request, settings, roles, sampler, rng, tokens, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             tell(observe, Progress::Prompt)?;
             generation.encode_picture(session, stream)?;
@@ -257,7 +260,7 @@ impl Generation<'_> {
         session.run(encoder, HostInputs { image: &image, ..HostInputs::default() }, stream)?;
         session.read_output(encoder, 0)?;
         check_finite(session.plan(), encoder, None, &session.host.values)?;
-        let level = self.sampler.level(self.first)?;
+        let level = self.sampler.level(0)?;
         let (of_picture, of_noise) = (level.picture as f32, level.noise as f32);
         let channels = session.plan().manifest.latent_channels as usize;
         let host = &mut session.host;
@@ -294,49 +297,46 @@ impl Generation<'_> {
         observe: &mut Observer,
     ) -> Result<(), RuntimeError> {
         self.dump_latent(session, 0)?;
-        let steps = self.sampler.timesteps().len();
+        let (steps, evaluations) = (self.sampler.steps(), self.sampler.timesteps().len());
         self.times.step_seconds.reserve_exact(steps);
-        for step in self.first..steps {
-            let started = Instant::now();
+        let mut started = Instant::now();
+        for index in 0..evaluations {
             let rows = self.roles.timestep_rows;
             if let Some(network) = self.roles.timestep_projection
-                && (step - self.first).is_multiple_of(rows)
+                && index.is_multiple_of(rows)
             {
-                let timesteps = &self.sampler.timesteps()[step..steps.min(step + rows)];
+                let end = evaluations.min(index.saturating_add(rows));
+                let timesteps = &self.sampler.timesteps()[index..end];
                 session.run(network, HostInputs { timesteps, ..HostInputs::default() }, stream)?;
             }
-            self.predict(session, stream, step)?;
-            self.advance(session, step)?;
-            let number = Some(step + 1 - self.first);
-            check_finite(session.plan(), self.roles.denoiser, number, &session.host.latent)?;
+            self.predict(session, stream, index)?;
+            self.advance(session, index)?;
+            let (done, ends) = self.sampler.step_of(index);
+            check_finite(session.plan(), self.roles.denoiser, Some(done), &session.host.latent)?;
+            if !ends {
+                continue;
+            }
             let seconds = started.elapsed().as_secs_f64();
+            started = Instant::now();
             if self.times.step_seconds.is_empty() {
                 let times = &mut self.times;
                 times.first_step_seconds = times.load_seconds + times.prompt_seconds + seconds;
             }
             self.times.step_seconds.push(seconds);
-            let (done, steps) = (step + 1 - self.first, steps - self.first);
             self.dump_latent(session, done)?;
-            let (latent, picture) = (&*session.host.latent, &*session.host.preview);
+            let (latent, picture) = (&*session.host.latent, self.sampler.picture());
             tell(observe, Progress::Step { done, steps, seconds, latent, picture })?;
         }
         Ok(())
     }
 
-    /// Moves the latent by the denoiser's output, and leaves the predicted image's latent in
-    /// `session.host.preview`.
-    fn advance(&mut self, session: &mut Session, step: usize) -> Result<(), RuntimeError> {
+    /// Moves the latent by the denoiser's output.
+    fn advance(&mut self, session: &mut Session, index: usize) -> Result<(), RuntimeError> {
         let host = &mut session.host;
         let [output, conditional] = &mut host.branches;
-        sampler::guide(output, conditional, self.settings.guidance)?;
-        let level = self.sampler.level(step)?;
-        let (of_latent, of_output) = level.picture_factors(self.prediction);
-        let (of_latent, of_output) = (of_latent as f32, of_output as f32);
-        let both = host.latent.iter().zip(&*output);
-        for (picture, (latent, output)) in host.preview.iter_mut().zip(both) {
-            *picture = of_latent * latent + of_output * output;
-        }
-        Ok(self.sampler.step(step, output, &mut host.latent, &mut self.rng)?)
+        let Settings { guidance, guidance_rescale, .. } = self.settings;
+        sampler::guide(output, conditional, guidance, guidance_rescale)?;
+        Ok(self.sampler.step(index, output, &mut host.latent, &mut self.rng)?)
     }
 
     /// Leaves the denoiser's output for both branches in `session.host.branches`.
@@ -344,18 +344,19 @@ impl Generation<'_> {
         &self,
         session: &mut Session,
         stream: &mut Stream,
-        step: usize,
+        index: usize,
     ) -> Result<(), RuntimeError> {
         let mut scaled_latent = std::mem::take(&mut session.host.scaled_latent);
-        let scaled = self.sampler.scale_model_input(step, &session.host.latent, &mut scaled_latent);
-        let timestep = [self.sampler.timesteps()[step]];
+        let latent = &session.host.latent;
+        let scaled = self.sampler.scale_model_input(index, latent, &mut scaled_latent);
+        let timestep = [self.sampler.timesteps()[index]];
         let run = |session: &mut Session| {
             scaled?;
             for branch in 0..self.roles.passes {
                 let values = HostInputs {
                     latent: &scaled_latent,
                     timesteps: &timestep,
-                    row: ((step - self.first) % self.roles.timestep_rows) as u64,
+                    row: (index % self.roles.timestep_rows) as u64,
                     branch: branch as u64,
                     ..HostInputs::default()
                 };

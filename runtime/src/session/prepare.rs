@@ -64,15 +64,16 @@ impl Session {
         Ok((tokens, warnings))
     }
 
-    /// The sampler, and the initial latent in `self.host.latent`: ready for the first step, or the
+    /// The sampler from step `first` on, and the initial latent in `self.host.latent`: ready for the first step, or the
     /// noise alone if there is an initial image.
     pub(super) fn prepare(
         &mut self,
         request: &Request<'_>,
         settings: &Settings,
-    ) -> Result<(Box<dyn Sampler>, NormalRng), RuntimeError> {
+        first: usize,
+    ) -> Result<(Sampler, NormalRng), RuntimeError> {
         let elems = latent_elems(self.plan());
-        let sampler = settings.sampler(&self.plan().manifest.schedule, elems)?;
+        let sampler = settings.sampler(&self.plan().manifest.schedule, first, elems)?;
         let mut rng = NormalRng::from_seed(request.seed);
         match &request.initial_latent {
             None => rng.fill(&mut self.host.latent),

@@ -14,7 +14,7 @@ pub(super) struct Roles {
     pub decoder: usize,
     /// Timesteps in one run of the timestep projection.
     pub timestep_rows: usize,
-    /// Runs of the denoiser in a step of the sampler.
+    /// Runs of the denoiser in an evaluation.
     pub passes: usize,
 }
 
@@ -47,12 +47,12 @@ impl Roles {
         [Some(self.text_encoder), self.prompt_projection].into_iter().flatten()
     }
 
-    /// All runs of networks for an image, in order.
-    pub fn sequence(&self, steps: usize, from_image: bool) -> Vec<usize> {
+    /// All runs of networks for an image with this number of evaluations, in order.
+    pub fn sequence(&self, evaluations: usize, from_image: bool) -> Vec<usize> {
         let mut sequence: Vec<usize> =
             self.image_encoder.filter(|_| from_image).into_iter().chain(self.prompt()).collect();
-        for step in 0..steps {
-            if step % self.timestep_rows == 0 {
+        for index in 0..evaluations {
+            if index % self.timestep_rows == 0 {
                 sequence.extend(self.timestep_projection);
             }
             sequence.extend(std::iter::repeat_n(self.denoiser, self.passes));

@@ -1,11 +1,11 @@
-//! The settings of an image: those that the request gives, and the model's defaults for the others.
+//! The settings of an image: those that the request gives, and the defaults for the others.
 
-use kiln_bundle::plan::Schedule;
+use kiln_bundle::plan::{Schedule, Spacing};
 use serde::Serialize;
 
 use super::Request;
 use crate::error::RuntimeError;
-use crate::pipeline::sampler::{self, SamplerOptions};
+use crate::pipeline::sampler::{Sampler, SamplerEntry, SamplerOptions, check_share};
 
 /// Longest prompt in bytes. It bounds the tokenizer's memory.
 const MAX_PROMPT_BYTES: usize = 64 << 10;
@@ -13,22 +13,26 @@ const MAX_PROMPT_BYTES: usize = 64 << 10;
 const MAX_GUIDANCE: f32 = 1000.0;
 
 /// How an image is sampled. Reports and image files record it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct Settings {
     /// Name of the sampler.
-    pub sampler: String,
+    pub sampler: &'static str,
+    /// Spacing of its timesteps; none if the sampler has its own.
+    pub spacing: Option<Spacing>,
     /// Steps of the sampler.
     pub steps: usize,
     /// Scale of classifier-free guidance.
     pub guidance: f32,
+    /// Share by which the guided output's standard deviation is brought back, 0 to 1.
+    pub guidance_rescale: f32,
     /// Noise that each step adds, 0 to 1.
     pub eta: f32,
 }
 
 impl Request<'_> {
-    /// Checks the request for a model, and fills in the model's defaults.
+    /// Checks the request for a model, and fills in the defaults of the model and of the sampler.
     ///
-    /// Errors: `Input` for prompts and guidance; `Sampler` for its name, steps or eta.
+    /// Errors: `Input` for prompts and guidance; `Sampler` for its name, spacing, steps or shares.
     pub fn settings(&self, schedule: &Schedule) -> Result<Settings, RuntimeError> {
         let prompts = [("prompt", &self.prompt), ("negative prompt", &self.negative_prompt)];
         for (name, prompt) in prompts {
@@ -43,24 +47,43 @@ impl Request<'_> {
             let range = format!("it must be from -{MAX_GUIDANCE} to {MAX_GUIDANCE}");
             return Err(RuntimeError::Input(format!("guidance is {guidance:?}, {range}")));
         }
-        let name = self.sampler.as_ref().unwrap_or(&schedule.sampler);
-        let steps = self.steps.unwrap_or(schedule.steps as usize);
-        let settings = Settings { sampler: name.clone(), steps, guidance, eta: self.eta };
-        settings.sampler(schedule, 0)?;
+        check_share("guidance rescale", self.guidance_rescale)?;
+        let entry = SamplerEntry::find(self.sampler.as_ref().unwrap_or(&schedule.sampler))?;
+        let own = entry.spacings.iter().find(|&&known| known == schedule.spacing);
+        let settings = Settings {
+            sampler: entry.name,
+            spacing: match &self.spacing {
+                Some(name) => Some(entry.spacing(name)?),
+                None => own.or(entry.spacings.first()).copied(),
+            },
+            steps: self.steps.unwrap_or(schedule.steps as usize),
+            guidance,
+            guidance_rescale: self.guidance_rescale,
+            eta: self.eta.or(entry.eta).unwrap_or(0.0),
+        };
+        settings.sampler(schedule, 0, 0)?;
         Ok(settings)
     }
 }
 
 impl Settings {
-    /// The sampler for latents of this many elements.
+    /// The sampler from step `first` on, for latents of this many elements.
     ///
     /// Errors: `Sampler`.
     pub(super) fn sampler(
         &self,
         schedule: &Schedule,
+        first: usize,
         latent_elems: usize,
-    ) -> Result<Box<dyn sampler::Sampler>, RuntimeError> {
-        let options = SamplerOptions::of(schedule, self.steps, latent_elems);
-        Ok(sampler::by_name(&self.sampler, &SamplerOptions { eta: self.eta, ..options })?)
+    ) -> Result<Sampler, RuntimeError> {
+        let options = SamplerOptions {
+            steps: self.steps,
+            first,
+            spacing: self.spacing.unwrap_or(Spacing::Leading),
+            eta: self.eta,
+            schedule: schedule.clone(),
+            latent_elems,
+        };
+        Ok(SamplerEntry::find(self.sampler)?.sampler(&options)?)
     }
 }

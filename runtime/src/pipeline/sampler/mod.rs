@@ -1,21 +1,26 @@
 //! Diffusion samplers: the timesteps of the U-Net, and the effect of its output on the latents.
 //!
-//! Owns the [`Sampler`] trait, the noise schedule, and the registry of samplers by name. The
-//! U-Net's output comes in as a slice. A new sampler is one file and one line in [`SAMPLERS`].
+//! A sampler is a list of moves, one for each evaluation of the network: every sampler here
+//! mixes the same five tensors by factors that are known before the first evaluation. A new sampler
+//! is a function that makes the list, and a line in [`SAMPLERS`].
 
-pub mod ddim;
-pub mod dpmpp_2m;
-pub mod euler;
-mod euler_a;
+mod consistency;
+mod ddim;
+mod dpmpp;
+mod euler;
+mod guidance;
+mod level;
+mod run;
 mod schedule;
-mod sigma;
 
-use super::rng::NormalRng;
-use kiln_bundle::plan::Schedule;
+use kiln_bundle::plan::{Schedule, Spacing};
 
-pub use kiln_bundle::plan::{BetaCurve, Prediction};
-pub use schedule::NoiseSchedule;
-pub use sigma::{SigmaConfig, Spacing};
+use level::Move;
+
+pub use guidance::{guidance_embedding, guide};
+pub use level::Level;
+pub use run::Sampler;
+pub use schedule::alphas_cumulative;
 
 /// Reason why a sampler cannot be made or cannot step.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -28,6 +33,16 @@ pub enum SamplerError {
         /// The known names, separated by commas.
         known: String,
     },
+    /// The sampler cannot space its timesteps so.
+    #[error("{sampler} has no spacing {spacing:?}; it has: {known}")]
+    Spacing {
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// The requested spacing.
+        spacing: String,
+        /// The spacings that the sampler has, separated by commas.
+        known: String,
+    },
     /// The number of steps is zero or exceeds the timesteps of the training.
     #[error("{steps} sampling steps requested; 1 to {max_steps} are possible")]
     Steps {
@@ -36,22 +51,31 @@ pub enum SamplerError {
         /// Largest number of steps.
         max_steps: usize,
     },
-    /// Eta is not in `[0, 1]`.
-    #[error("eta is {eta}, it must be from 0 to 1")]
-    Eta {
-        /// Requested eta.
-        eta: f32,
+    /// A share is not in `[0, 1]`.
+    #[error("{name} is {value}, it must be from 0 to 1")]
+    Share {
+        /// Name of the option.
+        name: &'static str,
+        /// Requested value.
+        value: f32,
     },
     /// The noise schedule's betas are not in `(0, 1)`, or it has no timesteps.
-    #[error("the noise schedule is not possible: {0:?}")]
-    Schedule(NoiseSchedule),
-    /// The sampler has no step of this index.
-    #[error("step {step} requested; the sampler has {steps}")]
-    StepIndex {
-        /// Index of the step, from 0.
-        step: usize,
-        /// Number of steps.
-        steps: usize,
+    #[error("the model's betas, {beta_start} to {beta_end} in {train_steps}, are not possible")]
+    Schedule {
+        /// First beta.
+        beta_start: f64,
+        /// Last beta.
+        beta_end: f64,
+        /// Number of timesteps.
+        train_steps: u32,
+    },
+    /// The sampler has no evaluation of this index.
+    #[error("evaluation {index} requested; the sampler has {count}")]
+    Index {
+        /// Index of the evaluation, from 0.
+        index: usize,
+        /// Number of evaluations.
+        count: usize,
     },
     /// Latents and another tensor differ in length.
     #[error("{latents_elems} latents but {other_elems} elements of network output or input")]
@@ -64,120 +88,28 @@ pub enum SamplerError {
 }
 
 /// Options of any sampler.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SamplerOptions {
-    /// Number of U-Net evaluations, from 1 to the schedule's timesteps.
+    /// Number of steps, from 1 to the schedule's timesteps.
     pub steps: usize,
-    /// Noise that each step adds, from 0 (none) to 1 (as much as DDPM). Samplers other than DDIM
-    /// ignore it.
+    /// The first step that runs.
+    pub first: usize,
+    /// Spacing of the timesteps. `lcm` and `tcd` have their own.
+    pub spacing: Spacing,
+    /// Noise that each step adds, from 0 (none) to 1, for samplers with [`SamplerEntry::eta`].
     pub eta: f32,
-    /// Meaning of the network's output.
-    pub prediction: Prediction,
-    /// Noise schedule of the training.
-    pub schedule: NoiseSchedule,
-    /// Elements of the latents, for samplers that remember earlier steps.
+    /// The model's training.
+    pub schedule: Schedule,
+    /// Elements of the latents.
     pub latent_elems: usize,
 }
 
 impl SamplerOptions {
-    /// The options for a model, with eta 0.
-    pub fn of(schedule: &Schedule, steps: usize, latent_elems: usize) -> Self {
-        let prediction = schedule.prediction;
-        let schedule = NoiseSchedule::of(schedule);
-        Self { steps, eta: 0.0, prediction, schedule, latent_elems }
-    }
-
-    /// The options for Stable Diffusion 2.1-base: epsilon prediction, eta 0.
+    /// The options for Stable Diffusion 2.1-base: epsilon prediction, leading timesteps, eta 0.
     pub fn stable_diffusion(steps: usize, latent_elems: usize) -> Self {
-        Self::of(&Schedule::default(), steps, latent_elems)
+        let schedule = Schedule::default();
+        Self { steps, first: 0, spacing: schedule.spacing, eta: 0.0, schedule, latent_elems }
     }
-}
-
-/// Composition of the latents at a step: `picture * p + noise * n`. `p` is the latent of an image
-/// and `n` is standard normal noise.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Level {
-    /// Factor of the image.
-    pub picture: f64,
-    /// Factor of the noise.
-    pub noise: f64,
-}
-
-impl Level {
-    /// Factors of the latents and of the network's output in the image that the network predicts at
-    /// this level.
-    pub fn picture_factors(self, prediction: Prediction) -> (f64, f64) {
-        let Level { picture, noise } = self;
-        match prediction {
-            Prediction::Epsilon => (picture.recip(), -noise / picture),
-            Prediction::V => {
-                let variance = picture * picture + noise * noise;
-                (picture / variance, -noise / variance.sqrt())
-            }
-            Prediction::Sample => (0.0, 1.0),
-        }
-    }
-}
-
-/// A diffusion sampler, prepared for a number of steps.
-///
-/// To make an image: begin with noise times [`init_noise_sigma`](Self::init_noise_sigma). Then, for
-/// each step `i`, run the U-Net on the scaled latents at `timesteps()[i]` and call
-/// [`step`](Self::step).
-pub trait Sampler {
-    /// The timestep of each step, from noise to image.
-    ///
-    /// Units: those of the training schedule, in `[0, 1000)` for Stable Diffusion. Some samplers
-    /// use fractions.
-    fn timesteps(&self) -> &[f32];
-
-    /// The standard deviation of the initial latents.
-    fn init_noise_sigma(&self) -> f32 {
-        1.0
-    }
-
-    /// The composition of the latents before a step. It serves to begin there from an image, and to
-    /// show the predicted image.
-    ///
-    /// Errors: [`SamplerError::StepIndex`].
-    fn level(&self, step: usize) -> Result<Level, SamplerError>;
-
-    /// Factor of the latents in the U-Net's input at a step.
-    fn model_input_scale(&self, _step: usize) -> f32 {
-        1.0
-    }
-
-    /// Writes the U-Net's input of a step.
-    ///
-    /// Shapes: `latents` and `input` have the same length and any layout.
-    /// Errors: [`SamplerError::Length`] if their lengths differ.
-    fn scale_model_input(
-        &self,
-        step: usize,
-        latents: &[f32],
-        input: &mut [f32],
-    ) -> Result<(), SamplerError> {
-        check_lengths(latents, input)?;
-        let scale = self.model_input_scale(step);
-        for (input, latent) in input.iter_mut().zip(latents) {
-            *input = latent * scale;
-        }
-        Ok(())
-    }
-
-    /// Moves the latents one step towards the image, in place and without allocating.
-    ///
-    /// Shapes: `model_output` and `latents` have the same length. Noise is drawn in the order of
-    /// the elements, so it equals the reference's only in the layout NCHW.
-    /// Numerics: f32 arithmetic with coefficients computed in f64.
-    /// Errors: [`SamplerError::StepIndex`] and [`SamplerError::Length`].
-    fn step(
-        &mut self,
-        step: usize,
-        model_output: &[f32],
-        latents: &mut [f32],
-        noise: &mut NormalRng,
-    ) -> Result<(), SamplerError>;
 }
 
 /// A sampler that can be chosen by name.
@@ -186,43 +118,85 @@ pub struct SamplerEntry {
     pub name: &'static str,
     /// Name of the sampler in AUTOMATIC1111's web UI and in viewers of its images.
     pub title: &'static str,
-    /// One line for help texts.
-    pub about: &'static str,
-    /// Makes the sampler.
-    pub build: fn(&SamplerOptions) -> Result<Box<dyn Sampler>, SamplerError>,
+    /// Evaluations of the network in a step.
+    evaluations: usize,
+    /// Spacings of the timesteps; none for samplers with their own.
+    pub spacings: &'static [Spacing],
+    /// Default of [`SamplerOptions::eta`], if the sampler uses it.
+    pub eta: Option<f32>,
+    /// The moves of all steps.
+    moves: fn(&SamplerOptions) -> Result<Vec<Move>, SamplerError>,
 }
 
-/// All samplers. The first is the default.
-pub static SAMPLERS: &[SamplerEntry] =
-    &[ddim::ENTRY, euler::ENTRY, euler_a::ENTRY, dpmpp_2m::ENTRY];
+/// Spacings of samplers over timesteps.
+const BY_TIMESTEP: &[Spacing] = &[Spacing::Leading, Spacing::Trailing, Spacing::Linspace];
 
-/// Makes the sampler with a name.
-///
-/// Errors: [`SamplerError::UnknownSampler`], or an option that the sampler refuses.
-pub fn by_name(name: &str, options: &SamplerOptions) -> Result<Box<dyn Sampler>, SamplerError> {
-    let entry = SAMPLERS.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
-    let entry = entry.ok_or_else(|| SamplerError::UnknownSampler {
-        name: name.to_owned(),
-        known: SAMPLERS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
-    })?;
-    (entry.build)(options)
+/// All samplers.
+pub static SAMPLERS: &[SamplerEntry] = &[
+    entry("ddim", "DDIM", BY_TIMESTEP, Some(0.0), ddim::moves),
+    entry("euler", "Euler", &Spacing::ALL, None, euler::euler),
+    entry("euler-a", "Euler a", &Spacing::ALL, None, euler::ancestral),
+    SamplerEntry { evaluations: 2, ..entry("heun", "Heun", &Spacing::ALL, None, euler::heun) },
+    entry("dpm++2m", "DPM++ 2M", &Spacing::ALL, None, dpmpp::multistep),
+    entry("dpm++2m-sde", "DPM++ 2M SDE", &Spacing::ALL, None, dpmpp::stochastic),
+    entry("unipc", "UniPC", &Spacing::ALL, None, dpmpp::unipc),
+    entry("lcm", "LCM", &[], None, consistency::lcm),
+    entry("tcd", "TCD", &[], Some(0.3), consistency::tcd),
+];
+
+const fn entry(
+    name: &'static str,
+    title: &'static str,
+    spacings: &'static [Spacing],
+    eta: Option<f32>,
+    moves: fn(&SamplerOptions) -> Result<Vec<Move>, SamplerError>,
+) -> SamplerEntry {
+    SamplerEntry { name, title, evaluations: 1, spacings, eta, moves }
 }
 
-/// Classifier-free guidance: `unconditional += guidance * (conditional - unconditional)`.
-///
-/// Shapes: both are network outputs of the same length.
-/// Errors: [`SamplerError::Length`] if the lengths differ.
-/// Source: Ho & Salimans 2022 (arXiv:2207.12598).
-pub fn guide(
-    unconditional: &mut [f32],
-    conditional: &[f32],
-    guidance: f32,
-) -> Result<(), SamplerError> {
-    check_lengths(unconditional, conditional)?;
-    for (output, conditional) in unconditional.iter_mut().zip(conditional) {
-        *output += guidance * (conditional - *output);
+impl SamplerEntry {
+    /// The sampler with a name.
+    ///
+    /// Errors: [`SamplerError::UnknownSampler`].
+    pub fn find(name: &str) -> Result<&'static SamplerEntry, SamplerError> {
+        let entry = SAMPLERS.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
+        entry.ok_or_else(|| SamplerError::UnknownSampler {
+            name: name.to_owned(),
+            known: SAMPLERS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
+        })
     }
-    Ok(())
+
+    /// The spacing with a name.
+    ///
+    /// Errors: [`SamplerError::Spacing`].
+    pub fn spacing(&self, name: &str) -> Result<Spacing, SamplerError> {
+        let mut known = self.spacings.iter();
+        known.find(|known| known.name().eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
+            let known: Vec<_> = self.spacings.iter().map(|known| known.name()).collect();
+            let known = if known.is_empty() { "its own".into() } else { known.join(", ") };
+            SamplerError::Spacing { sampler: self.name, spacing: name.to_owned(), known }
+        })
+    }
+
+    /// Makes the sampler.
+    ///
+    /// Errors: [`SamplerError::Steps`], [`SamplerError::Share`], [`SamplerError::Schedule`].
+    pub fn sampler(&self, options: &SamplerOptions) -> Result<Sampler, SamplerError> {
+        check_share("eta", options.eta)?;
+        let mut moves = (self.moves)(options)?;
+        moves.drain(..moves.len().min(options.first * self.evaluations));
+        Ok(Sampler::new(moves, self.evaluations, options))
+    }
+}
+
+/// Checks an option that is a share.
+///
+/// Errors: [`SamplerError::Share`].
+pub fn check_share(name: &'static str, value: f32) -> Result<(), SamplerError> {
+    match (0.0..=1.0).contains(&value) {
+        true => Ok(()),
+        false => Err(SamplerError::Share { name, value }),
+    }
 }
 
 fn check_lengths(latents: &[f32], other: &[f32]) -> Result<(), SamplerError> {
@@ -235,52 +209,104 @@ fn check_lengths(latents: &[f32], other: &[f32]) -> Result<(), SamplerError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Level, Prediction, SAMPLERS, SamplerError, SamplerOptions, by_name};
+    use super::*;
 
     #[test]
     fn every_sampler_is_found_and_refuses_nonsense() {
         for entry in SAMPLERS {
             let options = SamplerOptions::stable_diffusion(20, 16);
-            let sampler = by_name(&entry.name.to_uppercase(), &options).unwrap();
-            assert_eq!(sampler.timesteps().len(), 20, "{}", entry.name);
+            let found = SamplerEntry::find(&entry.name.to_uppercase()).unwrap();
+            let sampler = found.sampler(&options).unwrap();
+            assert_eq!(sampler.steps(), 20, "{}", entry.name);
             // The network's input has variance 1 at every level.
-            for step in 0..20 {
-                let (level, scale) =
-                    (sampler.level(step).unwrap(), sampler.model_input_scale(step));
-                let deviation = level.picture.hypot(level.noise) * f64::from(scale);
-                assert!((deviation - 1.0).abs() < 1e-6, "{} {step}: {deviation}", entry.name);
+            for index in 0..sampler.timesteps().len() {
+                let (level, mut input) = (sampler.level(index).unwrap(), [0.0]);
+                let latent = level.picture.hypot(level.noise) as f32;
+                sampler.scale_model_input(index, &[latent], &mut input).unwrap();
+                assert!((input[0] - 1.0).abs() < 1e-6, "{} {index}: {input:?}", entry.name);
             }
-            assert!(sampler.level(20).is_err());
+            assert!(sampler.level(40).is_err());
             for steps in [0, 1001, usize::MAX] {
-                let options = SamplerOptions { steps, ..options };
-                assert!(matches!(by_name(entry.name, &options), Err(SamplerError::Steps { .. })));
+                let options = SamplerOptions { steps, ..options.clone() };
+                assert!(matches!(entry.sampler(&options), Err(SamplerError::Steps { .. })));
+            }
+            for eta in [-0.1, 1.1, f32::NAN] {
+                let options = SamplerOptions { eta, ..options.clone() };
+                assert!(matches!(entry.sampler(&options), Err(SamplerError::Share { .. })));
             }
         }
-        let options = SamplerOptions::stable_diffusion(20, 16);
-        let error = by_name("ddmi", &options).err().unwrap();
+        let error = SamplerEntry::find("ddmi").err().unwrap();
         assert!(error.to_string().contains("ddim"), "{error}");
     }
 
     #[test]
-    fn a_level_shows_the_picture_in_what_the_network_says() {
-        // Picture 3, noise 0.5.
-        for (picture, noise) in [(1.0, 14.6), (0.6, 0.8)] {
-            let latent = picture * 3.0 + noise * 0.5;
-            let norm = f64::hypot(picture, noise);
-            let velocity = (picture * 0.5 - noise * 3.0) / norm;
-            for (prediction, output) in [(Prediction::Epsilon, 0.5), (Prediction::V, velocity)] {
-                let (of_latent, of_output) = Level { picture, noise }.picture_factors(prediction);
-                let found = of_latent * latent + of_output * output;
-                assert!((found - 3.0).abs() < 1e-12, "{prediction:?}: {found}");
+    fn a_spacing_that_a_sampler_lacks_is_refused_with_those_it_has() {
+        let error = |name, spacing| {
+            SamplerEntry::find(name).unwrap().spacing(spacing).unwrap_err().to_string()
+        };
+        let expected = "ddim has no spacing \"karras\"; it has: leading, trailing, linspace";
+        assert_eq!(error("ddim", "karras"), expected);
+        assert_eq!(error("lcm", "trailing"), "lcm has no spacing \"trailing\"; it has: its own");
+    }
+
+    #[test]
+    fn timesteps_equal_diffusers() {
+        let timesteps = |name, steps| {
+            let options = SamplerOptions::stable_diffusion(steps, 0);
+            let sampler = SamplerEntry::find(name).unwrap().sampler(&options).unwrap();
+            sampler.timesteps().to_vec()
+        };
+        assert_eq!(timesteps("ddim", 5), [801.0, 601.0, 401.0, 201.0, 1.0]);
+        // 1000 / 30 is 33.
+        assert_eq!((timesteps("ddim", 30)[0], timesteps("ddim", 30)[29]), (958.0, 1.0));
+        assert_eq!((timesteps("ddim", 1000)[0], timesteps("ddim", 1000)[999]), (999.0, 0.0));
+        assert_eq!(timesteps("dpm++2m", 20)[..2], [941.0, 894.0]);
+        assert_eq!(timesteps("lcm", 4), [999.0, 759.0, 499.0, 259.0]);
+        assert_eq!(timesteps("heun", 3), [667.0, 334.0, 334.0, 1.0, 1.0]);
+        for steps in 1..1000 {
+            for name in ["ddim", "euler", "dpm++2m"] {
+                let timesteps = timesteps(name, steps);
+                assert_eq!(timesteps.len(), steps);
+                assert!(timesteps.is_sorted_by(|a, b| a > b) && timesteps[0] < 1000.0);
             }
         }
     }
 
     #[test]
-    fn guidance_extrapolates() {
-        let mut output = [1.0, 2.0];
-        super::guide(&mut output, &[2.0, 0.0], 7.5).unwrap();
-        assert_eq!(output, [8.5, -13.0]);
-        assert!(super::guide(&mut output, &[0.0], 1.0).is_err());
+    fn steps_end_with_their_last_evaluations() {
+        let options = SamplerOptions { first: 1, ..SamplerOptions::stable_diffusion(4, 0) };
+        let heun = SamplerEntry::find("heun").unwrap().sampler(&options).unwrap();
+        assert_eq!((heun.steps(), heun.timesteps().len()), (3, 5));
+        let found: Vec<_> = (0..5).map(|index| heun.step_of(index)).collect();
+        assert_eq!(found, [(1, false), (1, true), (2, false), (2, true), (3, true)]);
+    }
+
+    #[test]
+    fn eta_adds_noise_of_the_stated_variance() {
+        const ELEMS: usize = 100_000;
+        let options = SamplerOptions { eta: 1.0, ..SamplerOptions::stable_diffusion(20, ELEMS) };
+        let mut ddim = SamplerEntry::find("ddim").unwrap().sampler(&options).unwrap();
+        let alphas = alphas_cumulative(&options.schedule).unwrap();
+        let (now, next) = (alphas[801], alphas[751]);
+        let expected = ((1.0 - next) / (1.0 - now) * (1.0 - now / next)).sqrt();
+        let mut latents = vec![0.0; ELEMS];
+        let mut rng = super::super::rng::NormalRng::from_seed(1);
+        ddim.step(3, &vec![0.0; ELEMS], &mut latents, &mut rng).unwrap();
+        let square: f64 = latents.iter().map(|x| f64::from(x * x)).sum();
+        let found = (square / ELEMS as f64).sqrt();
+        assert!((found / expected - 1.0).abs() < 0.01, "{found} is not {expected}");
+    }
+
+    #[test]
+    fn wrong_use_is_an_error() {
+        let options = SamplerOptions::stable_diffusion(20, 16);
+        let mut ddim = SamplerEntry::find("ddim").unwrap().sampler(&options).unwrap();
+        let mut rng = super::super::rng::NormalRng::from_seed(0);
+        let error = ddim.step(20, &[0.0; 16], &mut [0.0; 16], &mut rng);
+        assert_eq!(error, Err(SamplerError::Index { index: 20, count: 20 }));
+        let error = ddim.step(0, &[0.0; 15], &mut [0.0; 16], &mut rng);
+        assert_eq!(error, Err(SamplerError::Length { latents_elems: 16, other_elems: 15 }));
+        let error = ddim.step(0, &[0.0; 15], &mut [0.0; 15], &mut rng);
+        assert_eq!(error, Err(SamplerError::Length { latents_elems: 15, other_elems: 16 }));
     }
 }

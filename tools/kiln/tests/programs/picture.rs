@@ -2,7 +2,7 @@
 
 use kiln_ir::{Graph, Tensor};
 use kiln_runtime::pipeline::rng::NormalRng;
-use kiln_runtime::pipeline::sampler::{self, SamplerOptions};
+use kiln_runtime::pipeline::sampler::{self, SamplerEntry, SamplerOptions};
 use kiln_runtime::session::{Request, Session};
 use kiln_runtime::tensor::Values;
 use std::cell::RefCell;
@@ -67,7 +67,8 @@ pub fn simulate(
     let embedding = run("text_encoder", &[("tokens", dumps["tokens"].clone())]);
     let latents = &dumps["latent_000"];
     let options = SamplerOptions::stable_diffusion(STEPS, latents.len());
-    let mut sampler = sampler::by_name(sampler, &options).expect("it is in the registry");
+    let entry = SamplerEntry::find(sampler).expect("it is in the registry");
+    let mut sampler = entry.sampler(&options).expect("the options are possible");
     // Channels last, as the networks are: the sampler minds no order where it adds no noise.
     let channels = input_shape(&networks["unet"].graph, "latent")[3];
     let mut latents: Vec<f32> = transposed(latents, latents.len() / channels).collect();
@@ -81,7 +82,7 @@ pub fn simulate(
         ];
         let mut eps = run("unet", &given).data;
         let conditional = eps.split_off(latents.len());
-        sampler::guide(&mut eps, &conditional, GUIDANCE).expect("lengths agree");
+        sampler::guide(&mut eps, &conditional, GUIDANCE, 0.0).expect("lengths agree");
         let mut rng = NormalRng::from_seed(0);
         sampler.step(step, &eps, &mut latents, &mut rng).expect("lengths agree");
     }
