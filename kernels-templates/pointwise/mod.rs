@@ -46,6 +46,8 @@ pointwise! {
     "gelu", "GELU", false, "0.5f * x * (1.0f + erf_T(x * 0.70710678118654752f))",
         "0.5f * x * (1.0f + erf(x * M_SQRT1_2_F))",
         "Hendrycks & Gimpel 2016 (arXiv:1606.08415)";
+    "quick_gelu", "Fast GELU", false, "x / (1.0f + exp_T(-1.702f * x))",
+        "x / (1.0f + exp(-1.702f * x))", "Hendrycks & Gimpel 2016 (arXiv:1606.08415)";
     "silu", "SiLU", false, "x / (1.0f + exp_T(-x))", "x / (1.0f + exp(-x))",
         "Elfwing, Uchibe & Doya 2017 (arXiv:1702.03118)";
     "add", "Sum of two values", true, "x + y", "+", "the definition";

@@ -2,7 +2,7 @@
 
 use kiln_ir::ops::{
     concat::Concat, geglu::Geglu, permute::Permute, pointwise::Add, pointwise::Gelu,
-    pointwise::Mul, pointwise::Silu, scale::Scale, slice::Slice,
+    pointwise::Mul, pointwise::QuickGelu, pointwise::Silu, scale::Scale, slice::Slice,
     timestep_embedding::TimestepEmbedding, upsample::Upsample,
 };
 use kiln_testkit::{Tolerance, check};
@@ -22,6 +22,11 @@ fn silu_saturates() {
 #[test]
 fn small_gelu() {
     SHAPES.iter().for_each(|shape| check(Gelu, &[shape], 8.0, Tolerance::GELU));
+}
+
+#[test]
+fn small_quick_gelu() {
+    SHAPES.iter().for_each(|shape| check(QuickGelu, &[shape], 8.0, Tolerance::SILU));
 }
 
 #[test]

@@ -75,6 +75,7 @@ ops! {
     reductions::Variance,
     reductions::Softmax,
     pointwise::Gelu,
+    pointwise::QuickGelu,
     pointwise::Silu,
     geglu::Geglu,
     pointwise::Add,

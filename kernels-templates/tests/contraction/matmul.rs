@@ -72,7 +72,7 @@ fn matmul_of_int8_weights() {
 fn small_matmul() {
     let e = epilogue(true, Some(1), Activation::Geglu, true);
     check_everywhere(&[
-        matmul(13, &[5, 18], 36, epilogue(true, None, Activation::Gelu, true), PLAIN),
+        matmul(13, &[5, 18], 36, epilogue(true, None, Activation::QuickGelu, true), PLAIN),
         matmul(3, &[19], 40, e.clone(), STORAGES[3]),
         matmul(3, &[32], 40, e.clone(), groups_of(16)),
         matmul(3, &[19], 40, e, INT8),

@@ -13,6 +13,8 @@ pub enum Activation {
     Silu,
     /// `x/2 * (1 + erf(x / sqrt 2))`, the exact form.
     Gelu,
+    /// `x * sigmoid(1.702 x)`, the fast approximation of GELU.
+    QuickGelu,
     /// Columns `[value | gate]` -> `value * gelu(gate)`. Halves the number of columns.
     Geglu,
 }
@@ -28,6 +30,7 @@ impl Activation {
         match op {
             Op::Silu(_) => Some(Activation::Silu),
             Op::Gelu(_) => Some(Activation::Gelu),
+            Op::QuickGelu(_) => Some(Activation::QuickGelu),
             Op::Geglu(_) => Some(Activation::Geglu),
             _ => None,
         }
@@ -109,6 +112,7 @@ impl Epilogue {
             Activation::None => {}
             Activation::Silu => acc.iter_mut().for_each(|v| *v = silu(*v)),
             Activation::Gelu => acc.iter_mut().for_each(|v| *v = gelu(*v)),
+            Activation::QuickGelu => acc.iter_mut().for_each(|v| *v = quick_gelu(*v)),
             Activation::Geglu => {
                 let half = n / 2;
                 acc = acc
@@ -145,6 +149,11 @@ impl Epilogue {
 /// `x * sigmoid(x)`.
 pub fn silu(x: f32) -> f32 {
     x / (1.0 + (-x).exp())
+}
+
+/// `x * sigmoid(1.702 x)`.
+pub fn quick_gelu(x: f32) -> f32 {
+    x / (1.0 + (-1.702 * x).exp())
 }
 
 /// GELU in its exact form, through `erf`.

@@ -1,6 +1,6 @@
 //! Ops on single elements: GELU, SiLU, addition and multiplication.
 
-use super::epilogue::{gelu, silu};
+use super::epilogue::{gelu, quick_gelu, silu};
 use super::{expect_one, expect_repeats, map, zip_repeated};
 use crate::{IrError, OpDef, Tensor, TensorType};
 
@@ -34,6 +34,9 @@ macro_rules! pointwise {
 pointwise! {
     /// `x/2 * (1 + erf(x / sqrt 2))`, the exact form.
     Gelu, "gelu", 12, |i| expect_one("gelu", i, 1), |i: &[&Tensor]| map(i[0], gelu);
+    /// `x * sigmoid(1.702 x)`, the fast approximation of GELU.
+    QuickGelu, "quick_gelu", 5, |i| expect_one("quick_gelu", i, 1),
+        |i: &[&Tensor]| map(i[0], quick_gelu);
     /// `x * sigmoid(x)`.
     Silu, "silu", 4, |i| expect_one("silu", i, 1), |i: &[&Tensor]| map(i[0], silu);
     /// Sum of two values, the second repeated over leading axes of the first.
@@ -67,6 +70,25 @@ mod tests {
     #[test]
     fn gelu_rules() {
         assert_eq!(error(&Gelu, &[]), "gelu: takes 1 inputs, got 0");
+    }
+
+    #[test]
+    fn quick_gelu_known_values() {
+        let x = Tensor::new(&[2, 3], vec![-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]);
+        let expected = [
+            -0.06434137685579186,
+            -0.1542042340671787,
+            0.0,
+            0.35038843660638014,
+            0.8457957659328212,
+            2.981928690292214,
+        ];
+        assert_eval(&QuickGelu, &[&x], &[2, 3], &expected);
+    }
+
+    #[test]
+    fn quick_gelu_rules() {
+        assert_eq!(error(&QuickGelu, &[]), "quick_gelu: takes 1 inputs, got 0");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use kiln_ir::ops::geglu::Geglu;
 use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::ops::layer_norm::LayerNorm;
 use kiln_ir::ops::matmul::Matmul;
-use kiln_ir::ops::pointwise::{Add, Gelu, Mul, Silu};
+use kiln_ir::ops::pointwise::{Add, Gelu, Mul, QuickGelu, Silu};
 use kiln_ir::ops::scale::Scale;
 use kiln_ir::ops::upsample::Upsample;
 use kiln_ir::{Graph, Op, TensorType, ValueId};
@@ -134,6 +134,7 @@ impl<'a> Builder<'a> {
             Activation::None => x,
             Activation::Silu => self.op(Silu, &[x]),
             Activation::Gelu => self.op(Gelu, &[x]),
+            Activation::QuickGelu => self.op(QuickGelu, &[x]),
             Activation::Geglu => self.op(Geglu, &[x]),
         }
     }
