@@ -13,6 +13,11 @@ pub fn check_tensors<'a>(
     graphs: impl Iterator<Item = &'a Graph>,
     source: &dyn TensorSource,
 ) -> Result<()> {
+    check(source, &required(graphs))
+}
+
+/// The tensors that graphs read, sorted by name.
+fn required<'a>(graphs: impl Iterator<Item = &'a Graph>) -> Vec<Requirement> {
     let mut required: Vec<Requirement> = Vec::new();
     for graph in graphs {
         for id in graph.ids() {
@@ -27,7 +32,19 @@ pub fn check_tensors<'a>(
     }
     required.sort_by(|a, b| a.name.cmp(&b.name));
     required.dedup();
-    check(source, &required)
+    required
+}
+
+/// A tensor of the checkpoint whose name begins with `prefix` and that the model does not read.
+pub fn unread_tensor(
+    model: &dyn Model,
+    source: &dyn TensorSource,
+    prefix: &str,
+) -> Result<Option<String>> {
+    let required = required(parts(model, 1)?.iter().map(|part| &part.graph));
+    let is_read = |name: &str| required.binary_search_by(|r| r.name.as_str().cmp(name)).is_ok();
+    let mut names = source.tensors().iter().map(|tensor| &tensor.name);
+    Ok(names.find(|name| name.starts_with(prefix) && !is_read(name)).cloned())
 }
 
 /// [`check_tensors`] for a model, before anything is planned.

@@ -10,7 +10,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 fn tiny() -> ModelConfig {
     let emoji = model("emoji-256").expect("it ships");
     let mut config = emoji.clone();
-    config.latent_px = 8;
     config.image_px = 64;
     config
 }

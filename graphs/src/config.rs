@@ -1,16 +1,29 @@
-//! Sizes of the models of the family, and the registry of known models.
+//! Sizes of the models of the family. The registry of known models is in [`registry`].
 
-use crate::schedule::{Prediction, Schedule};
+use crate::schedule::Schedule;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use toml::{Table, Value};
+
+mod check;
+pub mod diffusers;
+mod registry;
+
+pub use registry::{ConfigError, model, models, parse};
 
 /// A text-to-image model: its networks, and the facts that its sampler needs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Name in the registry and on the command line.
-    pub name: &'static str,
+    #[serde(skip)]
+    pub name: String,
+    /// File name of the published checkpoint.
+    pub weights_file: String,
+    /// Name of the file with the autoencoder's encoder, if the checkpoint lacks it.
+    pub encoder_file: Option<String>,
     /// Width and height of the image in pixels.
     pub image_px: usize,
-    /// Width and height of the latent: `image_px` over [`VaeConfig::factor`].
-    pub latent_px: usize,
     /// Channels of the latent.
     pub latent_channels: usize,
     /// Tokens of a prompt, padding included.
@@ -25,155 +38,128 @@ pub struct ModelConfig {
     pub unet: UnetConfig,
     /// The autoencoder.
     pub vae: VaeConfig,
-    /// File name of the published checkpoint.
-    pub weights_file: &'static str,
-    /// Name of the file with the autoencoder's encoder, if the checkpoint lacks it.
-    pub encoder_file: Option<&'static str>,
 }
 
-/// Text tower of OpenCLIP.
-#[derive(Clone, Debug, PartialEq)]
+/// Text encoder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TextConfig {
+    /// Structure, activation and names of tensors.
+    pub tower: TextTower,
     /// Channels of a token.
     pub width: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Number of blocks that run. The checkpoint stores one more, because the penultimate block's
-    /// output is used.
+    /// Number of blocks that run before the final norm. A checkpoint may store more.
     pub layers: usize,
     /// Rows of the token table.
     pub vocab: usize,
 }
 
-/// U-Net with spatial transformers (`openaimodel.UNetModel`).
-#[derive(Clone, Debug, PartialEq)]
+/// Kinds of text encoders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextTower {
+    /// OpenCLIP's, with GELU. Stability's files store one block more than runs, because the
+    /// penultimate block's output is used.
+    OpenClip,
+    /// CLIP's in the form of transformers, with the fast approximation of GELU.
+    Clip,
+}
+
+/// U-Net with spatial transformers (`openaimodel.UNetModel`). A level is a resolution; level 0 is
+/// the largest feature map.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UnetConfig {
-    /// Channels of the first level.
-    pub channels: usize,
-    /// Channels of each level, as multiples of the first level's. Each level halves width and
-    /// height.
-    pub multipliers: &'static [usize],
+    /// Channels of each level. Each level halves width and height.
+    pub channels: Vec<usize>,
     /// Residual blocks of a level on the way down. The way up has one more.
     pub res_blocks: usize,
-    /// Number of columns of an attention head.
-    pub head_channels: usize,
-    /// Levels with a spatial transformer after each residual block. The middle always has one.
-    pub attention_levels: &'static [usize],
+    /// Attention heads of each level. The middle has those of the last level.
+    pub heads: Vec<usize>,
+    /// Whether the projections of spatial transformers are stored as linear layers instead of 1x1
+    /// convolutions.
+    pub linear_projection: bool,
+    /// Levels with a spatial transformer after each residual block on the way down.
+    pub down_attention: Vec<usize>,
+    /// Whether there are blocks between the way down and the way up, with a spatial transformer.
+    pub middle: bool,
+    /// Levels with a spatial transformer after each residual block on the way up.
+    pub up_attention: Vec<usize>,
+    /// Levels whose spatial transformers attend to the context in place of self-attention.
+    #[serde(default)]
+    pub only_cross_attention: Vec<usize>,
     /// Channels of a context token.
     pub context_width: usize,
+    /// Channels of a picture that is read beside the latent, 0 if there is none.
+    #[serde(default)]
+    pub condition_channels: usize,
+    /// Width of the embedding of the guidance scale (`time_cond_proj_dim`), if it is an input.
+    pub guidance_width: Option<usize>,
+    /// Number of classes, if a class is an input.
+    pub classes: Option<usize>,
 }
 
 /// Encoder and decoder.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VaeConfig {
-    /// Channels of the largest level: the encoder's first, the decoder's last.
-    pub channels: usize,
-    /// Channels of each level, as multiples of `channels`, the largest feature map first.
-    pub multipliers: &'static [usize],
+    /// Channels of each level, the largest feature map first.
+    pub channels: Vec<usize>,
     /// Residual blocks of a level in the encoder. The decoder has one more.
     pub res_blocks: usize,
     /// Channels of the image.
     pub image_channels: usize,
 }
 
+impl ModelConfig {
+    /// Width and height of the latent in pixels.
+    pub fn latent_px(&self) -> usize {
+        self.image_px / self.vae.factor()
+    }
+
+    /// The first field in which another model differs in its networks or its training, with this
+    /// model's value and the other's. Names of files, sizes of images and defaults of the sampler
+    /// are no difference.
+    pub fn difference(&self, other: &ModelConfig) -> Option<(String, String, String)> {
+        let facts = |model: &ModelConfig| {
+            let image_px = self.image_px;
+            let schedule = model.schedule.with_defaults_of(&self.schedule);
+            let facts = ModelConfig { image_px, schedule, encoder_file: None, ..model.clone() };
+            let facts = ModelConfig { weights_file: String::new(), ..facts };
+            let facts = toml::Table::try_from(facts);
+            facts.expect("every field of a description is one of TOML")
+        };
+        difference("", &facts(self), &facts(other))
+    }
+}
+
+/// The first entry in which two tables differ: its path, and both values.
+fn difference(path: &str, a: &Table, b: &Table) -> Option<(String, String, String)> {
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    names.into_iter().find_map(|name| match (a.get(name), b.get(name)) {
+        (Some(Value::Table(a)), Some(Value::Table(b))) => {
+            difference(&format!("{path}{name}."), a, b)
+        }
+        (a, b) if a == b => None,
+        (a, b) => {
+            let text = |value: Option<&Value>| value.map_or("none".into(), Value::to_string);
+            Some((format!("{path}{name}"), text(a), text(b)))
+        }
+    })
+}
+
 impl UnetConfig {
     /// Width of the timestep embedding.
     pub fn time_width(&self) -> usize {
-        4 * self.channels
+        4 * self.channels[0]
     }
 }
 
 impl VaeConfig {
     /// Pixels of the image for each pixel of the latent, along one side.
     pub fn factor(&self) -> usize {
-        1 << (self.multipliers.len() - 1)
-    }
-}
-
-const SD21_BASE: ModelConfig = ModelConfig {
-    name: "sd21-base",
-    image_px: 512,
-    latent_px: 64,
-    latent_channels: 4,
-    context_tokens: 77,
-    schedule: Schedule::SD21_BASE,
-    scaling_factor: 0.18215,
-    text: TextConfig { width: 1024, heads: 16, layers: 23, vocab: 49408 },
-    unet: UnetConfig {
-        channels: 320,
-        multipliers: &[1, 2, 4, 4],
-        res_blocks: 2,
-        head_channels: 64,
-        attention_levels: &[0, 1, 2],
-        context_width: 1024,
-    },
-    vae: VaeConfig { channels: 128, multipliers: &[1, 2, 4, 4], res_blocks: 2, image_channels: 3 },
-    weights_file: "v2-1_512-ema-pruned.safetensors",
-    encoder_file: None,
-};
-
-static MODELS: [ModelConfig; 3] = [
-    SD21_BASE,
-    ModelConfig {
-        name: "sd21",
-        image_px: 768,
-        latent_px: 96,
-        schedule: Schedule { prediction: Prediction::V, ..Schedule::SD21_BASE },
-        weights_file: "v2-1_768-ema-pruned.safetensors",
-        ..SD21_BASE
-    },
-    ModelConfig {
-        name: "emoji-256",
-        image_px: 256,
-        latent_px: 32,
-        text: TextConfig { width: 192, heads: 3, layers: 5, vocab: 49408 },
-        unet: UnetConfig {
-            channels: 64,
-            multipliers: &[1, 2, 3, 3],
-            context_width: 192,
-            ..SD21_BASE.unet
-        },
-        vae: VaeConfig { channels: 32, ..SD21_BASE.vae },
-        weights_file: "emoji-256.safetensors.zst",
-        encoder_file: Some("emoji-256-encoder.safetensors"),
-        ..SD21_BASE
-    },
-];
-
-/// Every known model.
-pub fn models() -> &'static [ModelConfig] {
-    &MODELS
-}
-
-/// The model with a name.
-pub fn model(name: &str) -> Option<&'static ModelConfig> {
-    MODELS.iter().find(|m| m.name == name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_find_their_models() {
-        for m in models() {
-            assert_eq!(model(m.name), Some(m));
-        }
-        assert_eq!(model("sd15"), None);
-    }
-
-    #[test]
-    fn sizes_agree_within_a_model() {
-        for m in models() {
-            assert_eq!(m.latent_px * m.vae.factor(), m.image_px, "{}", m.name);
-            assert_eq!(m.unet.context_width, m.text.width, "{}", m.name);
-            assert_eq!(m.text.width % m.text.heads, 0, "{}", m.name);
-            let halvings = m.unet.multipliers.len() - 1;
-            assert_eq!(m.latent_px % (1 << halvings), 0, "{}", m.name);
-            for level in m.unet.attention_levels {
-                let channels = m.unet.channels * m.unet.multipliers[*level];
-                assert_eq!(channels % m.unet.head_channels, 0, "{}", m.name);
-            }
-        }
+        1 << (self.channels.len() - 1)
     }
 }

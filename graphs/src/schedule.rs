@@ -1,8 +1,11 @@
 //! How a model was trained to denoise, and how it runs by default.
 
+use serde::{Deserialize, Serialize};
+
 /// The noise schedule of a training, the meaning of the U-Net's output, and the defaults of the
 /// sampler. A model's bundle carries all of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// Variance that the training adds at the first timestep.
     pub beta_start: f64,
@@ -17,7 +20,7 @@ pub struct Schedule {
     /// Meaning of the U-Net's output.
     pub prediction: Prediction,
     /// Default sampler, by its name on the command line.
-    pub sampler: &'static str,
+    pub sampler: String,
     /// Default steps of the sampler.
     pub steps: usize,
     /// Default scale of classifier-free guidance; 1 is none.
@@ -27,7 +30,8 @@ pub struct Schedule {
 }
 
 /// Growth of beta over the training's timesteps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BetaCurve {
     /// Beta grows linearly: diffusers' `linear`.
     Linear,
@@ -36,7 +40,8 @@ pub enum BetaCurve {
 }
 
 /// Meaning of the U-Net's output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Prediction {
     /// The noise: diffusers' `epsilon`.
     Epsilon,
@@ -47,7 +52,8 @@ pub enum Prediction {
 }
 
 /// Spacing of a run's timesteps over those of the training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Spacing {
     /// Multiples of a whole stride, plus 1: diffusers' `leading` with `steps_offset` 1.
     Leading,
@@ -60,17 +66,9 @@ pub enum Spacing {
 }
 
 impl Schedule {
-    /// Stable Diffusion 2.1-base.
-    pub const SD21_BASE: Schedule = Schedule {
-        beta_start: 0.00085,
-        beta_end: 0.0120,
-        curve: BetaCurve::ScaledLinear,
-        train_steps: 1000,
-        zero_snr: false,
-        prediction: Prediction::Epsilon,
-        sampler: "ddim",
-        steps: 20,
-        guidance: 7.5,
-        spacing: Spacing::Leading,
-    };
+    /// The same training with another schedule's defaults of the sampler.
+    pub fn with_defaults_of(&self, other: &Schedule) -> Schedule {
+        let Schedule { sampler, steps, guidance, spacing, .. } = other.clone();
+        Schedule { sampler, steps, guidance, spacing, ..self.clone() }
+    }
 }

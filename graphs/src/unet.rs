@@ -1,10 +1,13 @@
 //! The U-Net: one step of denoising.
 
-use crate::blocks::{Layers, ResnetKeys, downsample, resnet, spatial_transformer, upsample};
+use crate::blocks::{
+    Layers, ResnetKeys, TransformerForm, downsample, resnet, spatial_transformer, upsample,
+};
 use crate::{ModelConfig, UnetConfig};
 use kiln_ir::ops::concat::Concat;
+use kiln_ir::ops::embedding::Embedding;
 use kiln_ir::ops::timestep_embedding::TimestepEmbedding;
-use kiln_ir::{Graph, IrError, TensorType, ValueId};
+use kiln_ir::{DType, Graph, IrError, TensorType, ValueId};
 
 /// Longest period of the timestep embedding.
 const MAX_PERIOD: f32 = 10_000.0;
@@ -14,20 +17,28 @@ const NORM_EPS: f32 = 1e-5;
 /// The U-Net over `batch` latents at one timestep.
 ///
 /// Inputs: `latent: [batch, h, w, latent_channels]`, `timestep: [1]`,
-/// `context: [batch, context_tokens, D]`. Output: `eps: [batch, h, w, latent_channels]`, the
-/// predicted noise, or the velocity of a v-predicting model.
+/// `context: [batch, context_tokens, D]`. Where the configuration has them, also
+/// `condition: [batch, h, w, condition_channels]`, read beside the latent,
+/// `guidance_embedding: [1, guidance_width]` and `class: i32 [1, 1]`. Output:
+/// `eps: [batch, h, w, latent_channels]`, the predicted noise, or the velocity of a v-predicting
+/// model.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `openaimodel.UNetModel`.
 pub fn unet(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
-    let (px, channels) = (config.latent_px, config.latent_channels);
+    let (px, channels) = (config.latent_px(), config.latent_channels);
     let mut net = Layers::new("unet", "model.diffusion_model.");
-    let latent = net.input("latent", TensorType::f32(&[batch, px, px, channels]));
+    let picture = |channels| TensorType::f32(&[batch, px, px, channels]);
+    let mut latent = net.input("latent", picture(channels));
+    if config.unet.condition_channels > 0 {
+        let condition = net.input("condition", picture(config.unet.condition_channels));
+        latent = net.graph.push("with_condition", Concat, &[latent, condition])?;
+    }
     let timestep = net.input("timestep", TensorType::f32(&[1]));
     let context = [batch, config.context_tokens, config.unet.context_width];
     let context = net.input("context", TensorType::f32(&context));
     let timestep = time_embed(&mut net, &config.unet, timestep)?;
     let mut levels = Levels { net, config: &config.unet, timestep, context };
     let (x, skips) = levels.down(latent)?;
-    let x = levels.middle(x)?;
+    let x = if config.unet.middle { levels.middle(x)? } else { x };
     let x = levels.up(x, skips)?;
     let mut net = levels.net;
     let x = net.group_norm("out.0", x, NORM_EPS)?;
@@ -36,13 +47,26 @@ pub fn unet(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
     Ok(net.finish("eps", x))
 }
 
-/// Embeds the timestep as `[1, time_width]`, including the SiLU with which every block begins.
+/// Embeds the timestep as one row of `time_width` columns, with the guidance scale and the class if
+/// the model reads them, including the SiLU with which every block begins.
 fn time_embed(net: &mut Layers, config: &UnetConfig, t: ValueId) -> Result<ValueId, IrError> {
-    let op = TimestepEmbedding { channels: config.channels, max_period: MAX_PERIOD };
-    let x = net.graph.push("timestep_embedding", op, &[t])?;
-    let x = net.linear("time_embed.0", x, config.time_width())?;
+    let (channels, width) = (config.channels[0], config.time_width());
+    let op = TimestepEmbedding { channels, max_period: MAX_PERIOD };
+    let mut x = net.graph.push("timestep_embedding", op, &[t])?;
+    if let Some(guidance_width) = config.guidance_width {
+        let guidance = net.input("guidance_embedding", TensorType::f32(&[1, guidance_width]));
+        let guidance = net.linear_no_bias("time_embed.cond_proj", guidance, channels)?;
+        x = net.add("time_embed.add_guidance", guidance, x)?;
+    }
+    let x = net.linear("time_embed.0", x, width)?;
     let x = net.silu("time_embed.1", x)?;
-    let x = net.linear("time_embed.2", x, config.time_width())?;
+    let mut x = net.linear("time_embed.2", x, width)?;
+    if let Some(classes) = config.classes {
+        let class = net.input("class", TensorType::new(DType::I32, &[1, 1]));
+        let table = net.tensor("label_emb.weight", &[classes, width]);
+        let class = net.graph.push("label_emb", Embedding, &[class, table])?;
+        x = net.add("label_emb.add_timestep", class, x)?;
+    }
     net.silu("emb_layers.0", x)
 }
 
@@ -58,18 +82,18 @@ impl Levels<'_> {
     /// The blocks on the way down. Returns the value of each for the way up.
     fn down(&mut self, latent: ValueId) -> Result<(ValueId, Vec<ValueId>), IrError> {
         let config = self.config;
-        let mut x = self.net.conv3x3("input_blocks.0.0", latent, config.channels, 1)?;
+        let mut x = self.net.conv3x3("input_blocks.0.0", latent, config.channels[0], 1)?;
         let mut skips = vec![x];
-        for (level, multiplier) in config.multipliers.iter().enumerate() {
+        for (level, channels) in config.channels.iter().enumerate() {
             if level > 0 {
                 x = downsample(&mut self.net, &format!("input_blocks.{}.0.op", skips.len()), x)?;
                 skips.push(x);
             }
             for _ in 0..config.res_blocks {
                 let path = format!("input_blocks.{}", skips.len());
-                x = self.resnet(&format!("{path}.0"), x, config.channels * multiplier)?;
-                if config.attention_levels.contains(&level) {
-                    x = self.transformer(&format!("{path}.1"), x)?;
+                x = self.resnet(&format!("{path}.0"), x, *channels)?;
+                if config.down_attention.contains(&level) {
+                    x = self.transformer(&format!("{path}.1"), x, level)?;
                 }
                 skips.push(x);
             }
@@ -80,7 +104,8 @@ impl Levels<'_> {
     fn middle(&mut self, x: ValueId) -> Result<ValueId, IrError> {
         let channels = self.net.channels(x);
         let x = self.resnet("middle_block.0", x, channels)?;
-        let x = self.transformer("middle_block.1", x)?;
+        let form = self.form(self.config.channels.len() - 1, false);
+        let x = spatial_transformer(&mut self.net, "middle_block.1", x, self.context, form)?;
         self.resnet("middle_block.2", x, channels)
     }
 
@@ -89,14 +114,13 @@ impl Levels<'_> {
         let config = self.config;
         let blocks = config.res_blocks + 1;
         for (i, skip) in skips.into_iter().rev().enumerate() {
-            let level = config.multipliers.len() - 1 - i / blocks;
+            let level = config.channels.len() - 1 - i / blocks;
             let path = format!("output_blocks.{i}");
             x = self.net.graph.push(&format!("{path}.concat"), Concat, &[x, skip])?;
-            x =
-                self.resnet(&format!("{path}.0"), x, config.channels * config.multipliers[level])?;
-            let attends = config.attention_levels.contains(&level);
+            x = self.resnet(&format!("{path}.0"), x, config.channels[level])?;
+            let attends = config.up_attention.contains(&level);
             if attends {
-                x = self.transformer(&format!("{path}.1"), x)?;
+                x = self.transformer(&format!("{path}.1"), x, level)?;
             }
             if level > 0 && i % blocks == blocks - 1 {
                 let place = 1 + usize::from(attends);
@@ -110,7 +134,16 @@ impl Levels<'_> {
         resnet(&mut self.net, path, &ResnetKeys::UNET, x, Some(self.timestep), out)
     }
 
-    fn transformer(&mut self, path: &str, x: ValueId) -> Result<ValueId, IrError> {
-        spatial_transformer(&mut self.net, path, x, self.context, self.config.head_channels)
+    fn transformer(&mut self, path: &str, x: ValueId, level: usize) -> Result<ValueId, IrError> {
+        let form = self.form(level, self.config.only_cross_attention.contains(&level));
+        spatial_transformer(&mut self.net, path, x, self.context, form)
+    }
+
+    fn form(&self, level: usize, only_cross_attention: bool) -> TransformerForm {
+        TransformerForm {
+            heads: self.config.heads[level],
+            linear_projection: self.config.linear_projection,
+            only_cross_attention,
+        }
     }
 }

@@ -15,7 +15,7 @@ const NORM_EPS: f32 = 1e-6;
 /// clamped.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `AutoencoderKL.decode`.
 pub fn vae_decoder(config: &ModelConfig) -> Result<Graph, IrError> {
-    let (px, channels) = (config.latent_px, config.latent_channels);
+    let (px, channels) = (config.latent_px(), config.latent_channels);
     let mut net = Layers::new("vae_decoder", "first_stage_model.");
     let latent = net.input("latent", TensorType::f32(&[1, px, px, channels]));
     let factor = 1.0 / config.scaling_factor;
@@ -28,8 +28,8 @@ pub fn vae_decoder(config: &ModelConfig) -> Result<Graph, IrError> {
 /// `Decoder`.
 fn decoder(net: &mut Layers, config: &ModelConfig, x: ValueId) -> Result<ValueId, IrError> {
     let vae = &config.vae;
-    let levels = || vae.multipliers.iter().map(|m| m * vae.channels).enumerate().rev();
-    let deepest = levels().next().map_or(vae.channels, |(_, c)| c);
+    let levels = || vae.channels.iter().copied().enumerate().rev();
+    let deepest = levels().next().map_or(0, |(_, c)| c);
     let keys = &ResnetKeys::VAE;
     let x = net.conv3x3("decoder.conv_in", x, deepest, 1)?;
     let x = resnet(net, "decoder.mid.block_1", keys, x, None, deepest)?;

@@ -30,14 +30,14 @@ pub fn vae_encoder(config: &ModelConfig) -> Result<Graph, IrError> {
 /// `Encoder`.
 fn encoder(net: &mut Layers, config: &ModelConfig, image: ValueId) -> Result<ValueId, IrError> {
     let (vae, keys) = (&config.vae, &ResnetKeys::VAE);
-    let mut x = net.conv3x3("encoder.conv_in", image, vae.channels, 1)?;
-    for (level, multiplier) in vae.multipliers.iter().enumerate() {
+    let mut x = net.conv3x3("encoder.conv_in", image, vae.channels[0], 1)?;
+    for (level, channels) in vae.channels.iter().enumerate() {
         let path = format!("encoder.down.{level}");
         for i in 0..vae.res_blocks {
             let block = format!("{path}.block.{i}");
-            x = resnet(net, &block, keys, x, None, multiplier * vae.channels)?;
+            x = resnet(net, &block, keys, x, None, *channels)?;
         }
-        if level + 1 < vae.multipliers.len() {
+        if level + 1 < vae.channels.len() {
             x = net.conv3x3_to_end(&format!("{path}.downsample.conv"), x)?;
         }
     }

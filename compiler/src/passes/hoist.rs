@@ -12,11 +12,14 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::model::{NetworkGraph, TIMESTEP_ROWS};
 
+/// Inputs of the timestep projection. A row of each belongs to a timestep.
+const TIMESTEP_INPUTS: [&str; 3] = ["timestep", "guidance_embedding", "class"];
+
 /// The U-Net in three parts. The first two are `None` if nothing can be hoisted into them.
 pub struct Hoisted {
     /// The part that depends only on `context`.
     pub prompt: Option<Graph>,
-    /// The part that depends only on `timestep`, for `timestep_rows` rows.
+    /// The part that depends only on [`TIMESTEP_INPUTS`], for `timestep_rows` rows.
     pub timestep: Option<Graph>,
     /// The rest.
     pub step: Graph,
@@ -42,13 +45,14 @@ pub fn run(network: &NetworkGraph) -> Result<Vec<NetworkGraph>> {
 /// Splits a U-Net. The timestep projection gets `timestep_rows` timesteps at a time.
 pub fn hoist(unet: &Graph, timestep_rows: usize) -> Result<Hoisted> {
     let depends = dependencies(unet)?;
-    let only = |input: &str| -> BTreeSet<ValueId> {
+    let only = |inputs: &[&str]| -> BTreeSet<ValueId> {
+        let is_given = |name: &String| inputs.contains(&name.as_str());
         unet.ids()
             .filter(|id| unet.node(*id).op().is_some())
-            .filter(|id| depends[id].iter().eq([input]))
+            .filter(|id| !depends[id].is_empty() && depends[id].iter().all(is_given))
             .collect()
     };
-    let (prompt, timestep) = (only("context"), only("timestep"));
+    let (prompt, timestep) = (only(&["context"]), only(&TIMESTEP_INPUTS));
     let rest: BTreeSet<ValueId> = unet
         .ids()
         .filter(|id| unet.node(*id).op().is_some())

@@ -19,9 +19,9 @@ use super::{TensorInfo, TensorSource, checked_elem_count, one_line};
 
 mod names;
 
-use names::{Form, Target};
+use names::{Form, Target, TextLayout};
 
-/// The largest configuration of a scheduler that is read, in bytes.
+/// The largest configuration that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// The largest shard index that is read, in bytes.
 const MAX_INDEX_BYTES: u64 = 100_000_000;
@@ -76,11 +76,34 @@ pub fn prediction_type(folder: &Path) -> Result<Option<String>> {
     struct Config {
         prediction_type: Option<String>,
     }
-    let path = folder.join("scheduler/scheduler_config.json");
-    let Ok(file) = File::open(&path) else { return Ok(None) };
-    let config: Config = serde_json::from_reader(file.take(MAX_CONFIG_BYTES))
-        .with_context(|| format!("{}: not a scheduler's configuration", path.display()))?;
-    Ok(config.prediction_type)
+    let config: Option<Config> = config(&folder.join("scheduler/scheduler_config.json"))?;
+    Ok(config.and_then(|config| config.prediction_type))
+}
+
+/// Whether a folder's text encoder is CLIP's and not OpenCLIP's: by the activation that its
+/// configuration names, or, without one, by its width.
+///
+/// Errors: the configuration cannot be read or is no JSON object.
+fn is_clip(folder: &Path, stored: &[Stored]) -> Result<bool> {
+    /// Width of CLIP ViT-L/14.
+    const CLIP_WIDTH: usize = 768;
+    #[derive(Deserialize)]
+    struct Config {
+        hidden_act: Option<String>,
+    }
+    let config: Option<Config> = config(&folder.join("text_encoder/config.json"))?;
+    if let Some(activation) = config.and_then(|config| config.hidden_act) {
+        return Ok(activation == "quick_gelu");
+    }
+    let table = stored.iter().find(|s| s.name.ends_with("embeddings.token_embedding.weight"));
+    Ok(table.is_some_and(|table| table.shape.get(1) == Some(&CLIP_WIDTH)))
+}
+
+/// A configuration. `None` if the file is not there.
+fn config<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
+    let Ok(file) = File::open(path) else { return Ok(None) };
+    let config = serde_json::from_reader(file.take(MAX_CONFIG_BYTES));
+    config.with_context(|| format!("{}: not a configuration", path.display())).map(Some)
 }
 
 /// An open diffusers model.
@@ -119,7 +142,9 @@ impl DiffusersFolder {
         for component in Component::ALL {
             let stored = folder.open_component(component)?;
             let named: Vec<&str> = stored.iter().map(|s| s.name.as_str()).collect();
-            let targets = names::targets(component, &named);
+            let layout =
+                if is_clip(path, &stored)? { TextLayout::Clip } else { TextLayout::OpenClip };
+            let targets = names::targets(component, &named, layout);
             for (stored, target) in stored.into_iter().zip(targets) {
                 let (target, slot, slot_count) = match target {
                     Some(Target { name, form: Form::Third(slot) }) => (name, slot, 3),

@@ -1,5 +1,11 @@
 //! Recognizes checkpoints of other models by the names and shapes of their tensors.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
 use super::{Requirement, TensorSource};
 
 /// A weight whose first axis is the width of the U-Net and whose second is the text encoder's.
@@ -9,8 +15,9 @@ const CROSS_ATTENTION: &str =
 const FIRST: &str = "model.diffusion_model.input_blocks.0.0.weight";
 
 /// Parts of names that only one kind of checkpoint has.
-const NAMES: [(&str, &str); 5] = [
+const NAMES: [(&str, &str); 6] = [
     ("lora_", "a LoRA, which changes a model and is none"),
+    (".lora.", "a LoRA, which changes a model and is none"),
     ("control_model.", "a ControlNet, which steers a model and is none"),
     ("controlnet_cond_embedding.", "a ControlNet, which steers a model and is none"),
     ("double_blocks.", "Flux"),
@@ -25,6 +32,24 @@ const WEAK_NAMES: [(&str, &str); 4] = [
     ("cond_stage_model.transformer.text_model.", "Stable Diffusion 1"),
 ];
 
+/// What a checkpoint is, if it is of a known kind.
+pub fn kind(source: &dyn TensorSource) -> Option<&'static str> {
+    recognize(source, &[])
+}
+
+/// Refuses a file in the format of llama.cpp.
+pub(super) fn refuse_gguf(path: &Path) -> Result<()> {
+    let mut magic = [0; 4];
+    let is_read = File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok();
+    if is_read && magic == *b"GGUF" {
+        bail!(
+            "{}: this is GGUF, the format of llama.cpp; get the .safetensors file of the model",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
 /// What a checkpoint is, if it is of a known kind and not of the kind of the required tensors.
 pub(super) fn recognize(
     source: &dyn TensorSource,
@@ -35,7 +60,11 @@ pub(super) fn recognize(
         names.iter().find(|(part, _)| has(part)).map(|(_, kind)| *kind)
     };
     let shape = |name: &str| source.info(name).map(|info| &info.shape[..]);
-    let of_channels = match shape(FIRST) {
+    let is_required = |name: &str| {
+        let found = shape(name);
+        required.iter().any(|r| r.name == name && Some(&r.shape[..]) == found)
+    };
+    let of_channels = match shape(FIRST).filter(|_| !is_required(FIRST)) {
         Some([_, 5, ..]) => Some("a model that reads a depth map"),
         Some([_, 7, ..]) => Some("an upscaler"),
         Some([_, 8, ..]) => Some("InstructPix2Pix"),
@@ -46,9 +75,8 @@ pub(super) fn recognize(
         return Some(kind);
     }
     let found = shape(CROSS_ATTENTION);
-    let is_required = |r: &Requirement| r.name == CROSS_ATTENTION && Some(&r.shape[..]) == found;
     match found {
-        Some(_) if required.iter().any(is_required) => None,
+        Some(_) if is_required(CROSS_ATTENTION) => None,
         Some([_, 768]) => Some("Stable Diffusion 1"),
         Some([_, 1024]) => Some("Stable Diffusion 2"),
         Some([_, 2048]) => Some("Stable Diffusion XL"),

@@ -32,6 +32,7 @@ mod stored;
 pub mod zst;
 
 pub use check::{Mismatch, Requirement, check};
+pub use family::kind;
 pub use stored::StoredType;
 
 /// A tensor of a checkpoint, without its values.
@@ -119,7 +120,10 @@ pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
         Some("npy" | "npz") => {
             bail!("{}: give the folder that holds one <key>.npy for each tensor", path.display())
         }
-        _ => Ok(Box::new(safetensors::SafetensorsFile::open(path)?)),
+        _ => {
+            family::refuse_gguf(path)?;
+            Ok(Box::new(safetensors::SafetensorsFile::open(path)?))
+        }
     }
 }
 

@@ -27,13 +27,13 @@ impl Model for Emoji {
     }
     fn manifest(&self) -> Manifest {
         Manifest {
-            model: self.0.name.into(),
+            model: self.0.name.clone(),
             precision: String::new(),
             profile: String::new(),
             adapted: vec![],
             compiler: String::new(),
             image_px: self.0.image_px as u32,
-            latent_px: self.0.latent_px as u32,
+            latent_px: self.0.latent_px() as u32,
             latent_channels: self.0.latent_channels as u32,
             context_tokens: self.0.context_tokens as u32,
             context_channels: self.0.text.width as u32,

@@ -1,6 +1,7 @@
 //! The checkpoint readers, on the model that ships with the project and on made-up files.
 
 mod bundles;
+mod family;
 mod fixtures;
 mod formats;
 mod hostile;

@@ -7,29 +7,47 @@ use kiln_ir::{IrError, ValueId};
 /// Attention of `x` over `context` with its output projection (`CrossAttention`). It is
 /// self-attention if both are the same value.
 ///
-/// Shapes: `x: [N, L.., C]`, `context: [N, M.., D]` -> `[N, L.., C]`. A head has `head_channels`
-/// columns. Only the output projection has a bias.
+/// Shapes: `x: [N, L.., C]`, `context: [N, M.., D]` -> `[N, L.., C]`. Only the output
+/// projection has a bias.
 pub fn cross_attention(
     net: &mut Layers,
     path: &str,
     x: ValueId,
     context: ValueId,
-    head_channels: usize,
+    heads: usize,
 ) -> Result<ValueId, IrError> {
     let c = net.channels(x);
     let q = net.linear_no_bias(&format!("{path}.to_q"), x, c)?;
     let k = net.linear_no_bias(&format!("{path}.to_k"), context, c)?;
     let v = net.linear_no_bias(&format!("{path}.to_v"), context, c)?;
-    let op = Attention::separate(c, c / head_channels, false);
+    let op = Attention::separate(c, heads, false);
     let y = net.graph.push(path, op, &[q, k, v])?;
     net.linear(&format!("{path}.to_out.0"), y, c)
+}
+
+/// Causal self-attention with three projections (`CLIPAttention`), and its output projection.
+///
+/// Shapes: `x: [N, L, C]` -> `[N, L, C]`.
+pub fn causal_attention(
+    net: &mut Layers,
+    path: &str,
+    x: ValueId,
+    heads: usize,
+) -> Result<ValueId, IrError> {
+    let at = |leaf: &str| format!("{path}.{leaf}");
+    let c = net.channels(x);
+    let q = net.linear(&at("q_proj"), x, c)?;
+    let k = net.linear(&at("k_proj"), x, c)?;
+    let v = net.linear(&at("v_proj"), x, c)?;
+    let y = net.graph.push(path, Attention::separate(c, heads, true), &[q, k, v])?;
+    net.linear(&at("out_proj"), y, c)
 }
 
 /// Causal self-attention with one stored projection to `[q | k | v]` (`nn.MultiheadAttention`), and
 /// its output projection.
 ///
 /// Shapes: `x: [N, L, C]` -> `[N, L, C]`.
-pub fn causal_attention(
+pub fn merged_causal_attention(
     net: &mut Layers,
     path: &str,
     x: ValueId,

@@ -2,7 +2,7 @@
 
 use super::Layers;
 use kiln_ir::ops::geglu::Geglu;
-use kiln_ir::{IrError, ValueId};
+use kiln_ir::{IrError, Op, ValueId};
 
 /// Ratio of the width between the two layers to the width of the block.
 const EXPANSION: usize = 4;
@@ -18,12 +18,18 @@ pub fn geglu_feed_forward(net: &mut Layers, path: &str, x: ValueId) -> Result<Va
     net.linear(&format!("{path}.net.2"), h, c)
 }
 
-/// Feed-forward with GELU (`mlp` of OpenCLIP).
+/// Feed-forward of a text encoder. `layers` are the names of the two layers.
 ///
 /// Shapes: `x: [N, L, C]` -> `[N, L, C]`.
-pub fn gelu_feed_forward(net: &mut Layers, path: &str, x: ValueId) -> Result<ValueId, IrError> {
+pub fn feed_forward(
+    net: &mut Layers,
+    path: &str,
+    layers: [&str; 2],
+    activation: impl Into<Op>,
+    x: ValueId,
+) -> Result<ValueId, IrError> {
     let c = net.channels(x);
-    let h = net.linear(&format!("{path}.c_fc"), x, EXPANSION * c)?;
-    let h = net.gelu(&format!("{path}.gelu"), h)?;
-    net.linear(&format!("{path}.c_proj"), h, c)
+    let h = net.linear(&format!("{path}.{}", layers[0]), x, EXPANSION * c)?;
+    let h = net.graph.push(&format!("{path}.gelu"), activation, &[h])?;
+    net.linear(&format!("{path}.{}", layers[1]), h, c)
 }

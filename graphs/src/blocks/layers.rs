@@ -6,7 +6,6 @@ use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::ops::layer_norm::LayerNorm;
 use kiln_ir::ops::matmul::Matmul;
 use kiln_ir::ops::pointwise::Add;
-use kiln_ir::ops::pointwise::Gelu;
 use kiln_ir::ops::pointwise::Silu;
 use kiln_ir::{Graph, IrError, TensorType, ValueId};
 
@@ -59,11 +58,6 @@ impl Layers {
     /// `x * sigmoid(x)`.
     pub fn silu(&mut self, name: &str, x: ValueId) -> Result<ValueId, IrError> {
         self.graph.push(name, Silu, &[x])
-    }
-
-    /// GELU in its exact form.
-    pub fn gelu(&mut self, name: &str, x: ValueId) -> Result<ValueId, IrError> {
-        self.graph.push(name, Gelu, &[x])
     }
 
     /// `x` by `weight` transposed.

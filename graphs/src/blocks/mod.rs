@@ -7,9 +7,9 @@ mod resample;
 mod resnet;
 mod spatial_transformer;
 
-pub use attention::{causal_attention, cross_attention, pixel_attention};
-pub use feed_forward::{geglu_feed_forward, gelu_feed_forward};
+pub use attention::{causal_attention, cross_attention, merged_causal_attention, pixel_attention};
+pub use feed_forward::{feed_forward, geglu_feed_forward};
 pub use layers::Layers;
 pub use resample::{downsample, upsample};
 pub use resnet::{ResnetKeys, resnet};
-pub use spatial_transformer::spatial_transformer;
+pub use spatial_transformer::{TransformerForm, spatial_transformer};

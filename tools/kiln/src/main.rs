@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use cmd::print::OutputError;
 
-/// Makes pictures with Stable Diffusion v2.1 on any OpenCL device, inside a memory budget.
+/// Makes pictures with Stable Diffusion 1 or 2 on any OpenCL device, inside a memory budget.
 ///
 /// `compile` turns a checkpoint into one file, a bundle, for one device and one memory budget.
 /// `run` makes pictures with it. `inspect` shows where its memory goes.

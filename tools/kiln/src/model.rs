@@ -1,6 +1,6 @@
 //! Model configurations in the form that the compiler takes.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kiln_bundle::plan::{self, Manifest};
 use kiln_compiler::Model;
 use kiln_graphs::config::{self, ModelConfig};
@@ -12,31 +12,32 @@ use std::path::{Path, PathBuf};
 pub const MERGES: &[u8] = include_bytes!("../../../graphs/assets/clip_merges.txt");
 
 /// A configuration with its builders.
-pub struct ConfiguredModel(pub &'static ModelConfig);
+#[derive(Clone)]
+pub struct ConfiguredModel(pub ModelConfig);
 
 impl Model for ConfiguredModel {
     fn text_encoder(&self, batch: usize) -> Result<Graph> {
-        Ok(kiln_graphs::text_encoder(self.0, batch)?)
+        Ok(kiln_graphs::text_encoder(&self.0, batch)?)
     }
 
     fn unet(&self, batch: usize) -> Result<Graph> {
-        Ok(kiln_graphs::unet(self.0, batch)?)
+        Ok(kiln_graphs::unet(&self.0, batch)?)
     }
 
     fn decoder(&self) -> Result<Graph> {
-        Ok(kiln_graphs::vae_decoder(self.0)?)
+        Ok(kiln_graphs::vae_decoder(&self.0)?)
     }
 
     fn manifest(&self) -> Manifest {
-        let c = self.0;
+        let c = &self.0;
         Manifest {
-            model: c.name.to_string(),
+            model: c.name.clone(),
             precision: String::new(),
             profile: String::new(),
             adapted: vec![],
             compiler: String::new(),
             image_px: c.image_px as u32,
-            latent_px: c.latent_px as u32,
+            latent_px: c.latent_px() as u32,
             latent_channels: c.latent_channels as u32,
             context_tokens: c.context_tokens as u32,
             context_channels: c.text.width as u32,
@@ -64,7 +65,7 @@ impl Model for WithEncoder {
     }
 
     fn encoder(&self) -> Result<Option<Graph>> {
-        Ok(Some(kiln_graphs::vae_encoder(self.0.0)?))
+        Ok(Some(kiln_graphs::vae_encoder(&self.0.0)?))
     }
 
     fn manifest(&self) -> Manifest {
@@ -88,7 +89,7 @@ fn schedule(schedule: &schedule::Schedule) -> plan::Schedule {
             Prediction::V => plan::Prediction::V,
             Prediction::Sample => plan::Prediction::Sample,
         },
-        sampler: schedule.sampler.into(),
+        sampler: schedule.sampler.clone(),
         steps: schedule.steps as u32,
         guidance: schedule.guidance,
         spacing: match schedule.spacing {
@@ -100,18 +101,25 @@ fn schedule(schedule: &schedule::Schedule) -> plan::Schedule {
     }
 }
 
-/// The model with a name.
+/// The model with a name, or of a description, a file NAME.toml.
 pub fn find(name: &str) -> Result<ConfiguredModel> {
-    let known = || config::models().iter().map(|m| m.name).collect::<Vec<_>>().join(", ");
+    if let Some(stem) = name.strip_suffix(".toml") {
+        let text = std::fs::read_to_string(name).with_context(|| format!("reading {name}"))?;
+        let stem = Path::new(stem).file_name().unwrap_or_default().to_string_lossy();
+        let config = config::parse(&stem, &text).map_err(|e| anyhow!("{name}: {}", e.what))?;
+        return Ok(ConfiguredModel(config));
+    }
+    let known = || config::models().iter().map(|m| &*m.name).collect::<Vec<_>>().join(", ");
     let found = config::model(name);
-    Ok(ConfiguredModel(
-        found.with_context(|| format!("no model '{name}': use one of {}", known()))?,
-    ))
+    let found = found.with_context(|| {
+        format!("no model '{name}': use one of {}, or a description NAME.toml", known())
+    })?;
+    Ok(ConfiguredModel(found.clone()))
 }
 
 /// The default weights of a model: its file in `models/`, see [`in_models`].
 pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
-    match in_models(config.weights_file) {
+    match in_models(&config.weights_file) {
         Some(path) => Ok(path),
         None => bail!(
             "no weights for {}: models/{} is not there; pass --weights PATH \
@@ -124,7 +132,7 @@ pub fn default_weights(config: &ModelConfig) -> Result<PathBuf> {
 
 /// The file with the encoder of a model whose checkpoint lacks it, if it is known.
 pub fn default_encoder(config: &ModelConfig) -> Option<PathBuf> {
-    config.encoder_file.and_then(in_models)
+    config.encoder_file.as_deref().and_then(in_models)
 }
 
 /// A file in `models/`. The folder is searched in the working directory, above the program, and in

@@ -57,15 +57,14 @@ fn run_aarch64(name: &str, files: &[&Path], args: &[&str]) -> PathBuf {
 /// The shipped model's text encoder and sizes, with one level of a U-Net and of a decoder.
 fn small_model() -> ConfiguredModel {
     let mut config = config::model("emoji-256").expect("it ships").clone();
-    config.name = "small";
-    config.latent_px = 16;
+    config.name = "small".into();
     config.image_px = 32;
-    config.unet.multipliers = &[1];
-    config.unet.attention_levels = &[0];
-    config.unet.res_blocks = 1;
-    config.vae.multipliers = &[1, 1];
+    let unet = &mut config.unet;
+    (unet.channels, unet.heads, unet.res_blocks) = (vec![64], vec![1], 1);
+    (unet.down_attention, unet.up_attention) = (vec![0], vec![0]);
+    config.vae.channels = vec![32, 32];
     config.vae.res_blocks = 1;
-    ConfiguredModel(Box::leak(Box::new(config)))
+    ConfiguredModel(config)
 }
 
 /// The shipped model's text encoder; every other weight is a pseudo-random number of the size that

@@ -25,8 +25,8 @@ fn plan_of(model: &dyn Model, request: &PlanRequest) -> anyhow::Result<Plan> {
 /// Weights as large as those of sd21-base, and feature maps as small as can be: the innermost have
 /// one pixel.
 fn small_sd21() -> ConfiguredModel {
-    let sd21 = kiln_models::find("sd21-base").expect("it is known").0.clone();
-    ConfiguredModel(Box::leak(Box::new(ModelConfig { latent_px: 8, image_px: 64, ..sd21 })))
+    let sd21 = kiln_models::find("sd21-base").expect("it is known").0;
+    ConfiguredModel(ModelConfig { image_px: 64, ..sd21 })
 }
 
 fn dispatches(plan: &Plan) -> Vec<&Dispatch> {

@@ -10,7 +10,17 @@ use super::Component;
 
 const UNET: &str = "model.diffusion_model";
 const VAE: &str = "first_stage_model";
-const TEXT: &str = "cond_stage_model.model";
+const OPEN_CLIP: &str = "cond_stage_model.model";
+const CLIP: &str = "cond_stage_model.transformer.text_model";
+
+/// The single-file layouts of text encoders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TextLayout {
+    /// OpenCLIP's, of Stable Diffusion 2.
+    OpenClip,
+    /// transformers' own, of Stable Diffusion 1.
+    Clip,
+}
 
 /// The counterpart of a stored tensor in the single-file layout.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,10 +39,18 @@ pub(super) enum Form {
 }
 
 /// The target of each name of a component. `None` if the single-file layout has no such tensor.
-pub(super) fn targets(component: Component, names: &[&str]) -> Vec<Option<Target>> {
+/// `layout` is the text encoder's.
+pub(super) fn targets(
+    component: Component,
+    names: &[&str],
+    layout: TextLayout,
+) -> Vec<Option<Target>> {
     let whole = |name: Option<String>| name.map(|name| Target { name, form: Form::Whole });
     match component {
-        Component::TextEncoder => names.iter().map(|name| text(name)).collect(),
+        Component::TextEncoder => match layout {
+            TextLayout::OpenClip => names.iter().map(|name| open_clip(name)).collect(),
+            TextLayout::Clip => names.iter().map(|name| whole(clip(name))).collect(),
+        },
         Component::Unet => {
             let layout = UnetLayout::of(names);
             names.iter().map(|name| whole(unet(name, &layout))).collect()
@@ -118,6 +136,8 @@ fn unet(name: &str, layout: &UnetLayout) -> Option<String> {
         ["conv_in", leaf] => format!("input_blocks.0.0.{leaf}"),
         ["conv_norm_out", leaf] => format!("out.0.{leaf}"),
         ["conv_out", leaf] => format!("out.2.{leaf}"),
+        ["time_embedding", "cond_proj", leaf] => format!("time_embed.cond_proj.{leaf}"),
+        ["class_embedding", "weight"] => "label_emb.weight".to_owned(),
         ["time_embedding", "linear_1", leaf] => format!("time_embed.0.{leaf}"),
         ["time_embedding", "linear_2", leaf] => format!("time_embed.2.{leaf}"),
         ["mid_block", "resnets", layer, rest @ ..] => {
@@ -239,7 +259,16 @@ fn vae_attention(rest: &[&str]) -> Option<String> {
     Some(format!("{module}.{leaf}"))
 }
 
-fn text(name: &str) -> Option<Target> {
+/// CLIP's text encoder keeps transformers' names. Early releases of transformers stored the
+/// positions' numbers beside them.
+fn clip(name: &str) -> Option<String> {
+    let name = name.strip_prefix("text_model.").unwrap_or(name);
+    let known = ["embeddings.", "encoder.layers.", "final_layer_norm."];
+    let is_known = known.iter().any(|prefix| name.starts_with(prefix));
+    (is_known && !name.ends_with("position_ids")).then(|| format!("{CLIP}.{name}"))
+}
+
+fn open_clip(name: &str) -> Option<Target> {
     let parts: Vec<&str> = name.strip_prefix("text_model.").unwrap_or(name).split('.').collect();
     let (key, form) = match parts.as_slice() {
         ["embeddings", "token_embedding", "weight"] => {
@@ -255,7 +284,7 @@ fn text(name: &str) -> Option<Target> {
         }
         _ => return None,
     };
-    Some(Target { name: format!("{TEXT}.{key}"), form })
+    Some(Target { name: format!("{OPEN_CLIP}.{key}"), form })
 }
 
 fn text_layer(rest: &[&str]) -> Option<(String, Form)> {

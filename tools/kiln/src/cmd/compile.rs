@@ -1,11 +1,12 @@
 //! `kiln compile`: compiles a checkpoint into a bundle.
 
+mod checkpoint;
+mod identify;
 mod kernels;
 mod sweep;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use kiln_compiler::constants::check_model;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::emit::{self, Overflow};
 use kiln_compiler::plan::Planned;
@@ -13,10 +14,9 @@ use kiln_compiler::quantize::{self, Choices};
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
 use kiln_compiler::storage::{Storage, Wide};
-use kiln_compiler::weights::joined::Joined;
-use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
+use kiln_compiler::weights::TensorSource;
 use kiln_compiler::{Model, plan_model};
-use kiln_graphs::config::{self, ModelConfig};
+use kiln_graphs::config;
 use kiln_runtime::cli::{CacheArgs, PrepareArgs};
 use kiln_runtime::device::{self, DeviceFacts};
 use kiln_runtime::report::process_peak_bytes;
@@ -28,18 +28,19 @@ use crate::{model, size};
 
 /// Compile a checkpoint into a bundle that runs inside a memory budget.
 #[derive(clap::Args)]
-#[command(override_usage = "kiln compile [OPTIONS] --model <MODEL> --output <FILE.kiln>
+#[command(override_usage = "kiln compile [OPTIONS] --weights <PATH> --output <FILE.kiln>
+       kiln compile [OPTIONS] --model <MODEL> --output <FILE.kiln>
        kiln compile [OPTIONS] --model <MODEL> --budget-sweep <FROM..TO>")]
 #[command(after_help = "Examples:
   kiln compile --model emoji-256 -o emoji.kiln
   kiln compile --model emoji-256 --with-encoder -o emoji.kiln
+  kiln compile --weights dreamshaper-8/ --precision fp16 -o dreamshaper.kiln
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
       --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln
   kiln compile --model sd21-base --budget-sweep 256MiB..4GiB --device mali-g78 --precision fp16")]
 pub struct Args {
-    /// Model: emoji-256 (256x256), sd21-base (512x512) or sd21 (768x768)
-    #[arg(long)]
-    pub model: String,
+    #[arg(long, help = model_help())]
+    pub model: Option<String>,
     /// Checkpoint: .safetensors, .safetensors.zst, a diffusers folder, or a folder of .npy files
     /// [default: the model's file in models/]
     #[arg(long)]
@@ -88,6 +89,15 @@ pub struct Args {
     /// Bundle to write, such as sd21.kiln
     #[arg(short, long, value_name = "FILE.kiln", required_unless_present = "budget_sweep")]
     pub output: Option<PathBuf>,
+}
+
+/// Help of `--model`, with the models that there are.
+fn model_help() -> String {
+    let names: Vec<_> = config::models().iter().map(|model| &*model.name).collect();
+    format!(
+        "Model: {}, or your own description, a .toml file [default: what --weights is]",
+        names.join(", ")
+    )
 }
 
 /// Help of `--device`, with the profiles that there are.
@@ -143,24 +153,20 @@ impl Precision {
 
 /// Compiles and writes the bundle.
 pub fn run(args: Args) -> Result<()> {
-    let model = model::find(&args.model)?;
+    let named = args.model.as_deref().map(model::find).transpose()?;
     let output = match (&args.budget_sweep, &args.output) {
-        (Some(range), _) => return sweep::run(&args, model, *range),
+        (Some(range), _) => return sweep::run(&args, named, *range),
         (None, Some(output)) => output,
         (None, None) => bail!("no --output"),
     };
-    let path = match &args.weights {
-        Some(path) => path.clone(),
-        None => model::default_weights(model.0)?,
+    let path = match (&args.weights, &named) {
+        (Some(path), _) => path.clone(),
+        (None, Some(named)) => model::default_weights(&named.0)?,
+        (None, None) => bail!("neither --model nor --weights: give a checkpoint or a model"),
     };
     check_files(&args, &path, output)?;
     let (name, profile) = args.profile()?;
-    let source = open_weights(&args, model.0, &path)?;
-    let model: Box<dyn Model> = match args.with_encoder {
-        true => Box::new(model::WithEncoder(model)),
-        false => Box::new(model),
-    };
-    check_weights(&args, model.as_ref(), source.as_ref())?;
+    let (model, source) = checkpoint::open(&args, named, &path)?;
     let choices = match args.precision {
         Precision::Int8 => measure(model.as_ref(), source.as_ref())?,
         _ => Choices::default(),
@@ -174,7 +180,7 @@ pub fn run(args: Args) -> Result<()> {
             guidance_batch: args.guidance_batch.map(usize::from),
         };
         let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
-        match write(&args, &planned, source.as_ref(), output) {
+        match write(&planned, source.as_ref(), output) {
             Ok(file_bytes) => break (planned, file_bytes),
             // Values are known when they are packed. The plan is made anew with these in FP32.
             Err(error) => match error.downcast::<Overflow>()? {
@@ -197,43 +203,15 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Packs the weights and writes the bundle. Returns its length in bytes.
-fn write(args: &Args, planned: &Planned, source: &dyn TensorSource, output: &Path) -> Result<u64> {
+fn write(planned: &Planned, source: &dyn TensorSource, output: &Path) -> Result<u64> {
     files::check_room(output, emit::weight_bytes(planned))?;
     let bar = super::byte_bar(emit::weight_bytes(planned), "packing weights")?;
     let written =
         emit::emit(planned, source, model::MERGES, output, &mut |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
-    let (_, file_bytes) =
-        written.with_context(|| format!("compiling {} to {}", args.model, output.display()))?;
+    let compiling = || format!("compiling {} to {}", planned.plan.manifest.model, output.display());
+    let (_, file_bytes) = written.with_context(compiling)?;
     Ok(file_bytes)
-}
-
-/// Checks that the checkpoint is one of the model.
-fn check_weights(args: &Args, model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
-    let expected = model.manifest().schedule.prediction.diffusers_name();
-    match diffusers::prediction_type(source.path())? {
-        Some(found) if found != expected => bail!(
-            "{}: its scheduler says that it predicts {found:?}, {} predicts {expected:?}; compile \
-             it as a model that predicts the same",
-            source.path().display(),
-            args.model
-        ),
-        _ => {}
-    }
-    let Err(error) = check_model(model, source) else { return Ok(()) };
-    let Some(mismatch) = error.downcast_ref::<Mismatch>() else { return Err(error) };
-    let fits = |config| check_model(&model::ConfiguredModel(config), source).is_ok();
-    // Without this condition, a checkpoint that lacks the image encoder alone would get the advice.
-    let is_other = !fits(model::find(&args.model)?.0);
-    let other = config::models().iter().find(|config| is_other && fits(config));
-    if let Some(other) = other {
-        let (path, other) = (source.path().display(), other.name);
-        bail!("{path}: these shapes are {other}'s, not {}'s; pass --model {other}", args.model);
-    }
-    if args.verbose {
-        bail!(mismatch.full());
-    }
-    Err(error)
 }
 
 /// Checks that the bundle can be written and replaces nothing that is read.
@@ -269,27 +247,6 @@ fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
     let choices = quantize::measure(&graphs, source, &mut |bytes| bar.set_position(bytes))?;
     bar.finish_and_clear();
     Ok(choices)
-}
-
-/// Opens the checkpoint. If the requested encoder is missing, joins the file that has it.
-fn open_weights(args: &Args, config: &ModelConfig, path: &Path) -> Result<Box<dyn TensorSource>> {
-    /// A tensor that every encoder has.
-    const ENCODER: &str = "first_stage_model.quant_conv.weight";
-    let source = weights::open(path).context("--weights")?;
-    if !args.with_encoder || source.info(ENCODER).is_some() {
-        return Ok(source);
-    }
-    match args.encoder_weights.clone().or_else(|| model::default_encoder(config)) {
-        Some(path) => {
-            let encoder = weights::open(&path).context("--encoder-weights")?;
-            Ok(Box::new(Joined::new(source, encoder)))
-        }
-        None => bail!(
-            "{} has no encoder (first_stage_model.encoder.*, first_stage_model.quant_conv.*); \
-             pass --encoder-weights PATH",
-            path.display()
-        ),
-    }
 }
 
 fn summarize(

@@ -14,7 +14,7 @@ use crate::model;
   kiln graph --model sd21-base --network unet
   kiln graph --model emoji-256 --network decoder --plain --dot | dot -Tsvg > decoder.svg")]
 pub struct Args {
-    /// Model: emoji-256, sd21-base or sd21
+    /// Model, as for kiln compile
     #[arg(long)]
     pub model: String,
     /// Network: text_encoder, unet or decoder

@@ -15,7 +15,7 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 #[command(after_help = "Example:
   echo '\"a red heart\"' | kiln tokenize")]
 pub struct Args {
-    /// Model with the tokenizer: emoji-256, sd21-base or sd21
+    /// Model with the tokenizer, as for kiln compile
     #[arg(long, default_value = "sd21-base")]
     pub model: String,
 }

@@ -26,7 +26,7 @@ pub struct Subject {
     /// Compiled model with the ops to measure. Its weights are not read
     #[arg(required_unless_present = "model")]
     pub bundle: Option<PathBuf>,
-    /// A model instead of a bundle: emoji-256, sd21-base or sd21
+    /// A model instead of a bundle, as for kiln compile
     #[arg(long, conflicts_with = "bundle")]
     pub model: Option<String>,
     /// Storage of weights [default: the bundle's, else fp32]

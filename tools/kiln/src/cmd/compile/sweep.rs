@@ -1,6 +1,6 @@
 //! `kiln compile --budget-sweep`: the effect of the budget on the plan.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln_compiler::plan::Planned;
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, streamed_bytes};
 use kiln_compiler::quantize::Choices;
@@ -10,25 +10,30 @@ use kiln_compiler::weights;
 use kiln_compiler::{DoesNotFit, Model, plan_model};
 
 use super::super::print;
-use super::{Args, kernels, measure};
+use super::{Args, checkpoint, identify, kernels, measure};
 use crate::model::{ConfiguredModel, WithEncoder};
 
 /// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
 /// named. Otherwise all have one scale an output channel.
-pub fn run(args: &Args, model: ConfiguredModel, range: (u64, u64)) -> Result<()> {
+pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Result<()> {
     let (name, profile) = args.profile()?;
+    let source = args.weights.as_deref().map(weights::open).transpose()?;
+    let model = match (named, &source) {
+        (Some(named), _) => named,
+        (None, Some(source)) => identify::identify(None, source.as_ref())?,
+        (None, None) => bail!("neither --model nor --weights: give a model or a checkpoint"),
+    };
+    let model_name = model.0.name.clone();
+    checkpoint::check_inputs(&model)?;
     let model: Box<dyn Model> = match args.with_encoder {
         true => Box::new(WithEncoder(model)),
         false => Box::new(model),
     };
-    let choices = match (&args.weights, args.precision) {
-        (Some(path), super::Precision::Int8) => {
-            measure(model.as_ref(), weights::open(path)?.as_ref())?
-        }
+    let choices = match (&source, args.precision) {
+        (Some(source), super::Precision::Int8) => measure(model.as_ref(), source.as_ref())?,
         _ => Choices::default(),
     };
     let precision = args.precision.name();
-    let model_name = &args.model;
     print::line(format_args!(
         "{model_name} {precision} for {name}, {SAMPLER_STEPS} steps with guidance"
     ))?;

@@ -1,0 +1,108 @@
+//! Opens a checkpoint and checks that it is one of the model, before anything is planned.
+
+use anyhow::{Context, Result, bail};
+use kiln_compiler::Model;
+use kiln_compiler::constants::check_model;
+use kiln_compiler::weights::joined::Joined;
+use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
+use kiln_graphs::config;
+use std::path::Path;
+
+use super::{Args, identify};
+use crate::model::{self, ConfiguredModel};
+
+/// The model to compile and its weights. `named` is the model of `--model`.
+///
+/// Errors: the file is no checkpoint, or one of another model; the requested encoder is missing.
+pub fn open(
+    args: &Args,
+    named: Option<ConfiguredModel>,
+    path: &Path,
+) -> Result<(Box<dyn Model>, Box<dyn TensorSource>)> {
+    identify::check_pipeline(path)?;
+    let source = weights::open(path).context("--weights")?;
+    let model = identify::identify(named, source.as_ref())?;
+    check_inputs(&model)?;
+    let source = with_encoder(args, &model, source)?;
+    check_prediction(&model, source.as_ref())?;
+    let with_encoder: Box<dyn Model> = match args.with_encoder {
+        true => Box::new(model::WithEncoder(model.clone())),
+        false => Box::new(model.clone()),
+    };
+    check_tensors(args, &model, with_encoder.as_ref(), source.as_ref())?;
+    identify::check_unread(&model, source.as_ref())?;
+    Ok((with_encoder, source))
+}
+
+/// Refuses a model with an input that the runtime does not provide.
+pub fn check_inputs(model: &ConfiguredModel) -> Result<()> {
+    let unet = &model.0.unet;
+    let missing = match unet {
+        _ if unet.condition_channels > 0 => "a picture beside the latent (inpainting, depth)",
+        _ if unet.guidance_width.is_some() => "an embedding of the guidance scale",
+        _ if unet.classes.is_some() => "a class",
+        _ => return Ok(()),
+    };
+    bail!("{} reads {missing}, which kiln run cannot give it", model.0.name)
+}
+
+/// Checks that a folder's scheduler expects what the U-Net predicts.
+fn check_prediction(model: &ConfiguredModel, source: &dyn TensorSource) -> Result<()> {
+    let expected = model.manifest().schedule.prediction.diffusers_name();
+    match diffusers::prediction_type(source.path())? {
+        Some(found) if found != expected => bail!(
+            "{}: its scheduler says that it predicts {found:?}, {} predicts {expected:?}; compile \
+             it as a model that predicts the same",
+            source.path().display(),
+            model.0.name
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the checkpoint has the tensors of the model. `with_encoder` is the model with the
+/// image encoder if it is wanted.
+fn check_tensors(
+    args: &Args,
+    model: &ConfiguredModel,
+    with_encoder: &dyn Model,
+    source: &dyn TensorSource,
+) -> Result<()> {
+    let Err(error) = check_model(with_encoder, source) else { return Ok(()) };
+    let Some(mismatch) = error.downcast_ref::<Mismatch>() else { return Err(error) };
+    // Without this condition, a checkpoint that lacks the image encoder alone would get the advice.
+    let is_other = check_model(model, source).is_err();
+    let mut known = config::models().iter().map(|known| ConfiguredModel(known.clone()));
+    if let Some(other) = known.find(|known| is_other && identify::fits(known, source)) {
+        let (path, other, name) = (source.path().display(), &other.0.name, &model.0.name);
+        bail!("{path}: these shapes are {other}'s, not {name}'s; pass --model {other}");
+    }
+    if args.verbose {
+        bail!(mismatch.full());
+    }
+    Err(error)
+}
+
+/// The checkpoint, joined with the file that has the encoder if it is wanted and missing.
+fn with_encoder(
+    args: &Args,
+    model: &ConfiguredModel,
+    source: Box<dyn TensorSource>,
+) -> Result<Box<dyn TensorSource>> {
+    /// A tensor that every encoder has.
+    const ENCODER: &str = "first_stage_model.quant_conv.weight";
+    if !args.with_encoder || source.info(ENCODER).is_some() {
+        return Ok(source);
+    }
+    match args.encoder_weights.clone().or_else(|| model::default_encoder(&model.0)) {
+        Some(path) => {
+            let encoder = weights::open(&path).context("--encoder-weights")?;
+            Ok(Box::new(Joined::new(source, encoder)))
+        }
+        None => bail!(
+            "{} has no encoder (first_stage_model.encoder.*, first_stage_model.quant_conv.*); \
+             pass --encoder-weights PATH",
+            source.path().display()
+        ),
+    }
+}
