@@ -1,7 +1,7 @@
 //! Writes the bundle: constants are evaluated and packed one op at a time, in execution order.
 
 use anyhow::{Context, Result, bail};
-use kiln_bundle::format::{BundleWriter, sealed_row};
+use kiln_bundle::format::{BundleWriter, hash, sealed_row};
 use kiln_bundle::plan::{BlockKind, Plan, Step};
 use kiln_ir::{DType, NodeKind, WeightExpr};
 use kiln_kernels::packing::Packing;
@@ -19,9 +19,9 @@ use crate::weights::TensorSource;
 /// Elements of a table that are read and written at once.
 const TABLE_CHUNK_ELEMS: usize = 1 << 20;
 
-/// Bytes of all weights that a plan writes. The unit of [`emit`]'s progress.
-pub fn weight_bytes(planned: &Planned) -> u64 {
-    planned.blocks.drafts.iter().map(|b| b.len_bytes).sum()
+/// Bytes of all weights that plans pack. The unit of [`emit`]'s progress.
+pub fn weight_bytes(planned: &[Planned]) -> u64 {
+    planned.iter().flat_map(|p| &p.blocks.drafts).map(|b| b.len_bytes).sum()
 }
 
 /// Constants with values beyond FP16, in which the plan stores them.
@@ -33,7 +33,8 @@ fn names_of(wide: &Wide) -> String {
     wide.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes a complete bundle at `path`, or nothing.
+/// Writes a complete bundle at `path`, or nothing. It has a plan for each size of picture, the
+/// default first. Weights that several plans pack equally are written once.
 ///
 /// `progress` is called with the bytes of weights packed so far. At most the constants of one op
 /// are in memory at a time.
@@ -42,41 +43,69 @@ fn names_of(wide: &Wide) -> String {
 /// that is not finite; [`Overflow`] with all constants that FP16 cannot hold; a failed read or
 /// write.
 pub fn emit(
-    planned: &Planned,
+    planned: &[Planned],
     source: &dyn TensorSource,
     tokenizer: &[u8],
     path: &Path,
     progress: &mut dyn FnMut(u64),
-) -> Result<(Plan, u64)> {
-    check_tensors(planned.networks.iter().map(|n| &n.source.graph), source)?;
-    let mut emitter = Emitter {
-        planned,
-        source,
-        plan: planned.plan.clone(),
-        writer: BundleWriter::create(path)?,
-        written_bytes: 0,
-        overflows: Wide::new(),
-    };
-    for index in 0..planned.networks.len() {
-        emitter.network(index, progress).with_context(|| {
-            format!("packing the weights of {}", planned.networks[index].source.name)
-        })?;
+) -> Result<(Vec<Plan>, u64)> {
+    let networks = planned.iter().flat_map(|p| &p.networks);
+    check_tensors(networks.map(|n| &n.source.graph), source)?;
+    let mut writer = BundleWriter::create(path)?;
+    let (mut plans, mut overflows): (Vec<Plan>, _) = (vec![], Wide::new());
+    let (mut tables, mut packed_bytes) = (HashMap::new(), 0);
+    for planned in planned {
+        let mut emitter = Emitter {
+            planned,
+            source,
+            plan: planned.plan.clone(),
+            writer: &mut writer,
+            written: written(&plans),
+            tables: &mut tables,
+            packed_bytes,
+            overflows: &mut overflows,
+        };
+        for index in 0..planned.networks.len() {
+            emitter.network(index, progress).with_context(|| {
+                format!("packing the weights of {}", planned.networks[index].source.name)
+            })?;
+        }
+        packed_bytes = emitter.packed_bytes;
+        plans.push(emitter.plan);
     }
-    let Emitter { writer, plan, overflows, .. } = emitter;
     if !overflows.is_empty() {
         return Err(Overflow(overflows).into());
     }
-    let file_bytes = writer.finish(&plan, tokenizer)?;
-    Ok((plan, file_bytes))
+    let file_bytes = writer.finish_sizes(&plans, tokenizer)?;
+    Ok((plans, file_bytes))
+}
+
+/// Offsets of written blocks by length and checksum.
+type Written = HashMap<(u64, u64), Vec<u64>>;
+
+/// The blocks of plans.
+fn written(plans: &[Plan]) -> Written {
+    let mut written = Written::new();
+    for block in plans.iter().flat_map(|plan| &plan.blocks) {
+        let offsets = written.entry((block.len_bytes, block.checksum)).or_default();
+        if !offsets.contains(&block.offset_bytes) {
+            offsets.push(block.offset_bytes);
+        }
+    }
+    written
 }
 
 struct Emitter<'a> {
     planned: &'a Planned,
     source: &'a dyn TensorSource,
     plan: Plan,
-    writer: BundleWriter,
-    written_bytes: u64,
-    overflows: Wide,
+    writer: &'a mut BundleWriter,
+    /// Blocks of other plans. Each may be a block of this plan once.
+    written: Written,
+    /// Offsets of tables by key and element type.
+    tables: &'a mut HashMap<(String, DType), u64>,
+    packed_bytes: u64,
+    overflows: &'a mut Wide,
 }
 
 impl Emitter<'_> {
@@ -110,11 +139,15 @@ impl Emitter<'_> {
     }
 
     fn write(&mut self, block: usize, bytes: &[u8], progress: &mut dyn FnMut(u64)) -> Result<()> {
-        let (offset_bytes, len_bytes, checksum) = self.writer.write_block(bytes)?;
+        let (len_bytes, checksum) = (bytes.len() as u64, hash(bytes));
+        let offset_bytes = match self.written.get_mut(&(len_bytes, checksum)).and_then(Vec::pop) {
+            Some(offset_bytes) => offset_bytes,
+            None => self.writer.write_block(bytes)?.0,
+        };
         let entry = &mut self.plan.blocks[block];
         (entry.offset_bytes, entry.len_bytes, entry.checksum) = (offset_bytes, len_bytes, checksum);
-        self.written_bytes += len_bytes;
-        progress(self.written_bytes);
+        self.packed_bytes += len_bytes;
+        progress(self.packed_bytes);
         Ok(())
     }
 
@@ -182,7 +215,10 @@ impl Emitter<'_> {
                 .flat_map(|row| sealed_row(&encode(dtype, row)))
                 .collect())
         });
-        let offset_bytes = self.writer.write_stream(chunks)?;
+        let offset_bytes = match self.tables.entry((key.clone(), dtype)) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => *entry.insert(self.writer.write_stream(chunks)?),
+        };
         // The steps of a network follow its ops.
         let is_gather = |work: &Work| matches!(work, Work::Gather);
         let before = network.ops[..op].iter().filter(|op| is_gather(&op.work)).count();

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 fn tiny() -> ModelConfig {
     let emoji = model("emoji-256").expect("it ships");
     let mut config = emoji.clone();
-    config.image_px = 64;
+    (config.width_px, config.height_px) = (64, 64);
     config
 }
 

@@ -22,8 +22,10 @@ pub struct ModelConfig {
     pub weights_file: String,
     /// Name of the file with the autoencoder's encoder, if the checkpoint lacks it.
     pub encoder_file: Option<String>,
-    /// Width and height of the image in pixels.
-    pub image_px: usize,
+    /// Width of the image in pixels.
+    pub width_px: usize,
+    /// Height of the image in pixels.
+    pub height_px: usize,
     /// Channels of the latent.
     pub latent_channels: usize,
     /// Tokens of a prompt, padding included.
@@ -114,9 +116,9 @@ pub struct VaeConfig {
 }
 
 impl ModelConfig {
-    /// Width and height of the latent in pixels.
-    pub fn latent_px(&self) -> usize {
-        self.image_px / self.vae.factor()
+    /// Height and width of the latent in pixels.
+    pub fn latent_px(&self) -> [usize; 2] {
+        [self.height_px, self.width_px].map(|px| px / self.vae.factor())
     }
 
     /// The first field in which another model differs in its networks or its training, with this
@@ -124,9 +126,10 @@ impl ModelConfig {
     /// are no difference.
     pub fn difference(&self, other: &ModelConfig) -> Option<(String, String, String)> {
         let facts = |model: &ModelConfig| {
-            let image_px = self.image_px;
+            let (width_px, height_px) = (self.width_px, self.height_px);
             let schedule = model.schedule.with_defaults_of(&self.schedule);
-            let facts = ModelConfig { image_px, schedule, encoder_file: None, ..model.clone() };
+            let facts = ModelConfig { width_px, height_px, schedule, ..model.clone() };
+            let facts = ModelConfig { encoder_file: None, ..facts };
             let facts = ModelConfig { weights_file: String::new(), ..facts };
             let facts = toml::Table::try_from(facts);
             facts.expect("every field of a description is one of TOML")

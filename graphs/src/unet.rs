@@ -24,9 +24,9 @@ const NORM_EPS: f32 = 1e-5;
 /// model.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `openaimodel.UNetModel`.
 pub fn unet(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
-    let (px, channels) = (config.latent_px(), config.latent_channels);
+    let ([height, width], channels) = (config.latent_px(), config.latent_channels);
     let mut net = Layers::new("unet", "model.diffusion_model.");
-    let picture = |channels| TensorType::f32(&[batch, px, px, channels]);
+    let picture = |channels| TensorType::f32(&[batch, height, width, channels]);
     let mut latent = net.input("latent", picture(channels));
     if config.unet.condition_channels > 0 {
         let condition = net.input("condition", picture(config.unet.condition_channels));

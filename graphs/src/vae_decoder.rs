@@ -15,9 +15,9 @@ const NORM_EPS: f32 = 1e-6;
 /// clamped.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `AutoencoderKL.decode`.
 pub fn vae_decoder(config: &ModelConfig) -> Result<Graph, IrError> {
-    let (px, channels) = (config.latent_px(), config.latent_channels);
+    let ([height, width], channels) = (config.latent_px(), config.latent_channels);
     let mut net = Layers::new("vae_decoder", "first_stage_model.");
-    let latent = net.input("latent", TensorType::f32(&[1, px, px, channels]));
+    let latent = net.input("latent", TensorType::f32(&[1, height, width, channels]));
     let factor = 1.0 / config.scaling_factor;
     let x = net.graph.push("unscale", Scale { factor }, &[latent])?;
     let x = net.pointwise("post_quant_conv", x, channels)?;

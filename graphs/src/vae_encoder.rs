@@ -17,9 +17,10 @@ const NORM_EPS: f32 = 1e-6;
 /// give one latent.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `AutoencoderKL.encode(x).mode()`.
 pub fn vae_encoder(config: &ModelConfig) -> Result<Graph, IrError> {
-    let (px, channels) = (config.image_px, config.latent_channels);
+    let channels = config.latent_channels;
+    let shape = [1, config.height_px, config.width_px, config.vae.image_channels];
     let mut net = Layers::new("vae_encoder", "first_stage_model.");
-    let image = net.input("image", TensorType::f32(&[1, px, px, config.vae.image_channels]));
+    let image = net.input("image", TensorType::f32(&shape));
     let x = encoder(&mut net, config, image)?;
     let x = net.pointwise("quant_conv", x, 2 * channels)?;
     let mean = net.graph.push("mean", Slice { start: 0, len: channels }, &[x])?;

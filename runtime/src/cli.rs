@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kiln_bundle::BundleFile;
-use kiln_bundle::plan::Plan;
+use kiln_bundle::plan::{Plan, Size};
 
 use crate::error::RuntimeError;
 use crate::os::library;
@@ -44,6 +44,9 @@ pub struct RunArgs {
     /// Compiled model
     #[cfg_attr(feature = "clap", arg(value_name = "FILE.kiln"))]
     pub bundle: PathBuf,
+    /// Size of the picture, for a bundle that was compiled for several [default: the first]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "WIDTHxHEIGHT"))]
+    pub size: Option<Size>,
     /// What the picture shows, for example 'a red heart'
     #[cfg_attr(feature = "clap", arg(long, short = 'p', required_unless_present = "prompts"))]
     pub prompt: Option<OsString>,
@@ -151,10 +154,13 @@ pub struct RunArgs {
 /// Reports progress, times and memory on standard error. Ctrl-C ends it after the current step.
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
 pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
-    let bundle = Arc::new(BundleFile::open(&args.bundle)?);
+    let bundle = BundleFile::open(&args.bundle)?;
+    let bundle = Arc::new(match args.size {
+        Some(size) => bundle.at_size(size)?,
+        None => bundle,
+    });
     let manifest = &bundle.plan().manifest;
-    let px = u64::from(manifest.image_px);
-    let jobs = Jobs::of(args, &manifest.schedule, px * px * 3)?;
+    let jobs = Jobs::of(args, &manifest.schedule, manifest.image.pixels() * 3)?;
     if jobs.done > 0 {
         tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }
@@ -218,9 +224,9 @@ impl Shared {
         let latent = latent.map(|path| files::read_latent(path, &plan.manifest)).transpose()?;
         let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
         check_init(plan, args.strength)?;
-        let px = plan.manifest.image_px;
-        let init = Init { image: png::read_cover(path, px, px)?, strength: args.strength };
-        Ok(Shared { latent, init: Some(init) })
+        let size = plan.manifest.image;
+        let image = png::read_cover(path, size.width_px, size.height_px)?;
+        Ok(Shared { latent, init: Some(Init { image, strength: args.strength }) })
     }
 }
 
@@ -246,8 +252,8 @@ fn make(
         ..job.request()
     };
     let manifest = &session.plan().manifest;
-    let (model, side) = (manifest.model.clone(), manifest.latent_px as usize);
-    let mut previews = Previews::new(args.preview_every, &job.output, &model, side, bar);
+    let (model, size) = (manifest.model.clone(), manifest.latent);
+    let mut previews = Previews::new(args.preview_every, &job.output, &model, size, bar);
     let mut preview_failed = None;
     let picture = session.generate(&request, &mut |progress| {
         match progress {

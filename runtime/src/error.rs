@@ -168,7 +168,11 @@ impl RuntimeError {
     /// 130 (the shell's code for Ctrl-C) if it was stopped.
     pub fn exit_code(&self) -> u8 {
         match self {
-            RuntimeError::Bundle(BundleError::Io { .. } | BundleError::NotABundle { .. })
+            RuntimeError::Bundle(
+                BundleError::Io { .. }
+                | BundleError::NotABundle { .. }
+                | BundleError::NoSuchSize { .. },
+            )
             | RuntimeError::Input(_)
             | RuntimeError::Sampler(_)
             | RuntimeError::Png(_)

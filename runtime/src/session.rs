@@ -102,7 +102,7 @@ impl HostBuffers {
 /// Elements of the latent of one image.
 fn latent_elems(plan: &Plan) -> usize {
     let manifest = &plan.manifest;
-    manifest.latent_channels as usize * (manifest.latent_px as usize).pow(2)
+    manifest.latent_channels as usize * manifest.latent.pixels() as usize
 }
 
 /// The host's feeds in one run of a network, and the slices of this run.

@@ -66,7 +66,7 @@ fn write(path: &Path, blocks: u64, rounds: u32) {
         dtype: ElementType::F32,
         shape: vec![ITEMS as u32],
     };
-    plan.manifest.latent_channels = ITEMS as u32 / plan.manifest.latent_px.pow(2);
+    plan.manifest.latent_channels = ITEMS as u32 / plan.manifest.latent.pixels() as u32;
     plan.manifest.context_channels = ITEMS as u32 / (2 * plan.manifest.context_tokens);
     let ends = kiln_bundle::testing::ends(&plan.manifest, port("x", 0), 3, last, 4096);
     plan.buffers = (0..3).map(buffer).chain(ends.buffers).collect();

@@ -39,7 +39,7 @@ pub fn beside_arena(
         .collect();
     let slot_bytes = streamed.iter().copied().max().unwrap_or(0);
     let slot_count = (profile.memory.slot_count as usize).min(streamed.len());
-    let pixels = u64::from(manifest.image_px).pow(2);
+    let pixels = manifest.image.pixels();
     let launches: usize = networks.iter().flat_map(|n| &n.ops).map(LoweredOp::launch_count).sum();
     MemoryPlan {
         budget_bytes,

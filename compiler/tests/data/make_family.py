@@ -151,30 +151,30 @@ def describe(name, parts, scheduler):
 
 
 def evaluate(parts):
-    """The outputs of a small model, for a batch of two."""
+    """The outputs of a small model, for a batch of two pictures of twice the width."""
     for folder, part in parts.items():
         fill(folder, part)
     unet, vae = parts["unet"], parts["vae"]
     given = lambda name, *shape: torch.from_numpy(values(f"input/{name}", shape))
-    size = unet.config.sample_size
     config = unet.config
-    latent = given("latent", 2, 4, size, size)
+    size = [config.sample_size, 2 * config.sample_size]
+    latent = given("latent", 2, 4, *size)
     if config.in_channels > 4:
-        latent = torch.cat([latent, given("condition", 2, config.in_channels - 4, size, size)], 1)
+        latent = torch.cat([latent, given("condition", 2, config.in_channels - 4, *size)], 1)
     options = {}
     if config.time_cond_proj_dim:
         options["timestep_cond"] = given("guidance", 1, config.time_cond_proj_dim)
     if config.num_class_embeds:
         options["class_labels"] = torch.tensor([CLASS])
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    image = given("image", 1, 3, size * factor, size * factor)
+    image = given("image", 1, 3, *[s * factor for s in size])
     tokens = torch.tensor([[(7 * i + 5) % 99 for i in range(TOKENS)]])
     scale = vae.config.scaling_factor
     context = given("context", 2, TOKENS, config.cross_attention_dim)
     return {
         "text": parts["text_encoder"](tokens).last_hidden_state,
         "eps": unet(latent, TIMESTEP, context, **options).sample,
-        "image": vae.decode(given("latent", 2, 4, size, size)[:1] / scale).sample,
+        "image": vae.decode(given("latent", 2, 4, *size)[:1] / scale).sample,
         "mean": vae.encode(image).latent_dist.mean * scale,
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kiln_bundle::format::BundleFile;
-use kiln_bundle::plan::{Manifest, Schedule};
+use kiln_bundle::plan::{Manifest, Schedule, Size};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
@@ -32,8 +32,8 @@ impl Model for Emoji {
             profile: String::new(),
             adapted: vec![],
             compiler: String::new(),
-            image_px: self.0.image_px as u32,
-            latent_px: self.0.latent_px() as u32,
+            image: Size { width_px: 256, height_px: 256 },
+            latent: Size { width_px: 32, height_px: 32 },
             latent_channels: self.0.latent_channels as u32,
             context_tokens: self.0.context_tokens as u32,
             context_channels: self.0.text.width as u32,
@@ -53,7 +53,7 @@ fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
         PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30, guidance_batch: None };
     let planned = plan_model(&model, &name, "fp16", &request).unwrap();
     let source = weights::open(checkpoint).unwrap();
-    emit::emit(&planned, source.as_ref(), b"merges", bundle, &mut |_| {}).unwrap();
+    emit::emit(&[planned], source.as_ref(), b"merges", bundle, &mut |_| {}).unwrap();
     let bundle = BundleFile::open(bundle).unwrap();
     let mut bytes = vec![0; bundle.weights_len_bytes() as usize];
     bundle.read_weights(0, &mut bytes).unwrap();

@@ -188,7 +188,7 @@ fn evaluate(graph: &Graph, source: &dyn TensorSource, inputs: HashMap<String, Te
 
 /// Inputs of a network, as the script makes them.
 fn inputs(graph: &Graph, model: &ModelConfig) -> HashMap<String, Tensor> {
-    let (px, text) = (model.latent_px(), model.context_tokens);
+    let ([height, width], text) = (model.latent_px(), model.context_tokens);
     let named = |id: kiln_ir::ValueId| {
         let (name, shape) = (&graph.node(id).name, &graph.ty(id).shape);
         let value = match name.as_str() {
@@ -202,7 +202,7 @@ fn inputs(graph: &Graph, model: &ModelConfig) -> HashMap<String, Tensor> {
             "context" => given("context", shape),
             "latent" if shape[0] == 1 => {
                 // The decoder reads the first of two.
-                let both = given("latent", &[2, shape[3], px, px]);
+                let both = given("latent", &[2, shape[3], height, width]);
                 Tensor::new(shape, both.data[..both.data.len() / 2].to_vec())
             }
             "latent" | "condition" | "image" => {
@@ -222,6 +222,7 @@ fn small_models_evaluate_to_the_outputs_of_diffusers() {
     for listed in listed().iter().filter(|m| m.is_small()) {
         let folder = tempfile::tempdir().unwrap();
         let (source, config) = (listed.write(folder.path()), listed.describe());
+        let config = config.at_size(2 * config.width_px, config.height_px).unwrap();
         for (graph, output) in graphs(&config).iter().zip(["text", "eps", "image", "mean"]) {
             let found = evaluate(graph, &*source, inputs(graph, &config));
             let view = golden.tensor(&format!("{}.{output}", listed.name)).unwrap();

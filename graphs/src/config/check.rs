@@ -4,8 +4,18 @@ use super::{ModelConfig, UnetConfig};
 
 /// Number of groups of every group normalization of the model family.
 const NORM_GROUPS: usize = 32;
+/// Largest width and height of an image.
+const MAX_PX: usize = 1 << 14;
 
 impl ModelConfig {
+    /// The model for images of another size.
+    ///
+    /// Errors: the size is no multiple of [`ModelConfig::step_px`].
+    pub fn at_size(&self, width_px: usize, height_px: usize) -> Result<ModelConfig, String> {
+        let sized = ModelConfig { width_px, height_px, ..self.clone() };
+        sized.check().map(|()| sized)
+    }
+
     /// Checks that the sizes fit together. Errors: field and fault.
     pub(super) fn check(&self) -> Result<(), String> {
         levels("vae.channels", &self.vae.channels)?;
@@ -17,8 +27,10 @@ impl ModelConfig {
             return Err(format!("unet.context_width: {found}, but text.width is {width}"));
         }
         let step_px = self.step_px();
-        if self.image_px == 0 || !self.image_px.is_multiple_of(step_px) {
-            return Err(format!("image_px: {} is no multiple of {step_px}", self.image_px));
+        for (field, px) in [("width_px", self.width_px), ("height_px", self.height_px)] {
+            if px == 0 || px > MAX_PX || !px.is_multiple_of(step_px) {
+                return Err(format!("{field}: {px} is no multiple of {step_px} up to {MAX_PX}"));
+            }
         }
         Ok(())
     }

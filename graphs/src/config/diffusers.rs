@@ -45,11 +45,13 @@ fn describe(name: &str, folder: &Folder) -> Result<ModelConfig, String> {
         res_blocks: vae.number("layers_per_block", 1)?,
         image_channels: vae.number("in_channels", 3)?,
     };
+    let side_px = unet.number("sample_size", 64)?.saturating_mul(vae_config.factor());
     let config = ModelConfig {
         name: name.to_string(),
         weights_file: String::new(),
         encoder_file: None,
-        image_px: unet.number("sample_size", 64)? * vae_config.factor(),
+        width_px: side_px,
+        height_px: side_px,
         latent_channels,
         context_tokens: text.number("max_position_embeddings", 77)?,
         schedule: schedule::schedule(folder)?,

@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn a_description_lists_differences_from_its_base() {
-        let found = parse("mine", "base = 'sd21-base'\nimage_px = 256\n[vae]\nres_blocks = 1\n");
+        let found = parse("mine", "base = 'sd21-base'\nwidth_px = 256\n[vae]\nres_blocks = 1\n");
         let base = model("sd21-base").unwrap();
-        let mut expected = ModelConfig { name: "mine".into(), image_px: 256, ..base.clone() };
+        let mut expected = ModelConfig { name: "mine".into(), width_px: 256, ..base.clone() };
         expected.vae.res_blocks = 1;
         assert_eq!(found, Ok(expected));
     }
@@ -124,9 +124,9 @@ mod tests {
         for (text, expected) in [
             ("px = 256", "mine: unknown field `px`"),
             ("[unet]\nwidth = 3", "mine: unknown field `width`"),
-            ("image_px = 'large'", "in `image_px`"),
+            ("width_px = 'large'", "in `width_px`"),
             ("[text]\ntower = 't5'", "in `text.tower`"),
-            ("image_px = 100", "image_px: 100 is no multiple of 64"),
+            ("height_px = 100", "height_px: 100 is no multiple of 64"),
             ("[unet]\nheads = [5, 10]", "unet.heads: 2 entries for 4 levels"),
             ("[unet]\nheads = [3, 10, 20, 20]", "unet.heads: 3 heads for 320 channels"),
             ("[unet]\ndown_attention = [4]", "unet.down_attention: there is no level 4"),
@@ -137,7 +137,7 @@ mod tests {
             let found = fault(&format!("{base}{text}"));
             assert!(found.contains(expected) && !found.contains('\n'), "{text}: {found}");
         }
-        assert!(fault("image_px = 64").contains("missing field"));
+        assert!(fault("width_px = 64").contains("missing field"));
         assert_eq!(fault("base = 'sdxl'"), "mine: base = \"sdxl\" names no known model");
     }
 }

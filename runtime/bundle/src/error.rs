@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::check::Violation;
 use crate::codec::CodecError;
+use crate::plan::Size;
 
 /// A bundle that cannot be read or written.
 #[derive(Debug, Error)]
@@ -51,6 +52,20 @@ pub enum BundleError {
         found: u32,
         /// [`crate::format::VERSION`].
         supported: u32,
+    },
+    /// The bundle has no plan for the size of the picture.
+    #[error(
+        "{} makes no pictures of {wanted}, only of {}; compile it with --size {wanted}",
+        path.display(),
+        sizes.iter().map(Size::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    NoSuchSize {
+        /// The bundle.
+        path: PathBuf,
+        /// The size that was asked for.
+        wanted: Size,
+        /// The sizes that it has.
+        sizes: Vec<Size>,
     },
     /// The file's length is not what its header says.
     #[error(

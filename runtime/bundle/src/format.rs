@@ -3,7 +3,7 @@
 //! ```text
 //!      0  header page   magic, version, length of the file, section table, checksum
 //!   4096  weights       blocks and tables, each on a page boundary, padded with zeros
-//!         plan          see `codec`
+//!         plan          one for each size of picture, see `plans`
 //!         tokenizer     bytes that only the tokenizer understands
 //!         programs      compiled programs of some devices, see `programs`; mostly empty
 //!    end
@@ -20,16 +20,18 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::BundleError;
 
+mod plans;
 mod programs;
 mod reader;
 mod writer;
 
+pub use plans::encode_plans;
 pub use programs::{MAX_PROGRAMS, ProgramName};
 pub use reader::BundleFile;
 pub use writer::BundleWriter;
 
 /// Version of the file format and of the plan's encoding. Any change to either raises it.
-pub const VERSION: u32 = 12;
+pub const VERSION: u32 = 13;
 /// Alignment of the weights section and of each block in it.
 pub const PAGE_BYTES: u64 = 4096;
 /// Largest tokenizer section that is written or read.

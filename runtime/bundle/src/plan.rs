@@ -12,6 +12,7 @@
 //! Layout of every tensor: row-major, channels last (`[N, H, W, C]` or `[N, L, C]`).
 
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 mod network;
 mod schedule;
@@ -131,10 +132,10 @@ pub struct Manifest {
     pub adapted: Vec<String>,
     /// Version of the compiler.
     pub compiler: String,
-    /// Image width and height in pixels.
-    pub image_px: u32,
-    /// Latent width and height.
-    pub latent_px: u32,
+    /// Size of the image.
+    pub image: Size,
+    /// Size of the latent.
+    pub latent: Size,
     /// Latent channels.
     pub latent_channels: u32,
     /// Tokens a prompt is padded to.
@@ -148,6 +149,45 @@ pub struct Manifest {
     pub guidance_batch: u32,
     /// Timesteps in one run of [`Role::TimestepProjection`].
     pub timestep_rows: u32,
+}
+
+/// Width and height.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Size {
+    /// Width in pixels.
+    pub width_px: u32,
+    /// Height in pixels.
+    pub height_px: u32,
+}
+
+impl Size {
+    /// Number of pixels.
+    pub fn pixels(self) -> u64 {
+        u64::from(self.width_px) * u64::from(self.height_px)
+    }
+
+    /// Height and width, the order of a tensor's axes.
+    pub fn axes(self) -> [usize; 2] {
+        [self.height_px as usize, self.width_px as usize]
+    }
+}
+
+impl FromStr for Size {
+    type Err = &'static str;
+
+    /// Reads `512x768`, width x height.
+    fn from_str(text: &str) -> Result<Size, Self::Err> {
+        let number = |text: &str| text.parse().ok().filter(|&px| px > 0);
+        let size = text.split_once('x').and_then(|(w, h)| Some((number(w)?, number(h)?)));
+        let (width_px, height_px) = size.ok_or("write WIDTHxHEIGHT, as in 512x768")?;
+        Ok(Size { width_px, height_px })
+    }
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.width_px, self.height_px)
+    }
 }
 
 /// Branches of classifier-free guidance: unconditional and conditional, in this order.

@@ -10,7 +10,7 @@ use crate::format::{BundleWriter, hash};
 use crate::plan::{
     Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType,
     Feed, Gather, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
-    ROW_CHECKSUM_BYTES, Requirements, Residency, Role, Schedule, Slice, SlotId, Source, Step,
+    ROW_CHECKSUM_BYTES, Requirements, Residency, Role, Schedule, Size, Slice, SlotId, Source, Step,
 };
 use crate::rationale::{
     Alternative, Attempt, Choice, Cost, OpChoice, Rates, Rationale, StoredWeight, Verdict,
@@ -138,8 +138,8 @@ fn manifest() -> Manifest {
         profile: "cpu".into(),
         adapted: vec![],
         compiler: "0.1.0".into(),
-        image_px: 8,
-        latent_px: 4,
+        image: Size { width_px: 8, height_px: 8 },
+        latent: Size { width_px: 4, height_px: 4 },
         latent_channels: 4,
         context_tokens: 4,
         context_channels: 8,

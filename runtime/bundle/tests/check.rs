@@ -384,9 +384,9 @@ rejects! {
         => Violation::Output { role: Role::Denoiser, .. },
     image_of_bytes: |plan| plan.networks[3].outputs[0].dtype = ElementType::I8
         => Violation::Output { role: Role::Decoder, .. },
-    image_of_fewer_pixels: |plan| plan.manifest.image_px = 16
+    image_of_fewer_pixels: |plan| plan.manifest.image.width_px = 16
         => Violation::Output { role: Role::Decoder, .. },
-    image_without_end: |plan| plan.manifest.image_px = u32::MAX
+    image_without_end: |plan| plan.manifest.image.height_px = u32::MAX
         => Violation::Output { role: Role::Decoder, .. },
     embedding_of_more_channels: |plan| plan.manifest.context_channels = u32::MAX
         => Violation::Output { role: Role::TextEncoder, .. },

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use arbtest::arbitrary::{self, Unstructured};
 use kiln_bundle::check::check;
+use kiln_bundle::format::encode_plans;
 use kiln_bundle::{BundleError, BundleFile, codec, hash, testing};
 
 thread_local! {
@@ -174,7 +175,7 @@ fn with_plan(bytes: &[u8], plan: &[u8]) -> Vec<u8> {
 #[test]
 fn a_forged_plan_neither_panics_nor_fills_memory() {
     let fixture = Fixture::new();
-    let plan = codec::encode(&testing::plan()).unwrap();
+    let plan = encode_plans(&[testing::plan()]).unwrap();
     fixture.verify(&with_plan(&fixture.bytes, &plan)).unwrap();
     arbtest::arbtest(|u| {
         let mut plan = plan.clone();

@@ -20,6 +20,7 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
        kiln-run FILE.kiln --prompts FILE.jsonl [OPTIONS]
        kiln-run --prepare FILE.kiln      compiles the kernels ahead, as the first run does
 
+      --size WIDTHxHEIGHT       size of the picture, if the bundle has several [the first]
   -p, --prompt TEXT             what the picture shows
   -n, --negative-prompt TEXT    what the picture does not show
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
@@ -90,6 +91,7 @@ impl Command {
                 "-V" | "--version" => return Ok(Command::Version),
                 "--prepare" => prepare = true,
                 "--worker" => worker = true,
+                "--size" => run.size = Some(value.parsed()?),
                 "-p" | "--prompt" => run.prompt = Some(value.raw()?),
                 "-n" | "--negative-prompt" => run.negative_prompt = value.raw()?,
                 "--prompts" => run.prompts = Some(value.path()?),
@@ -152,6 +154,7 @@ impl RunArgs {
     fn of(bundle: PathBuf) -> RunArgs {
         RunArgs {
             bundle,
+            size: None,
             prompt: None,
             negative_prompt: OsString::new(),
             prompts: None,

@@ -45,8 +45,8 @@ pub(super) fn tensor_path(folder: &Path, name: &str) -> PathBuf {
 /// Reads a latent of shape `[1, C, H, W]` or `[C, H, W]`.
 pub(super) fn read_latent(path: &Path, manifest: &Manifest) -> Result<Vec<f32>, RuntimeError> {
     let file = File::open(path).map_err(file_error("open", path))?;
-    let px = manifest.latent_px as usize;
-    let expected = [1, manifest.latent_channels as usize, px, px];
+    let [height, width] = manifest.latent.axes();
+    let expected = [1, manifest.latent_channels as usize, height, width];
     let read = npy::read_at_most::<f32>(BufReader::new(file), expected.iter().product());
     let message = match read {
         Ok(NpyArray { shape, values }) if shape == expected || shape == expected[1..] => {

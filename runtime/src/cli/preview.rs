@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use kiln_bundle::plan::Size;
+
 use super::{bar::Bar, files, interrupt};
 use crate::error::RuntimeError;
 use crate::pipeline::png;
@@ -18,7 +20,7 @@ pub(super) struct Previews<'a> {
     every: usize,
     path: PathBuf,
     projection: &'static Projection,
-    side: usize,
+    size: Size,
     terminal: Option<Terminal>,
     bar: &'a Bar,
     /// Whether the terminal has free lines for the preview.
@@ -31,14 +33,14 @@ impl<'a> Previews<'a> {
         every: usize,
         output: &Path,
         model: &str,
-        side: usize,
+        size: Size,
         bar: &'a Bar,
     ) -> Previews<'a> {
         Previews {
             every,
             path: files::preview_of(output),
             projection: Projection::of_model(model),
-            side,
+            size,
             terminal: io::stderr().is_terminal().then(Terminal::here).flatten(),
             bar,
             shown: false,
@@ -50,7 +52,7 @@ impl<'a> Previews<'a> {
         if self.every == 0 || !done.is_multiple_of(self.every) {
             return Ok(());
         }
-        let image = self.projection.show(picture, self.side)?;
+        let image = self.projection.show(picture, self.size)?;
         {
             let _whole = interrupt::write();
             png::save_png(&self.path, &image, None)?;

@@ -150,8 +150,8 @@ pub unsafe extern "C" fn kiln_bundle_info(
         let info = KilnBundleInfo {
             model: bundle.model.as_ptr(),
             precision: bundle.precision.as_ptr(),
-            width: plan.manifest.image_px,
-            height: plan.manifest.image_px,
+            width: plan.manifest.image.width_px,
+            height: plan.manifest.image.height_px,
             network_count: bundle.networks.len() as u32,
             extension_count: bundle.extensions.len() as u32,
             peak_bytes: memory.peak_bytes(),

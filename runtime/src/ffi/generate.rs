@@ -5,6 +5,8 @@ use std::ops::ControlFlow;
 use std::ptr;
 use std::slice;
 
+use kiln_bundle::plan::Size;
+
 use super::picture::KilnPicture;
 use super::session::KilnSession;
 use super::{Failure, KilnStatus, create, give, given, guard, text};
@@ -165,10 +167,10 @@ pub unsafe extern "C" fn kiln_session_generate(
             unsafe { (given(session, "the session")?, given(request, "the request")?) };
         let mut session = handle.try_lock()?;
         // SAFETY: by this function's contract.
-        let request = unsafe { own_request(asked, session.plan().manifest.image_px)? };
+        let request = unsafe { own_request(asked, session.plan().manifest.image)? };
         let projection = asked.preview.then(|| {
             let manifest = &session.plan().manifest;
-            (Projection::of_model(&manifest.model), manifest.latent_px as usize)
+            (Projection::of_model(&manifest.model), manifest.latent)
         });
         let (mut steps, mut colours) = (0, None);
         let mut observe = |news: Progress<'_>| {
@@ -197,11 +199,11 @@ pub unsafe extern "C" fn kiln_session_generate(
 /// # Safety
 ///
 /// The texts are NULL or end with a NUL; the initial image is NULL or valid.
-unsafe fn own_request(asked: &KilnRequest, px: u32) -> Result<Request<'static>, Failure> {
+unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static>, Failure> {
     // SAFETY: by this function's contract.
     let init = unsafe { asked.initial_image.as_ref() };
     // SAFETY: by this function's contract.
-    let init = init.map(|image| unsafe { own_image(image, px) }).transpose()?;
+    let init = init.map(|image| unsafe { own_image(image, size) }).transpose()?;
     let mut request = Request {
         init,
         seed: asked.seed,
@@ -233,7 +235,7 @@ unsafe fn own_request(asked: &KilnRequest, px: u32) -> Result<Request<'static>, 
 /// # Safety
 ///
 /// The pixels are NULL or as many as the image's size says.
-unsafe fn own_image(image: &KilnImage, px: u32) -> Result<Init, Failure> {
+unsafe fn own_image(image: &KilnImage, size: Size) -> Result<Init, Failure> {
     if image.rgba.is_null() {
         return Err(Failure::null("the address of the initial image's pixels"));
     }
@@ -246,7 +248,7 @@ unsafe fn own_image(image: &KilnImage, px: u32) -> Result<Init, Failure> {
     // SAFETY: by this function's contract; the length is one that a slice may have.
     let rgba = unsafe { slice::from_raw_parts(image.rgba, len_bytes as usize) };
     let failed = |error| Failure::input(format!("the initial image: {error}"));
-    let mut cover = Cover::new((width, height), (px, px)).map_err(failed)?;
+    let mut cover = Cover::new((width, height), (size.width_px, size.height_px)).map_err(failed)?;
     let mut rgb = Vec::with_capacity(width as usize * 3);
     for (y, row) in rgba.chunks_exact(width as usize * 4).enumerate() {
         rgb.clear();
@@ -261,7 +263,7 @@ unsafe fn own_image(image: &KilnImage, px: u32) -> Result<Init, Failure> {
 fn tell(
     news: Progress<'_>,
     steps: &mut usize,
-    projection: Option<(&Projection, usize)>,
+    projection: Option<(&Projection, Size)>,
     colours: &mut Option<RgbImage>,
 ) -> KilnProgress {
     match news {
@@ -273,7 +275,7 @@ fn tell(
             let mut told = KilnProgress::new(KilnStage::Sample, done, of);
             told.seconds = seconds;
             // Without a preview if it cannot be made.
-            *colours = projection.and_then(|(p, side)| p.show(picture, side).ok());
+            *colours = projection.and_then(|(p, size)| p.show(picture, size).ok());
             if let Some(image) = colours {
                 told.preview_rgb = image.pixels().as_ptr();
                 (told.preview_width, told.preview_height) = (image.width(), image.height());

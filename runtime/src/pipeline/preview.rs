@@ -4,6 +4,7 @@
 //! no detail finer than a pixel of the latent.
 
 use super::png::{PngError, RgbImage};
+use kiln_bundle::plan::Size;
 
 /// Channels of the latents that can be shown.
 pub const CHANNELS: usize = 4;
@@ -53,20 +54,20 @@ impl Projection {
 
     /// Renders a latent.
     ///
-    /// Shapes: `latent: [CHANNELS, side, side]` -> squares of at least one pixel; the image is at
+    /// Shapes: `latent: [CHANNELS, height, width]` -> squares of at least one pixel; the image is at
     /// least 128 pixels wide.
     /// Errors: [`PngError::Size`] if the latent has another shape.
-    pub fn show(&self, latent: &[f32], side: usize) -> Result<RgbImage, PngError> {
-        let plane = side * side;
-        let square = MIN_PX.div_ceil(side.max(1)).max(1);
-        let px = side * square;
-        let mut values = Vec::with_capacity(px * px * 3);
+    pub fn show(&self, latent: &[f32], size: Size) -> Result<RgbImage, PngError> {
+        let [height, width] = size.axes();
+        let (plane, square) = (height * width, MIN_PX.div_ceil(width.max(1)).max(1));
+        let mut values = Vec::with_capacity(plane * square * square * 3);
         if latent.len() == CHANNELS * plane {
-            for (y, x) in (0..px * px).map(|pixel| (pixel / px / square, pixel % px / square)) {
-                values.extend(self.color(|channel| latent[channel * plane + y * side + x]));
+            for pixel in 0..plane * square * square {
+                let (y, x) = (pixel / (width * square) / square, pixel % (width * square) / square);
+                values.extend(self.color(|channel| latent[channel * plane + y * width + x]));
             }
         }
-        RgbImage::from_decoder(px as u32, px as u32, &values)
+        RgbImage::from_decoder((width * square) as u32, (height * square) as u32, &values)
     }
 
     fn color(&self, channel: impl Fn(usize) -> f32) -> [f32; 3] {
@@ -90,13 +91,18 @@ mod tests {
         latent[2] = 10.0;
         let weights = [[0.1, -0.1, 0.0], [9.0; 3], [9.0; 3], [9.0; 3]];
         let projection = Projection { weights, bias: [0.0, 0.0, 1.0] };
-        let image = projection.show(&latent, 2).unwrap();
+        let square = Size { width_px: 2, height_px: 2 };
+        let image = projection.show(&latent, square).unwrap();
         assert_eq!((image.width(), image.height()), (128, 128));
         let pixel = |x: usize, y: usize| &image.pixels()[(y * 128 + x) * 3..][..3];
         assert_eq!(pixel(63, 64), [255, 0, 255]);
         assert_eq!(pixel(64, 64), [128, 128, 255]);
         assert_eq!(pixel(63, 63), [128, 128, 255]);
-        assert!(projection.show(&latent[1..], 2).is_err());
-        assert!(projection.show(&[], 0).is_err());
+        let wide = Size { width_px: 4, height_px: 1 };
+        let image = projection.show(&latent, wide).unwrap();
+        assert_eq!((image.width(), image.height()), (128, 32));
+        assert_eq!([95, 64, 63].map(|x| image.pixels()[x * 3]), [255, 255, 128]);
+        assert!(projection.show(&latent[1..], square).is_err());
+        assert!(projection.show(&[], Size { width_px: 0, height_px: 0 }).is_err());
     }
 }

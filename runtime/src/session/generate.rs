@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kiln_bundle::plan::{Plan, Spacing};
+use kiln_bundle::plan::{Plan, Size, Spacing};
 
 use super::roles::Roles;
 use super::settings::Settings;
@@ -211,8 +211,8 @@ impl Session {
             generation.times.decode_seconds = sampled.elapsed().as_secs_f64();
             Ok(decoded)
         })?;
-        let side = self.plan().manifest.image_px;
-        let rgb = RgbImage::from_decoder(side, side, &decoded)?;
+        let Size { width_px: width, height_px: height } = self.plan().manifest.image;
+        let rgb = RgbImage::from_decoder(width, height, &decoded)?;
         let report = Report {
             device: self.device.name.clone(),
             programs: self.executor.programs(),
@@ -224,7 +224,7 @@ impl Session {
             settings: generation.settings,
             times: generation.times,
         };
-        Ok(Picture { width: side, height: side, rgb, decoded, warnings, report })
+        Ok(Picture { width, height, rgb, decoded, warnings, report })
     }
 }
 
@@ -238,11 +238,12 @@ impl Generation<'_> {
 
     fn dump_latent(&self, session: &Session, step: usize) -> Result<(), RuntimeError> {
         let manifest = &session.plan().manifest;
-        let (channels, side) = (manifest.latent_channels as usize, manifest.latent_px as usize);
+        let (channels, [height, width]) =
+            (manifest.latent_channels as usize, manifest.latent.axes());
         match self.request.dump {
             None => Ok(()),
             Some(_) => self.dump(&latent_name(step), || {
-                Tensor::f32(&[1, channels, side, side], session.host.latent.clone())
+                Tensor::f32(&[1, channels, height, width], session.host.latent.clone())
             }),
         }
     }
@@ -390,11 +391,11 @@ impl Generation<'_> {
         ran?;
         session.read_output(self.roles.decoder, 0)?;
         check_finite(session.plan(), self.roles.decoder, None, &session.host.values)?;
-        let side = session.plan().manifest.image_px as usize;
+        let [height, width] = session.plan().manifest.image.axes();
         let decoded = session.host.values.clone();
         self.dump("decoded", || {
             let first = tensor::to_channels_first(&decoded, 3).collect();
-            Tensor::f32(&[1, 3, side, side], first)
+            Tensor::f32(&[1, 3, height, width], first)
         })?;
         Ok(decoded)
     }

@@ -38,8 +38,8 @@ pub(crate) fn check_init(plan: &Plan, strength: f64) -> Result<(), RuntimeError>
 impl Session {
     /// The image to begin with at the model's size, as the encoder reads it.
     pub(super) fn init_values(&self, init: &Init) -> Result<Vec<f32>, RuntimeError> {
-        let px = self.plan().manifest.image_px;
-        let image = resize::cover(&init.image, px, px)?;
+        let size = self.plan().manifest.image;
+        let image = resize::cover(&init.image, size.width_px, size.height_px)?;
         Ok(image.pixels().iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect())
     }
 

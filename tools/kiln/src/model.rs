@@ -1,7 +1,7 @@
 //! Model configurations in the form that the compiler takes.
 
 use anyhow::{Context, Result, anyhow, bail};
-use kiln_bundle::plan::{self, Manifest};
+use kiln_bundle::plan::{self, Manifest, Size};
 use kiln_compiler::Model;
 use kiln_graphs::config::{self, ModelConfig};
 use kiln_graphs::schedule::{self, BetaCurve, Prediction, Spacing};
@@ -36,8 +36,8 @@ impl Model for ConfiguredModel {
             profile: String::new(),
             adapted: vec![],
             compiler: String::new(),
-            image_px: c.image_px as u32,
-            latent_px: c.latent_px() as u32,
+            image: size([c.height_px, c.width_px]),
+            latent: size(c.latent_px()),
             latent_channels: c.latent_channels as u32,
             context_tokens: c.context_tokens as u32,
             context_channels: c.text.width as u32,
@@ -46,6 +46,10 @@ impl Model for ConfiguredModel {
             timestep_rows: 0,
         }
     }
+}
+
+fn size([height, width]: [usize; 2]) -> Size {
+    Size { width_px: width as u32, height_px: height as u32 }
 }
 
 /// A model with its image encoder, for images made from images.

@@ -58,7 +58,7 @@ fn run_aarch64(name: &str, files: &[&Path], args: &[&str]) -> PathBuf {
 fn small_model() -> ConfiguredModel {
     let mut config = config::model("emoji-256").expect("it ships").clone();
     config.name = "small".into();
-    config.image_px = 32;
+    (config.width_px, config.height_px) = (32, 32);
     let unet = &mut config.unet;
     (unet.channels, unet.heads, unet.res_blocks) = (vec![64], vec![1], 1);
     (unet.down_attention, unet.up_attention) = (vec![0], vec![0]);
@@ -135,7 +135,7 @@ fn small_bundle() -> PathBuf {
         PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30, guidance_batch: None };
     let planned = plan_model(&model, &name, "fp32", &request).expect("it fits");
     let weights = SmallWeights::new(&model);
-    emit::emit(&planned, &weights, MERGES, &path, &mut |_| {}).expect("it is written");
+    emit::emit(&[planned], &weights, MERGES, &path, &mut |_| {}).expect("it is written");
     path
 }
 

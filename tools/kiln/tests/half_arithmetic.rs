@@ -30,8 +30,14 @@ fn write(planned: &Planned, name: &str) -> PathBuf {
     let path = scratch("half").join(name);
     let source = weights::open(&harness::root().join("models/emoji-256.safetensors.zst"));
     let source = source.expect("it ships");
-    emit::emit(planned, source.as_ref(), kiln_models::MERGES, &path, &mut |_| {})
-        .expect("it is written");
+    emit::emit(
+        std::slice::from_ref(planned),
+        source.as_ref(),
+        kiln_models::MERGES,
+        &path,
+        &mut |_| {},
+    )
+    .expect("it is written");
     path
 }
 

@@ -26,7 +26,7 @@ fn plan_of(model: &dyn Model, request: &PlanRequest) -> anyhow::Result<Plan> {
 /// one pixel.
 fn small_sd21() -> ConfiguredModel {
     let sd21 = kiln_models::find("sd21-base").expect("it is known").0;
-    ConfiguredModel(ModelConfig { image_px: 64, ..sd21 })
+    ConfiguredModel(ModelConfig { width_px: 64, height_px: 64, ..sd21 })
 }
 
 fn dispatches(plan: &Plan) -> Vec<&Dispatch> {

@@ -87,7 +87,7 @@ fn token_count(manifest: &Manifest) -> u128 {
 }
 
 fn latent_elems(manifest: &Manifest) -> u128 {
-    u128::from(manifest.latent_px).pow(2) * u128::from(manifest.latent_channels)
+    u128::from(manifest.latent.pixels()) * u128::from(manifest.latent_channels)
 }
 
 /// One latent for each batch row of the denoiser.
@@ -96,5 +96,5 @@ fn batch_elems(manifest: &Manifest) -> u128 {
 }
 
 fn image_elems(manifest: &Manifest) -> u128 {
-    u128::from(manifest.image_px).pow(2) * 3
+    u128::from(manifest.image.pixels()) * 3
 }

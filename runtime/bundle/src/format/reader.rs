@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::programs::Programs;
-use super::{Header, PAGE_BYTES, ProgramName, Section, hash};
+use super::{Header, PAGE_BYTES, ProgramName, Section, hash, plans};
 use crate::check::{self, Checked};
 use crate::codec;
 use crate::error::BundleError;
-use crate::plan::{Block, BlockId, Gather, Plan, ROW_CHECKSUM_BYTES};
+use crate::plan::{Block, BlockId, Gather, Plan, ROW_CHECKSUM_BYTES, Size};
 
 /// Length of the chunks in which [`BundleFile::verify_all`] reads weights.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -25,6 +25,7 @@ pub struct BundleFile {
     /// Start of the bundle in the file.
     base_bytes: u64,
     header: Header,
+    sizes: Vec<Size>,
     plan: Plan,
     checked: Checked,
     tokenizer: Vec<u8>,
@@ -44,7 +45,15 @@ impl BundleFile {
         if !metadata.is_file() {
             return Err(BundleError::NotABundle { path: path.to_owned() });
         }
-        BundleFile::read(file, 0, metadata.len(), path)
+        BundleFile::read(file, 0, metadata.len(), path, None)
+    }
+
+    /// The same bundle with its plan for pictures of another size.
+    ///
+    /// Errors: `NoSuchSize`; those of [`open`](Self::open).
+    pub fn at_size(self, size: Size) -> Result<Self, BundleError> {
+        let file_bytes = self.header.file_bytes;
+        BundleFile::read(self.file, self.base_bytes, file_bytes, &self.path, Some(size))
     }
 
     /// Like [`open`](Self::open), for a bundle that is a part of an open file: `len_bytes` from
@@ -70,18 +79,34 @@ impl BundleFile {
                 found_bytes: rest_bytes,
             });
         }
-        BundleFile::read(file, offset_bytes, len_bytes, name)
+        BundleFile::read(file, offset_bytes, len_bytes, name, None)
     }
 
     /// Reads and validates the bundle between `base_bytes` and `base_bytes + len_bytes`, which must
-    /// be in the file.
-    fn read(file: File, base_bytes: u64, len_bytes: u64, path: &Path) -> Result<Self, BundleError> {
+    /// be in the file. `size` selects the plan, by default the first.
+    fn read(
+        file: File,
+        base_bytes: u64,
+        len_bytes: u64,
+        path: &Path,
+        size: Option<Size>,
+    ) -> Result<Self, BundleError> {
         let mut page = vec![0; len_bytes.min(PAGE_BYTES) as usize];
         read_exact_at(&file, &mut page, base_bytes).map_err(BundleError::io("read", path))?;
         let header = Header::from_page(&page, len_bytes, path)?;
-        let plan = read_section(&file, path, base_bytes, header.plan, "the plan")?;
-        let plan = codec::decode(&plan)
+        let section = read_section(&file, path, base_bytes, header.plan, "the plan")?;
+        let corrupt = || BundleError::Corrupt { path: path.to_owned(), what: "the plan" };
+        let plans = plans::split(&section).ok_or_else(corrupt)?;
+        let sizes: Vec<Size> = plans.iter().map(|(size, _)| *size).collect();
+        let wanted = size.unwrap_or(sizes[0]);
+        let Some((_, plan)) = plans.into_iter().find(|(size, _)| *size == wanted) else {
+            return Err(BundleError::NoSuchSize { path: path.to_owned(), wanted, sizes });
+        };
+        let plan: Plan = codec::decode(plan)
             .map_err(|source| BundleError::Codec { path: path.to_owned(), source })?;
+        if plan.manifest.image != wanted {
+            return Err(corrupt());
+        }
         let tokenizer = read_section(&file, path, base_bytes, header.tokenizer, "the tokenizer")?;
         let checked = check::check(&plan, header.weights.len_bytes).map_err(|violation| {
             BundleError::Unsound { path: path.to_owned(), violation: Box::new(violation) }
@@ -91,7 +116,12 @@ impl BundleFile {
             read_exact_at(&file, out, programs_at_bytes + offset_bytes)
         })?;
         let path = path.to_owned();
-        Ok(BundleFile { file, path, base_bytes, header, plan, checked, tokenizer, programs })
+        Ok(BundleFile { file, path, base_bytes, header, sizes, plan, checked, tokenizer, programs })
+    }
+
+    /// Sizes of pictures that the bundle has a plan for, the default first.
+    pub fn sizes(&self) -> &[Size] {
+        &self.sizes
     }
 
     /// The plan.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Header, MAX_TOKENIZER_BYTES, PAGE_BYTES, Section, hash};
+use super::{Header, MAX_TOKENIZER_BYTES, PAGE_BYTES, Section, encode_plans, hash};
 use crate::check;
 use crate::codec;
 use crate::error::BundleError;
@@ -69,8 +69,14 @@ impl BundleWriter {
     /// [`BundleFile::open`](super::BundleFile::open) would refuse the bundle; `DiskFull`; `Io`. The
     /// unfinished file is removed after any error.
     pub fn finish(self, plan: &Plan, tokenizer: &[u8]) -> Result<u64, BundleError> {
+        self.finish_sizes(std::slice::from_ref(plan), tokenizer)
+    }
+
+    /// [`finish`](Self::finish) with a plan for each of several sizes of pictures, the default
+    /// first. Blocks of different plans may lie at the same place.
+    pub fn finish_sizes(self, plans: &[Plan], tokenizer: &[u8]) -> Result<u64, BundleError> {
         let path = self.layout.path.clone();
-        let (sink, file_bytes) = self.layout.finish(plan, tokenizer)?;
+        let (sink, file_bytes) = self.layout.finish(plans, tokenizer)?;
         let file = sink
             .into_inner()
             .map_err(|error| write_error(&path, file_bytes)(error.into_error()))?;
@@ -111,12 +117,13 @@ impl<S: Write + Seek> Layout<S> {
         Ok(())
     }
 
-    fn finish(mut self, plan: &Plan, tokenizer: &[u8]) -> Result<(S, u64), BundleError> {
+    fn finish(mut self, plans: &[Plan], tokenizer: &[u8]) -> Result<(S, u64), BundleError> {
         self.align()?;
-        check::check(plan, self.weights_len_bytes).map_err(|violation| BundleError::Unsound {
-            path: self.path.clone(),
-            violation: Box::new(violation),
-        })?;
+        for plan in plans {
+            check::check(plan, self.weights_len_bytes).map_err(|violation| {
+                BundleError::Unsound { path: self.path.clone(), violation: Box::new(violation) }
+            })?;
+        }
         if tokenizer.len() as u64 > MAX_TOKENIZER_BYTES {
             return Err(BundleError::TooLarge {
                 path: self.path,
@@ -125,8 +132,13 @@ impl<S: Write + Seek> Layout<S> {
                 max_bytes: MAX_TOKENIZER_BYTES,
             });
         }
-        let plan = codec::encode(plan)
+        let plan = encode_plans(plans)
             .map_err(|source| BundleError::Codec { path: self.path.clone(), source })?;
+        let max_bytes = codec::MAX_PLAN_BYTES as u64;
+        if plan.len() as u64 > max_bytes {
+            let (what, len_bytes) = ("the plan", plan.len() as u64);
+            return Err(BundleError::TooLarge { path: self.path, what, len_bytes, max_bytes });
+        }
         let weights = Section {
             offset_bytes: PAGE_BYTES,
             len_bytes: self.weights_len_bytes,
@@ -212,7 +224,7 @@ mod tests {
         let disk = SmallDisk { file: Cursor::default(), room_bytes };
         let mut layout = Layout::new(disk, Path::new("small.kiln"))?;
         layout.append(&testing::weights())?;
-        layout.finish(&testing::plan(), testing::TOKENIZER)
+        layout.finish(&[testing::plan()], testing::TOKENIZER)
     }
 
     #[test]

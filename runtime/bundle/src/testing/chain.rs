@@ -9,7 +9,7 @@ use super::{
 use crate::format::PAGE_BYTES;
 use crate::plan::{
     Block, BlockKind, Buffer, BufferKind, ElementType, Feed, Manifest, MemoryPlan, Network, Plan,
-    Port, Residency, Role, Slice, Step,
+    Port, Residency, Role, Size, Slice, Step,
 };
 
 const ALIGN_BYTES: u64 = 128;
@@ -35,7 +35,8 @@ pub fn chain(sizes: &[u64]) -> Plan {
     let latent_channels = sizes[count - 1].div_ceil(2) as u32;
     sizes[0] = 16 * u64::from(context_channels);
     sizes[count - 1] = 2 * u64::from(latent_channels);
-    let manifest = Manifest { latent_px: 1, latent_channels, context_channels, ..manifest() };
+    let latent = Size { width_px: 1, height_px: 1 };
+    let manifest = Manifest { latent, latent_channels, context_channels, ..manifest() };
     let instant_count = 3 * count as u32 + 2;
     let mut buffers: Vec<Buffer> = Vec::with_capacity(count);
     let mut blocks = Vec::with_capacity(count);
@@ -119,7 +120,8 @@ pub fn ends(
     let (tokens, latent, image) = (first_buffer, first_buffer + 1, first_buffer + 2);
     let elem_count: u32 = output.shape.iter().product();
     let len_bytes = u64::from(elem_count) * output.dtype.size_bytes();
-    let latent_shape = [1, manifest.latent_px, manifest.latent_px, manifest.latent_channels];
+    let Size { width_px, height_px } = manifest.latent;
+    let latent_shape = [1, height_px, width_px, manifest.latent_channels];
     let latent_bytes = latent_shape.map(u64::from).iter().product::<u64>() * 4;
     let tokens_at = len_bytes.next_multiple_of(align_bytes);
     let image_at = latent_bytes.next_multiple_of(align_bytes);

@@ -5,8 +5,9 @@ mod identify;
 mod kernels;
 mod sweep;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
+use kiln_bundle::plan::Size;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::emit::{self, Overflow};
 use kiln_compiler::plan::Planned;
@@ -24,7 +25,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{devices, files, print};
-use crate::{model, size};
+use crate::model::{self, ConfiguredModel, WithEncoder};
+use crate::size;
 
 /// Compile a checkpoint into a bundle that runs inside a memory budget.
 #[derive(clap::Args)]
@@ -34,6 +36,7 @@ use crate::{model, size};
 #[command(after_help = "Examples:
   kiln compile --model emoji-256 -o emoji.kiln
   kiln compile --model emoji-256 --with-encoder -o emoji.kiln
+  kiln compile --model emoji-256 --size 256x320 -o tall.kiln
   kiln compile --weights dreamshaper-8/ --precision fp16 -o dreamshaper.kiln
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
       --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln
@@ -45,6 +48,11 @@ pub struct Args {
     /// [default: the model's file in models/]
     #[arg(long)]
     pub weights: Option<PathBuf>,
+    /// Width and height of the picture: multiples of 64 (of 32 for models of three levels). With
+    /// several sizes, separated by commas, kiln run --size picks one; the first is the default, and
+    /// weights are stored once [default: the model's]
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_delimiter = ',')]
+    pub size: Vec<Size>,
     /// Add the autoencoder's encoder to the bundle, for kiln run --init-image
     #[arg(long)]
     pub with_encoder: bool,
@@ -111,6 +119,27 @@ fn device_help() -> String {
 }
 
 impl Args {
+    /// The model with its image encoder if it is wanted.
+    fn with_encoder(&self, model: ConfiguredModel) -> Box<dyn Model> {
+        if self.with_encoder { Box::new(WithEncoder(model)) } else { Box::new(model) }
+    }
+
+    /// The model for pictures of each wanted size.
+    fn sized(&self, model: ConfiguredModel) -> Result<Vec<ConfiguredModel>> {
+        if self.size.is_empty() {
+            return Ok(vec![model]);
+        }
+        let sized = self.size.iter().enumerate().map(|(index, size)| {
+            if self.size[..index].contains(size) {
+                bail!("--size {size} is given twice");
+            }
+            let [height, width] = size.axes();
+            let sized = model.0.at_size(width, height);
+            sized.map(ConfiguredModel).map_err(|error| anyhow!("--size {size}: {error}"))
+        });
+        sized.collect()
+    }
+
     /// The device's profile and its name.
     fn profile(&self) -> Result<(String, DeviceProfile)> {
         let (name, mut profile) = super::devices::named_profile(&self.device)?;
@@ -166,9 +195,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     check_files(&args, &path, output)?;
     let (name, profile) = args.profile()?;
-    let (model, source) = checkpoint::open(&args, named, &path)?;
+    let (models, source) = checkpoint::open(&args, named, &path)?;
     let choices = match args.precision {
-        Precision::Int8 => measure(model.as_ref(), source.as_ref())?,
+        Precision::Int8 => measure(models[0].as_ref(), source.as_ref())?,
         _ => Choices::default(),
     };
     let mut wide = Wide::new();
@@ -179,7 +208,9 @@ pub fn run(args: Args) -> Result<()> {
             budget_bytes: args.budget,
             guidance_batch: args.guidance_batch.map(usize::from),
         };
-        let planned = plan_model(model.as_ref(), &name, args.precision.name(), &request)?;
+        let precision = args.precision.name();
+        let plans = models.iter().map(|m| plan_model(m.as_ref(), &name, precision, &request));
+        let planned = plans.collect::<Result<Vec<_>>>()?;
         match write(&planned, source.as_ref(), output) {
             Ok(file_bytes) => break (planned, file_bytes),
             // Values are known when they are packed. The plan is made anew with these in FP32.
@@ -203,13 +234,15 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Packs the weights and writes the bundle. Returns its length in bytes.
-fn write(planned: &Planned, source: &dyn TensorSource, output: &Path) -> Result<u64> {
-    files::check_room(output, emit::weight_bytes(planned))?;
+fn write(planned: &[Planned], source: &dyn TensorSource, output: &Path) -> Result<u64> {
+    let largest = planned.iter().map(|p| emit::weight_bytes(std::slice::from_ref(p))).max();
+    files::check_room(output, largest.unwrap_or(0))?;
     let bar = super::byte_bar(emit::weight_bytes(planned), "packing weights")?;
     let written =
         emit::emit(planned, source, model::MERGES, output, &mut |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
-    let compiling = || format!("compiling {} to {}", planned.plan.manifest.model, output.display());
+    let compiling =
+        || format!("compiling {} to {}", planned[0].plan.manifest.model, output.display());
     let (_, file_bytes) = written.with_context(compiling)?;
     Ok(file_bytes)
 }
@@ -250,28 +283,34 @@ fn measure(model: &dyn Model, source: &dyn TensorSource) -> Result<Choices> {
 }
 
 fn summarize(
-    planned: &Planned,
+    planned: &[Planned],
     path: &str,
     file_bytes: u64,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let plan = &planned.plan;
-    writeln!(
-        out,
-        "{path}: {} {} for {}, {} on disk",
-        plan.manifest.model,
-        plan.manifest.precision,
-        plan.manifest.profile,
-        mib(file_bytes)
-    )?;
-    writeln!(
-        out,
-        "planned peak {} of a budget of {}; {} kernels, {} networks",
-        mib(plan.memory.peak_bytes()),
-        mib(plan.memory.budget_bytes),
-        plan.kernels.len(),
-        plan.networks.len()
-    )?;
+    for (index, Planned { plan, .. }) in planned.iter().enumerate() {
+        let manifest = &plan.manifest;
+        if index == 0 {
+            let (model, precision, profile) =
+                (&manifest.model, &manifest.precision, &manifest.profile);
+            writeln!(
+                out,
+                "{path}: {model} {precision} for {profile}, {} on disk",
+                mib(file_bytes)
+            )?;
+        }
+        if planned.len() > 1 {
+            write!(out, "{}: ", manifest.image)?;
+        }
+        writeln!(
+            out,
+            "planned peak {} of a budget of {}; {} kernels, {} networks",
+            mib(plan.memory.peak_bytes()),
+            mib(plan.memory.budget_bytes),
+            plan.kernels.len(),
+            plan.networks.len()
+        )?;
+    }
     if let Some(peak_bytes) = process_peak_bytes() {
         writeln!(out, "peak memory of this compilation {}", mib(peak_bytes))?;
     }

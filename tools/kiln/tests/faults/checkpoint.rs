@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Writes a checkpoint of zeros in FP16.
-fn write(path: &Path, tensors: &[(&str, &[usize])]) {
+pub fn write(path: &Path, tensors: &[(&str, &[usize])]) {
     let (mut entries, mut end) = (vec![], 0);
     for (name, shape) in tensors {
         let start = end;

@@ -4,6 +4,7 @@ mod checkpoint;
 mod finite;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod identify;
 mod memory;
 mod paths;
 mod shapes;

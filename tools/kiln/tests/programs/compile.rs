@@ -136,7 +136,8 @@ impl Setting {
             let kernels = &mut planned.plan.kernels;
             kernels.iter_mut().for_each(|kernel| kernel.options += " -cl-opt-disable");
         }
-        let written = emit::emit(planned, checkpoint, tokenizer, path, &mut |_| {});
+        let written =
+            emit::emit(std::slice::from_ref(planned), checkpoint, tokenizer, path, &mut |_| {});
         written.expect("every tensor is there");
     }
 }

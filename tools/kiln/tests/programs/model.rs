@@ -1,6 +1,6 @@
 //! A random diffusion model: a text encoder, a denoiser, a decoder and perhaps an encoder.
 
-use kiln_bundle::plan::{Manifest, Schedule};
+use kiln_bundle::plan::{Manifest, Schedule, Size};
 use kiln_compiler::Model;
 use kiln_ir::ops::concat::Concat;
 use kiln_ir::ops::conv2d::Conv2d;
@@ -141,6 +141,10 @@ impl RandomModel {
     }
 }
 
+fn square(px: usize) -> Size {
+    Size { width_px: px as u32, height_px: px as u32 }
+}
+
 /// The timestep as a row of channels, which later blocks project.
 fn timestep_row(net: &mut Builder, timestep: ValueId) -> ValueId {
     let channels = net.entropy.pick(&[16, 32]);
@@ -183,8 +187,8 @@ impl Model for RandomModel {
             profile: String::new(),
             adapted: vec![],
             compiler: String::new(),
-            image_px: self.image_px() as u32,
-            latent_px: self.latent_px as u32,
+            image: square(self.image_px()),
+            latent: square(self.latent_px),
             latent_channels: self.latent_channels as u32,
             context_tokens: self.tokens as u32,
             context_channels: self.context_channels as u32,

@@ -164,7 +164,12 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         None => Choices::default(),
     };
     let name = subject.model.as_deref().or(manifest.map(|m| m.model.as_str()));
-    let model = model::find(name.context("a bundle or --model is needed")?)?;
+    let mut model = model::find(name.context("a bundle or --model is needed")?)?;
+    if let Some(size) = manifest.filter(|_| subject.model.is_none()).map(|m| m.image) {
+        let [height, width] = size.axes();
+        let sized = model.0.at_size(width, height);
+        model.0 = sized.map_err(anyhow::Error::msg)?;
+    }
     let (profile_name, profile) = match &subject.profile {
         Some(profile) => DeviceProfile::load(profile)?,
         None => crate::cmd::devices::adapted_profile(&device)?,
@@ -204,7 +209,7 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         batches.insert(network.source.name.clone(), rows);
         add_items(&mut items, network, &strategy);
     }
-    let model = model.0.name.into();
+    let model = model.0.name;
     Ok(Resolved { model, profile_name, profile, profile_text, device, items, batches })
 }
 

@@ -11,27 +11,29 @@ use std::path::Path;
 use super::{Args, identify};
 use crate::model::{self, ConfiguredModel};
 
-/// The model to compile and its weights. `named` is the model of `--model`.
+/// A model for each size of picture.
+type Models = Vec<Box<dyn Model>>;
+
+/// The model to compile, for each size of picture, and its weights. `named` is the model of
+/// `--model`.
 ///
 /// Errors: the file is no checkpoint, or one of another model; the requested encoder is missing.
 pub fn open(
     args: &Args,
     named: Option<ConfiguredModel>,
     path: &Path,
-) -> Result<(Box<dyn Model>, Box<dyn TensorSource>)> {
+) -> Result<(Models, Box<dyn TensorSource>)> {
     identify::check_pipeline(path)?;
     let source = weights::open(path).context("--weights")?;
-    let model = identify::identify(named, source.as_ref())?;
-    check_inputs(&model)?;
-    let source = with_encoder(args, &model, source)?;
-    check_prediction(&model, source.as_ref())?;
-    let with_encoder: Box<dyn Model> = match args.with_encoder {
-        true => Box::new(model::WithEncoder(model.clone())),
-        false => Box::new(model.clone()),
-    };
-    check_tensors(args, &model, with_encoder.as_ref(), source.as_ref())?;
-    identify::check_unread(&model, source.as_ref())?;
-    Ok((with_encoder, source))
+    let sized = args.sized(identify::identify(named, source.as_ref())?)?;
+    let model = &sized[0];
+    check_inputs(model)?;
+    let source = with_encoder(args, model, source)?;
+    check_prediction(model, source.as_ref())?;
+    let models: Vec<_> = sized.iter().map(|model| args.with_encoder(model.clone())).collect();
+    check_tensors(args, model, models[0].as_ref(), source.as_ref())?;
+    identify::check_unread(model, source.as_ref())?;
+    Ok((models, source))
 }
 
 /// Refuses a model with an input that the runtime does not provide.

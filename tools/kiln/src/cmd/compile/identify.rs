@@ -61,7 +61,7 @@ fn described(path: &Path) -> Result<Option<ModelConfig>> {
         let (known, found) = (&known.schedule, &found.schedule);
         (&known.sampler, known.spacing) == (&found.sampler, found.spacing)
     };
-    let fit = |known: &&ModelConfig| (known.image_px == found.image_px, runs_alike(known));
+    let fit = |known: &&ModelConfig| (known.latent_px() == found.latent_px(), runs_alike(known));
     if let Some(known) = known.max_by_key(fit) {
         if runs_alike(known) {
             found.schedule = found.schedule.with_defaults_of(&known.schedule);

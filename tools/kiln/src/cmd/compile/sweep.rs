@@ -1,34 +1,33 @@
 //! `kiln compile --budget-sweep`: the effect of the budget on the plan.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kiln_compiler::plan::Planned;
 use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, streamed_bytes};
 use kiln_compiler::quantize::Choices;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
 use kiln_compiler::weights;
-use kiln_compiler::{DoesNotFit, Model, plan_model};
+use kiln_compiler::{DoesNotFit, plan_model};
 
 use super::super::print;
 use super::{Args, checkpoint, identify, kernels, measure};
-use crate::model::{ConfiguredModel, WithEncoder};
+use crate::model::ConfiguredModel;
 
 /// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
 /// named. Otherwise all have one scale an output channel.
 pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Result<()> {
     let (name, profile) = args.profile()?;
     let source = args.weights.as_deref().map(weights::open).transpose()?;
-    let model = match (named, &source) {
-        (Some(named), _) => named,
-        (None, Some(source)) => identify::identify(None, source.as_ref())?,
+    let model = match (&source, named) {
+        (Some(source), named) => identify::identify(named, source.as_ref())?,
+        (None, Some(named)) => named,
         (None, None) => bail!("neither --model nor --weights: give a model or a checkpoint"),
     };
+    let [model] = <[_; 1]>::try_from(args.sized(model)?)
+        .map_err(|_| anyhow!("--budget-sweep takes one --size"))?;
     let model_name = model.0.name.clone();
     checkpoint::check_inputs(&model)?;
-    let model: Box<dyn Model> = match args.with_encoder {
-        true => Box::new(WithEncoder(model)),
-        false => Box::new(model),
-    };
+    let model = args.with_encoder(model);
     let choices = match (&source, args.precision) {
         (Some(source), super::Precision::Int8) => measure(model.as_ref(), source.as_ref())?,
         _ => Choices::default(),
