@@ -206,7 +206,9 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
             && let Err(error) = cache.check()
         {
             let folder = cache.folder().display();
-            tell(&format!("warning: they are not kept: {folder}: {error}; see --cache"));
+            tell(&format!(
+                "warning: compiled kernels are not kept: {folder}: {error}; see --cache"
+            ));
         }
     }
     Ok(())

@@ -69,7 +69,7 @@ class Code:
             ends[target] = max(at, ends.get(target, 0))
         return sorted(ends.items())
 
-    def all(self, times):
+    def whole(self, times):
         """What a work-item executes in total: cycles of the busiest pipe, instructions and multiply-adds;
         nothing if the compiler has made other loops than the source has."""
         loops = self.loops()
@@ -85,7 +85,7 @@ class Code:
         mads = [sum(self.multiplies[first:last + 1]) * runs[first] for first, last in inner]
         # Products of a softmax are no part of the sums.
         mads = sum(n for n in mads if 4 * n > max(mads))
-        return {"all_busiest": max(by_pipe.values()), "all": sum(runs), "all_mad": mads}
+        return {"whole_busiest": max(by_pipe.values()), "whole": sum(runs), "whole_mad": mads}
 
     def hottest(self):
         """The innermost loop with most multiply-adds, the last of equal ones. Without a loop, the
@@ -131,7 +131,7 @@ def mali(said, times):
     spills, fills = stats["spills:fills"].split(":")
     return {"instructions": int(stats["instrs"]), "registers": int(stats["registers used"]),
             "threads": int(stats["threads"]), "spills": int(spills), "fills": int(fills),
-            **code.hottest(), **code.all(times)}
+            **code.hottest(), **code.whole(times)}
 
 
 def adreno(said, times):
@@ -158,4 +158,4 @@ def adreno(said, times):
     number = lambda name: int(re.search(rf"(\d+) {re.escape(name)}", stats)[1])
     return {"instructions": number("instr"), "registers": 4 * number("full") + 2 * number("half"),
             "threads": number("max_waves"), "spills": spilled["stp"], "fills": spilled["ldp"],
-            **code.hottest(), **code.all(times)}
+            **code.hottest(), **code.whole(times)}

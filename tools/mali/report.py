@@ -11,7 +11,7 @@ PAGE = ROOT / "docs/benchmarks/mali-code.md"
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 FIGURES = ("instructions", "registers", "threads", "spills", "fills", "private",
            "fma", "cvt", "sfu", "ls", "alu", "mad", "loop",
-           "all_mad", "all_busiest", "all")
+           "whole_mad", "whole_busiest", "whole")
 NAMES = ("compiler", "network", "kernel", "launch", "percent", "picture_ms", *FIGURES, "failed")
 # Parts of a picture's predicted time that the table of seconds needs.
 MOST = 0.95
@@ -19,8 +19,8 @@ MOST = 0.95
 
 def row(kernel, result):
     figures = [str(result.get(figure, "")) for figure in FIGURES]
-    share = [f"{kernel['percent']:.1f}", f"{int(kernel['picture_ns']) / 1e6:.0f}"]
-    return [*share, *figures, result.get("failed", "")[:80]]
+    part = [f"{kernel['percent']:.1f}", f"{int(kernel['picture_ns']) / 1e6:.0f}"]
+    return [*part, *figures, result.get("failed", "")[:80]]
 
 
 def read_golden():
@@ -120,13 +120,13 @@ def seconds(kernels):
         peak = sum(k["picture_ms"] for k in own)
         sums = [k for k in own if is_sum(k)]
         columns = [peak]
-        for cycles in ("all_busiest", "all"):
+        for cycles in ("whole_busiest", "whole"):
             total = peak - sum(k["picture_ms"] for k in sums)
             for kind in {k["kernel"] for k in sums}:
                 alike = [k for k in sums if k["kernel"] == kind]
-                known = [k for k in alike if k["all_mad"]]
+                known = [k for k in alike if k["whole_mad"]]
                 known_ms = sum(k["picture_ms"] for k in known)
-                longer = sum(k["picture_ms"] * k[cycles] / k["all_mad"] for k in known)
+                longer = sum(k["picture_ms"] * k[cycles] / k["whole_mad"] for k in known)
                 total += sum(k["picture_ms"] for k in alike) * (longer / known_ms if known else 1)
             columns.append(total)
         lines.append(f"| {compiler} | {network} | {' | '.join(f'{ms / 1e3:.0f}' for ms in columns)} |")

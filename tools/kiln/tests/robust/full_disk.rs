@@ -134,7 +134,10 @@ fn a_cache_that_may_not_be_written_gives_a_picture_and_a_warning() {
     let prepare = ["prepare", arg(bundle()), "--cache", arg(&cache)].map(String::from);
     let error = fail(without_right_to_write(&cache, &prepare), 2);
     allow(0o755);
-    assert!(said.contains(&format!("warning: they are not kept: {}", cache.display())), "{said}");
+    assert!(
+        said.contains(&format!("warning: compiled kernels are not kept: {}", cache.display())),
+        "{said}"
+    );
     expect_right_picture(&folder);
     assert!(error.contains(arg(&cache)) && error.contains("Permission denied"), "{error}");
     assert_eq!(names(&cache), whole);
