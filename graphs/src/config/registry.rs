@@ -16,6 +16,7 @@ const DESCRIPTIONS: &[(&str, &str)] = descriptions![
     "sd15-inpaint",
     "lcm-dreamshaper",
     "bk-sdm-small",
+    "sdxs-512",
     "sd21-base",
     "sd21",
     "sd-turbo",
