@@ -41,7 +41,7 @@ pub fn unread_tensor(
     source: &dyn TensorSource,
     prefix: &str,
 ) -> Result<Option<String>> {
-    let required = required(parts(model, 1)?.iter().map(|part| &part.graph));
+    let required = required(parts(model, 1, 1)?.iter().map(|part| &part.graph));
     let is_read = |name: &str| required.binary_search_by(|r| r.name.as_str().cmp(name)).is_ok();
     let mut names = source.tensors().iter().map(|tensor| &tensor.name);
     Ok(names.find(|name| name.starts_with(prefix) && !is_read(name)).cloned())
@@ -49,7 +49,10 @@ pub fn unread_tensor(
 
 /// [`check_tensors`] for a model, before anything is planned.
 pub fn check_model(model: &dyn Model, source: &dyn TensorSource) -> Result<()> {
-    check_tensors(parts(model, GUIDANCE_BRANCHES)?.iter().map(|part| &part.graph), source)
+    check_tensors(
+        parts(model, GUIDANCE_BRANCHES, GUIDANCE_BRANCHES)?.iter().map(|part| &part.graph),
+        source,
+    )
 }
 
 /// The values of a constant.

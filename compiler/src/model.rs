@@ -4,7 +4,7 @@ use anyhow::Result;
 use kiln_bundle::plan::{Manifest, Role};
 use kiln_ir::Graph;
 
-/// Branches of classifier-free guidance: the negative and the positive prompt.
+/// Branches of classifier-free guidance at most: the negative and the positive prompt.
 pub const GUIDANCE_BRANCHES: usize = 2;
 
 /// Timesteps in one pass of the timestep projection. Images of up to 64 steps need one pass, so its
@@ -23,7 +23,7 @@ pub trait Model {
     fn encoder(&self) -> Result<Option<Graph>> {
         Ok(None)
     }
-    /// The manifest. The compiler fills in precision, profile and guidance batch.
+    /// The manifest. The compiler fills in precision, profile and the branches of guidance.
     fn manifest(&self) -> Manifest;
 }
 
@@ -38,13 +38,13 @@ pub struct NetworkGraph {
     pub graph: Graph,
 }
 
-/// The parts of a model as networks, in execution order. `batch` is the number of rows of the
-/// U-Net.
-pub fn parts(model: &dyn Model, batch: usize) -> Result<Vec<NetworkGraph>> {
+/// The parts of a model as networks, in execution order, with a prompt for each branch of guidance.
+/// `batch` is the number of rows of the U-Net.
+pub fn parts(model: &dyn Model, branches: usize, batch: usize) -> Result<Vec<NetworkGraph>> {
     let network = |name: &str, role, graph| NetworkGraph { name: name.to_string(), role, graph };
     let encoder = model.encoder()?;
     let encoder = encoder.map(|graph| network("encoder", Role::ImageEncoder, graph));
-    let text_encoder = model.text_encoder(GUIDANCE_BRANCHES)?;
+    let text_encoder = model.text_encoder(branches)?;
     let mut parts: Vec<NetworkGraph> = encoder.into_iter().collect();
     parts.extend([
         network("text_encoder", Role::TextEncoder, text_encoder),

@@ -71,7 +71,7 @@ pub fn scale_groups(graph: &Graph, contraction: &ContractionNode) -> impl Iterat
 /// The optimized graphs of a model's parts. They have the weights of every plan.
 pub fn weight_graphs(model: &dyn Model) -> Result<Vec<Graph>> {
     let mut graphs = Vec::new();
-    for NetworkGraph { mut graph, .. } in parts(model, GUIDANCE_BRANCHES)? {
+    for NetworkGraph { mut graph, .. } in parts(model, GUIDANCE_BRANCHES, GUIDANCE_BRANCHES)? {
         passes::optimize(&mut graph)?;
         graphs.push(graph);
     }

@@ -11,6 +11,8 @@ use crate::size::{MIB, mib};
 /// One way to spend the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strategy {
+    /// Branches of guidance: prompts of the text encoder, and U-Net rows of a step.
+    pub guidance_branches: usize,
     /// Rows of a U-Net pass. 2 computes both branches of guidance together: they share each read of
     /// the weights and need twice the activations. 1 computes them one after the other.
     pub guidance_batch: usize,
@@ -94,6 +96,7 @@ impl Strategy {
 pub fn strategies(
     profile: &DeviceProfile,
     narrowest: DType,
+    guidance_branches: usize,
     guidance_batch: Option<usize>,
 ) -> Vec<Strategy> {
     let activations: &[DType] = match (narrowest, profile.target.half_activations) {
@@ -104,7 +107,10 @@ pub fn strategies(
     let list = by_frugality(profile.memory.max_block_bytes);
     let with = |activations: DType| {
         list.iter().map(move |strategy| Strategy {
-            guidance_batch: guidance_batch.unwrap_or(strategy.guidance_batch),
+            guidance_branches,
+            guidance_batch: guidance_batch
+                .unwrap_or(strategy.guidance_batch)
+                .min(guidance_branches),
             activations,
             ..*strategy
         })
@@ -116,6 +122,7 @@ pub fn strategies(
 /// `kiln compile --budget-sweep` prints the strategy for each budget.
 fn by_frugality(profile_block_bytes: u64) -> Vec<Strategy> {
     let fast = Strategy {
+        guidance_branches: GUIDANCE_BRANCHES,
         guidance_batch: GUIDANCE_BRANCHES,
         scratch: Scratch::Unlimited,
         max_block_bytes: profile_block_bytes,
@@ -171,9 +178,10 @@ fn by_frugality(profile_block_bytes: u64) -> Vec<Strategy> {
 
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.guidance_batch {
-            1 => f.write_str("two U-Net passes a step")?,
-            n => write!(f, "one U-Net pass of batch {n} a step")?,
+        match (self.guidance_branches, self.guidance_batch) {
+            (1, _) => f.write_str("one U-Net pass a step")?,
+            (_, 1) => f.write_str("two U-Net passes a step")?,
+            (_, n) => write!(f, "one U-Net pass of batch {n} a step")?,
         }
         match self.scratch {
             Scratch::Unlimited => f.write_str(", the fastest variants")?,

@@ -160,7 +160,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         None => bundle,
     });
     let manifest = &bundle.plan().manifest;
-    let jobs = Jobs::of(args, &manifest.schedule, manifest.image.pixels() * 3)?;
+    let jobs = Jobs::of(args, manifest, manifest.image.pixels() * 3)?;
     if jobs.done > 0 {
         tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }

@@ -80,8 +80,9 @@ struct HostBuffers {
     latent: Vec<f32>,
     /// The latent scaled as the denoiser reads it, NCHW.
     scaled_latent: Vec<f32>,
-    /// The denoiser's outputs for the unconditional and the conditional branch, NCHW.
-    branches: [Vec<f32>; 2],
+    /// The denoiser's output for each branch of guidance, NCHW: unconditional and conditional, or
+    /// conditional alone.
+    branches: Vec<Vec<f32>>,
 }
 
 impl HostBuffers {
@@ -94,7 +95,7 @@ impl HostBuffers {
             values: Vec::with_capacity(ports().map(port_elems).max().unwrap_or(0)),
             latent: latent(),
             scaled_latent: latent(),
-            branches: [latent(), latent()],
+            branches: (0..plan.manifest.guidance_branches).map(|_| latent()).collect(),
         }
     }
 }
@@ -116,6 +117,8 @@ struct HostInputs<'a> {
     image: &'a [f32],
     /// [`Feed::Timestep`].
     timesteps: &'a [f32],
+    /// [`Feed::Guidance`].
+    guidance: &'a [f32],
     /// Row of [`Slice::TimestepRow`].
     row: u64,
     /// Row of [`Slice::GuidanceBranch`]: 0 unconditional, 1 conditional.
@@ -283,6 +286,7 @@ impl Session {
                 tensor::encode(port, rows.take(elems), bytes)?;
             }
             Feed::Image => tensor::encode(port, values.image.iter().copied(), bytes)?,
+            Feed::Guidance => tensor::encode(port, values.guidance.iter().copied(), bytes)?,
             Feed::Timestep => {
                 let given = values.timesteps;
                 let missing = elems.saturating_sub(given.len());

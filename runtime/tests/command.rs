@@ -16,10 +16,14 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
+        Place::of(Small::default())
+    }
+
+    fn of(small: Small) -> Place {
         let folder = tempfile::tempdir().unwrap();
         let merges = Path::new(env!("CARGO_MANIFEST_DIR")).join("../graphs/assets/clip_merges.txt");
         let merges = fs::read(merges).unwrap();
-        Small::default().write(&folder.path().join("small.kiln"), &merges);
+        small.write(&folder.path().join("small.kiln"), &merges);
         Place { folder }
     }
 
@@ -116,6 +120,36 @@ fn exit_codes_and_messages_have_meaning() {
     bytes[4096 + 5000] ^= 1;
     fs::write(&bundle, bytes).unwrap();
     place.fails(1, &with(&[]), "block 0");
+}
+
+#[test]
+fn sampler_options_are_recorded_and_wrong_ones_refused() {
+    let place = Place::new();
+    let with =
+        |more: &[&'static str]| [&["small.kiln", "--prompt", "x", "-o", "out.png"], more].concat();
+    place.fails(2, &with(&["--spacing", "even"]), "leading, trailing, linspace");
+    place.fails(2, &with(&["--sampler", "lcm", "--spacing", "trailing"]), "its own");
+    place.fails(2, &with(&["--sampler", "tcd", "--steps", "51"]), "1 to 50 are possible");
+    place.fails(2, &with(&["--guidance-rescale", "1.5"]), "guidance rescale is 1.5");
+    let options = ["--sampler", "heun", "--spacing", "karras", "--steps", "3"];
+    let output = place.run(&with(&[&options[..], &["--report", "report.json"]].concat()));
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = fs::read_to_string(place.folder.path().join("report.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let settings = &report["settings"];
+    assert_eq!((&settings["sampler"], &settings["spacing"]), (&"heun".into(), &"karras".into()));
+    assert_eq!((&settings["guidance"], &settings["steps"]), (&7.5.into(), &3.into()));
+    assert_eq!(report["times"]["step_seconds"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn guidance_that_a_bundle_lacks_is_refused_before_the_work() {
+    let place = Place::of(Small { branches: 1, batch: 1, ..Small::default() });
+    let args = ["small.kiln", "--prompt", "x", "--steps", "1", "-o", "out.png"];
+    let guided = [&args[..], &["--guidance", "7.5"]].concat();
+    place.fails(2, &guided, "guidance is 7.5, and the bundle is for guidance 1 alone");
+    let output = place.run(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use kiln_bundle::plan::Schedule;
 use kiln_runtime::pipeline::rng::NormalRng;
 use kiln_runtime::pipeline::sampler::{self, SamplerEntry, SamplerOptions};
 use kiln_runtime::pipeline::tokenizer::Tokenizer;
@@ -59,7 +58,7 @@ fn expected(request: &Request<'_>) -> (Vec<f32>, Vec<f32>) {
     let tokenizer = Tokenizer::from_merges(&merges()).unwrap();
     let context = |prompt| small::embedding(&tokenizer.encode_padded(prompt).0);
     let contexts = [context(&request.negative_prompt), context(&request.prompt)];
-    let settings = request.settings(&Schedule::default()).unwrap();
+    let settings = request.settings(&kiln_bundle::testing::plan().manifest).unwrap();
     let options = SamplerOptions {
         eta: settings.eta,
         spacing: settings.spacing.unwrap(),
@@ -125,11 +124,45 @@ fn a_picture_is_what_the_numbers_say() {
             assert_eq!(found.rgb.pixels().len(), 768);
             assert!(found.warnings.is_empty());
             let report = &found.report;
-            assert_eq!(report.settings, request.settings(&Schedule::default()).unwrap());
+            assert_eq!(report.settings, request.settings(&session.plan().manifest).unwrap());
             assert_eq!(report.times.step_seconds.len(), report.settings.steps);
         }
         assert_eq!(session.allocations(), allocations);
     }
+}
+
+#[test]
+fn a_bundle_without_guidance_has_one_prompt_and_one_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Small { branches: 1, batch: 1, ..Small::default() };
+    let mut session = open(&write(&folder, small));
+    let single = Request { guidance: Some(1.0), ..request(3) };
+    let found = picture(&mut session, &single);
+    assert_close(&found.decoded, &expected(&single).0);
+    assert!(found.warnings.iter().any(|line| line.contains("negative prompt has no effect")));
+    let error = session.generate(&request(3), &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("--guidance-branches 2"), "{error}");
+}
+
+#[test]
+fn a_network_that_takes_the_guidance_has_its_embedding() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Small { branches: 1, batch: 1, guided: true, ..Small::default() };
+    let mut session = open(&write(&folder, small));
+    let request = Request { guidance: Some(8.5), ..request(1) };
+    let found = picture(&mut session, &request);
+    let tokenizer = Tokenizer::from_merges(&merges()).unwrap();
+    let context = small::embedding(&tokenizer.encode_padded(&request.prompt).0);
+    let embedding: Vec<f32> = sampler::guidance_embedding(8.5, small::WIDTH).collect();
+    let mut latent = vec![0.0; small::LATENT];
+    let mut rng = NormalRng::from_seed(request.seed);
+    rng.fill(&mut latent);
+    let input = channels_last(&latent, 4);
+    let output = small::unet_of(&input, &context, |i| embedding[i % small::WIDTH]);
+    let options = SamplerOptions::stable_diffusion(1, small::LATENT);
+    let mut ddim = SamplerEntry::find("ddim").unwrap().sampler(&options).unwrap();
+    ddim.step(0, &channels_first(&output, 4), &mut latent, &mut rng).unwrap();
+    assert_close(&found.decoded, &small::decode(&channels_last(&latent, 4)));
 }
 
 #[test]

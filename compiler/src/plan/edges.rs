@@ -58,6 +58,7 @@ fn edge(networks: &[LoweredNetwork], index: usize, id: kiln_ir::ValueId) -> Resu
         "latent" => Feed::Latent,
         "image" => Feed::Image,
         "timestep" => Feed::Timestep,
+        "guidance_embedding" => Feed::Guidance,
         _ => bail!("nothing provides the input {name} of {}", consumer.name),
     }))
 }

@@ -15,7 +15,7 @@ use super::schedule::schedule;
 use super::select::{Lowered, Options};
 use super::time::LaunchCost;
 use crate::device::DeviceProfile;
-use crate::model::{GUIDANCE_BRANCHES, Model, NetworkGraph, parts};
+use crate::model::{Model, NetworkGraph, parts};
 use crate::passes::{self, Stage};
 use crate::request::PlanRequest;
 use crate::storage::Storage;
@@ -123,14 +123,15 @@ fn networks(
 ) -> Result<Vec<NetworkGraph>> {
     let split = |batch| {
         let stages = Stage::Declutter..=Stage::Split;
-        passes::run(stages, parts(model, batch)?, strategy, profile)
+        let parts = parts(model, strategy.guidance_branches, batch)?;
+        passes::run(stages, parts, strategy, profile)
     };
     let mut networks = split(strategy.guidance_batch)?;
-    if strategy.guidance_batch != GUIDANCE_BRANCHES {
-        // The network of prompts serves both branches of guidance, regardless of the batch in the
+    if strategy.guidance_batch != strategy.guidance_branches {
+        // The network of prompts serves all branches of guidance, regardless of the batch in the
         // loop.
         let is_prompt = |network: &NetworkGraph| network.role == Role::PromptProjection;
-        let wide = split(GUIDANCE_BRANCHES)?.into_iter().find(is_prompt);
+        let wide = split(strategy.guidance_branches)?.into_iter().find(is_prompt);
         let prompt = networks.iter_mut().find(|network| is_prompt(network));
         if let (Some(prompt), Some(wide)) = (prompt, wide) {
             *prompt = wide;

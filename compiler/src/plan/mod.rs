@@ -36,7 +36,7 @@ use time::Prediction;
 
 /// Limits of the denoiser's resident weights, in bytes, that are tried in addition to "as many as
 /// fit". Resident weights are read before the first pass, so more of them may make an image of
-/// [`time::SAMPLER_STEPS`] steps slower. Each limit costs a placement, so the list is short.
+/// few steps slower. Each limit costs a placement, so the list is short.
 const RESIDENT_LIMITS_BYTES: [u64; 6] = [0, 64 * MIB, 128 * MIB, 256 * MIB, 512 * MIB, 1024 * MIB];
 
 /// Plans a model under a budget, without reading any weights. Takes the fitting strategy with the
@@ -59,11 +59,16 @@ pub fn plan_model(
         timestep_rows: TIMESTEP_ROWS as u32,
         ..model.manifest()
     };
+    let branches = request.branches(&of_model);
+    let mut of_model = Manifest { guidance_branches: branches as u32, ..of_model };
+    if branches == 1 && of_model.guidance_channels == 0 {
+        of_model.schedule.guidance = 1.0;
+    }
     let mut cache = LoweringCache::default();
     let mut fastest: Option<(u64, Draft, Plan)> = None;
     let mut least: Option<Shortfall> = None;
     let mut attempts = Vec::new();
-    for strategy in strategies(profile, storage.activations, guidance_batch) {
+    for strategy in strategies(profile, storage.activations, branches, guidance_batch) {
         let networks = lower_model(model, strategy, request, &mut cache)?;
         let guidance_batch = strategy.guidance_batch as u32;
         let manifest = Manifest { guidance_batch, ..of_model.clone() };

@@ -7,15 +7,12 @@
 //! even if nothing waits for it. Loads run ahead from one pass of the denoiser into the next, but
 //! not from one network into another. Resident weights are read before their network begins.
 
-use kiln_bundle::plan::{Gather, Manifest, Plan, Role, Step};
+use kiln_bundle::plan::{Gather, Manifest, Network, Plan, Role, Step};
 use kiln_bundle::rationale::Rates;
 use kiln_kernels::{Argument, Lowering, Problem, family};
 use std::collections::HashMap;
 
 use crate::device;
-
-/// Number of sampler steps of a predicted image.
-pub const SAMPLER_STEPS: u64 = 20;
 
 /// Memory traffic and predicted time of a launch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -76,20 +73,25 @@ pub fn gather_ns(rates: &Rates, gather: &Gather) -> u64 {
     rates.load_ns(gather.row_bytes.saturating_mul(u64::from(gather.index_count)))
 }
 
-/// Number of passes of a network for an image of [`SAMPLER_STEPS`] steps with guidance.
+/// Number of sampler steps of a predicted image: the model's default.
+pub fn sampler_steps(manifest: &Manifest) -> u64 {
+    u64::from(manifest.schedule.steps.max(1))
+}
+
+/// Number of passes of a network for an image of [`sampler_steps`].
 pub fn passes(manifest: &Manifest, role: Role) -> u64 {
     match role {
         Role::TimestepProjection => {
-            SAMPLER_STEPS.div_ceil(u64::from(manifest.timestep_rows.max(1)))
+            sampler_steps(manifest).div_ceil(u64::from(manifest.timestep_rows.max(1)))
         }
-        Role::Denoiser => SAMPLER_STEPS * passes_a_step(manifest),
+        Role::Denoiser => sampler_steps(manifest) * passes_a_step(manifest),
         _ => 1,
     }
 }
 
-/// Passes of the denoiser in a step of the sampler.
+/// Passes of the denoiser in a step of a sampler with one evaluation a step.
 pub fn passes_a_step(manifest: &Manifest) -> u64 {
-    if manifest.guidance_batch == 1 { 2 } else { 1 }
+    u64::from(manifest.guidance_branches / manifest.guidance_batch.max(1))
 }
 
 /// A step of the plan for the time model.
@@ -178,7 +180,7 @@ impl Prediction {
         this
     }
 
-    /// Time of an image with [`SAMPLER_STEPS`] steps and guidance, in nanoseconds.
+    /// Time of an image with [`sampler_steps`], in nanoseconds.
     pub fn picture_ns(&self, plan: &Plan) -> u64 {
         let times = plan.networks.iter().zip(&self.networks);
         times
@@ -217,7 +219,7 @@ pub fn resident_bytes(plan: &Plan, index: usize) -> u64 {
     plan.networks[index].loads.iter().map(|block| plan.blocks[block.index()].len_bytes).sum()
 }
 
-/// Bytes of weights that are streamed for an image of [`SAMPLER_STEPS`] steps with guidance.
+/// Bytes of weights that are streamed for an image of [`sampler_steps`].
 pub fn streamed_bytes(plan: &Plan) -> u64 {
     let of_pass = |steps: &[Step]| -> u64 {
         let loads = steps.iter().filter_map(|step| match step {
@@ -226,7 +228,8 @@ pub fn streamed_bytes(plan: &Plan) -> u64 {
         });
         loads.sum()
     };
-    plan.networks.iter().map(|n| passes(&plan.manifest, n.role) * of_pass(&n.steps)).sum()
+    let of_image = |n: &Network| passes(&plan.manifest, n.role).saturating_mul(of_pass(&n.steps));
+    plan.networks.iter().map(of_image).fold(0, u64::saturating_add)
 }
 
 /// One event for each step of a network.

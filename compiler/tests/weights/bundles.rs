@@ -38,7 +38,9 @@ impl Model for Emoji {
             context_tokens: self.0.context_tokens as u32,
             context_channels: self.0.text.width as u32,
             schedule: Schedule::default(),
+            guidance_branches: 0,
             guidance_batch: 0,
+            guidance_channels: 0,
             timestep_rows: 0,
         }
     }
@@ -49,8 +51,13 @@ fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
     let model = Emoji(kiln_graphs::config::model("emoji-256").unwrap());
     let (name, profile) = DeviceProfile::load("cpu-avx512").unwrap();
     let storage = Storage::FP16;
-    let request =
-        PlanRequest { profile: &profile, storage, budget_bytes: 1 << 30, guidance_batch: None };
+    let request = PlanRequest {
+        profile: &profile,
+        storage,
+        budget_bytes: 1 << 30,
+        guidance_branches: None,
+        guidance_batch: None,
+    };
     let planned = plan_model(&model, &name, "fp16", &request).unwrap();
     let source = weights::open(checkpoint).unwrap();
     emit::emit(&[planned], source.as_ref(), b"merges", bundle, &mut |_| {}).unwrap();

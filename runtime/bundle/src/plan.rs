@@ -144,9 +144,14 @@ pub struct Manifest {
     pub context_channels: u32,
     /// Noise schedule of the training, and defaults of the sampler.
     pub schedule: Schedule,
-    /// Batch rows of the denoiser: 2 if both branches of guidance run in one pass, 1 if each
-    /// branch has a pass of its own.
+    /// Branches of guidance: [`GUIDANCE_BRANCHES`], or 1 for the conditional one alone. A bundle
+    /// with one branch has no classifier-free guidance: its scale is 1.
+    pub guidance_branches: u32,
+    /// Batch rows of the denoiser: all branches of guidance in one pass, or 1 if each branch has a
+    /// pass of its own.
     pub guidance_batch: u32,
+    /// Channels of [`Feed::Guidance`]; 0 if the denoiser has no such input.
+    pub guidance_channels: u32,
     /// Timesteps in one run of [`Role::TimestepProjection`].
     pub timestep_rows: u32,
 }
@@ -190,7 +195,7 @@ impl std::fmt::Display for Size {
     }
 }
 
-/// Branches of classifier-free guidance: unconditional and conditional, in this order.
+/// Branches of classifier-free guidance at most: unconditional and conditional, in this order.
 pub const GUIDANCE_BRANCHES: u32 = 2;
 
 /// What a device must offer to run the kernels and hold the buffers.

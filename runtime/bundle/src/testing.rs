@@ -144,7 +144,9 @@ fn manifest() -> Manifest {
         context_tokens: 4,
         context_channels: 8,
         schedule: Schedule::default(),
+        guidance_branches: 2,
         guidance_batch: 1,
+        guidance_channels: 0,
         timestep_rows: 4,
     }
 }

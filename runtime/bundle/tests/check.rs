@@ -338,6 +338,13 @@ rejects! {
     no_decoder: |plan| { plan.networks.pop(); plan.buffers.drain(9..11); }
         => Violation::RoleMissing { role: Role::Decoder },
     no_guidance_batch: |plan| plan.manifest.guidance_batch = 0 => Violation::GuidanceBatch { .. },
+    no_guidance_branches: |plan| plan.manifest.guidance_branches = 0
+        => Violation::GuidanceBatch { .. },
+    three_guidance_branches: |plan| plan.manifest.guidance_branches = 3
+        => Violation::GuidanceBatch { .. },
+    guidance_batch_over_its_branches: |plan| {
+        (plan.manifest.guidance_branches, plan.manifest.guidance_batch) = (1, 2);
+    } => Violation::GuidanceBatch { .. },
     guidance_batch_of_three: |plan| plan.manifest.guidance_batch = 3
         => Violation::GuidanceBatch { .. },
 
@@ -353,6 +360,11 @@ rejects! {
         => Violation::Feed { feed: Feed::Latent, .. },
     timesteps_of_fewer_rows: |plan| plan.manifest.timestep_rows = 3
         => Violation::Feed { feed: Feed::Timestep, .. },
+    tokens_of_one_branch: |plan| plan.manifest.guidance_branches = 1
+        => Violation::Feed { feed: Feed::Tokens, .. },
+    guidance_without_channels: |plan| {
+        plan.networks[1].inputs[0].source = Source::Host(Feed::Guidance);
+    } => Violation::Feed { feed: Feed::Guidance, .. },
     longer_prompts: |plan| plan.manifest.context_tokens = 8
         => Violation::Feed { feed: Feed::Tokens, .. },
     image_for_a_denoiser: |plan| plan.networks[2].inputs[0].source = Source::Host(Feed::Image)

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use kiln_bundle::plan::Schedule;
+use kiln_bundle::plan::Manifest;
 
 use super::RunArgs;
 use super::outputs::Outputs;
@@ -68,11 +68,11 @@ pub(super) struct Jobs<'a> {
 impl<'a> Jobs<'a> {
     /// Reads and checks all images and the names of all files that the command writes.
     ///
-    /// `schedule`: the model's. `room_bytes`: the folder of each picture must have room for these bytes.
+    /// `manifest`: the bundle's. `room_bytes`: the folder of each picture must have room for these bytes.
     /// Errors: `Input`, with the number of the line in a batch.
     pub fn of(
         args: &'a RunArgs,
-        schedule: &Schedule,
+        manifest: &Manifest,
         room_bytes: u64,
     ) -> Result<Jobs<'a>, RuntimeError> {
         let prompts = args.prompts.as_deref().map(Prompts::read).transpose()?;
@@ -92,7 +92,7 @@ impl<'a> Jobs<'a> {
             }
             let job = job.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             if number > 0 || first.is_none() {
-                let settings = job.request().settings(schedule);
+                let settings = job.request().settings(manifest);
                 steps = settings.map_err(|error| jobs.at(number, error))?.steps;
             }
             let checked = outputs.picture(&job.output, number);
@@ -191,7 +191,7 @@ mod tests {
         let args = [&["m.kiln"], args].concat();
         match Command::parse(args.into_iter().map(Into::into)) {
             Ok(Command::Run(run)) => {
-                let jobs = Jobs::of(&run, &Schedule::default(), 0)?;
+                let jobs = Jobs::of(&run, &kiln_bundle::testing::plan().manifest, 0)?;
                 let list = jobs.iter().map(|job| job.map(|(_, job)| job)).collect::<Result<_, _>>();
                 Ok((list?, jobs.done))
             }

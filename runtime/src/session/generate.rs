@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(doc)]
+use kiln_bundle::plan::Feed;
 use kiln_bundle::plan::{Plan, Size, Spacing};
 
 use super::roles::Roles;
@@ -140,6 +142,8 @@ struct Generation<'a> {
     roles: Roles,
     sampler: Sampler,
     rng: NormalRng,
+    /// [`Feed::Guidance`].
+    guidance: Vec<f32>,
     tokens: Vec<i32>,
     times: Times,
 }
@@ -186,18 +190,21 @@ impl Session {
         observe: &mut Observer,
     ) -> Result<Picture, RuntimeError> {
         let started = Instant::now();
-        let settings = request.settings(&self.plan().manifest.schedule)?;
+        let settings = request.settings(&self.plan().manifest)?;
         request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
         let (tokens, warnings) = self.tokenize(request)?;
         let first = match &request.init {
             Some(init) => prepare::first_step(init.strength, settings.steps)?,
             None => 0,
         };
+        let channels = self.plan().manifest.guidance_channels as usize;
+        let guidance = sampler::guidance_embedding(settings.guidance, channels).collect();
         let (sampler, rng) = self.prepare(request, &settings, first)?;
         let roles = Roles::of(self.plan())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let sequence = roles.sequence(sampler.timesteps().len(), request.init.is_some());
-        let mut generation = Generation { request, settings, roles, sampler, rng, tokens, times };
+        let mut generation =
+            Generation { request, settings, roles, sampler, rng, guidance, tokens, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             tell(observe, Progress::Prompt)?;
             generation.encode_picture(session, stream)?;
@@ -277,7 +284,10 @@ impl Generation<'_> {
         session: &mut Session,
         stream: &mut Stream,
     ) -> Result<(), RuntimeError> {
-        self.dump("tokens", || Tensor::i32(&[2, CONTEXT_LENGTH], self.tokens.clone()))?;
+        self.dump("tokens", || {
+            let prompts = self.tokens.len() / CONTEXT_LENGTH;
+            Tensor::i32(&[prompts, CONTEXT_LENGTH], self.tokens.clone())
+        })?;
         for network in self.roles.prompt() {
             let values = HostInputs { tokens: &self.tokens, ..HostInputs::default() };
             session.run(network, values, stream)?;
@@ -308,7 +318,9 @@ impl Generation<'_> {
             {
                 let end = evaluations.min(index.saturating_add(rows));
                 let timesteps = &self.sampler.timesteps()[index..end];
-                session.run(network, HostInputs { timesteps, ..HostInputs::default() }, stream)?;
+                let guidance = &self.guidance;
+                let values = HostInputs { timesteps, guidance, ..HostInputs::default() };
+                session.run(network, values, stream)?;
             }
             self.predict(session, stream, index)?;
             self.advance(session, index)?;
@@ -334,13 +346,17 @@ impl Generation<'_> {
     /// Moves the latent by the denoiser's output.
     fn advance(&mut self, session: &mut Session, index: usize) -> Result<(), RuntimeError> {
         let host = &mut session.host;
-        let [output, conditional] = &mut host.branches;
+        let [output, conditional @ ..] = &mut host.branches[..] else {
+            return Err(RuntimeError::Plan("the bundle has no branch of guidance".into()));
+        };
         let Settings { guidance, guidance_rescale, .. } = self.settings;
-        sampler::guide(output, conditional, guidance, guidance_rescale)?;
+        if let [conditional] = conditional {
+            sampler::guide(output, conditional, guidance, guidance_rescale)?;
+        }
         Ok(self.sampler.step(index, output, &mut host.latent, &mut self.rng)?)
     }
 
-    /// Leaves the denoiser's output for both branches in `session.host.branches`.
+    /// Leaves the denoiser's output for each branch in `session.host.branches`.
     fn predict(
         &self,
         session: &mut Session,
@@ -357,13 +373,14 @@ impl Generation<'_> {
                 let values = HostInputs {
                     latent: &scaled_latent,
                     timesteps: &timestep,
+                    guidance: &self.guidance,
                     row: (index % self.roles.timestep_rows) as u64,
                     branch: branch as u64,
                     ..HostInputs::default()
                 };
                 session.run(self.roles.denoiser, values, stream)?;
                 session.read_output(self.roles.denoiser, 0)?;
-                session.split_branches(branch, self.roles.passes)?;
+                session.split_branches(branch)?;
             }
             Ok(())
         };
@@ -403,20 +420,18 @@ impl Generation<'_> {
 
 impl Session {
     /// Moves the denoiser's output from `host.values` into `host.branches`, NCHW.
-    fn split_branches(&mut self, pass: usize, passes: usize) -> Result<(), RuntimeError> {
+    fn split_branches(&mut self, pass: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let (elems, host) = (latent_elems(bundle.plan()), &mut self.host);
         let channels = bundle.plan().manifest.latent_channels as usize;
-        let branches = match passes {
-            1 => &mut host.branches[..],
-            _ => &mut host.branches[pass..=pass],
-        };
-        if host.values.len() != elems * branches.len() {
-            let found = host.values.len();
+        let batch = bundle.plan().manifest.guidance_batch as usize;
+        let branches = host.branches.iter_mut().skip(pass * batch).take(batch);
+        let found = host.values.len();
+        if found != elems * branches.len() {
             let message = format!("the denoiser gives {found} values for latents of {elems}");
             return Err(RuntimeError::Plan(message));
         }
-        for (branch, values) in branches.iter_mut().zip(host.values.chunks(elems)) {
+        for (branch, values) in branches.zip(host.values.chunks(elems)) {
             branch.clear();
             branch.extend(tensor::to_channels_first(values, channels));
         }

@@ -28,6 +28,7 @@ pub(super) struct Inputs {
     tokens: Vec<i32>,
     latent: Vec<f32>,
     image: Vec<f32>,
+    guidance: Vec<f32>,
 }
 
 impl Inputs {
@@ -40,12 +41,14 @@ impl Inputs {
         let mut latent = vec![0.0; latent_elems(session.plan())];
         NormalRng::from_seed(0).fill(&mut latent);
         let image = (0..elems(Feed::Image)).map(|i| (i % 256) as f32 / 127.5 - 1.0).collect();
-        Inputs { tokens: vec![1; elems(Feed::Tokens)], latent, image }
+        let guidance = vec![0.5; elems(Feed::Guidance)];
+        Inputs { tokens: vec![1; elems(Feed::Tokens)], latent, image, guidance }
     }
 
     pub fn values(&self) -> HostInputs<'_> {
-        let (tokens, latent, image) = (&self.tokens, &self.latent, &self.image);
-        HostInputs { tokens, latent, image, timesteps: &[TIMESTEP], ..HostInputs::default() }
+        let Inputs { tokens, latent, image, guidance } = self;
+        let timesteps = &[TIMESTEP];
+        HostInputs { tokens, latent, image, guidance, timesteps, ..HostInputs::default() }
     }
 }
 

@@ -43,7 +43,7 @@ impl Session {
         Ok(image.pixels().iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect())
     }
 
-    /// Tokens of both prompts, the negative one first, and warnings.
+    /// Tokens of the prompts, one for each branch of guidance, the negative one first, and warnings.
     pub(super) fn tokenize(
         &self,
         request: &Request<'_>,
@@ -53,7 +53,12 @@ impl Session {
         };
         let (mut tokens, mut warnings) = (Vec::with_capacity(2 * CONTEXT_LENGTH), Vec::new());
         let prompts = [("negative prompt", &request.negative_prompt), ("prompt", &request.prompt)];
-        for (name, prompt) in prompts {
+        let unused = prompts.len() - self.host.branches.len().min(prompts.len());
+        if unused > 0 && !request.negative_prompt.is_empty() {
+            warnings
+                .push("the bundle has no guidance, so the negative prompt has no effect".into());
+        }
+        for (name, prompt) in prompts.into_iter().skip(unused) {
             let (row, truncated) = tokenizer.encode_padded(prompt);
             tokens.extend(row);
             if truncated {

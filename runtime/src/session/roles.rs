@@ -1,6 +1,6 @@
 //! The networks of a plan by their roles, and the order in which they run for an image.
 
-use kiln_bundle::plan::{GUIDANCE_BRANCHES, Plan, Role};
+use kiln_bundle::plan::{Plan, Role};
 
 use crate::error::RuntimeError;
 
@@ -38,7 +38,7 @@ impl Roles {
                 Some(_) => manifest.timestep_rows.max(1) as usize,
                 None => usize::MAX,
             },
-            passes: (GUIDANCE_BRANCHES / manifest.guidance_batch.max(1)) as usize,
+            passes: (manifest.guidance_branches / manifest.guidance_batch.max(1)) as usize,
         })
     }
 

@@ -1,6 +1,6 @@
 //! The settings of an image: those that the request gives, and the defaults for the others.
 
-use kiln_bundle::plan::{Schedule, Spacing};
+use kiln_bundle::plan::{Manifest, Schedule, Spacing};
 use serde::Serialize;
 
 use super::Request;
@@ -33,7 +33,8 @@ impl Request<'_> {
     /// Checks the request for a model, and fills in the defaults of the model and of the sampler.
     ///
     /// Errors: `Input` for prompts and guidance; `Sampler` for its name, spacing, steps or shares.
-    pub fn settings(&self, schedule: &Schedule) -> Result<Settings, RuntimeError> {
+    pub fn settings(&self, manifest: &Manifest) -> Result<Settings, RuntimeError> {
+        let schedule = &manifest.schedule;
         let prompts = [("prompt", &self.prompt), ("negative prompt", &self.negative_prompt)];
         for (name, prompt) in prompts {
             if prompt.len() > MAX_PROMPT_BYTES {
@@ -46,6 +47,14 @@ impl Request<'_> {
         if !(-MAX_GUIDANCE..=MAX_GUIDANCE).contains(&guidance) {
             let range = format!("it must be from -{MAX_GUIDANCE} to {MAX_GUIDANCE}");
             return Err(RuntimeError::Input(format!("guidance is {guidance:?}, {range}")));
+        }
+        let is_single = manifest.guidance_branches == 1 && manifest.guidance_channels == 0;
+        if is_single && guidance != 1.0 {
+            let message = format!(
+                "guidance is {guidance:?}, and the bundle is for guidance 1 alone; \
+                 compile it with --guidance-branches 2"
+            );
+            return Err(RuntimeError::Input(message));
         }
         check_share("guidance rescale", self.guidance_rescale)?;
         let entry = SamplerEntry::find(self.sampler.as_ref().unwrap_or(&schedule.sampler))?;

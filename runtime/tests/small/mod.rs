@@ -48,17 +48,21 @@ __kernel void grow(__global const float *x, __global const float *w, __global fl
 /// What varies.
 #[derive(Clone, Copy)]
 pub struct Small {
+    /// Branches of guidance.
+    pub branches: usize,
     /// Guidance branches in a pass.
     pub batch: usize,
     /// Timesteps of one run of `unet_time`.
     pub rows: usize,
+    /// Whether the U-Net takes the embedding of the guidance in place of the timestep's.
+    pub guided: bool,
     /// Staging memory; 0 maps.
     pub staging_bytes: u64,
 }
 
 impl Default for Small {
     fn default() -> Self {
-        Small { batch: 2, rows: 4, staging_bytes: 0 }
+        Small { branches: 2, batch: 2, rows: 4, guided: false, staging_bytes: 0 }
     }
 }
 
@@ -82,12 +86,14 @@ const DECODE: u32 = RESIDENT + 1;
 /// Index of the resident block.
 pub const RESIDENT_BLOCK: usize = RESIDENT as usize;
 
-/// Elements of the embeddings of both prompts.
-const CONTEXT: usize = 2 * TOKENS * WIDTH;
+/// Elements of the embedding of a prompt.
+const CONTEXT: usize = TOKENS * WIDTH;
 /// The instant after the U-Net, which begins at 10.
 const UNET_END: u32 = 10 + 3 * LAYERS as u32 + 2;
 
 struct Ids {
+    /// Branches of guidance.
+    branches: usize,
     tokens: BufferId,
     rows: BufferId,
     embedding: BufferId,
@@ -192,18 +198,19 @@ impl Small {
     }
 
     fn buffers(&self) -> (Arena, Ids) {
-        let (batch, rows) = (self.batch, self.rows);
+        let Small { branches, batch, rows, .. } = *self;
         let mut arena = Arena::default();
         let mut add = |name: &str, elems, lower, upper| {
             let inner = ["rows", "even", "odd"].contains(&name);
             let kind = if inner { BufferKind::Activation } else { BufferKind::Port };
             arena.add(kind, name, elems, lower, upper)
         };
-        let kv = add("kv", CONTEXT, 5, UNET_END);
+        let kv = add("kv", branches * CONTEXT, 5, UNET_END);
         let ids = Ids {
-            tokens: add("tokens", 2 * TOKENS, 0, 1),
+            branches,
+            tokens: add("tokens", branches * TOKENS, 0, 1),
             rows: add("rows", 4096, 0, 3),
-            embedding: add("embedding", CONTEXT, 2, 7),
+            embedding: add("embedding", branches * CONTEXT, 2, 7),
             kv,
             times: add("times", rows, 7, 9),
             time_table: add("time", rows * WIDTH, 8, UNET_END),
@@ -211,9 +218,9 @@ impl Small {
             hidden: ["even", "odd"].map(|name| add(name, batch * LATENT, 10, UNET_END)),
             eps: add("eps", batch * LATENT, 10, UNET_END),
             time_row: add("time row", WIDTH, 10, UNET_END),
-            kv_in: match batch {
-                2 => kv,
-                _ => add("kv branch", CONTEXT / 2, 10, UNET_END),
+            kv_in: match batch == branches {
+                true => kv,
+                false => add("kv branch", CONTEXT, 10, UNET_END),
             },
             picture: add("picture latent", LATENT, UNET_END, UNET_END + 3),
             image: add("image", 16 * 16 * 3, UNET_END, UNET_END + 3),
@@ -254,7 +261,7 @@ impl Small {
     fn unet(&self, ids: &Ids) -> Network {
         let batch = self.batch;
         let elems = batch * LATENT;
-        let kv = if batch == 2 { Slice::InPlace } else { Slice::GuidanceBranch };
+        let kv = if batch == self.branches { Slice::InPlace } else { Slice::GuidanceBranch };
         let row = Slice::TimestepRow { row_bytes: WIDTH as u64 * 4, copies: 1 };
         let mut steps = Vec::new();
         let mut from = ids.latent;
@@ -278,13 +285,17 @@ impl Small {
             ];
             steps.push(dispatch("blend", 2, args, elems));
         }
+        let time = port("time", ids.time_row, ElementType::F32, &[1, WIDTH]);
         Network {
             name: "unet".into(),
             role: Role::Denoiser,
             inputs: vec![
                 host(Feed::Latent, port("latent", ids.latent, ElementType::F32, &[batch, 4, 4, 4])),
                 output_of(1, kv, port("kv", ids.kv_in, ElementType::F32, &[batch, TOKENS, WIDTH])),
-                output_of(2, row, port("time", ids.time_row, ElementType::F32, &[1, WIDTH])),
+                match self.guided {
+                    true => host(Feed::Guidance, time),
+                    false => output_of(2, row, time),
+                },
             ],
             outputs: vec![port("eps", ids.eps, ElementType::F32, &[batch, 4, 4, 4])],
             loads: vec![BlockId(RESIDENT)],
@@ -323,8 +334,13 @@ impl Small {
             latent_channels: 4,
             context_tokens: TOKENS as u32,
             context_channels: WIDTH as u32,
-            schedule: Schedule::default(),
+            schedule: Schedule {
+                guidance: if self.branches == 1 { 1.0 } else { 7.5 },
+                ..Schedule::default()
+            },
+            guidance_branches: self.branches as u32,
             guidance_batch: self.batch as u32,
+            guidance_channels: if self.guided { WIDTH as u32 } else { 0 },
             timestep_rows: self.rows as u32,
         }
     }
@@ -337,19 +353,26 @@ fn text_encoder(ids: &Ids, table_at: u64) -> Network {
         row_bytes: WIDTH as u64 * 4,
         row_count: VOCABULARY as u32,
         indices: ids.tokens,
-        index_count: 2 * TOKENS as u32,
+        index_count: (ids.branches * TOKENS) as u32,
         output: ids.rows,
     };
     let mut steps = vec![Step::Gather(gather)];
-    steps.extend(streamed(TEXT, 0, |w| scale(ids.rows, w, ids.embedding, CONTEXT, WIDTH)));
+    steps.extend(streamed(TEXT, 0, |w| {
+        scale(ids.rows, w, ids.embedding, ids.branches * CONTEXT, WIDTH)
+    }));
     Network {
         name: "text_encoder".into(),
         role: Role::TextEncoder,
         inputs: vec![host(
             Feed::Tokens,
-            port("tokens", ids.tokens, ElementType::I32, &[2, TOKENS]),
+            port("tokens", ids.tokens, ElementType::I32, &[ids.branches, TOKENS]),
         )],
-        outputs: vec![port("embedding", ids.embedding, ElementType::F32, &[2, TOKENS, WIDTH])],
+        outputs: vec![port(
+            "embedding",
+            ids.embedding,
+            ElementType::F32,
+            &[ids.branches, TOKENS, WIDTH],
+        )],
         loads: vec![],
         // What the embedding is made from is in the same place.
         overwrites: vec![BlockId(RESIDENT)],
@@ -358,15 +381,17 @@ fn text_encoder(ids: &Ids, table_at: u64) -> Network {
 }
 
 fn unet_prompt(ids: &Ids) -> Network {
-    let context = port("context", ids.embedding, ElementType::F32, &[2, TOKENS, WIDTH]);
+    let context = port("context", ids.embedding, ElementType::F32, &[ids.branches, TOKENS, WIDTH]);
     Network {
         name: "unet_prompt".into(),
         role: Role::PromptProjection,
         inputs: vec![output_of(0, Slice::InPlace, context)],
-        outputs: vec![port("kv", ids.kv, ElementType::F32, &[2, TOKENS, WIDTH])],
+        outputs: vec![port("kv", ids.kv, ElementType::F32, &[ids.branches, TOKENS, WIDTH])],
         loads: vec![],
         overwrites: vec![],
-        steps: streamed(PROMPT, 1, |w| scale(ids.embedding, w, ids.kv, CONTEXT, WIDTH)),
+        steps: streamed(PROMPT, 1, |w| {
+            scale(ids.embedding, w, ids.kv, ids.branches * CONTEXT, WIDTH)
+        }),
     }
 }
 
@@ -468,11 +493,15 @@ pub fn embedding(tokens: &[i32]) -> Vec<f32> {
 
 /// The U-Net's output for one batch row, channels last, from one row of an embedding.
 pub fn unet(latent: &[f32], context: &[f32], timestep: f32) -> Vec<f32> {
+    unet_of(latent, context, |i| timestep * used_weight(2, i % WIDTH))
+}
+
+/// [`unet`] with the value that it takes at each element for the timestep.
+pub fn unet_of(latent: &[f32], context: &[f32], time: impl Fn(usize) -> f32) -> Vec<f32> {
     let kv: Vec<f32> =
         context.iter().enumerate().map(|(i, x)| x * used_weight(1, i % WIDTH)).collect();
     let mean = kv.iter().sum::<f32>() / kv.len() as f32;
     let hidden = |i: usize| (0..LAYERS).fold(latent[i], |x, l| x * used_weight(3 + l, i % 4));
-    let time = |i: usize| timestep * used_weight(2, i % WIDTH);
     (0..LATENT)
         .map(|i| hidden(i) + 0.25 * mean + time(i) * used_weight(RESIDENT_BLOCK, i % 4))
         .collect()

@@ -42,7 +42,9 @@ impl Model for ConfiguredModel {
             context_tokens: c.context_tokens as u32,
             context_channels: c.text.width as u32,
             schedule: schedule(&c.schedule),
+            guidance_branches: 0,
             guidance_batch: 0,
+            guidance_channels: c.unet.guidance_width.unwrap_or(0) as u32,
             timestep_rows: 0,
         }
     }

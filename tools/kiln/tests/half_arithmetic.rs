@@ -21,7 +21,13 @@ fn planned() -> Planned {
     let (name, profile) = DeviceProfile::load("mali-g78").expect("it ships");
     let (budget_bytes, guidance_batch) = (1 << 30, None);
     let storage = Storage::FP16;
-    let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch };
+    let request = PlanRequest {
+        profile: &profile,
+        storage,
+        budget_bytes,
+        guidance_branches: None,
+        guidance_batch,
+    };
     let model = kiln_models::find("emoji-256").expect("it ships");
     plan_model(&model, &name, "fp16", &request).expect("it fits")
 }

@@ -1,7 +1,8 @@
 //! Plans for devices with limits that no profile has: every plan keeps them.
 
-use kiln_bundle::plan::{HALF_EXTENSION, Plan};
+use kiln_bundle::plan::{Feed, HALF_EXTENSION, Plan, Role, Source};
 use kiln_compiler::device::{DeviceLimits, DeviceProfile};
+use kiln_compiler::plan::time::Prediction;
 use kiln_compiler::plan_model;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
@@ -39,7 +40,13 @@ fn plan(name: &str, limits: &DeviceLimits) -> Plan {
     let (_, mut profile) = DeviceProfile::load(name).expect("it ships");
     profile.adapt(limits);
     let (storage, budget_bytes) = (Storage::FP16, 1 << 30);
-    let request = PlanRequest { profile: &profile, storage, budget_bytes, guidance_batch: None };
+    let request = PlanRequest {
+        profile: &profile,
+        storage,
+        budget_bytes,
+        guidance_branches: None,
+        guidance_batch: None,
+    };
     let model = kiln_models::find("emoji-256").expect("it ships");
     let planned = plan_model(&model, name, "fp16", &request);
     planned.unwrap_or_else(|error| panic!("{name}, {limits:?}: {error:#}")).plan
@@ -66,4 +73,52 @@ fn little_local_memory_small_allocations_and_a_wide_alignment_are_kept() {
 fn small_work_groups_without_local_memory_are_kept() {
     let limits = DeviceLimits { local_mem_bytes: 0, max_work_group: 64, ..LEAST };
     assert_eq!(plans(limits).count(), DeviceProfile::names().count());
+}
+
+#[test]
+fn a_bundle_for_guidance_one_alone_takes_less_memory_and_time() {
+    let (name, profile) = DeviceProfile::load("cpu-avx2").expect("it ships");
+    let model = kiln_models::find("emoji-256").expect("it ships");
+    let plan = |guidance_branches, budget_bytes| {
+        let request = PlanRequest {
+            profile: &profile,
+            storage: Storage::FP32,
+            budget_bytes,
+            guidance_branches: Some(guidance_branches),
+            guidance_batch: None,
+        };
+        plan_model(&model, &name, "fp32", &request)
+    };
+    let [one, two] = [1, 2].map(|branches| plan(branches, 1 << 30).expect("it fits").plan);
+    let picture_ns = |plan: &Plan| Prediction::new(plan).picture_ns(plan);
+    println!("{} ns a picture, {} ns with guidance", picture_ns(&one), picture_ns(&two));
+    assert!(picture_ns(&one) * 10 < picture_ns(&two) * 9);
+    assert!(one.memory.arena_lower_bound_bytes < two.memory.arena_lower_bound_bytes);
+    let tokens = |plan: &Plan| {
+        let text_encoder = plan.with_role(Role::TextEncoder).expect("it is required");
+        plan.networks[text_encoder].inputs[0].port.shape.clone()
+    };
+    assert_eq!((tokens(&one), tokens(&two)), (vec![1, 77], vec![2, 77]));
+    let manifest = &one.manifest;
+    assert_eq!((manifest.guidance_branches, manifest.guidance_batch), (1, 1));
+}
+
+#[test]
+fn a_model_that_takes_the_scale_of_guidance_has_one_branch_and_is_given_the_scale() {
+    let (name, profile) = DeviceProfile::load("mali-g78").expect("it ships");
+    let model = kiln_models::find("lcm-dreamshaper").expect("it ships");
+    let request = PlanRequest {
+        profile: &profile,
+        storage: Storage::FP16,
+        budget_bytes: 1 << 30,
+        guidance_branches: None,
+        guidance_batch: None,
+    };
+    let plan = plan_model(&model, &name, "fp16", &request).expect("it fits").plan;
+    let manifest = &plan.manifest;
+    assert_eq!((manifest.guidance_branches, manifest.guidance_channels), (1, 256));
+    assert_eq!((manifest.schedule.guidance, manifest.schedule.steps), (8.5, 4));
+    let time = plan.with_role(Role::TimestepProjection).expect("timesteps are projected");
+    let mut inputs = plan.networks[time].inputs.iter();
+    assert!(inputs.any(|input| input.source == Source::Host(Feed::Guidance)));
 }

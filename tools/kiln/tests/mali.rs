@@ -14,6 +14,7 @@
 
 use anyhow::Result;
 use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::model::GUIDANCE_BRANCHES;
 use kiln_compiler::plan::lower::{LoweringCache, Work, lower_model};
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
@@ -78,9 +79,10 @@ fn planned_ops(half_arithmetic: bool) -> (Vec<PlannedOp>, Target) {
         profile: &profile,
         storage: Storage::FP16,
         budget_bytes: u64::MAX,
+        guidance_branches: None,
         guidance_batch: Some(1),
     };
-    let strategies = strategies(&profile, DType::F16, request.guidance_batch);
+    let strategies = strategies(&profile, DType::F16, GUIDANCE_BRANCHES, request.guidance_batch);
     let strategy = strategies.iter().find(|s| s.read_price == ReadPrice::FULL);
     let cache = &mut LoweringCache::default();
     let networks = lower_model(&model, *strategy.expect("it is tried"), &request, cache);

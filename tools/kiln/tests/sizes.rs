@@ -132,7 +132,7 @@ fn pictures_may_be_wider_than_high() {
     let config: ModelConfig = config::parse("tiny", DESCRIPTION).expect("it is a description");
     let wide = config.at_size(48, 32).expect("it is a multiple of 2");
     let model = WithEncoder(ConfiguredModel(wide.clone()));
-    let parts = kiln_compiler::model::parts(&model, 1).expect("the graphs build");
+    let parts = kiln_compiler::model::parts(&model, 1, 1).expect("the graphs build");
     let graphs: Vec<Graph> = parts.into_iter().map(|part| part.graph).collect();
     write_checkpoint(&weights, &tensors(&graphs));
     let fixed = ["compile", "--model", arg(&description), "--weights", arg(&weights)];

@@ -136,6 +136,7 @@ fn check_slice(
             is_copied
                 && consumer.role == Role::Denoiser
                 && plan.manifest.guidance_batch == 1
+                && plan.manifest.guidance_branches == GUIDANCE_BRANCHES
                 && rows_are(to_bytes, GUIDANCE_BRANCHES, from_bytes)
         }
         Slice::TimestepRow { row_bytes, copies } => {

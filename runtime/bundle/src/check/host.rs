@@ -5,9 +5,7 @@
 //! feed unwritten, or give the host fewer numbers than it takes.
 
 use super::violation::{Violation, port_len_bytes};
-use crate::plan::{
-    ElementType, Feed, GUIDANCE_BRANCHES, Input, Manifest, Network, Plan, Role, Source,
-};
+use crate::plan::{ElementType, Feed, Input, Manifest, Network, Plan, Role, Source};
 
 /// Checks every input that the host writes, and the first output of every network whose output the
 /// host reads.
@@ -24,7 +22,7 @@ fn check_feed(plan: &Plan, network: &Network, input: &Input) -> Result<(), Viola
     let (len_bytes, dtype, role) = (port_len_bytes(&input.port), input.port.dtype, network.role);
     let is_typed = match feed {
         Feed::Tokens => dtype == ElementType::I32,
-        Feed::Latent | Feed::Image | Feed::Timestep => is_number(dtype),
+        Feed::Latent | Feed::Image | Feed::Timestep | Feed::Guidance => is_number(dtype),
     };
     let elems = written_elems(&plan.manifest, role, feed);
     if is_typed && elems.is_some_and(|elems| fits(elems, dtype, len_bytes)) {
@@ -65,6 +63,9 @@ fn written_elems(manifest: &Manifest, role: Role, feed: Feed) -> Option<u128> {
         (Role::TextEncoder, Feed::Tokens) => Some(token_count(manifest)),
         (Role::TimestepProjection, Feed::Timestep) => Some(manifest.timestep_rows.into()),
         (Role::Denoiser, Feed::Timestep) => Some(1),
+        (Role::TimestepProjection | Role::Denoiser, Feed::Guidance) => {
+            Some(manifest.guidance_channels.into())
+        }
         (Role::Denoiser, Feed::Latent) => Some(batch_elems(manifest)),
         (Role::Decoder, Feed::Latent) => Some(latent_elems(manifest)),
         _ => None,
@@ -83,7 +84,7 @@ fn read_elems(manifest: &Manifest, role: Role) -> Option<u128> {
 }
 
 fn token_count(manifest: &Manifest) -> u128 {
-    u128::from(GUIDANCE_BRANCHES) * u128::from(manifest.context_tokens)
+    u128::from(manifest.guidance_branches) * u128::from(manifest.context_tokens)
 }
 
 fn latent_elems(manifest: &Manifest) -> u128 {

@@ -1,7 +1,7 @@
 //! Roles of networks: unique, in order, and complete.
 
 use super::violation::Violation;
-use crate::plan::{GUIDANCE_BRANCHES, Plan, Role};
+use crate::plan::{GUIDANCE_BRANCHES, Manifest, Plan, Role};
 
 /// Checks that each role occurs at most once and in order, that no required role is missing, and
 /// that the denoiser's batch holds one branch of guidance or all.
@@ -15,9 +15,10 @@ pub(super) fn check(plan: &Plan) -> Result<(), Violation> {
     if let Some(&role) = Role::REQUIRED.iter().find(|&&role| plan.with_role(role).is_none()) {
         return Err(Violation::RoleMissing { role });
     }
-    let guidance_batch = plan.manifest.guidance_batch;
-    if ![1, GUIDANCE_BRANCHES].contains(&guidance_batch) {
-        return Err(Violation::GuidanceBatch { guidance_batch });
+    let Manifest { guidance_branches, guidance_batch, .. } = plan.manifest;
+    let known = [1, GUIDANCE_BRANCHES].contains(&guidance_branches);
+    if !known || ![1, guidance_branches].contains(&guidance_batch) {
+        return Err(Violation::GuidanceBatch { guidance_batch, guidance_branches });
     }
     Ok(())
 }

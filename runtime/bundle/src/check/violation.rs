@@ -309,9 +309,12 @@ pub enum Violation {
     },
     /// The denoiser's batch holds neither one branch of guidance nor all.
     #[error(
-        "a denoiser of {guidance_batch} batch rows runs neither one branch of guidance nor all"
+        "a denoiser of {guidance_batch} batch rows runs neither one branch of guidance nor all \
+         {guidance_branches}"
     )]
     GuidanceBatch {
+        /// [`Manifest::guidance_branches`](crate::plan::Manifest::guidance_branches).
+        guidance_branches: u32,
         /// [`Manifest::guidance_batch`](crate::plan::Manifest::guidance_batch).
         guidance_batch: u32,
     },

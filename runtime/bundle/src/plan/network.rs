@@ -100,12 +100,15 @@ pub enum Source {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Feed {
-    /// Token ids of both prompts, the negative prompt first.
+    /// Token ids of the prompts, one for each branch of guidance, the negative prompt first.
     Tokens,
     /// One image's latent, once for each batch row.
     Latent,
     /// The image to begin with, -1 to 1.
     Image,
+    /// The embedding of the scale of guidance, for models that were distilled with guidance:
+    /// [`Manifest::guidance_channels`] numbers.
+    Guidance,
     /// Timesteps of the sampler, the last one repeated if there are fewer than the port holds.
     Timestep,
 }

@@ -76,6 +76,11 @@ pub struct Args {
     /// kernels.tsv, which lists the kernels. The last plan that fits counts
     #[arg(long, value_name = "FOLDER", requires = "budget_sweep")]
     pub kernels: Option<PathBuf>,
+    /// Branches of guidance that the bundle has. With 1, it makes pictures without guidance and
+    /// without a negative prompt, in less memory and time [default: 2, or 1 for a model that runs
+    /// without guidance]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub guidance_branches: Option<u8>,
     /// Batch of a U-Net pass. 2 computes both branches of guidance together, 1 one after the other
     /// [default: 2 if the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
@@ -183,6 +188,11 @@ impl Precision {
 /// Compiles and writes the bundle.
 pub fn run(args: Args) -> Result<()> {
     let named = args.model.as_deref().map(model::find).transpose()?;
+    if (args.guidance_branches, args.guidance_batch) == (Some(1), Some(2)) {
+        bail!(
+            "--guidance-branches 1 leaves no second row for --guidance-batch 2; give one of them"
+        );
+    }
     let output = match (&args.budget_sweep, &args.output) {
         (Some(range), _) => return sweep::run(&args, named, *range),
         (None, Some(output)) => output,
@@ -206,6 +216,7 @@ pub fn run(args: Args) -> Result<()> {
             profile: &profile,
             storage: Storage { wide: &wide, ..args.precision.storage(&choices) },
             budget_bytes: args.budget,
+            guidance_branches: args.guidance_branches.map(usize::from),
             guidance_batch: args.guidance_batch.map(usize::from),
         };
         let precision = args.precision.name();

@@ -2,6 +2,7 @@
 
 use kiln_bundle::plan::{Plan, Step};
 use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::model::GUIDANCE_BRANCHES;
 use kiln_compiler::passes::{self, Stage};
 use kiln_compiler::plan::Planned;
 use kiln_compiler::quantize::{self, Choices};
@@ -95,8 +96,10 @@ impl Setting {
     /// The networks of a model after all passes, for one of the strategies of the device.
     pub fn optimized(&self, model: &dyn Model, entropy: &mut Entropy) -> Vec<(String, Graph)> {
         let (profile, narrowest) = (&self.profile, self.storage().activations);
-        let strategy = entropy.pick(&strategies(profile, narrowest, self.guidance_batch));
-        let parts = model::parts(model, strategy.guidance_batch).expect("it is built");
+        let strategy =
+            entropy.pick(&strategies(profile, narrowest, GUIDANCE_BRANCHES, self.guidance_batch));
+        let parts = model::parts(model, strategy.guidance_branches, strategy.guidance_batch)
+            .expect("it is built");
         let networks = passes::run(Stage::Declutter..=Stage::Device, parts, strategy, profile);
         let networks = networks.expect("passes leave graphs that verify");
         networks.into_iter().map(|network| (network.name, network.graph)).collect()
@@ -108,6 +111,7 @@ impl Setting {
             profile: &self.profile,
             storage: self.storage(),
             budget_bytes,
+            guidance_branches: None,
             guidance_batch: self.guidance_batch,
         };
         let error = match plan_model(model, self.profile_name, self.precision(), &request) {

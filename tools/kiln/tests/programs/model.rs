@@ -193,7 +193,9 @@ impl Model for RandomModel {
             context_tokens: self.tokens as u32,
             context_channels: self.context_channels as u32,
             schedule: Schedule::default(),
+            guidance_branches: 0,
             guidance_batch: 0,
+            guidance_channels: 0,
             timestep_rows: 0,
         }
     }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::model::GUIDANCE_BRANCHES;
 use kiln_compiler::plan::time::launch_costs;
 use kiln_compiler::strategy::{Strategy, strategies};
 use kiln_ir::DType;
@@ -177,7 +178,9 @@ pub fn run(args: Args) -> Result<()> {
 /// Errors: no op has the filter's text in its name; an op has no variant for the profile.
 fn kernels(args: &Args, profile: &DeviceProfile) -> Result<Vec<Kernel>> {
     let dtype = if args.precision == "fp16" { DType::F16 } else { DType::F32 };
-    let strategy = *strategies(profile, dtype, None).first().context("there is no strategy")?;
+    let strategy = *strategies(profile, dtype, GUIDANCE_BRANCHES, None)
+        .first()
+        .context("there is no strategy")?;
     let all = shapes();
     let wanted: Vec<&Shape> = all.iter().filter(|s| s.name.contains(&args.filter)).collect();
     if wanted.is_empty() {

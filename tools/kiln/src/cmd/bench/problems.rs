@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use kiln_compiler::Model;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::lower::{LoweredNetwork, LoweringCache, Work, lower_model};
 use kiln_compiler::plan::select::choose;
@@ -188,9 +189,15 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         profile: &profile,
         storage: precision.storage(&choices),
         budget_bytes: u64::MAX,
+        guidance_branches: manifest.map(|m| m.guidance_branches as usize),
         guidance_batch: batch.or(manifest.map(|m| m.guidance_batch as usize)),
     };
-    let list = strategies(&profile, request.storage.activations, request.guidance_batch);
+    let list = strategies(
+        &profile,
+        request.storage.activations,
+        request.branches(&model.manifest()),
+        request.guidance_batch,
+    );
     let strategy = *list.first().context("there is no strategy")?;
     let networks = lower_model(&model, strategy, &request, &mut LoweringCache::default())?;
     let names: Vec<&str> = networks.iter().map(|n| n.source.name.as_str()).collect();

@@ -185,6 +185,7 @@ fn add(rows: usize, c: usize) -> Shape {
 mod tests {
     use super::*;
     use kiln_compiler::device::DeviceProfile;
+    use kiln_compiler::model::GUIDANCE_BRANCHES;
     use kiln_compiler::strategy::strategies;
     use kiln_kernels::candidates;
     use std::collections::BTreeSet;
@@ -193,7 +194,8 @@ mod tests {
         let (_, profile) = DeviceProfile::load(profile).unwrap();
         let shapes = shapes();
         let shape = shapes.iter().find(|s| s.name == name).unwrap();
-        let single = shape.single(&strategies(&profile, dtype, None)[0], dtype).unwrap();
+        let single =
+            shape.single(&strategies(&profile, dtype, GUIDANCE_BRANCHES, None)[0], dtype).unwrap();
         single.problem().to_string()
     }
 
@@ -222,7 +224,7 @@ mod tests {
     fn all_have_kernels_on_every_profile() {
         for name in ["cpu-avx2", "gpu", "nvidia", "mali-g78", "adreno"] {
             let (_, profile) = DeviceProfile::load(name).unwrap();
-            let strategy = strategies(&profile, DType::F16, None)[0];
+            let strategy = strategies(&profile, DType::F16, GUIDANCE_BRANCHES, None)[0];
             for shape in shapes() {
                 let single = shape.single(&strategy, DType::F16).unwrap();
                 assert!(

@@ -41,7 +41,6 @@ pub fn check_inputs(model: &ConfiguredModel) -> Result<()> {
     let unet = &model.0.unet;
     let missing = match unet {
         _ if unet.condition_channels > 0 => "a picture beside the latent (inpainting, depth)",
-        _ if unet.guidance_width.is_some() => "an embedding of the guidance scale",
         _ if unet.classes.is_some() => "a class",
         _ => return Ok(()),
     };

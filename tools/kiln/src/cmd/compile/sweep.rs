@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use kiln_compiler::plan::Planned;
-use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, streamed_bytes};
+use kiln_compiler::plan::time::{Prediction, sampler_steps, streamed_bytes};
 use kiln_compiler::quantize::Choices;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
@@ -33,8 +33,21 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         _ => Choices::default(),
     };
     let precision = args.precision.name();
+    let request = |budget_bytes| PlanRequest {
+        profile: &profile,
+        storage: args.precision.storage(&choices),
+        budget_bytes,
+        guidance_branches: args.guidance_branches.map(usize::from),
+        guidance_batch: args.guidance_batch.map(usize::from),
+    };
+    let manifest = model.manifest();
+    let steps = sampler_steps(&manifest);
+    let guidance = match request(0).branches(&manifest) {
+        1 => "without",
+        _ => "with",
+    };
     print::line(format_args!(
-        "{model_name} {precision} for {name}, {SAMPLER_STEPS} steps with guidance"
+        "{model_name} {precision} for {name}, {steps} steps {guidance} guidance"
     ))?;
     print::line(format_args!(
         "{:>12} {:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {:>15}  strategy",
@@ -48,13 +61,7 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         "predicted time"
     ))?;
     for budget_bytes in budgets(range) {
-        let request = PlanRequest {
-            profile: &profile,
-            storage: args.precision.storage(&choices),
-            budget_bytes,
-            guidance_batch: args.guidance_batch.map(usize::from),
-        };
-        let planned = plan_model(model.as_ref(), &name, precision, &request);
+        let planned = plan_model(model.as_ref(), &name, precision, &request(budget_bytes));
         if let (Some(folder), Ok(planned)) = (&args.kernels, &planned) {
             kernels::write(&planned.plan, folder)?;
         }

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, Block, Dispatch, Input, Plan, Residency, Role, Step};
 use kiln_compiler::device::{DeviceProfile, Published};
-use kiln_compiler::plan::time::{Prediction, SAMPLER_STEPS, gather_ns, passes, resident_bytes};
+use kiln_compiler::plan::time::{
+    Prediction, gather_ns, passes, passes_a_step, resident_bytes, sampler_steps,
+};
 use std::collections::{BTreeMap, HashMap};
 
 use super::measured::Measured;
@@ -38,7 +40,7 @@ impl<'a> Account<'a> {
             requirements: &plan.requirements,
             rates: &plan.rationale.rates,
             predicted: Predicted {
-                sampler_steps: SAMPLER_STEPS,
+                sampler_steps: sampler_steps(&plan.manifest),
                 picture_ns: prediction.picture_ns(plan),
                 step_ns,
                 step_stall_ns,
@@ -146,7 +148,7 @@ fn network<'a>(
         runs: match network.role {
             Role::ImageEncoder | Role::TextEncoder | Role::PromptProjection => "once a prompt",
             Role::TimestepProjection => "once for all timesteps",
-            Role::Denoiser if plan.manifest.guidance_batch == 1 => "twice a step",
+            Role::Denoiser if passes_a_step(&plan.manifest) == 2 => "twice a step",
             Role::Denoiser => "once a step",
             Role::Decoder => "once a picture",
         },
