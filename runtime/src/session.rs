@@ -287,6 +287,8 @@ impl Session {
             }
             Feed::Image => tensor::encode(port, values.image.iter().copied(), bytes)?,
             Feed::Guidance => tensor::encode(port, values.guidance.iter().copied(), bytes)?,
+            // Requests are refused: only measurements come here.
+            Feed::Condition => tensor::encode(port, std::iter::repeat_n(0.0, elems), bytes)?,
             Feed::Timestep => {
                 let given = values.timesteps;
                 let missing = elems.saturating_sub(given.len());

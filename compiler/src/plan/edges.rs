@@ -59,6 +59,7 @@ fn edge(networks: &[LoweredNetwork], index: usize, id: kiln_ir::ValueId) -> Resu
         "image" => Feed::Image,
         "timestep" => Feed::Timestep,
         "guidance_embedding" => Feed::Guidance,
+        "condition" => Feed::Condition,
         _ => bail!("nothing provides the input {name} of {}", consumer.name),
     }))
 }

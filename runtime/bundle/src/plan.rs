@@ -152,6 +152,8 @@ pub struct Manifest {
     pub guidance_batch: u32,
     /// Channels of [`Feed::Guidance`]; 0 if the denoiser has no such input.
     pub guidance_channels: u32,
+    /// Channels of the picture that the denoiser reads beside the latent; 0: none.
+    pub condition_channels: u32,
     /// Timesteps in one run of [`Role::TimestepProjection`].
     pub timestep_rows: u32,
 }

@@ -45,6 +45,7 @@ impl Model for ConfiguredModel {
             guidance_branches: 0,
             guidance_batch: 0,
             guidance_channels: c.unet.guidance_width.unwrap_or(0) as u32,
+            condition_channels: c.unet.condition_channels as u32,
             timestep_rows: 0,
         }
     }

@@ -1,4 +1,5 @@
 //! Pictures that are no squares: every network against the reference of its graph, and a whole run.
+//! A model for inpainting: its U-Net against the reference.
 
 mod harness;
 
@@ -150,6 +151,28 @@ fn pictures_may_be_wider_than_high() {
     // Squares of six pixels, so that the preview is at least 128 wide.
     assert_eq!(size(&folder.join("wide.preview.png")), (144, 96));
     several_sizes(&fixed, &bundle, &run);
+}
+
+#[test]
+fn a_picture_beside_the_latent_is_read_by_eval_alone() {
+    let folder = scratch("sizes-inpaint");
+    let [description, weights, bundle, picture] =
+        ["inpaint.toml", "inpaint.safetensors", "inpaint.kiln", "never.png"]
+            .map(|name| folder.join(name));
+    let text = DESCRIPTION.replace("[unet]", "[unet]\ncondition_channels = 5");
+    std::fs::write(&description, &text).expect("the target folder can be written");
+    let config: ModelConfig = config::parse("inpaint", &text).expect("it is a description");
+    let small = config.at_size(32, 32).expect("it is a multiple of 2");
+    let model = ConfiguredModel(small.clone());
+    let parts = kiln_compiler::model::parts(&model, 1, 1).expect("the graphs build");
+    let graphs: Vec<Graph> = parts.into_iter().map(|part| part.graph).collect();
+    write_checkpoint(&weights, &tensors(&graphs));
+    let fixed = ["compile", "--model", arg(&description), "--weights", arg(&weights)];
+    let size = ["--size", "32x32", "--guidance-batch", "1", "--no-prepare", "-o", arg(&bundle)];
+    kiln_ok(&[&fixed[..], &size].concat());
+    expect_close(&folder, &bundle, "unet", &unet(&small, 1).expect("it builds"));
+    let line = kiln_err(&["run", arg(&bundle), "-p", "a", "-o", arg(&picture)], 2);
+    assert!(line.contains("reads a picture beside the latent"), "{line}");
 }
 
 /// A bundle for two sizes makes both pictures, and has its weights once.

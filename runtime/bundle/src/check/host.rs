@@ -22,7 +22,9 @@ fn check_feed(plan: &Plan, network: &Network, input: &Input) -> Result<(), Viola
     let (len_bytes, dtype, role) = (port_len_bytes(&input.port), input.port.dtype, network.role);
     let is_typed = match feed {
         Feed::Tokens => dtype == ElementType::I32,
-        Feed::Latent | Feed::Image | Feed::Timestep | Feed::Guidance => is_number(dtype),
+        Feed::Latent | Feed::Image | Feed::Timestep | Feed::Guidance | Feed::Condition => {
+            is_number(dtype)
+        }
     };
     let elems = written_elems(&plan.manifest, role, feed);
     if is_typed && elems.is_some_and(|elems| fits(elems, dtype, len_bytes)) {
@@ -67,6 +69,7 @@ fn written_elems(manifest: &Manifest, role: Role, feed: Feed) -> Option<u128> {
             Some(manifest.guidance_channels.into())
         }
         (Role::Denoiser, Feed::Latent) => Some(batch_elems(manifest)),
+        (Role::Denoiser, Feed::Condition) => Some(condition_elems(manifest)),
         (Role::Decoder, Feed::Latent) => Some(latent_elems(manifest)),
         _ => None,
     }
@@ -94,6 +97,12 @@ fn latent_elems(manifest: &Manifest) -> u128 {
 /// One latent for each batch row of the denoiser.
 fn batch_elems(manifest: &Manifest) -> u128 {
     latent_elems(manifest) * u128::from(manifest.guidance_batch)
+}
+
+/// Rows as of the latents, with channels of their own.
+fn condition_elems(manifest: &Manifest) -> u128 {
+    let rows = u128::from(manifest.latent.pixels()) * u128::from(manifest.guidance_batch);
+    rows * u128::from(manifest.condition_channels)
 }
 
 fn image_elems(manifest: &Manifest) -> u128 {

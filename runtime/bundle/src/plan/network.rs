@@ -109,6 +109,9 @@ pub enum Feed {
     /// The embedding of the scale of guidance, for models that were distilled with guidance:
     /// [`Manifest::guidance_channels`] numbers.
     Guidance,
+    /// A picture beside the latent, once for each batch row, for models that read a mask or depth:
+    /// [`Manifest::condition_channels`] channels.
+    Condition,
     /// Timesteps of the sampler, the last one repeated if there are fewer than the port holds.
     Timestep,
 }

@@ -64,7 +64,7 @@ fn what_a_folder_describes_is_refused_by_its_field() {
         ("attention_head_dim", json!([1, 2, 3]), "attention_head_dim is [1,2,3]"),
         ("up_block_types", json!(["A", "B"]), "up_block_types: A is not built"),
         ("cross_attention_dim", json!(768), "unet.context_width: 768, but text.width is 64"),
-        ("in_channels", json!(9), "reads a picture beside the latent"),
+        ("num_class_embeds", json!(10), "reads a class"),
     ] {
         let mut unet = unet();
         unet[field] = value;

@@ -196,6 +196,7 @@ impl Model for RandomModel {
             guidance_branches: 0,
             guidance_batch: 0,
             guidance_channels: 0,
+            condition_channels: 0,
             timestep_rows: 0,
         }
     }

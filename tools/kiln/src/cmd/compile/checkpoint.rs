@@ -1,6 +1,6 @@
 //! Opens a checkpoint and checks that it is one of the model, before anything is planned.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::Model;
 use kiln_compiler::constants::check_model;
 use kiln_compiler::weights::joined::Joined;
@@ -38,13 +38,12 @@ pub fn open(
 
 /// Refuses a model with an input that the runtime does not provide.
 pub fn check_inputs(model: &ConfiguredModel) -> Result<()> {
-    let unet = &model.0.unet;
-    let missing = match unet {
-        _ if unet.condition_channels > 0 => "a picture beside the latent (inpainting, depth)",
-        _ if unet.classes.is_some() => "a class",
-        _ => return Ok(()),
-    };
-    bail!("{} reads {missing}, which kiln run cannot give it", model.0.name)
+    ensure!(
+        model.0.unet.classes.is_none(),
+        "{} reads a class, which kiln run cannot give it",
+        model.0.name
+    );
+    Ok(())
 }
 
 /// Checks that a folder's scheduler expects what the U-Net predicts.
