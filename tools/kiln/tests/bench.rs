@@ -182,6 +182,6 @@ fn what_is_not_there_is_named() {
     assert!(error.contains("'none'") && error.contains("decoder"), "{error}");
     let error = kiln_err(&["bench", "kernels", "--filter", "conv9x9"], 2);
     assert!(error.contains("'conv9x9'") && error.contains("conv3x3 320->320@64x64"), "{error}");
-    let error = kiln_err(&["tune", "--model", "sd15", "-o", "target/never.toml"], 2);
-    assert!(error.contains("'sd15'"), "{error}");
+    let error = kiln_err(&["tune", "--model", "sd14", "-o", "target/never.toml"], 2);
+    assert!(error.contains("'sd14'"), "{error}");
 }

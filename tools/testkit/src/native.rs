@@ -45,6 +45,7 @@ pub fn c_program(folder: &Path, name: &str, sanitize: bool) -> PathBuf {
     let mut gcc = gcc(&program);
     if sanitize {
         gcc.arg("-fsanitize=address,undefined").arg("-fno-sanitize-recover=all");
+        gcc.arg(runtime().join("../tools/testkit/src/sanitizer.c"));
     }
     let source = runtime().join("examples").join(name).with_extension("c");
     output(gcc.arg(source).args(["-lkiln_runtime", "-lpthread"]));
