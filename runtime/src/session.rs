@@ -286,7 +286,10 @@ impl Session {
                 tensor::encode(port, rows.take(elems), bytes)?;
             }
             Feed::Image => tensor::encode(port, values.image.iter().copied(), bytes)?,
-            Feed::Guidance => tensor::encode(port, values.guidance.iter().copied(), bytes)?,
+            Feed::Guidance => {
+                let rows = values.guidance.iter().copied().cycle();
+                tensor::encode(port, rows.take(elems), bytes)?;
+            }
             // Requests are refused: only measurements come here.
             Feed::Condition => tensor::encode(port, std::iter::repeat_n(0.0, elems), bytes)?,
             Feed::Timestep => {

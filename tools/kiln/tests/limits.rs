@@ -120,5 +120,9 @@ fn a_model_that_takes_the_scale_of_guidance_has_one_branch_and_is_given_the_scal
     assert_eq!((manifest.schedule.guidance, manifest.schedule.steps), (8.5, 4));
     let time = plan.with_role(Role::TimestepProjection).expect("timesteps are projected");
     let mut inputs = plan.networks[time].inputs.iter();
-    assert!(inputs.any(|input| input.source == Source::Host(Feed::Guidance)));
+    let input = inputs.find(|input| input.source == Source::Host(Feed::Guidance));
+    // A row for each timestep, as the checker has it.
+    assert_eq!(input.expect("it is given").port.shape, [manifest.timestep_rows, 256]);
+    let checked = kiln_bundle::check::check(&plan, u64::MAX);
+    assert!(!format!("{checked:?}").contains("Guidance"), "{checked:?}");
 }

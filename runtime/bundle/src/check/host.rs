@@ -65,9 +65,11 @@ fn written_elems(manifest: &Manifest, role: Role, feed: Feed) -> Option<u128> {
         (Role::TextEncoder, Feed::Tokens) => Some(token_count(manifest)),
         (Role::TimestepProjection, Feed::Timestep) => Some(manifest.timestep_rows.into()),
         (Role::Denoiser, Feed::Timestep) => Some(1),
-        (Role::TimestepProjection | Role::Denoiser, Feed::Guidance) => {
-            Some(manifest.guidance_channels.into())
+        // The same for each of its timesteps.
+        (Role::TimestepProjection, Feed::Guidance) => {
+            Some(u128::from(manifest.timestep_rows) * u128::from(manifest.guidance_channels))
         }
+        (Role::Denoiser, Feed::Guidance) => Some(manifest.guidance_channels.into()),
         (Role::Denoiser, Feed::Latent) => Some(batch_elems(manifest)),
         (Role::Denoiser, Feed::Condition) => Some(condition_elems(manifest)),
         (Role::Decoder, Feed::Latent) => Some(latent_elems(manifest)),

@@ -107,7 +107,8 @@ pub enum Feed {
     /// The image to begin with, -1 to 1.
     Image,
     /// The embedding of the scale of guidance, for models that were distilled with guidance:
-    /// [`Manifest::guidance_channels`] numbers.
+    /// [`Manifest::guidance_channels`] numbers, once for each timestep of a
+    /// [`Role::TimestepProjection`].
     Guidance,
     /// A picture beside the latent, once for each batch row, for models that read a mask or depth:
     /// [`Manifest::condition_channels`] channels.
