@@ -21,7 +21,12 @@ pub struct PlanRequest<'a> {
     pub guidance_batch: Option<usize>,
 }
 
-impl PlanRequest<'_> {
+impl<'a> PlanRequest<'a> {
+    /// A request that leaves the branches and the rows of guidance to the model and the strategies.
+    pub fn new(profile: &'a DeviceProfile, storage: Storage<'a>, budget_bytes: u64) -> Self {
+        Self { profile, storage, budget_bytes, guidance_branches: None, guidance_batch: None }
+    }
+
     /// Branches of guidance to plan for. A model has one if its default guidance is 1, or if its
     /// U-Net takes the scale of guidance as an input.
     pub fn branches(&self, model: &Manifest) -> usize {

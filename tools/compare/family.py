@@ -3,17 +3,15 @@
 
   python tools/compare/family.py [MODEL]... [--precision fp32 fp16 int8] [--torch cuda] [--folder target/family]
 
-For each model the script makes a diffusers folder from the published configuration, with values from a
-seed; evaluates the text encoder, a pass of the U-Net and the decoder on inputs from the seed; compiles
-the folder for the OpenCL device at hand at --budget, and evaluates the same with `kiln eval`. It prints
-the relative L2 errors, a line for each precision. A folder and a bundle take up to 12 GB and are deleted.
-Packages: torch, diffusers, transformers, numpy.
+For each model the script makes a diffusers folder of its architecture, with values from a seed. PyTorch
+evaluates the text encoder, a pass of the U-Net and the decoder. Kiln compiles the folder for the OpenCL
+device at hand and evaluates the same. A line for each precision has the relative L2 errors. A folder and a
+bundle take up to 12 GB and are deleted. Packages: torch, diffusers, transformers, numpy.
 """
 
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +45,8 @@ def small(levels, **more):
             **more}
 
 
-# U-Net, text encoder, and what else differs, as each model's own config.json has them.
+# U-Net, text encoder, and what else differs, from public descriptions of the models. Their own
+# config.json files are not read.
 MODELS = {
     "sd15": (SD1, CLIP_L, {}),
     "sd15-inpaint": ({**SD1, "in_channels": 9}, CLIP_L, {}),

@@ -51,14 +51,7 @@ impl Model for Emoji {
 fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
     let model = Emoji(kiln_graphs::config::model("emoji-256").unwrap());
     let (name, profile) = DeviceProfile::load("cpu-avx512").unwrap();
-    let storage = Storage::FP16;
-    let request = PlanRequest {
-        profile: &profile,
-        storage,
-        budget_bytes: 1 << 30,
-        guidance_branches: None,
-        guidance_batch: None,
-    };
+    let request = PlanRequest::new(&profile, Storage::FP16, 1 << 30);
     let planned = plan_model(&model, &name, "fp16", &request).unwrap();
     let source = weights::open(checkpoint).unwrap();
     emit::emit(&[planned], source.as_ref(), b"merges", bundle, &mut |_| {}).unwrap();

@@ -64,8 +64,10 @@ impl UnetConfig {
         if self.res_blocks == 0 {
             return Err("unet.res_blocks: 0".into());
         }
-        if let Some(width @ 0) = self.guidance_width.or(self.classes) {
-            return Err(format!("unet.guidance_width or unet.classes: {width}"));
+        for (field, count) in [("guidance_width", self.guidance_width), ("classes", self.classes)] {
+            if count == Some(0) {
+                return Err(format!("unet.{field}: 0"));
+            }
         }
         Ok(())
     }

@@ -132,6 +132,7 @@ mod tests {
             ("[unet]\nheads = [3, 10, 20, 20]", "unet.heads: 3 heads for 320 channels"),
             ("[unet]\ndown_attention = [4]", "unet.down_attention: there is no level 4"),
             ("[unet]\ncontext_width = 768", "unet.context_width: 768, but text.width is 1024"),
+            ("[unet]\nguidance_width = 256\nclasses = 0", "unet.classes: 0"),
             ("[vae]\nchannels = []", "vae.channels: there are no levels"),
             ("[vae]\nchannels = [48]", "vae.channels: 48 is no multiple of 32"),
         ] {

@@ -68,7 +68,8 @@ pub(super) struct Jobs<'a> {
 impl<'a> Jobs<'a> {
     /// Reads and checks all images and the names of all files that the command writes.
     ///
-    /// `manifest`: the bundle's. `room_bytes`: the folder of each picture must have room for these bytes.
+    /// `manifest`: the bundle's. `room_bytes`: the folder of each picture must have room for these
+    /// bytes.
     /// Errors: `Input`, with the number of the line in a batch.
     pub fn of(
         args: &'a RunArgs,

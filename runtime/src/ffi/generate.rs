@@ -258,8 +258,8 @@ unsafe fn own_image(image: &KilnImage, size: Size) -> Result<Init, Failure> {
     Ok(Init { image: cover.finish().map_err(failed)?, strength: image.strength })
 }
 
-/// Translates progress. `steps` keeps the number of all steps. `projection` makes previews of latents of this side. `colours` holds the
-/// preview to which the result points.
+/// Translates progress. `steps` keeps the number of all steps. `projection` makes previews of
+/// latents of this size. `colours` holds the preview to which the result points.
 fn tell(
     news: Progress<'_>,
     steps: &mut usize,

@@ -54,8 +54,8 @@ impl Projection {
 
     /// Renders a latent.
     ///
-    /// Shapes: `latent: [CHANNELS, height, width]` -> squares of at least one pixel; the image is at
-    /// least 128 pixels wide.
+    /// Shapes: `latent: [CHANNELS, height, width]` -> squares of at least one pixel; the image is
+    /// at least 128 pixels wide.
     /// Errors: [`PngError::Size`] if the latent has another shape.
     pub fn show(&self, latent: &[f32], size: Size) -> Result<RgbImage, PngError> {
         let [height, width] = size.axes();

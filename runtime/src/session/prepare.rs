@@ -43,7 +43,8 @@ impl Session {
         Ok(image.pixels().iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect())
     }
 
-    /// Tokens of the prompts, one for each branch of guidance, the negative one first, and warnings.
+    /// Tokens of the prompts, one for each branch of guidance, the negative one first, and
+    /// warnings.
     pub(super) fn tokenize(
         &self,
         request: &Request<'_>,
@@ -69,8 +70,8 @@ impl Session {
         Ok((tokens, warnings))
     }
 
-    /// The sampler from step `first` on, and the initial latent in `self.host.latent`: ready for the first step, or the
-    /// noise alone if there is an initial image.
+    /// The sampler from step `first` on, and the initial latent in `self.host.latent`: ready for the
+    /// first step, or the noise alone if there is an initial image.
     pub(super) fn prepare(
         &mut self,
         request: &Request<'_>,

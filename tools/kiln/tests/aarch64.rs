@@ -130,14 +130,7 @@ fn small_bundle() -> PathBuf {
     let path = scratch("aarch64").join("small.kiln");
     let model = small_model();
     let (name, profile) = DeviceProfile::load("cpu-128").expect("it ships");
-    let storage = Storage::FP32;
-    let request = PlanRequest {
-        profile: &profile,
-        storage,
-        budget_bytes: 1 << 30,
-        guidance_branches: None,
-        guidance_batch: None,
-    };
+    let request = PlanRequest::new(&profile, Storage::FP32, 1 << 30);
     let planned = plan_model(&model, &name, "fp32", &request).expect("it fits");
     let weights = SmallWeights::new(&model);
     emit::emit(&[planned], &weights, MERGES, &path, &mut |_| {}).expect("it is written");

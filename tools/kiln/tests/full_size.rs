@@ -103,13 +103,7 @@ fn compile(weights: &Synthetic, precision: &str, budget_bytes: u64) -> PathBuf {
         "fp16" => Storage::FP16,
         _ => Storage::int8(&choices),
     };
-    let request = PlanRequest {
-        profile: &profile,
-        storage,
-        budget_bytes,
-        guidance_branches: None,
-        guidance_batch: None,
-    };
+    let request = PlanRequest::new(&profile, storage, budget_bytes);
     let planned = plan_model(&model, &name, precision, &request).expect("it fits");
     let path = scratch("full_size").join(format!("sd21-{precision}.kiln"));
     emit::emit(&[planned], weights, kiln_models::MERGES, &path, &mut |_| {}).expect("written");

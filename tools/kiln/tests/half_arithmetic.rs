@@ -19,15 +19,7 @@ use std::path::{Path, PathBuf};
 /// The plan of emoji-256 for Mali, everything in FP16.
 fn planned() -> Planned {
     let (name, profile) = DeviceProfile::load("mali-g78").expect("it ships");
-    let (budget_bytes, guidance_batch) = (1 << 30, None);
-    let storage = Storage::FP16;
-    let request = PlanRequest {
-        profile: &profile,
-        storage,
-        budget_bytes,
-        guidance_branches: None,
-        guidance_batch,
-    };
+    let request = PlanRequest::new(&profile, Storage::FP16, 1 << 30);
     let model = kiln_models::find("emoji-256").expect("it ships");
     plan_model(&model, &name, "fp16", &request).expect("it fits")
 }

@@ -76,11 +76,8 @@ fn planned_ops(half_arithmetic: bool) -> (Vec<PlannedOp>, Target) {
         profile.target.half_run = 0;
     }
     let request = PlanRequest {
-        profile: &profile,
-        storage: Storage::FP16,
-        budget_bytes: u64::MAX,
-        guidance_branches: None,
         guidance_batch: Some(1),
+        ..PlanRequest::new(&profile, Storage::FP16, u64::MAX)
     };
     let strategies = strategies(&profile, DType::F16, GUIDANCE_BRANCHES, request.guidance_batch);
     let strategy = strategies.iter().find(|s| s.read_price == ReadPrice::FULL);

@@ -13,14 +13,7 @@ fn mali() -> DeviceProfile {
 }
 
 fn plan(name: &str, profile: &DeviceProfile, budget_bytes: u64) -> anyhow::Result<Plan> {
-    let storage = Storage::FP16;
-    let request = PlanRequest {
-        profile,
-        storage,
-        budget_bytes,
-        guidance_branches: None,
-        guidance_batch: None,
-    };
+    let request = PlanRequest::new(profile, Storage::FP16, budget_bytes);
     plan_of(&kiln_models::find(name)?, &request)
 }
 
@@ -103,14 +96,10 @@ fn an_arena_larger_than_one_allocation_is_several() {
 
 #[test]
 fn one_branch_of_guidance_is_planned_for_feature_maps_of_one_pixel() {
-    let (profile, storage) = (mali(), Storage::FP16);
-    let (budget_bytes, guidance_batch) = (1 << 30, Some(1));
+    let profile = mali();
     let request = PlanRequest {
-        profile: &profile,
-        storage,
-        budget_bytes,
-        guidance_branches: None,
-        guidance_batch,
+        guidance_batch: Some(1),
+        ..PlanRequest::new(&profile, Storage::FP16, 1 << 30)
     };
     let plan = plan_of(&small_sd21(), &request).expect("it fits");
     assert_eq!(plan.manifest.guidance_batch, 1);
@@ -124,10 +113,7 @@ fn weights_that_no_allocation_holds_are_cut_further() {
     profile.memory.max_block_bytes = 32 << 20;
     let mut largest_block = |max_alloc_bytes| {
         profile.memory.max_alloc_bytes = max_alloc_bytes;
-        let (budget_bytes, guidance_batch) = (1 << 30, None);
-        let (profile, storage) = (&profile, Storage::FP16);
-        let request =
-            PlanRequest { profile, storage, budget_bytes, guidance_branches: None, guidance_batch };
+        let request = PlanRequest::new(&profile, Storage::FP16, 1 << 30);
         let plan = plan_of(&model, &request)?;
         assert!(plan.requirements.max_alloc_bytes <= max_alloc_bytes);
         Ok::<_, anyhow::Error>(plan.blocks.iter().map(|block| block.len_bytes).max())

@@ -108,11 +108,8 @@ impl Setting {
     /// Plans for a budget. Panics on errors that no random model should meet.
     pub fn plan(&self, model: &dyn Model, budget_bytes: u64) -> Answer {
         let request = PlanRequest {
-            profile: &self.profile,
-            storage: self.storage(),
-            budget_bytes,
-            guidance_branches: None,
             guidance_batch: self.guidance_batch,
+            ..PlanRequest::new(&self.profile, self.storage(), budget_bytes)
         };
         let error = match plan_model(model, self.profile_name, self.precision(), &request) {
             Ok(planned) => return Answer::Fits(Box::new(planned)),

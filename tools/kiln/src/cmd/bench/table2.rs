@@ -212,8 +212,8 @@ impl Turn {
     }
 }
 
-/// Times the variants of all rows, the networks in turn, until `go_on` returns false for the seconds
-/// spent on the next one.
+/// Times the variants of all rows, the networks in turn, until `go_on` returns false for the
+/// seconds spent on the next one.
 fn measure(probe: &Probe, resolved: &Resolved, go_on: &dyn Fn(f64) -> bool) -> Result<Times> {
     let target = &resolved.profile.target;
     let items = &resolved.items;
