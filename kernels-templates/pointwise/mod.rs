@@ -50,6 +50,9 @@ pointwise! {
         "x / (1.0f + exp(-1.702f * x))", "Hendrycks & Gimpel 2016 (arXiv:1606.08415)";
     "silu", "SiLU", false, "x / (1.0f + exp_T(-x))", "x / (1.0f + exp(-x))",
         "Elfwing, Uchibe & Doya 2017 (arXiv:1702.03118)";
+    "relu", "ReLU", false, "max(x, 0.0f)", "max(x, 0.0f)",
+        "Nair & Hinton 2010, rectified linear units";
+    "tanh", "Hyperbolic tangent", false, "tanh(x)", "tanh(x)", "the definition";
     "add", "Sum of two values", true, "x + y", "+", "the definition";
     "mul", "Product of two values", true, "x * y", "*", "the definition";
 }

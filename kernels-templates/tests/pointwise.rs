@@ -2,8 +2,8 @@
 
 use kiln_ir::ops::{
     concat::Concat, geglu::Geglu, permute::Permute, pointwise::Add, pointwise::Gelu,
-    pointwise::Mul, pointwise::QuickGelu, pointwise::Silu, scale::Scale, slice::Slice,
-    timestep_embedding::TimestepEmbedding, upsample::Upsample,
+    pointwise::Mul, pointwise::QuickGelu, pointwise::Relu, pointwise::Silu, pointwise::Tanh,
+    scale::Scale, slice::Slice, timestep_embedding::TimestepEmbedding, upsample::Upsample,
 };
 use kiln_testkit::{Tolerance, check};
 
@@ -27,6 +27,14 @@ fn small_gelu() {
 #[test]
 fn small_quick_gelu() {
     SHAPES.iter().for_each(|shape| check(QuickGelu, &[shape], 8.0, Tolerance::SILU));
+}
+
+#[test]
+fn small_relu_and_tanh() {
+    for shape in SHAPES {
+        check(Relu, &[shape], 8.0, Tolerance::EXACT);
+        check(Tanh, &[shape], 8.0, Tolerance::TANH);
+    }
 }
 
 #[test]

@@ -77,6 +77,8 @@ ops! {
     pointwise::Gelu,
     pointwise::QuickGelu,
     pointwise::Silu,
+    pointwise::Relu,
+    pointwise::Tanh,
     geglu::Geglu,
     pointwise::Add,
     pointwise::Mul,

@@ -143,7 +143,7 @@ pub fn epilogue(
 
 /// The combinations that occur in Stable Diffusion, and all parts at once.
 pub fn epilogues() -> Vec<Epilogue> {
-    use Activation::{Geglu, Gelu, Silu};
+    use Activation::{Geglu, Gelu, Relu, Silu};
     vec![
         Epilogue::default(),
         epilogue(true, None, IDENTITY, false),
@@ -152,6 +152,7 @@ pub fn epilogues() -> Vec<Epilogue> {
         epilogue(true, None, Silu, false),
         epilogue(true, None, Gelu, false),
         epilogue(true, None, Geglu, false),
+        epilogue(true, None, Relu, false),
         epilogue(false, None, Geglu, false),
         epilogue(true, Some(7), Silu, true),
         epilogue(true, Some(7), Geglu, true),

@@ -23,6 +23,8 @@ impl Tolerance {
     pub const SILU: Self = Self { abs: 1e-7, rel: 6e-7 };
     /// An erf within 3e-7, times at most half the largest input, 8.
     pub const GELU: Self = Self { abs: 1.5e-6, rel: 6e-7 };
+    /// A tanh within 5 units in the last place, the most that OpenCL allows.
+    pub const TANH: Self = Self { abs: 0.0, rel: 6e-7 };
     /// [`Tolerance::GELU`] times an input of up to 4.
     pub const GEGLU: Self = Self { abs: 4.0 * Self::GELU.abs, ..Self::GELU };
     /// An angle of up to 1, rounded a few times, and its sine.

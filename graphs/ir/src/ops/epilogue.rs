@@ -17,6 +17,8 @@ pub enum Activation {
     QuickGelu,
     /// Columns `[value | gate]` -> `value * gelu(gate)`. Halves the number of columns.
     Geglu,
+    /// The larger of `x` and 0.
+    Relu,
 }
 
 impl Activation {
@@ -32,6 +34,7 @@ impl Activation {
             Op::Gelu(_) => Some(Activation::Gelu),
             Op::QuickGelu(_) => Some(Activation::QuickGelu),
             Op::Geglu(_) => Some(Activation::Geglu),
+            Op::Relu(_) => Some(Activation::Relu),
             _ => None,
         }
     }
@@ -113,6 +116,7 @@ impl Epilogue {
             Activation::Silu => acc.iter_mut().for_each(|v| *v = silu(*v)),
             Activation::Gelu => acc.iter_mut().for_each(|v| *v = gelu(*v)),
             Activation::QuickGelu => acc.iter_mut().for_each(|v| *v = quick_gelu(*v)),
+            Activation::Relu => acc.iter_mut().for_each(|v| *v = relu(*v)),
             Activation::Geglu => {
                 let half = n / 2;
                 acc = acc
@@ -154,6 +158,11 @@ pub fn silu(x: f32) -> f32 {
 /// `x * sigmoid(1.702 x)`.
 pub fn quick_gelu(x: f32) -> f32 {
     x / (1.0 + (-1.702 * x).exp())
+}
+
+/// The larger of `x` and 0. NaN stays NaN, as an error must not become a value.
+pub fn relu(x: f32) -> f32 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// GELU in its exact form, through `erf`.

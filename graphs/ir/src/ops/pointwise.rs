@@ -1,6 +1,6 @@
-//! Ops on single elements: GELU, SiLU, addition and multiplication.
+//! Ops on single elements: GELU, SiLU, ReLU, tanh, addition and multiplication.
 
-use super::epilogue::{gelu, quick_gelu, silu};
+use super::epilogue::{gelu, quick_gelu, relu, silu};
 use super::{expect_one, expect_repeats, map, zip_repeated};
 use crate::{IrError, OpDef, Tensor, TensorType};
 
@@ -39,6 +39,10 @@ pointwise! {
         |i: &[&Tensor]| map(i[0], quick_gelu);
     /// `x * sigmoid(x)`.
     Silu, "silu", 4, |i| expect_one("silu", i, 1), |i: &[&Tensor]| map(i[0], silu);
+    /// The larger of `x` and 0.
+    Relu, "relu", 1, |i| expect_one("relu", i, 1), |i: &[&Tensor]| map(i[0], relu);
+    /// Hyperbolic tangent.
+    Tanh, "tanh", 4, |i| expect_one("tanh", i, 1), |i: &[&Tensor]| map(i[0], f32::tanh);
     /// Sum of two values, the second repeated over leading axes of the first.
     Add, "add", 1, |i| expect_repeats("add", i),
         |i: &[&Tensor]| zip_repeated(i[0], i[1], |a, b| a + b);
@@ -108,6 +112,34 @@ mod tests {
     #[test]
     fn silu_rules() {
         assert_eq!(error(&Silu, &[]), "silu: takes 1 inputs, got 0");
+    }
+
+    #[test]
+    fn relu_known_values() {
+        let x = Tensor::new(&[2, 3], vec![-2.0, -0.0, 0.0, 0.5, 7.0, -1e-38]);
+        assert_eval(&Relu, &[&x], &[2, 3], &[0.0, 0.0, 0.0, 0.5, 7.0, 0.0]);
+        let nan = Tensor::new(&[1], vec![f32::NAN]);
+        assert!(Relu.eval(&[&nan]).data[0].is_nan());
+    }
+
+    #[test]
+    fn tanh_known_values() {
+        let x = Tensor::new(&[2, 3], vec![-2.0, -1.0, 0.0, 0.5, 1.0, 30.0]);
+        let expected = [
+            -0.9640275800758169,
+            -0.7615941559557649,
+            0.0,
+            0.46211715726000973,
+            0.7615941559557649,
+            1.0,
+        ];
+        assert_eval(&Tanh, &[&x], &[2, 3], &expected);
+    }
+
+    #[test]
+    fn relu_and_tanh_rules() {
+        assert_eq!(error(&Relu, &[]), "relu: takes 1 inputs, got 0");
+        assert_eq!(error(&Tanh, &[]), "tanh: takes 1 inputs, got 0");
     }
 
     #[test]

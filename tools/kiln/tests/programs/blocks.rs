@@ -51,8 +51,8 @@ pub fn blocks(net: &mut Builder, mut x: ValueId, count: usize) -> ValueId {
 }
 
 fn activation(net: &mut Builder) -> Activation {
-    let all = [Activation::None, Activation::Silu, Activation::Gelu, Activation::Geglu];
-    net.entropy.pick(&all)
+    use Activation::{Geglu, Gelu, None, Relu, Silu};
+    net.entropy.pick(&[None, Silu, Gelu, Geglu, Relu])
 }
 
 /// Adds a value of the same shape, on either side.

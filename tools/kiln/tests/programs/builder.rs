@@ -8,7 +8,7 @@ use kiln_ir::ops::geglu::Geglu;
 use kiln_ir::ops::group_norm::GroupNorm;
 use kiln_ir::ops::layer_norm::LayerNorm;
 use kiln_ir::ops::matmul::Matmul;
-use kiln_ir::ops::pointwise::{Add, Gelu, Mul, QuickGelu, Silu};
+use kiln_ir::ops::pointwise::{Add, Gelu, Mul, QuickGelu, Relu, Silu};
 use kiln_ir::ops::scale::Scale;
 use kiln_ir::ops::upsample::Upsample;
 use kiln_ir::{Graph, Op, TensorType, ValueId};
@@ -136,6 +136,7 @@ impl<'a> Builder<'a> {
             Activation::Gelu => self.op(Gelu, &[x]),
             Activation::QuickGelu => self.op(QuickGelu, &[x]),
             Activation::Geglu => self.op(Geglu, &[x]),
+            Activation::Relu => self.op(Relu, &[x]),
         }
     }
 

@@ -4,9 +4,9 @@ use kiln_ir::ops::{
     attention::Attention, chain::Chain, chain::Link, concat::Concat, conv2d::Conv2d,
     epilogue::Activation, epilogue::Epilogue, geglu::Geglu, group_affine::GroupAffine,
     group_norm::GroupNorm, layer_norm::LayerNorm, matmul::Matmul, permute::Permute, pointwise::Add,
-    pointwise::Gelu, pointwise::Mul, pointwise::QuickGelu, pointwise::Silu, reductions::Mean,
-    reductions::Softmax, reductions::Variance, scale::Scale, slice::Slice,
-    timestep_embedding::TimestepEmbedding, upsample::Upsample,
+    pointwise::Gelu, pointwise::Mul, pointwise::QuickGelu, pointwise::Relu, pointwise::Silu,
+    pointwise::Tanh, reductions::Mean, reductions::Softmax, reductions::Variance, scale::Scale,
+    slice::Slice, timestep_embedding::TimestepEmbedding, upsample::Upsample,
 };
 use kiln_ir::{DType, Op};
 use kiln_testkit::Tolerance;
@@ -115,6 +115,8 @@ fn pointwise() -> Vec<Case> {
         case(Mul, &[shape, &[11]], 3.0, Tolerance::ROUNDED),
         case(Scale { factor: 0.18215 }, &[shape], 3.0, Tolerance::ROUNDED),
         case(Silu, &[shape], 8.0, Tolerance::SILU),
+        case(Relu, &[shape], 8.0, Tolerance::EXACT),
+        case(Tanh, &[shape], 8.0, Tolerance::TANH),
         case(Gelu, &[shape], 8.0, Tolerance::GELU),
         case(QuickGelu, &[shape], 8.0, Tolerance::SILU),
         case(Geglu, &[&[3, 74]], 4.0, Tolerance::GEGLU),
