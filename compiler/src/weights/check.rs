@@ -116,7 +116,7 @@ fn offence(source: &dyn TensorSource, r: &Requirement, spare: &BTreeSet<&str>) -
         return Some(format!("{}: shape {:?} expected, {:?} found", r.name, r.shape, info.shape));
     }
     if let StoredType::Unsupported(what) = &info.dtype {
-        return Some(format!("{}: type {what} is not read, only F16, BF16, F32, F64", r.name));
+        return Some(format!("{}: type {what} is not read, only F8, F16, BF16, F32, F64", r.name));
     }
     None
 }

@@ -13,13 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
-use super::safetensors::SafetensorsFile;
-use super::stored::StoredType;
-use super::{TensorInfo, TensorSource, checked_elem_count, one_line};
-
-mod names;
-
-use names::{Form, Target, TextLayout};
+use super::mapped::{Entry, Mapped};
+use super::names::{self, Form, Target, TextLayout};
+use super::{TensorInfo, TensorSource, one_line};
 
 /// The largest configuration that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -28,7 +24,7 @@ const MAX_INDEX_BYTES: u64 = 100_000_000;
 
 /// A folder of the model, with the names of its weight files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Component {
+pub(super) enum Component {
     TextEncoder,
     Unet,
     Vae,
@@ -48,6 +44,14 @@ impl Component {
     fn stem(self) -> &'static str {
         match self {
             Self::TextEncoder => "model",
+            Self::Unet | Self::Vae => "diffusion_pytorch_model",
+        }
+    }
+
+    /// [`Component::stem`] of PyTorch's files.
+    fn bin_stem(self) -> &'static str {
+        match self {
+            Self::TextEncoder => "pytorch_model",
             Self::Unet | Self::Vae => "diffusion_pytorch_model",
         }
     }
@@ -85,8 +89,6 @@ pub fn prediction_type(folder: &Path) -> Result<Option<String>> {
 ///
 /// Errors: the configuration cannot be read or is no JSON object.
 fn is_clip(folder: &Path, stored: &[Stored]) -> Result<bool> {
-    /// Width of CLIP ViT-L/14.
-    const CLIP_WIDTH: usize = 768;
     #[derive(Deserialize)]
     struct Config {
         hidden_act: Option<String>,
@@ -96,7 +98,7 @@ fn is_clip(folder: &Path, stored: &[Stored]) -> Result<bool> {
         return Ok(activation == "quick_gelu");
     }
     let table = stored.iter().find(|s| s.name.ends_with("embeddings.token_embedding.weight"));
-    Ok(table.is_some_and(|table| table.shape.get(1) == Some(&CLIP_WIDTH)))
+    Ok(names::text_layout(table.map(|table| table.shape.as_slice())) == TextLayout::Clip)
 }
 
 /// A configuration. `None` if the file is not there.
@@ -106,216 +108,107 @@ fn config<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Option<T>> {
     config.with_context(|| format!("{}: not a configuration", path.display())).map(Some)
 }
 
-/// An open diffusers model.
-#[derive(Debug)]
-pub struct DiffusersFolder {
-    path: PathBuf,
-    files: Vec<SafetensorsFile>,
-    tensors: Vec<TensorInfo>,
-    /// Stored tensors of each entry of `tensors`, in order.
-    pieces: Vec<Vec<Piece>>,
-}
-
-/// A stored tensor: a whole tensor of the single-file layout, or leading rows of one.
-#[derive(Debug, Clone)]
-struct Piece {
-    /// Index into [`DiffusersFolder::files`].
-    file: usize,
-    /// Index into this file's tensors.
-    tensor: usize,
-    elem_count: usize,
-}
-
-impl DiffusersFolder {
-    /// Opens the weight files of all three components.
-    ///
-    /// Errors: a component or a shard is missing; a file is damaged; a shard's index names files
-    /// outside its folder; parts of one tensor are missing or do not fit together.
-    pub fn open(path: &Path) -> Result<Self> {
-        let mut folder = Self {
-            path: path.to_path_buf(),
-            files: Vec::new(),
-            tensors: Vec::new(),
-            pieces: Vec::new(),
-        };
-        let mut entries: BTreeMap<String, Vec<Option<Stored>>> = BTreeMap::new();
-        for component in Component::ALL {
-            let stored = folder.open_component(component)?;
-            let named: Vec<&str> = stored.iter().map(|s| s.name.as_str()).collect();
-            let layout =
-                if is_clip(path, &stored)? { TextLayout::Clip } else { TextLayout::OpenClip };
-            let targets = names::targets(component, &named, layout);
-            for (stored, target) in stored.into_iter().zip(targets) {
-                let (target, slot, slot_count) = match target {
-                    Some(Target { name, form: Form::Third(slot) }) => (name, slot, 3),
-                    Some(Target { name, .. }) => (name, 0, 1),
-                    None => (format!("{}/{}", component.folder(), stored.name), 0, 1),
-                };
-                let slots = entries.entry(target).or_insert_with(|| vec![None; slot_count]);
-                let stored_name = stored.name.clone();
-                if slots[slot].replace(stored).is_some() {
-                    bail!(
-                        "{}: `{}` is there twice, or under two names",
-                        path.join(component.folder()).display(),
-                        one_line(&stored_name)
-                    );
-                }
-            }
-        }
-        for (name, slots) in entries {
-            folder.add(name, slots)?;
-        }
-        Ok(folder)
-    }
-
-    /// Opens the files of one component and lists their tensors.
-    fn open_component(&mut self, component: Component) -> Result<Vec<Stored>> {
-        let folder = self.path.join(component.folder());
-        if !folder.is_dir() {
-            bail!(
-                "{}: no folder {}/; a diffusers model has text_encoder/, unet/ and vae/",
-                self.path.display(),
-                component.folder()
-            );
-        }
-        let mut stored = match find_weights(&folder, component.stem())? {
-            Weights::File(path) => self.open_file(component, &path)?,
-            Weights::Index(path) => self.open_shards(component, &folder, &path)?,
-        };
-        for extra in component.extra_files() {
-            let path = folder.join(extra);
-            if path.is_file() {
-                stored.extend(self.open_file(component, &path)?);
-            }
-        }
-        Ok(stored)
-    }
-
-    fn open_shards(
-        &mut self,
-        component: Component,
-        folder: &Path,
-        index_path: &Path,
-    ) -> Result<Vec<Stored>> {
-        let mut by_file: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (tensor, file) in read_index(index_path)?.weight_map {
-            by_file.entry(file).or_default().push(tensor);
-        }
-        let mut stored = Vec::new();
-        for (file, tensors) in by_file {
-            let plain_name = Path::new(&file).file_name().is_some_and(|n| *n == *file);
-            if !plain_name {
-                let file = one_line(&file);
-                bail!("{}: shard `{file}` is not in its folder", index_path.display());
-            }
-            let in_shard = self.open_file(component, &folder.join(&file))?;
-            let mut in_shard: HashMap<String, Stored> =
-                in_shard.into_iter().map(|s| (s.name.clone(), s)).collect();
-            for tensor in tensors {
-                let entry = in_shard.remove(&tensor).with_context(|| {
-                    let path = folder.join(&file);
-                    let tensor = one_line(&tensor);
-                    format!("{}: no tensor `{tensor}`, which the index lists", path.display())
-                })?;
-                stored.push(entry);
-            }
-        }
-        Ok(stored)
-    }
-
-    fn open_file(&mut self, component: Component, path: &Path) -> Result<Vec<Stored>> {
-        let file = SafetensorsFile::open(path)?;
-        let at = self.files.len();
-        let stored = file.tensors().iter().enumerate().map(|(tensor, info)| Stored {
-            component,
-            name: info.name.clone(),
-            dtype: info.dtype.clone(),
-            shape: info.shape.clone(),
-            piece: Piece { file: at, tensor, elem_count: info.elem_count() },
-        });
-        let stored = stored.collect();
-        self.files.push(file);
-        Ok(stored)
-    }
-
-    /// Adds the tensor `name`, joined from its parts along the first dimension.
-    fn add(&mut self, name: String, slots: Vec<Option<Stored>>) -> Result<()> {
-        let parts: Vec<&Stored> = slots.iter().flatten().collect();
-        let component = parts.first().map_or("", |s| s.component.folder());
-        let folder = self.path.join(component);
-        if parts.len() < slots.len() {
-            let found: Vec<String> = parts.iter().map(|s| one_line(&s.name)).collect();
-            bail!(
-                "{}: query, key and value belong together, but there is only `{}`",
-                folder.display(),
-                found.join("`, `")
-            );
-        }
-        let (dtype, shape) = join(&parts).map_err(|what| {
-            anyhow!("{}: parts of `{}` do not fit: {what}", folder.display(), one_line(&name))
-        })?;
-        let shape = names::single_file_shape(&name, shape);
-        self.tensors.push(TensorInfo { name, dtype, shape });
-        self.pieces.push(slots.into_iter().flatten().map(|s| s.piece).collect());
-        Ok(())
-    }
-}
-
-impl TensorSource for DiffusersFolder {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
-        let mut skip = start_elem;
-        let mut rest = out;
-        for piece in &self.pieces[index] {
-            let from = skip.min(piece.elem_count);
-            skip -= from;
-            let len = rest.len().min(piece.elem_count - from);
-            let (now, later) = rest.split_at_mut(len);
-            if !now.is_empty() {
-                self.files[piece.file].read_index(piece.tensor, from, now)?;
-            }
-            rest = later;
-        }
-        Ok(())
-    }
-}
-
 /// A tensor of a file.
-#[derive(Debug, Clone)]
 struct Stored {
-    component: Component,
+    /// Index of the file.
+    source: usize,
+    /// Index of the tensor in the file.
+    tensor: usize,
     name: String,
-    dtype: StoredType,
     shape: Vec<usize>,
-    piece: Piece,
 }
 
-/// Type and shape of parts that are joined along the first dimension.
-fn join(parts: &[&Stored]) -> Result<(StoredType, Vec<usize>), String> {
-    let [first, others @ ..] = parts else {
-        return Err("none".to_owned());
-    };
-    let mut shape = first.shape.clone();
-    let mut dtype = first.dtype.clone();
-    for part in others {
-        let fits = shape.get(1..).is_some_and(|row| part.shape.get(1..) == Some(row));
-        if !fits {
-            return Err(format!("shapes {:?} and {:?}", first.shape, part.shape));
-        }
-        shape[0] = shape[0].checked_add(part.shape[0]).ok_or("too large")?;
-        if let StoredType::Unsupported(_) = part.dtype {
-            dtype = part.dtype.clone();
+/// Opens the weight files of all three components of a diffusers model.
+///
+/// Errors: a component or a shard is missing; a file is damaged; a shard's index names files
+/// outside its folder; parts of one tensor are missing or do not fit together.
+pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
+    let (mut sources, mut entries) = (Vec::new(), Vec::new());
+    for component in Component::ALL {
+        let stored = open_component(path, component, &mut sources)?;
+        let named: Vec<&str> = stored.iter().map(|s| s.name.as_str()).collect();
+        let layout = if is_clip(path, &stored)? { TextLayout::Clip } else { TextLayout::OpenClip };
+        let targets = names::targets(component, &named, layout);
+        for (Stored { source, tensor, name, .. }, target) in stored.into_iter().zip(targets) {
+            let unknown =
+                || Target { name: format!("{}/{name}", component.folder()), form: Form::Whole };
+            let target = target.unwrap_or_else(unknown);
+            entries.push(Entry { source, tensor, target });
         }
     }
-    checked_elem_count(&shape).ok_or("too large")?;
-    Ok((dtype, shape))
+    Ok(Box::new(Mapped::new(path, sources, entries)?))
+}
+
+/// Opens the files of one component, adds them to `sources` and lists their tensors.
+fn open_component(
+    path: &Path,
+    component: Component,
+    sources: &mut Vec<Box<dyn TensorSource>>,
+) -> Result<Vec<Stored>> {
+    let folder = path.join(component.folder());
+    if !folder.is_dir() {
+        bail!(
+            "{}: no folder {}/; a diffusers model has text_encoder/, unet/ and vae/",
+            path.display(),
+            component.folder()
+        );
+    }
+    let mut stored = match find_weights(&folder, component)? {
+        Weights::File(path) => open_file(&path, sources)?,
+        Weights::Index(path) => open_shards(&folder, &path, sources)?,
+    };
+    for extra in component.extra_files() {
+        let path = folder.join(extra);
+        if path.is_file() {
+            stored.extend(open_file(&path, sources)?);
+        }
+    }
+    Ok(stored)
+}
+
+fn open_shards(
+    folder: &Path,
+    index_path: &Path,
+    sources: &mut Vec<Box<dyn TensorSource>>,
+) -> Result<Vec<Stored>> {
+    let mut by_file: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (tensor, file) in read_index(index_path)?.weight_map {
+        by_file.entry(file).or_default().push(tensor);
+    }
+    let mut stored = Vec::new();
+    for (file, tensors) in by_file {
+        let plain_name = Path::new(&file).file_name().is_some_and(|n| *n == *file);
+        if !plain_name {
+            let file = one_line(&file);
+            bail!("{}: shard `{file}` is not in its folder", index_path.display());
+        }
+        let in_shard = open_file(&folder.join(&file), sources)?;
+        let mut in_shard: HashMap<String, Stored> =
+            in_shard.into_iter().map(|s| (s.name.clone(), s)).collect();
+        for tensor in tensors {
+            let entry = in_shard.remove(&tensor).with_context(|| {
+                let path = folder.join(&file);
+                let tensor = one_line(&tensor);
+                format!("{}: no tensor `{tensor}`, which the index lists", path.display())
+            })?;
+            stored.push(entry);
+        }
+    }
+    Ok(stored)
+}
+
+fn open_file(path: &Path, sources: &mut Vec<Box<dyn TensorSource>>) -> Result<Vec<Stored>> {
+    let file = super::open_file(path)?;
+    let source = sources.len();
+    let stored = |(tensor, info): (usize, &TensorInfo)| Stored {
+        source,
+        tensor,
+        name: info.name.clone(),
+        shape: info.shape.clone(),
+    };
+    let stored = file.tensors().iter().enumerate().map(stored).collect();
+    sources.push(file);
+    Ok(stored)
 }
 
 /// The weight files of a component.
@@ -324,34 +217,41 @@ enum Weights {
     Index(PathBuf),
 }
 
-/// Full precision is preferred to the fp16 variant, and a single file to shards.
-fn find_weights(folder: &Path, stem: &str) -> Result<Weights> {
-    for variant in ["", ".fp16"] {
-        let file = folder.join(format!("{stem}{variant}.safetensors"));
-        if file.is_file() {
-            return Ok(Weights::File(file));
+/// The single weight file of a component's folder, in full precision or as the fp16 variant.
+pub(super) fn weight_file(folder: &Path, component: Component) -> Option<PathBuf> {
+    let (stem, bin) = (component.stem(), component.bin_stem());
+    let files = [(stem, "", "safetensors"), (stem, ".fp16", "safetensors"), (bin, "", "bin")];
+    let file = |(stem, variant, kind)| folder.join(format!("{stem}{variant}.{kind}"));
+    files.map(file).into_iter().find(|file| file.is_file())
+}
+
+/// Full precision is preferred to the fp16 variant, a single file to shards, and safetensors to
+/// PyTorch's files. Releases of diffusers have put the variant at three places of an index's name.
+fn find_weights(folder: &Path, component: Component) -> Result<Weights> {
+    let formats = [(component.stem(), "safetensors"), (component.bin_stem(), "bin")];
+    for (stem, kind) in formats {
+        for variant in ["", ".fp16"] {
+            let file = folder.join(format!("{stem}{variant}.{kind}"));
+            if file.is_file() {
+                return Ok(Weights::File(file));
+            }
+            let indices = [
+                format!("{stem}.{kind}.index{variant}.json"),
+                format!("{stem}.{kind}{variant}.index.json"),
+                format!("{stem}{variant}.{kind}.index.json"),
+            ];
+            let found = indices.iter().map(|name| folder.join(name)).find(|index| index.is_file());
+            if let Some(index) = found {
+                return Ok(Weights::Index(index));
+            }
         }
-        let index = folder.join(format!("{stem}.safetensors.index{variant}.json"));
-        if index.is_file() {
-            return Ok(Weights::Index(index));
-        }
-    }
-    let pickled = folder.join(if stem == "model" {
-        "pytorch_model.bin"
-    } else {
-        "diffusion_pytorch_model.bin"
-    });
-    if pickled.is_file() {
-        bail!(
-            "{}: PyTorch pickles are not read, they can run code; save the model again with \
-             save_pretrained(..., safe_serialization=True)",
-            pickled.display()
-        );
     }
     bail!(
-        "{}: no weights; looked for {stem}.safetensors, {stem}.fp16.safetensors and \
-         {stem}.safetensors.index.json",
-        folder.display()
+        "{}: no weights; looked for {stem}.safetensors, {stem}.fp16.safetensors, \
+         {stem}.safetensors.index.json and {}.bin",
+        folder.display(),
+        component.bin_stem(),
+        stem = component.stem()
     )
 }
 

@@ -10,9 +10,13 @@
 //! |---|---|
 //! | single file `.safetensors` | [`safetensors`] |
 //! | the same compressed, `.safetensors.zst` | [`zst`] |
+//! | PyTorch's `.ckpt`, `.pt`, `.pth`, `.bin` | `torch`, `pickle` |
+//! | single files in other layouts | `single` |
 //! | diffusers folder: `text_encoder/`, `unet/`, `vae/` | [`diffusers`] |
 //! | folder of `<key>.npy` | [`npy`] |
 //! | one of these, and another for its missing tensors | [`joined`] |
+//! | one of these, merged with a LoRA | [`lora`] |
+//! | tiny autoencoders in names of their own | [`tiny`] |
 //!
 //! [`check`] compares the tensors that a graph needs with those of a checkpoint.
 
@@ -26,9 +30,16 @@ mod check;
 pub mod diffusers;
 mod family;
 pub mod joined;
+pub mod lora;
+mod mapped;
+mod names;
 pub mod npy;
+mod pickle;
 pub mod safetensors;
+mod single;
 mod stored;
+pub mod tiny;
+mod torch;
 pub mod zst;
 
 pub use check::{Mismatch, Requirement, check};
@@ -110,26 +121,29 @@ pub fn open(path: &Path) -> Result<Box<dyn TensorSource>> {
     if kind.is_dir() {
         return open_folder(path);
     }
+    single::normalize(open_file(path)?)
+}
+
+/// Opens a file, under its own names.
+fn open_file(path: &Path) -> Result<Box<dyn TensorSource>> {
     match path.extension().and_then(OsStr::to_str) {
         Some("zst") => Ok(Box::new(zst::open(path)?)),
-        Some("ckpt" | "pt" | "pth" | "bin") => bail!(
-            "{}: PyTorch pickles are not read, they can run code; get the .safetensors file of \
-             the model or convert this one",
-            path.display()
-        ),
+        Some("ckpt" | "pt" | "pth" | "bin") if torch::begins(path)? != torch::Begins::Other => {
+            Ok(Box::new(torch::open(path)?))
+        }
         Some("npy" | "npz") => {
             bail!("{}: give the folder that holds one <key>.npy for each tensor", path.display())
         }
         _ => {
             family::refuse_gguf(path)?;
-            Ok(Box::new(safetensors::SafetensorsFile::open(path)?))
+            Ok(Box::new(safetensors::open(path)?))
         }
     }
 }
 
 fn open_folder(path: &Path) -> Result<Box<dyn TensorSource>> {
     if diffusers::is_folder(path) {
-        return Ok(Box::new(diffusers::DiffusersFolder::open(path)?));
+        return diffusers::open(path);
     }
     if npy::is_folder(path)? {
         return Ok(Box::new(npy::NpyFolder::open(path)?));

@@ -3,96 +3,58 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::safetensors::Dtype;
 use ::safetensors::tensor::Metadata;
 use anyhow::{Context, Result, bail};
 
-use super::stored::{StoredType, read_f32_at};
-use super::{TensorInfo, TensorSource, one_line};
+use super::stored::{StoredFile, StoredType};
+use super::{TensorInfo, one_line};
 
 /// Length of the longest readable header in bytes, the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Bytes of the length field before the header.
 const LENGTH_BYTES: u64 = 8;
 
-/// An open safetensors file.
-#[derive(Debug)]
-pub struct SafetensorsFile {
-    path: PathBuf,
-    file: File,
-    tensors: Vec<TensorInfo>,
-    /// Start of each tensor in `file`, in bytes.
-    starts: Vec<u64>,
+/// Opens a file and checks its header against its length.
+///
+/// Errors: the file cannot be read; it has another format (a Git LFS pointer, a pickle, a web
+/// page); its header is damaged; it is shorter or longer than its header says.
+pub fn open(path: &Path) -> Result<StoredFile> {
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let file_bytes = file.metadata().with_context(|| path.display().to_string())?.len();
+    let header = Header::read(&mut file, path)?;
+    let start_bytes = header.end_bytes;
+    // The sum cannot overflow: both terms have been checked.
+    let expected_bytes = start_bytes + header.data_bytes;
+    if file_bytes < expected_bytes {
+        bail!(
+            "{}: truncated: {expected_bytes} bytes expected, {file_bytes} found; copy or \
+             download it again",
+            path.display()
+        );
+    }
+    if file_bytes > expected_bytes {
+        bail!(
+            "{}: {} bytes follow its last tensor ({expected_bytes} expected, {file_bytes} \
+             found); the file is damaged, copy or download it again",
+            path.display(),
+            file_bytes - expected_bytes
+        );
+    }
+    Ok(from_parts(path, file, header, start_bytes))
 }
 
-impl SafetensorsFile {
-    /// Opens a file and checks its header against its length.
-    ///
-    /// Errors: the file cannot be read; it has another format (a Git LFS pointer, a pickle, a web
-    /// page); its header is damaged; it is shorter or longer than its header says.
-    pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).with_context(|| path.display().to_string())?;
-        let file_bytes = file.metadata().with_context(|| path.display().to_string())?.len();
-        let header = Header::read(&mut file, path)?;
-        let start_bytes = header.end_bytes;
-        // The sum cannot overflow: both terms have been checked.
-        let expected_bytes = start_bytes + header.data_bytes;
-        if file_bytes < expected_bytes {
-            bail!(
-                "{}: truncated: {expected_bytes} bytes expected, {file_bytes} found; copy or \
-                 download it again",
-                path.display()
-            );
-        }
-        if file_bytes > expected_bytes {
-            bail!(
-                "{}: {} bytes follow its last tensor ({expected_bytes} expected, {file_bytes} \
-                 found); the file is damaged, copy or download it again",
-                path.display(),
-                file_bytes - expected_bytes
-            );
-        }
-        Self::from_parts(path, file, header, start_bytes)
+/// A source over `file` with a data part that begins at `start_bytes`.
+pub(super) fn from_parts(path: &Path, file: File, header: Header, start_bytes: u64) -> StoredFile {
+    let mut entries: Vec<(TensorInfo, u64)> = Vec::new();
+    for (name, info) in header.metadata.tensors() {
+        let (shape, dtype) = (info.shape.clone(), stored_type(info.dtype));
+        entries.push((TensorInfo { name, dtype, shape }, start_bytes + info.data_offsets.0 as u64));
     }
-
-    /// A source over `file` with a data part that begins at `start_bytes`.
-    pub(super) fn from_parts(
-        path: &Path,
-        file: File,
-        header: Header,
-        start_bytes: u64,
-    ) -> Result<Self> {
-        let mut entries: Vec<(TensorInfo, u64)> = Vec::new();
-        for (name, info) in header.metadata.tensors() {
-            let shape = info.shape.clone();
-            let dtype = stored_type(info.dtype);
-            entries.push((TensorInfo { name, dtype, shape }, info.data_offsets.0 as u64));
-        }
-        entries.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-        let path = path.to_path_buf();
-        let (tensors, offsets): (Vec<_>, Vec<u64>) = entries.into_iter().unzip();
-        let starts = offsets.into_iter().map(|o| start_bytes + o).collect();
-        Ok(Self { path, file, tensors, starts })
-    }
-}
-
-impl TensorSource for SafetensorsFile {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
-        let info = &self.tensors[index];
-        let stored = (self.starts[index], &info.dtype);
-        read_f32_at(&self.file, &self.path, stored, start_elem, out)
-            .with_context(|| format!("tensor `{}`", one_line(&info.name)))
-    }
+    entries.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    StoredFile::new(path, file, entries)
 }
 
 /// A parsed header.
@@ -161,9 +123,9 @@ fn read_up_to(source: &mut dyn Read, len: u64, into: &mut Vec<u8>) -> std::io::R
 fn recognize(first: &[u8; 8]) -> Option<&'static str> {
     match first {
         b"version " => Some("a Git LFS pointer; run `git lfs pull` to get the file itself"),
-        [b'P', b'K', 3, 4, ..] => {
-            Some("a zip archive, as PyTorch's .ckpt is; get the model's .safetensors file")
-        }
+        [b'P', b'K', 3, 4, ..] => Some(
+            "a zip archive; if it is a checkpoint of PyTorch, give it a name that ends in .ckpt",
+        ),
         [0x80, 2..=5, ..] => Some("a Python pickle; get the model's .safetensors file"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             Some("zstd-compressed; give it a name that ends in .safetensors.zst")
@@ -181,6 +143,8 @@ fn recognize(first: &[u8; 8]) -> Option<&'static str> {
 
 fn stored_type(dtype: Dtype) -> StoredType {
     match dtype {
+        Dtype::F8_E4M3 => StoredType::F8E4M3,
+        Dtype::F8_E5M2 => StoredType::F8E5M2,
         Dtype::F16 => StoredType::F16,
         Dtype::BF16 => StoredType::Bf16,
         Dtype::F32 => StoredType::F32,

@@ -1,13 +1,16 @@
-//! Types of stored values, and their conversion to f32.
+//! Types of stored values, their conversion to f32, and files of them.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+
+use super::{TensorInfo, TensorSource, one_line};
 
 /// Number of values decoded at a time. It bounds the scratch memory of a read.
 const CHUNK_ELEMS: usize = 1 << 16;
@@ -15,6 +18,10 @@ const CHUNK_ELEMS: usize = 1 << 16;
 /// The type of a stored value, little endian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredType {
+    /// 4 bits of exponent, 3 of mantissa, no infinity (OCP's E4M3, `float8_e4m3fn`).
+    F8E4M3,
+    /// The upper half of an F16 (OCP's E5M2).
+    F8E5M2,
     /// IEEE half precision.
     F16,
     /// The upper half of an f32.
@@ -31,6 +38,7 @@ impl StoredType {
     /// Bytes of one value. `None` if the type cannot be read.
     pub fn size_bytes(&self) -> Option<usize> {
         match self {
+            Self::F8E4M3 | Self::F8E5M2 => Some(1),
             Self::F16 | Self::Bf16 => Some(2),
             Self::F32 => Some(4),
             Self::F64 => Some(8),
@@ -42,12 +50,50 @@ impl StoredType {
 impl fmt::Display for StoredType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::F8E4M3 => f.write_str("F8_E4M3"),
+            Self::F8E5M2 => f.write_str("F8_E5M2"),
             Self::F16 => f.write_str("F16"),
             Self::Bf16 => f.write_str("BF16"),
             Self::F32 => f.write_str("F32"),
             Self::F64 => f.write_str("F64"),
             Self::Unsupported(what) => f.write_str(what),
         }
+    }
+}
+
+/// An open file of tensors, each of which is a run of its bytes.
+#[derive(Debug)]
+pub struct StoredFile {
+    path: PathBuf,
+    file: File,
+    tensors: Vec<TensorInfo>,
+    /// Start of each tensor in `file`, in bytes.
+    starts: Vec<u64>,
+}
+
+impl StoredFile {
+    /// A file with tensors, sorted by name, and the start of each in bytes. The caller has compared
+    /// the starts and lengths with the file.
+    pub(super) fn new(path: &Path, file: File, tensors: Vec<(TensorInfo, u64)>) -> Self {
+        let (tensors, starts) = tensors.into_iter().unzip();
+        Self { path: path.to_path_buf(), file, tensors, starts }
+    }
+}
+
+impl TensorSource for StoredFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn read_index(&self, index: usize, start_elem: usize, out: &mut [f32]) -> Result<()> {
+        let info = &self.tensors[index];
+        let stored = (self.starts[index], &info.dtype);
+        read_f32_at(&self.file, &self.path, stored, start_elem, out)
+            .with_context(|| format!("tensor `{}`", one_line(&info.name)))
     }
 }
 
@@ -88,6 +134,16 @@ struct Halves {
 
 fn decode(dtype: &StoredType, bytes: &[u8], out: &mut [f32], halves: &mut Halves) {
     match dtype {
+        StoredType::F8E4M3 => {
+            for (o, b) in out.iter_mut().zip(bytes) {
+                *o = E4M3[usize::from(*b)];
+            }
+        }
+        StoredType::F8E5M2 => {
+            for (o, b) in out.iter_mut().zip(bytes) {
+                *o = f16::from_bits(u16::from(*b) << 8).to_f32();
+            }
+        }
         StoredType::F16 => {
             halves.f16.clear();
             halves.f16.extend(words(bytes).map(f16::from_le_bytes));
@@ -111,6 +167,19 @@ fn decode(dtype: &StoredType, bytes: &[u8], out: &mut [f32], halves: &mut Halves
         StoredType::Unsupported(_) => unreachable!("refused before anything is read"),
     }
 }
+
+/// The value of each byte as E4M3: bias 7, subnormals, NaN where all bits but the sign are set.
+static E4M3: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|byte| {
+        let (exponent, mantissa) = ((byte >> 3) as i32 & 15, (byte & 7) as f32 / 8.0);
+        let magnitude = match (exponent, byte & 7) {
+            (15, 7) => f32::NAN,
+            (0, _) => mantissa * 2f32.powi(-6),
+            _ => (1.0 + mantissa) * 2f32.powi(exponent - 7),
+        };
+        if byte < 128 { magnitude } else { -magnitude }
+    })
+});
 
 fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     bytes.as_chunks::<N>().0.iter().copied()

@@ -14,7 +14,8 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::one_line;
-use super::safetensors::{Header, SafetensorsFile};
+use super::safetensors::{Header, from_parts};
+use super::stored::StoredFile;
 
 /// Largest accepted window in bytes, the default of `zstd -d`.
 const MAX_WINDOW_BYTES: u64 = 128 << 20;
@@ -29,7 +30,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 ///
 /// Errors: a truncated or corrupt stream; contents that are no safetensors file; no room in the
 /// temporary folder.
-pub fn open(path: &Path) -> Result<SafetensorsFile> {
+pub fn open(path: &Path) -> Result<StoredFile> {
     let source = File::open(path).with_context(|| path.display().to_string())?;
     let compressed_bytes = source.metadata().with_context(|| path.display().to_string())?.len();
     let mut frames = Frames::new(BufReader::with_capacity(CHUNK_BYTES, source));
@@ -41,7 +42,7 @@ pub fn open(path: &Path) -> Result<SafetensorsFile> {
         format!("{path}: no temporary file in {folder}; set TMPDIR to a folder that can be written")
     })?;
     copy_data(&mut frames, &mut spool, header.data_bytes, path, &folder)?;
-    SafetensorsFile::from_parts(path, spool, header, 0)
+    Ok(from_parts(path, spool, header, 0))
 }
 
 /// Refuses a header that declares much more data than a compressed checkpoint has.

@@ -1,4 +1,4 @@
-//! The three ways to give the same values make the same weights in the bundle, byte for byte.
+//! All ways to give the same values make the same weights in the bundle, byte for byte.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use kiln_compiler::{Model, emit, plan_model, weights};
 use kiln_graphs::config::ModelConfig;
 use kiln_ir::Graph;
 
-use crate::fixtures;
+use crate::{fixtures, layouts};
 
 struct Emoji(&'static ModelConfig);
 
@@ -62,11 +62,16 @@ fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
 }
 
 #[test]
-fn three_formats_make_the_same_weights() {
+fn all_layouts_make_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let expected = weights_of(&fixtures::emoji_path(), &at("single.kiln"));
     assert!(expected.len() > 10 << 20, "{} bytes", expected.len());
+
+    let other = fixtures::safetensors(&layouts::other_layout());
+    fixtures::write(&at("other.safetensors"), &other);
+    let found = weights_of(&at("other.safetensors"), &at("other.kiln"));
+    assert!(found == expected, "single file in another layout");
 
     let listed = fixtures::emoji_diffusers();
     fixtures::write_diffusers(&at("diffusers"), &listed);

@@ -203,5 +203,5 @@ fn paths_that_are_no_checkpoint() {
     refuse(folder.path(), "neither a diffusers model");
     let ckpt = folder.path().join("model.ckpt");
     fixtures::write(&ckpt, b"PK\x03\x04 and so on");
-    refuse(&ckpt, "pickles are not read");
+    refuse(&ckpt, "damaged");
 }

@@ -50,7 +50,7 @@ fn every_offender_is_listed() {
         [
             "block.0.conv.weight: shape [2, 1, 1, 1] expected, [2, 1] found",
             "block.0.conv.bias: missing (there is `block.0.conv_bias`)",
-            "quantized: type I8 is not read, only F16, BF16, F32, F64",
+            "quantized: type I8 is not read, only F8, F16, BF16, F32, F64",
             "something.else: missing",
         ]
     );

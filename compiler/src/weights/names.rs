@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Component;
+use super::TensorInfo;
+use super::diffusers::Component;
 
 const UNET: &str = "model.diffusion_model";
 const VAE: &str = "first_stage_model";
+const TINY: &str = "tiny";
 const OPEN_CLIP: &str = "cond_stage_model.model";
 const CLIP: &str = "cond_stage_model.transformer.text_model";
 
@@ -36,6 +38,15 @@ pub(super) enum Form {
     Whole,
     /// Query, key or value (0, 1, 2) of three stacked along the first dimension.
     Third(usize),
+}
+
+/// The layout of a text encoder by the shape of its token table. CLIP ViT-L/14 has a width of 768,
+/// and no OpenCLIP text encoder of the family has.
+pub(super) fn text_layout(table: Option<&[usize]>) -> TextLayout {
+    match table {
+        Some([_, 768]) => TextLayout::Clip,
+        _ => TextLayout::OpenClip,
+    }
 }
 
 /// The target of each name of a component. `None` if the single-file layout has no such tensor.
@@ -119,7 +130,8 @@ impl Blocks {
     }
 }
 
-struct UnetLayout {
+/// The blocks of a U-Net on the way down and up.
+pub(super) struct UnetLayout {
     down: Blocks,
     up: Blocks,
 }
@@ -128,9 +140,42 @@ impl UnetLayout {
     fn of(names: &[&str]) -> Self {
         Self { down: Blocks::of(names, &["down_blocks"]), up: Blocks::of(names, &["up_blocks"]) }
     }
+
+    /// The blocks of a U-Net in the single-file layout. `tensors` is sorted by name.
+    pub fn of_single_file(tensors: &[TensorInfo]) -> Self {
+        let has = |path: String| {
+            let prefix = format!("{UNET}.{path}.");
+            let first = tensors.partition_point(|t| t.name.as_str() < prefix.as_str());
+            tensors.get(first).is_some_and(|t| t.name.starts_with(&prefix))
+        };
+        let (mut down, mut up) = (vec![Block::default()], vec![Block::default()]);
+        // The first input layer is conv_in. A downsampler ends a block.
+        for at in (1..).take_while(|at| has(format!("input_blocks.{at}.0"))) {
+            let block = down.last_mut().expect("there is one");
+            if has(format!("input_blocks.{at}.0.op")) {
+                block.has_downsampler = true;
+                down.push(Block::default());
+            } else {
+                block.resnet_count += 1;
+                block.has_attention |= has(format!("input_blocks.{at}.1"));
+            }
+        }
+        // An upsampler ends a block's last layer.
+        for at in (0..).take_while(|at| has(format!("output_blocks.{at}.0"))) {
+            let block = up.last_mut().expect("there is one");
+            block.resnet_count += 1;
+            block.has_attention |= has(format!("output_blocks.{at}.1.norm"));
+            if [1, 2].iter().any(|part| has(format!("output_blocks.{at}.{part}.conv"))) {
+                up.push(Block::default());
+            }
+        }
+        let numbered = |blocks: Vec<Block>| Blocks(blocks.into_iter().enumerate().collect());
+        Self { down: numbered(down), up: numbered(up) }
+    }
 }
 
-fn unet(name: &str, layout: &UnetLayout) -> Option<String> {
+/// The single-file name of a tensor of a U-Net in diffusers' names.
+pub(super) fn unet(name: &str, layout: &UnetLayout) -> Option<String> {
     let parts: Vec<&str> = name.split('.').collect();
     let key = match parts.as_slice() {
         ["conv_in", leaf] => format!("input_blocks.0.0.{leaf}"),
@@ -199,6 +244,10 @@ fn unet_resnet(rest: &[&str]) -> Option<String> {
 fn vae(name: &str, level_count: usize) -> Option<String> {
     let parts: Vec<&str> = name.split('.').collect();
     let key = match parts.as_slice() {
+        // A tiny autoencoder keeps diffusers' names.
+        [half @ ("encoder" | "decoder"), "layers", layer, ..] if number(layer).is_some() => {
+            return Some(format!("{TINY}.{half}.{}", parts[1..].join(".")));
+        }
         [conv @ ("quant_conv" | "post_quant_conv"), leaf] => format!("{conv}.{leaf}"),
         [half @ ("encoder" | "decoder"), rest @ ..] => {
             format!("{half}.{}", vae_half(rest, level_count)?)
@@ -247,7 +296,7 @@ fn vae_resnet(rest: &[&str]) -> Option<String> {
 }
 
 /// Maps both spellings: diffusers renamed its attention layers in 0.15.
-fn vae_attention(rest: &[&str]) -> Option<String> {
+pub(super) fn vae_attention(rest: &[&str]) -> Option<String> {
     let (module, leaf) = match rest {
         ["group_norm", leaf] => ("norm", leaf),
         ["to_q" | "query", leaf] => ("q", leaf),
@@ -268,7 +317,8 @@ fn clip(name: &str) -> Option<String> {
     (is_known && !name.ends_with("position_ids")).then(|| format!("{CLIP}.{name}"))
 }
 
-fn open_clip(name: &str) -> Option<Target> {
+/// The OpenCLIP name of a tensor of a text encoder in transformers' names.
+pub(super) fn open_clip(name: &str) -> Option<Target> {
     let parts: Vec<&str> = name.strip_prefix("text_model.").unwrap_or(name).split('.').collect();
     let (key, form) = match parts.as_slice() {
         ["embeddings", "token_embedding", "weight"] => {
