@@ -128,7 +128,7 @@ fn sampler_options_are_recorded_and_wrong_ones_refused() {
     let with =
         |more: &[&'static str]| [&["small.kiln", "--prompt", "x", "-o", "out.png"], more].concat();
     place.fails(2, &with(&["--spacing", "even"]), "leading, trailing, linspace");
-    place.fails(2, &with(&["--sampler", "lcm", "--spacing", "trailing"]), "its own");
+    place.fails(2, &with(&["--sampler", "tcd", "--spacing", "trailing"]), "its own");
     place.fails(2, &with(&["--sampler", "tcd", "--steps", "51"]), "1 to 50 are possible");
     place.fails(2, &with(&["--guidance-rescale", "1.5"]), "guidance rescale is 1.5");
     let options = ["--sampler", "heun", "--spacing", "karras", "--steps", "3"];

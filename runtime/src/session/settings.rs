@@ -68,6 +68,7 @@ impl Request<'_> {
             sampler: entry.name,
             spacing: match &self.spacing {
                 Some(name) => Some(entry.spacing(name)?),
+                None if entry.has_own => None,
                 None => own.or(entry.spacings.first()).copied(),
             },
             steps: self.steps.unwrap_or(schedule.steps as usize),

@@ -3,8 +3,10 @@
 //! Source: Luo et al. 2023 (arXiv:2310.04378) and Zheng et al. 2024 (arXiv:2402.19159), as
 //! diffusers' `LCMScheduler` and `TCDScheduler`.
 
+use kiln_bundle::plan::Spacing;
+
 use super::level::{Level, Mix, Move};
-use super::schedule::{alphas_cumulative, check_steps};
+use super::schedule::{alphas_cumulative, check_steps, timesteps};
 use super::{SamplerError, SamplerOptions};
 
 /// Timesteps of the distillation, evenly from the last one of the training.
@@ -57,7 +59,11 @@ fn moves(
     check_steps(steps, DISTILLED_STEPS.min(alphas.len()))?;
     let stride = (alphas.len() / DISTILLED_STEPS).max(1);
     let distilled = DISTILLED_STEPS.min(alphas.len());
-    let timestep = |index: usize| (distilled - index * distilled / steps) * stride - 1;
+    let trailing = timesteps(Spacing::Trailing, alphas.len(), steps, steps);
+    let timestep = |index: usize| match options.spacing {
+        Spacing::Trailing => trailing[index] as usize,
+        _ => (distilled - index * distilled / steps) * stride - 1,
+    };
     let moves = (0..steps).map(|index| {
         let now = timestep(index);
         let next = (index + 1 < steps).then(|| timestep(index + 1));

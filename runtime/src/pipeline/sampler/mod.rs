@@ -94,7 +94,7 @@ pub struct SamplerOptions {
     pub steps: usize,
     /// The first step that runs.
     pub first: usize,
-    /// Spacing of the timesteps. `lcm` and `tcd` have their own.
+    /// Spacing of the timesteps. `lcm` has its own unless it is trailing, `tcd` always.
     pub spacing: Spacing,
     /// Noise that each step adds, from 0 (none) to 1, for samplers with [`SamplerEntry::eta`].
     pub eta: f32,
@@ -120,8 +120,10 @@ pub struct SamplerEntry {
     pub title: &'static str,
     /// Evaluations of the network in a step.
     evaluations: usize,
-    /// Spacings of the timesteps; none for samplers with their own.
+    /// Spacings of the timesteps.
     pub spacings: &'static [Spacing],
+    /// Whether the sampler has timesteps of its own, which are its default.
+    pub has_own: bool,
     /// Default of [`SamplerOptions::eta`], if the sampler uses it.
     pub eta: Option<f32>,
     /// The moves of all steps.
@@ -140,8 +142,11 @@ pub static SAMPLERS: &[SamplerEntry] = &[
     entry("dpm++2m", "DPM++ 2M", &Spacing::ALL, None, dpmpp::multistep),
     entry("dpm++2m-sde", "DPM++ 2M SDE", &Spacing::ALL, None, dpmpp::stochastic),
     entry("unipc", "UniPC", &Spacing::ALL, None, dpmpp::unipc),
-    entry("lcm", "LCM", &[], None, consistency::lcm),
-    entry("tcd", "TCD", &[], Some(0.3), consistency::tcd),
+    SamplerEntry {
+        has_own: true,
+        ..entry("lcm", "LCM", &[Spacing::Trailing], None, consistency::lcm)
+    },
+    SamplerEntry { has_own: true, ..entry("tcd", "TCD", &[], Some(0.3), consistency::tcd) },
 ];
 
 const fn entry(
@@ -151,7 +156,7 @@ const fn entry(
     eta: Option<f32>,
     moves: fn(&SamplerOptions) -> Result<Vec<Move>, SamplerError>,
 ) -> SamplerEntry {
-    SamplerEntry { name, title, evaluations: 1, spacings, eta, moves }
+    SamplerEntry { name, title, evaluations: 1, spacings, has_own: false, eta, moves }
 }
 
 impl SamplerEntry {
@@ -246,7 +251,7 @@ mod tests {
         };
         let expected = "ddim has no spacing \"karras\"; it has: leading, trailing, linspace";
         assert_eq!(error("ddim", "karras"), expected);
-        assert_eq!(error("lcm", "trailing"), "lcm has no spacing \"trailing\"; it has: its own");
+        assert_eq!(error("tcd", "trailing"), "tcd has no spacing \"trailing\"; it has: its own");
     }
 
     #[test]
@@ -262,6 +267,10 @@ mod tests {
         assert_eq!((timesteps("ddim", 1000)[0], timesteps("ddim", 1000)[999]), (999.0, 0.0));
         assert_eq!(timesteps("dpm++2m", 20)[..2], [941.0, 894.0]);
         assert_eq!(timesteps("lcm", 4), [999.0, 759.0, 499.0, 259.0]);
+        let options = SamplerOptions::stable_diffusion(4, 0);
+        let options = SamplerOptions { spacing: Spacing::Trailing, ..options };
+        let lcm = SamplerEntry::find("lcm").unwrap().sampler(&options).unwrap();
+        assert_eq!(lcm.timesteps(), [999.0, 749.0, 499.0, 249.0]);
         assert_eq!(timesteps("heun", 3), [667.0, 334.0, 334.0, 1.0, 1.0]);
         for steps in 1..1000 {
             for name in ["ddim", "euler", "dpm++2m"] {
