@@ -13,6 +13,8 @@ PROMPT ?= a red heart
 SEED ?= 0
 BUDGET ?= 1GiB
 OUT ?= out.png
+# The timesteps and the sampler with which the few-step LoRA was trained.
+FEW_STEPS := --sampler lcm --spacing trailing --steps 4
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
@@ -25,8 +27,9 @@ build:
 
 demo: build
 	@tools/setup/opencl.sh
-	$(KILN) compile --model emoji-256 --budget $(BUDGET) -o $(BUNDLE)
-	$(KILN) run $(BUNDLE) --prompt "$(PROMPT)" --seed $(SEED) -o $(OUT)
+	$(KILN) compile --model emoji-256 --lora models/emoji-256-turbo.safetensors --guidance-branches 1 \
+	    --budget $(BUDGET) -o $(BUNDLE)
+	$(KILN) run $(BUNDLE) --prompt "$(PROMPT)" --seed $(SEED) $(FEW_STEPS) -o $(OUT)
 	$(KILN) inspect $(BUNDLE)
 	@echo "\nThe picture is in $(OUT)."
 

@@ -19,6 +19,10 @@ pub trait Model {
     fn unet(&self, batch: usize) -> Result<Graph>;
     /// The decoder for one latent: `latent` -> `image`.
     fn decoder(&self) -> Result<Graph>;
+    /// The decoders of the bundle, one or two of [`Role::DECODERS`].
+    fn decoders(&self) -> Result<Vec<(Role, Graph)>> {
+        Ok(vec![(Role::Decoder, self.decoder()?)])
+    }
     /// The image encoder, if the bundle needs it: `image` -> `mean`.
     fn encoder(&self) -> Result<Option<Graph>> {
         Ok(None)
@@ -38,8 +42,8 @@ pub struct NetworkGraph {
     pub graph: Graph,
 }
 
-/// The parts of a model as networks, in execution order, with a prompt for each branch of guidance.
-/// `batch` is the number of rows of the U-Net.
+/// The parts of a model as networks, in the order of their roles, with a prompt for each branch of
+/// guidance. `batch` is the number of rows of the U-Net.
 pub fn parts(model: &dyn Model, branches: usize, batch: usize) -> Result<Vec<NetworkGraph>> {
     let network = |name: &str, role, graph| NetworkGraph { name: name.to_string(), role, graph };
     let encoder = model.encoder()?;
@@ -49,7 +53,11 @@ pub fn parts(model: &dyn Model, branches: usize, batch: usize) -> Result<Vec<Net
     parts.extend([
         network("text_encoder", Role::TextEncoder, text_encoder),
         network("unet", Role::Denoiser, model.unet(batch)?),
-        network("decoder", Role::Decoder, model.decoder()?),
     ]);
+    for (role, graph) in model.decoders()? {
+        let name = if role == Role::TinyDecoder { "tiny_decoder" } else { "decoder" };
+        parts.push(network(name, role, graph));
+    }
+    parts.sort_by_key(|part| part.role);
     Ok(parts)
 }

@@ -160,10 +160,12 @@ typedef struct KilnRequest {
   float guidance_rescale;
   // Noise that each step of `ddim` or `tcd` adds, 0 to 1; NaN is the sampler's default.
   float eta;
-  // Whether progress has previews.
+  // Whether progress has previews: of the tiny decoder if the bundle has one, else coarse.
   bool preview;
   // Initial image, for a bundle with an image encoder; NULL is none.
   const struct KilnImage *initial_image;
+  // `full` or `tiny`: the decoder. NULL is the full one if the bundle has it, else the tiny one.
+  const char *decoder;
 } KilnRequest;
 
 // Progress of a call. Valid until the callback returns, with the preview.

@@ -277,11 +277,13 @@ static jbyte *initial_pixels(JNIEnv *env, jbyteArray rgba, jint width, jint heig
 JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     JNIEnv *env, jclass class, jlong session, jstring prompt, jstring negative_prompt, jlong seed,
     jint steps, jfloat guidance, jstring sampler, jboolean preview, jbyteArray initial_rgba,
-    jint initial_width, jint initial_height, jdouble strength, jobject object, jintArray size) {
+    jint initial_width, jint initial_height, jdouble strength, jstring decoder, jobject object,
+    jintArray size) {
     (void)class;
     char *own_prompt = copy_text(env, prompt);
     char *own_negative = copy_text(env, negative_prompt);
     char *own_sampler = copy_text(env, sampler);
+    char *own_decoder = copy_text(env, decoder);
     jbyteArray rgba = NULL;
     struct listener listener = {0};
     KilnImage image = {NULL, 0, 0, strength};
@@ -295,6 +297,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         request.steps = steps < 0 ? 0 : (uint32_t)steps;
         request.guidance = guidance;
         request.sampler = own_sampler;
+        request.decoder = own_decoder;
         request.preview = preview;
         request.initial_image = initial == NULL ? NULL : &image;
         KilnPicture *picture = NULL;
@@ -311,6 +314,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     free(own_prompt);
     free(own_negative);
     free(own_sampler);
+    free(own_decoder);
     return rgba;
 }
 

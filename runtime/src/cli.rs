@@ -17,7 +17,9 @@ use crate::pipeline::png;
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
 use crate::session::check_init;
-use crate::session::{ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions};
+use crate::session::{
+    Decoder, ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions, decoder,
+};
 use crate::tensor::Tensor;
 
 mod args;
@@ -85,7 +87,7 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long))]
     pub sampler: Option<String>,
     /// Spacing of the sampler's timesteps: leading, trailing (for models of few steps), linspace or
-    /// karras. lcm and tcd have their own [default: the model's]
+    /// karras. lcm and tcd have their own; lcm also takes trailing [default: the model's]
     #[cfg_attr(feature = "clap", arg(long))]
     pub spacing: Option<String>,
     /// Noise that each step of ddim or tcd adds, 0 to 1 [default: 0, for tcd 0.3]
@@ -110,7 +112,11 @@ pub struct RunArgs {
         )
     )]
     pub strength: f64,
-    /// Write a small preview beside the picture (out.preview.png) every N steps, for example 5.
+    /// Decoder: full or tiny [default: full if the bundle has it]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "full|tiny"))]
+    pub decoder: Option<Decoder>,
+    /// Write a preview beside the picture (out.preview.png) every N steps, for example 5: by the
+    /// tiny decoder if the bundle has one, else small and coarse.
     /// Terminals with kitty's or iTerm2's image protocol show it. 0 for none
     #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 0))]
     pub preview_every: usize,
@@ -222,6 +228,7 @@ struct Shared {
 
 impl Shared {
     fn read(args: &RunArgs, plan: &Plan) -> Result<Shared, RuntimeError> {
+        decoder(plan, args.decoder)?;
         let latent = args.latent.as_deref();
         let latent = latent.map(|path| files::read_latent(path, &plan.manifest)).transpose()?;
         let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
@@ -251,19 +258,18 @@ fn make(
         initial_latent: shared.latent.clone(),
         init: shared.init.clone(),
         dump: args.dump.as_ref().map(|_| &dump as _),
-        ..job.request()
+        ..job.request(args)
     };
     let manifest = &session.plan().manifest;
-    let (model, size) = (manifest.model.clone(), manifest.latent);
-    let mut previews = Previews::new(args.preview_every, &job.output, &model, size, bar);
+    let mut previews = Previews::new(args.preview_every, &job.output, manifest, bar);
     let mut preview_failed = None;
     let picture = session.generate(&request, &mut |progress| {
         match progress {
             Progress::Prompt => bar.show("encoding the prompt", 0, 1),
-            Progress::Step { done, steps, seconds, picture, .. } => {
+            Progress::Step { done, steps, seconds, picture, decoded, .. } => {
                 bar.step(done, steps, seconds);
                 if preview_failed.is_none() {
-                    preview_failed = previews.step(done, picture).err();
+                    preview_failed = previews.step(done, picture, decoded).err();
                 }
             }
             Progress::Kernels { done, count } => bar.show(COMPILING, done, count),

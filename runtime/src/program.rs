@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use kiln_bundle::BundleFile;
-use kiln_bundle::plan::{self, Network, Plan, Role, Step};
+use kiln_bundle::plan::{self, Network, Plan, Step};
 use opencl3::context::Context;
 use opencl3::error_codes::ClError;
 use opencl3::kernel::Kernel;
@@ -120,7 +120,7 @@ fn missing(
     let plan = bundle.plan();
     // A picture ends with the decoder.
     let mut begins = vec![false; plan.kernels.len()];
-    for network in plan.networks.iter().filter(|network| network.role != Role::Decoder) {
+    for network in plan.networks.iter().filter(|network| !network.role.is_decoder()) {
         used_kernels(network).for_each(|kernel| begins[kernel] = true);
     }
     let (mut first, mut last) = (Vec::new(), Vec::new());

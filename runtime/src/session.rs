@@ -32,11 +32,11 @@ mod settings;
 
 pub use crate::executor::{Canceller, ExecutorOptions};
 pub use finite::NotFiniteOp;
-pub use generate::{DumpHook, Init, Picture, Progress, Request};
+pub use generate::{Decoder, DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
 pub use settings::Settings;
 #[cfg(feature = "cli")]
-pub(crate) use {generate::latent_name, prepare::check_init};
+pub(crate) use {generate::latent_name, prepare::check_init, roles::decoder};
 
 use residency::Residents;
 

@@ -104,7 +104,7 @@ fn stores_fp16(setting: &Setting) -> bool {
 
 /// The largest feature maps are in the autoencoder.
 fn recomputes(setting: &Setting) -> bool {
-    setting.strategy.recompute && matches!(setting.role, Role::ImageEncoder | Role::Decoder)
+    setting.strategy.recompute && (setting.role == Role::ImageEncoder || setting.role.is_decoder())
 }
 
 impl Pass {

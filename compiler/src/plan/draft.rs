@@ -11,7 +11,7 @@ use super::memory::beside_arena;
 use super::rationale::rationale;
 use super::residency::{self, ArenaLimits, Infeasible};
 use super::shortfall::{Allocation, Shortfall};
-use super::time::passes;
+use super::time::{is_in_picture, passes};
 use crate::request::PlanRequest;
 use crate::strategy::Strategy;
 
@@ -62,7 +62,9 @@ impl Draft {
             let pass_ns: u64 = costs.map(|cost| cost.ns).sum();
             pass_ns.saturating_mul(passes(&self.manifest, network.source.role))
         };
-        self.networks.iter().map(of_network).fold(0, u64::saturating_add)
+        let role = |network: &LoweredNetwork| network.source.role;
+        let needed = |n: &&LoweredNetwork| is_in_picture(role(n), self.networks.iter().map(role));
+        self.networks.iter().filter(needed).map(of_network).fold(0, u64::saturating_add)
     }
 
     /// Places all buffers, with at most `most_kept_bytes` of the denoiser's weights resident. The

@@ -65,6 +65,7 @@ impl Lifetimes {
                 this.buffers[buffer].kind = BufferKind::Port;
             }
         }
+        this.outlive_previews(networks);
         for (block, draft) in blocks.drafts.iter().enumerate() {
             if draft.kind == BlockKind::Weights {
                 continue;
@@ -76,6 +77,18 @@ impl Lifetimes {
             this.small.insert(block, id);
         }
         Ok(this)
+    }
+
+    /// Keeps the timestep projection's outputs over the tiny decoder, which may run between two
+    /// steps of the sampler and comes before the projection.
+    fn outlive_previews(&mut self, networks: &[LoweredNetwork]) {
+        let with = |role| networks.iter().position(|n| n.source.role == role);
+        let (tiny, projection) = (with(Role::TinyDecoder), with(Role::TimestepProjection));
+        let (Some(tiny), Some(projection)) = (tiny, projection) else { return };
+        for (_, id) in networks[projection].source.graph.outputs() {
+            let buffer = &mut self.buffers[self.values[&(projection, *id)]];
+            buffer.lower = buffer.lower.min(self.spans[tiny].0);
+        }
     }
 
     /// Interval over which resident weights of a network must stay. The timestep projection may run

@@ -137,6 +137,7 @@ fn networks(
             *prompt = wide;
         }
     }
+    networks.sort_by_key(|network| network.role);
     Ok(networks)
 }
 

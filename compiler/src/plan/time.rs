@@ -89,6 +89,15 @@ pub fn passes(manifest: &Manifest, role: Role) -> u64 {
     }
 }
 
+/// Whether an image needs a network: not the tiny decoder beside a full one.
+pub fn is_in_picture(role: Role, mut roles: impl Iterator<Item = Role>) -> bool {
+    role != Role::TinyDecoder || roles.all(|other| other != Role::Decoder)
+}
+
+fn roles(plan: &Plan) -> impl Iterator<Item = Role> {
+    plan.networks.iter().map(|network| network.role)
+}
+
 /// Passes of the denoiser in a step of a sampler with one evaluation a step.
 pub fn passes_a_step(manifest: &Manifest) -> u64 {
     u64::from(manifest.guidance_branches / manifest.guidance_batch.max(1))
@@ -184,6 +193,7 @@ impl Prediction {
     pub fn picture_ns(&self, plan: &Plan) -> u64 {
         let times = plan.networks.iter().zip(&self.networks);
         times
+            .filter(|(network, _)| is_in_picture(network.role, roles(plan)))
             .map(|(network, time)| time.total_ns(passes(&plan.manifest, network.role)))
             .fold(0, u64::saturating_add)
     }
@@ -229,7 +239,8 @@ pub fn streamed_bytes(plan: &Plan) -> u64 {
         loads.sum()
     };
     let of_image = |n: &Network| passes(&plan.manifest, n.role).saturating_mul(of_pass(&n.steps));
-    plan.networks.iter().map(of_image).fold(0, u64::saturating_add)
+    let needed = plan.networks.iter().filter(|n| is_in_picture(n.role, roles(plan)));
+    needed.map(of_image).fold(0, u64::saturating_add)
 }
 
 /// One event for each step of a network.

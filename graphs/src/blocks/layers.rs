@@ -109,6 +109,18 @@ impl Layers {
         self.add_bias(path, &format!("{path}.bias"), y)
     }
 
+    /// Convolution with a 3x3 window that keeps the number of channels, without bias.
+    pub fn conv3x3_no_bias(
+        &mut self,
+        path: &str,
+        x: ValueId,
+        stride: usize,
+    ) -> Result<ValueId, IrError> {
+        let channels = self.channels(x);
+        let weight = self.tensor(&format!("{path}.weight"), &[channels, channels, 3, 3]);
+        self.graph.push(path, Conv2d::new(3, stride), &[x, weight])
+    }
+
     /// Convolution with a 3x3 window of stride 2 and one zero below and right, none above and left.
     pub fn conv3x3_to_end(&mut self, path: &str, x: ValueId) -> Result<ValueId, IrError> {
         let channels = self.channels(x);

@@ -151,6 +151,54 @@ fn image_encoder(plan: &mut Plan) {
     plan.networks.insert(0, encoder);
 }
 
+/// Puts a tiny decoder of one launch before the timestep projection. The networks behind it become
+/// one instant later, and what the projection makes for the denoiser is kept over it.
+fn tiny_decoder(plan: &mut Plan) {
+    let begin = plan.span(1).0;
+    for buffer in plan.buffers.iter_mut().filter(|buffer| buffer.upper > begin) {
+        buffer.upper += 1;
+    }
+    for buffer in plan.buffers.iter_mut().filter(|buffer| buffer.lower >= begin) {
+        buffer.lower += 1;
+    }
+    plan.buffers[4].lower = begin;
+    for input in plan.networks.iter_mut().flat_map(|network| &mut network.inputs) {
+        if let Source::Output { network, .. } = &mut input.source {
+            network.0 += u32::from(network.0 > 0);
+        }
+    }
+    let mut tiny = plan.networks[3].clone();
+    (tiny.name, tiny.role) = ("tiny_decoder".into(), Role::TinyDecoder);
+    tiny.inputs[0].port.buffer = BufferId(12);
+    tiny.outputs[0].buffer = BufferId(13);
+    let mut step = tiny.steps.swap_remove(1);
+    if let Step::Dispatch(dispatch) = &mut step {
+        let region = |id, len_bytes, access| Arg::Buffer {
+            buffer: BufferId(id),
+            offset_bytes: 0,
+            len_bytes,
+            access,
+        };
+        dispatch.args = vec![region(12, 128, Access::Read), region(13, 768, Access::Write)];
+    }
+    tiny.steps = vec![step];
+    // Its latent and image lie where the denoiser's resident weights come later.
+    tiny.overwrites = vec![BlockId(2)];
+    for (name, offset_bytes, len_bytes) in [("tiny.latent", 2048, 128), ("tiny.image", 2176, 768)] {
+        let (name, kind, lower) = (name.into(), BufferKind::Port, begin);
+        let upper = begin + 1;
+        plan.buffers.push(Buffer { name, kind, offset_bytes, len_bytes, lower, upper });
+    }
+    plan.networks.insert(1, tiny);
+}
+
+#[test]
+fn a_tiny_decoder_beside_the_full_one_is_sound() {
+    let mut plan = testing::plan();
+    tiny_decoder(&mut plan);
+    check(&plan, WEIGHTS_LEN_BYTES).expect("it is valid");
+}
+
 /// The denoiser takes its latent from the image encoder.
 fn edge_from_the_image_encoder(plan: &mut Plan, slice: Slice) {
     image_encoder(plan);
@@ -325,6 +373,10 @@ rejects! {
         => Violation::NotLiveInLoop { .. },
     timesteps_die_in_the_loop: |plan| plan.buffers[4].upper = 9
         => Violation::SourceNotLive { until: 10, .. },
+    timesteps_are_lost_to_a_preview: |plan| {
+        tiny_decoder(plan);
+        plan.buffers[4].lower += 1;
+    } => Violation::SourceNotLive { .. },
 
     role_twice: |plan| plan.networks[3].role = Role::Denoiser => Violation::RoleOrder { .. },
     roles_out_of_order: |plan| plan.networks[1].role = Role::ImageEncoder

@@ -64,6 +64,8 @@ public final class KilnRuntime implements AutoCloseable {
         public int initialHeight = 0;
         /** Share of the steps that run on the initial image, over 0 to 1. */
         public double strength = 0.75;
+        /** Decoder, {@code full} or {@code tiny}; null is the full one if it is there. */
+        public String decoder = null;
     }
 
     /** A finished image. */
@@ -176,7 +178,7 @@ public final class KilnRuntime implements AutoCloseable {
                             open(), request.prompt, request.negativePrompt, request.seed,
                             request.steps, request.guidance, request.sampler, request.preview,
                             request.initialRgba, request.initialWidth, request.initialHeight,
-                            request.strength, listener, size);
+                            request.strength, request.decoder, listener, size);
             return new Picture(size[0], size[1], rgba);
         }
     }
@@ -238,7 +240,7 @@ public final class KilnRuntime implements AutoCloseable {
     private static native byte[] nativeGenerate(
             long session, String prompt, String negativePrompt, long seed, int steps,
             float guidance, String sampler, boolean preview, byte[] initialRgba, int initialWidth,
-            int initialHeight, double strength, Listener listener, int[] size);
+            int initialHeight, double strength, String decoder, Listener listener, int[] size);
 
     private static native void nativeCancel(long session);
 

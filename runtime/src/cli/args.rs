@@ -40,6 +40,7 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --latent FILE.npy         initial latent in place of the seed's noise
       --init-image FILE.png     initial picture; the bundle must have an image encoder
       --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75]
+      --decoder full|tiny       decoder of the bundle; by default full if it is there
       --preview-every N         writes a preview beside the picture every N steps
       --dump DIR                writes tokens, embeddings, latents and the decoded tensor as .npy
       --report FILE.json        writes memory and times, planned and measured
@@ -106,6 +107,7 @@ impl Command {
                 "--latent" => run.latent = Some(value.path()?),
                 "--init-image" => run.init_image = Some(value.path()?),
                 "--strength" => strength = Some(value.parsed()?),
+                "--decoder" => run.decoder = Some(value.parsed()?),
                 "--preview-every" => run.preview_every = value.parsed()?,
                 "--dump" => run.dump = Some(value.path()?),
                 "--report" => run.report = Some(value.path()?),
@@ -169,6 +171,7 @@ impl RunArgs {
             latent: None,
             init_image: None,
             strength: 0.75,
+            decoder: None,
             preview_every: 0,
             dump: None,
             report: None,

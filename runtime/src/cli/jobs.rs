@@ -38,7 +38,7 @@ pub(super) struct Job {
 
 impl Job {
     /// The request, without the inputs that all images share.
-    pub fn request(&self) -> Request<'static> {
+    pub fn request(&self, args: &RunArgs) -> Request<'static> {
         Request {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
@@ -49,6 +49,8 @@ impl Job {
             sampler: self.sampler.clone(),
             spacing: self.spacing.clone(),
             eta: self.eta,
+            decoder: args.decoder,
+            preview_every: args.preview_every,
             ..Request::default()
         }
     }
@@ -93,7 +95,7 @@ impl<'a> Jobs<'a> {
             }
             let job = job.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             if number > 0 || first.is_none() {
-                let settings = job.request().settings(manifest);
+                let settings = job.request(args).settings(manifest);
                 steps = settings.map_err(|error| jobs.at(number, error))?.steps;
             }
             let checked = outputs.picture(&job.output, number);

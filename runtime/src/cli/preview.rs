@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use kiln_bundle::plan::Size;
+use kiln_bundle::plan::{Manifest, Size};
 
 use super::{bar::Bar, files, interrupt};
 use crate::error::RuntimeError;
@@ -20,7 +20,8 @@ pub(super) struct Previews<'a> {
     every: usize,
     path: PathBuf,
     projection: &'static Projection,
-    size: Size,
+    /// Sizes of the latent and of the image.
+    sizes: (Size, Size),
     terminal: Option<Terminal>,
     bar: &'a Bar,
     /// Whether the terminal has free lines for the preview.
@@ -32,27 +33,32 @@ impl<'a> Previews<'a> {
     pub(super) fn new(
         every: usize,
         output: &Path,
-        model: &str,
-        size: Size,
+        manifest: &Manifest,
         bar: &'a Bar,
     ) -> Previews<'a> {
         Previews {
             every,
             path: files::preview_of(output),
-            projection: Projection::of_model(model),
-            size,
+            projection: Projection::of_model(&manifest.model),
+            sizes: (manifest.latent, manifest.image),
             terminal: io::stderr().is_terminal().then(Terminal::here).flatten(),
             bar,
             shown: false,
         }
     }
 
-    /// Handles the end of a step. `picture` is the latent of the image so far.
-    pub(super) fn step(&mut self, done: usize, picture: &[f32]) -> Result<(), RuntimeError> {
+    /// Handles the end of a step. `picture` is the latent of the image so far, `decoded` the image
+    /// or empty.
+    pub(super) fn step(
+        &mut self,
+        done: usize,
+        picture: &[f32],
+        decoded: &[f32],
+    ) -> Result<(), RuntimeError> {
         if self.every == 0 || !done.is_multiple_of(self.every) {
             return Ok(());
         }
-        let image = self.projection.show(picture, self.size)?;
+        let image = self.projection.preview(picture, decoded, self.sizes)?;
         {
             let _whole = interrupt::write();
             png::save_png(&self.path, &image, None)?;

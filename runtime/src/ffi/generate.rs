@@ -38,10 +38,12 @@ pub struct KilnRequest {
     pub guidance_rescale: f32,
     /// Noise that each step of `ddim` or `tcd` adds, 0 to 1; NaN is the sampler's default.
     pub eta: f32,
-    /// Whether progress has previews.
+    /// Whether progress has previews: of the tiny decoder if the bundle has one, else coarse.
     pub preview: bool,
     /// Initial image, for a bundle with an image encoder; NULL is none.
     pub initial_image: *const KilnImage,
+    /// `full` or `tiny`: the decoder. NULL is the full one if the bundle has it, else the tiny one.
+    pub decoder: *const c_char,
 }
 
 /// An image from which generation begins.
@@ -133,6 +135,7 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
             eta: f32::NAN,
             preview: false,
             initial_image: ptr::null(),
+            decoder: ptr::null(),
         };
         // SAFETY: by this function's contract.
         unsafe { give(request, "the request", own) }
@@ -170,7 +173,7 @@ pub unsafe extern "C" fn kiln_session_generate(
         let request = unsafe { own_request(asked, session.plan().manifest.image)? };
         let projection = asked.preview.then(|| {
             let manifest = &session.plan().manifest;
-            (Projection::of_model(&manifest.model), manifest.latent)
+            (Projection::of_model(&manifest.model), (manifest.latent, manifest.image))
         });
         let (mut steps, mut colours) = (0, None);
         let mut observe = |news: Progress<'_>| {
@@ -211,6 +214,7 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
         guidance: (!asked.guidance.is_nan()).then_some(asked.guidance),
         guidance_rescale: asked.guidance_rescale,
         eta: (!asked.eta.is_nan()).then_some(asked.eta),
+        preview_every: usize::from(asked.preview),
         ..Request::default()
     };
     // SAFETY: by this function's contract.
@@ -227,6 +231,9 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
             given.clone_into(own);
         }
     }
+    // SAFETY: by this function's contract.
+    let decoder = unsafe { text(asked.decoder, "the decoder")? };
+    request.decoder = decoder.map(|name| name.parse().map_err(Failure::input)).transpose()?;
     Ok(request)
 }
 
@@ -259,23 +266,24 @@ unsafe fn own_image(image: &KilnImage, size: Size) -> Result<Init, Failure> {
 }
 
 /// Translates progress. `steps` keeps the number of all steps. `projection` makes previews of
-/// latents of this size. `colours` holds the preview to which the result points.
+/// latents and images of these sides. `colours` holds the preview to which the result points.
 fn tell(
     news: Progress<'_>,
     steps: &mut usize,
-    projection: Option<(&Projection, Size)>,
+    projection: Option<(&Projection, (Size, Size))>,
     colours: &mut Option<RgbImage>,
 ) -> KilnProgress {
     match news {
         Progress::Prompt => KilnProgress::new(KilnStage::Prompt, 0, 0),
         Progress::Kernels { done, count } => KilnProgress::new(KilnStage::Load, done, count),
         Progress::Decode => KilnProgress::new(KilnStage::Decode, *steps, *steps),
-        Progress::Step { done, steps: of, seconds, picture, .. } => {
+        Progress::Step { done, steps: of, seconds, picture, decoded, .. } => {
             *steps = of;
             let mut told = KilnProgress::new(KilnStage::Sample, done, of);
             told.seconds = seconds;
             // Without a preview if it cannot be made.
-            *colours = projection.and_then(|(p, size)| p.show(picture, size).ok());
+            let shown = |(p, sizes): (&Projection, _)| p.preview(picture, decoded, sizes).ok();
+            *colours = projection.and_then(shown);
             if let Some(image) = colours {
                 told.preview_rgb = image.pixels().as_ptr();
                 (told.preview_width, told.preview_height) = (image.width(), image.height());

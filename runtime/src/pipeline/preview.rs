@@ -52,6 +52,20 @@ impl Projection {
         if name.starts_with("emoji") { &EMOJI } else { &STABLE_DIFFUSION }
     }
 
+    /// The image `decoded` if it is not empty, else the latent in colours. `sizes` are those of the
+    /// latent and of the image.
+    pub fn preview(
+        &self,
+        latent: &[f32],
+        decoded: &[f32],
+        (size, image): (Size, Size),
+    ) -> Result<RgbImage, PngError> {
+        match decoded {
+            [] => self.show(latent, size),
+            _ => RgbImage::from_decoder(image.width_px, image.height_px, decoded),
+        }
+    }
+
     /// Renders a latent.
     ///
     /// Shapes: `latent: [CHANNELS, height, width]` -> squares of at least one pixel; the image is

@@ -1,7 +1,7 @@
 //! The kernels of a plan, from the cache, the bundle, workers or a build in this process.
 
 use kiln_bundle::BundleFile;
-use kiln_bundle::plan::{Network, Plan, Role, Step};
+use kiln_bundle::plan::{Network, Plan, Step};
 use opencl3::context::Context;
 use opencl3::kernel::Kernel;
 
@@ -59,7 +59,7 @@ impl Kernels {
             all.prepare(from, &specs, options, progress);
             all.load_programs(from, &specs);
         }
-        let begins = |network: &&Network| network.role != Role::Decoder;
+        let begins = |network: &&Network| !network.role.is_decoder();
         if plan.networks.iter().filter(begins).any(|network| all.lacks_any_of(network)) {
             all.complete(from, progress)?;
         }

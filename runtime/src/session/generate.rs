@@ -1,6 +1,7 @@
 //! From a prompt to an image.
 
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,8 +53,33 @@ pub struct Request<'a> {
     pub initial_latent: Option<Vec<f32>>,
     /// An initial image.
     pub init: Option<Init>,
+    /// The decoder. By default, the full one if the bundle has it, else the tiny one.
+    pub decoder: Option<Decoder>,
+    /// Steps between previews by the tiny decoder, if the bundle has one; 0 is none.
+    pub preview_every: usize,
     /// Receives each tensor on the way to the image.
     pub dump: Option<&'a DumpHook<'a>>,
+}
+
+/// A network that turns latents into images.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decoder {
+    /// The decoder of the model's autoencoder.
+    Full,
+    /// The decoder of a tiny autoencoder.
+    Tiny,
+}
+
+impl FromStr for Decoder {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Decoder, String> {
+        match name {
+            "full" => Ok(Decoder::Full),
+            "tiny" => Ok(Decoder::Tiny),
+            _ => Err(format!("no decoder {name:?}; there are full and tiny")),
+        }
+    }
 }
 
 /// An initial image.
@@ -106,6 +132,9 @@ pub enum Progress<'a> {
         /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise
         /// from the first step on.
         picture: &'a [f32],
+        /// This image from the tiny decoder, `[height, width, 3]`, -1 to 1; empty if there is no
+        /// preview.
+        decoded: &'a [f32],
     },
     /// Other processes still compile kernels of the decoder.
     Kernels {
@@ -192,6 +221,7 @@ impl Session {
         let started = Instant::now();
         let settings = request.settings(&self.plan().manifest)?;
         request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
+        let roles = Roles::of(self.plan(), request)?;
         let (tokens, warnings) = self.tokenize(request)?;
         let first = match &request.init {
             Some(init) => prepare::first_step(init.strength, settings.steps)?,
@@ -200,9 +230,8 @@ impl Session {
         let channels = self.plan().manifest.guidance_channels as usize;
         let guidance = sampler::guidance_embedding(settings.guidance, channels).collect();
         let (sampler, rng) = self.prepare(request, &settings, first)?;
-        let roles = Roles::of(self.plan())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
-        let sequence = roles.sequence(sampler.timesteps().len(), request.init.is_some());
+        let sequence = roles.sequence(&sampler, request.init.is_some());
         let mut generation =
             Generation { request, settings, roles, sampler, rng, guidance, tokens, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
@@ -337,10 +366,27 @@ impl Generation<'_> {
             }
             self.times.step_seconds.push(seconds);
             self.dump_latent(session, done)?;
+            let has_preview = self.preview(session, stream, done)?;
             let (latent, picture) = (&*session.host.latent, self.sampler.picture());
-            tell(observe, Progress::Step { done, steps, seconds, latent, picture })?;
+            let decoded = if has_preview { &session.host.values } else { &[][..] };
+            tell(observe, Progress::Step { done, steps, seconds, latent, picture, decoded })?;
         }
         Ok(())
+    }
+
+    /// Leaves the predicted image in `session.host.values` if there is to be a preview after `done`
+    /// steps, and the bundle has a tiny decoder.
+    fn preview(
+        &self,
+        session: &mut Session,
+        stream: &mut Stream,
+        done: usize,
+    ) -> Result<bool, RuntimeError> {
+        let Some(network) = self.roles.preview(done) else { return Ok(false) };
+        let values = HostInputs { latent: self.sampler.picture(), ..HostInputs::default() };
+        session.run(network, values, stream)?;
+        session.read_output(network, 0)?;
+        Ok(true)
     }
 
     /// Moves the latent by the denoiser's output.

@@ -2,7 +2,9 @@
 
 use kiln_bundle::plan::{Plan, Role};
 
+use super::generate::{Decoder, Request};
 use crate::error::RuntimeError;
+use crate::pipeline::sampler::Sampler;
 
 /// Indices of a plan's networks.
 pub(super) struct Roles {
@@ -11,7 +13,12 @@ pub(super) struct Roles {
     pub prompt_projection: Option<usize>,
     pub timestep_projection: Option<usize>,
     pub denoiser: usize,
+    /// The decoder of the request.
     pub decoder: usize,
+    /// The tiny decoder, if the request has previews.
+    previewer: Option<usize>,
+    /// Steps between previews.
+    preview_every: usize,
     /// Timesteps in one run of the timestep projection.
     pub timestep_rows: usize,
     /// Runs of the denoiser in an evaluation.
@@ -19,8 +26,9 @@ pub(super) struct Roles {
 }
 
 impl Roles {
-    /// Errors: `Plan` if a required role is missing, which the checker rules out.
-    pub fn of(plan: &Plan) -> Result<Roles, RuntimeError> {
+    /// Errors: `Input` if the plan lacks the wanted decoder; `Plan` if a required role is missing,
+    /// which the checker rules out.
+    pub fn of(plan: &Plan, request: &Request<'_>) -> Result<Roles, RuntimeError> {
         let required = |role| {
             let missing = || RuntimeError::Plan(format!("no network is the {role:?}"));
             plan.with_role(role).ok_or_else(missing)
@@ -33,7 +41,9 @@ impl Roles {
             prompt_projection: plan.with_role(Role::PromptProjection),
             timestep_projection,
             denoiser: required(Role::Denoiser)?,
-            decoder: required(Role::Decoder)?,
+            decoder: decoder(plan, request.decoder)?,
+            previewer: plan.with_role(Role::TinyDecoder).filter(|_| request.preview_every > 0),
+            preview_every: request.preview_every.max(1),
             timestep_rows: match timestep_projection {
                 Some(_) => manifest.timestep_rows.max(1) as usize,
                 None => usize::MAX,
@@ -47,17 +57,37 @@ impl Roles {
         [Some(self.text_encoder), self.prompt_projection].into_iter().flatten()
     }
 
-    /// All runs of networks for an image with this number of evaluations, in order.
-    pub fn sequence(&self, evaluations: usize, from_image: bool) -> Vec<usize> {
+    /// The network that makes a preview after `done` steps.
+    pub fn preview(&self, done: usize) -> Option<usize> {
+        self.previewer.filter(|_| done.is_multiple_of(self.preview_every))
+    }
+
+    /// All runs of networks for an image with a sampler, in order.
+    pub fn sequence(&self, sampler: &Sampler, from_image: bool) -> Vec<usize> {
         let mut sequence: Vec<usize> =
             self.image_encoder.filter(|_| from_image).into_iter().chain(self.prompt()).collect();
-        for index in 0..evaluations {
+        for index in 0..sampler.timesteps().len() {
             if index % self.timestep_rows == 0 {
                 sequence.extend(self.timestep_projection);
             }
             sequence.extend(std::iter::repeat_n(self.denoiser, self.passes));
+            let (done, ends) = sampler.step_of(index);
+            sequence.extend(self.preview(done).filter(|_| ends));
         }
         sequence.push(self.decoder);
         sequence
     }
+}
+
+/// The wanted decoder; by default the full one if there is one.
+pub(crate) fn decoder(plan: &Plan, wanted: Option<Decoder>) -> Result<usize, RuntimeError> {
+    let (full, tiny) = (plan.with_role(Role::Decoder), plan.with_role(Role::TinyDecoder));
+    let (found, message) = match wanted {
+        None => (full.or(tiny), "the bundle has no decoder"),
+        Some(Decoder::Full) => (full, "the bundle has only a tiny decoder"),
+        Some(Decoder::Tiny) => {
+            (tiny, "the bundle has no tiny decoder; compile it with --tiny-decoder FILE")
+        }
+    };
+    found.ok_or_else(|| RuntimeError::Input(message.into()))
 }

@@ -1,8 +1,9 @@
 //! Model configurations in the form that the compiler takes.
 
 use anyhow::{Context, Result, anyhow, bail};
-use kiln_bundle::plan::{self, Manifest, Size};
+use kiln_bundle::plan::{self, Manifest, Role, Size};
 use kiln_compiler::Model;
+use kiln_graphs::TinyConfig;
 use kiln_graphs::config::{self, ModelConfig};
 use kiln_graphs::schedule::{self, BetaCurve, Prediction, Spacing};
 use kiln_ir::Graph;
@@ -55,28 +56,81 @@ fn size([height, width]: [usize; 2]) -> Size {
     Size { width_px: width as u32, height_px: height as u32 }
 }
 
-/// A model with its image encoder, for images made from images.
-pub struct WithEncoder(pub ConfiguredModel);
+/// The image encoder of a bundle.
+#[derive(Clone)]
+pub enum Encoder {
+    /// None: the bundle makes images from noise alone.
+    None,
+    /// The model's own.
+    Own,
+    /// That of a tiny autoencoder.
+    Tiny(TinyConfig),
+}
 
-impl Model for WithEncoder {
+/// The decoders of a bundle.
+#[derive(Clone)]
+pub enum Decoders {
+    /// The model's own.
+    Own,
+    /// That of a tiny autoencoder.
+    Tiny(TinyConfig),
+    /// The model's own, and that of a tiny autoencoder.
+    Both(TinyConfig),
+}
+
+/// The networks between images and latents that a bundle has.
+#[derive(Clone)]
+pub struct Autoencoder {
+    /// The image encoder.
+    pub encoder: Encoder,
+    /// The decoders.
+    pub decoders: Decoders,
+}
+
+/// A model with the networks between images and latents that a bundle has.
+pub struct Assembled {
+    /// The model.
+    pub model: ConfiguredModel,
+    /// The networks around its latents.
+    pub around: Autoencoder,
+}
+
+impl Model for Assembled {
     fn text_encoder(&self, batch: usize) -> Result<Graph> {
-        self.0.text_encoder(batch)
+        self.model.text_encoder(batch)
     }
 
     fn unet(&self, batch: usize) -> Result<Graph> {
-        self.0.unet(batch)
+        self.model.unet(batch)
     }
 
     fn decoder(&self) -> Result<Graph> {
-        self.0.decoder()
+        self.model.decoder()
+    }
+
+    fn decoders(&self) -> Result<Vec<(Role, Graph)>> {
+        let tiny = |sizes| kiln_graphs::tiny_decoder(&self.model.0, sizes);
+        Ok(match &self.around.decoders {
+            Decoders::Own => self.model.decoders()?,
+            Decoders::Tiny(sizes) => vec![(Role::TinyDecoder, tiny(sizes)?)],
+            Decoders::Both(sizes) => {
+                let mut decoders = self.model.decoders()?;
+                decoders.push((Role::TinyDecoder, tiny(sizes)?));
+                decoders
+            }
+        })
     }
 
     fn encoder(&self) -> Result<Option<Graph>> {
-        Ok(Some(kiln_graphs::vae_encoder(&self.0.0)?))
+        Ok(match &self.around.encoder {
+            Encoder::None => None,
+            Encoder::Own => Some(kiln_graphs::vae_encoder(&self.model.0)?),
+            Encoder::Tiny(sizes) => Some(kiln_graphs::tiny_encoder(&self.model.0, sizes)?),
+        })
     }
 
     fn manifest(&self) -> Manifest {
-        self.0.manifest()
+        self.model.manifest()
     }
 }
 

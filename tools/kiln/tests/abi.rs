@@ -23,6 +23,6 @@ fn an_emoji_is_the_same_from_the_command_from_c_and_from_java() {
 
     let mut java = native::java_program(&folder);
     let said = native::output(java.args([&bundle, &at("java")]).args(request));
-    assert!(said.contains("SAMPLE 2 of 2, preview 128 x 128"), "{said}");
+    assert!(said.contains("SAMPLE 2 of 2, preview 256 x 256"), "{said}");
     assert!(std::fs::read(at("java")).expect("pixels") == expected, "Java makes another picture");
 }

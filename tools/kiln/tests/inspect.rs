@@ -300,7 +300,8 @@ fn measured_times_stand_beside_the_predicted_ones() {
     let (bundle, image) = (shared(), emoji("1.png"));
     let run = ["run", arg(&bundle), "--prompt", "a red heart", "--steps", "2", "--strength", "1"];
     let more = ["--init-image", arg(&image), "--profile", arg(&profile), "-o", arg(&picture)];
-    kiln_ok(&[&run[..], &more].concat());
+    // Previews run the tiny decoder.
+    kiln_ok(&[&run[..], &more, &["--preview-every", "1"]].concat());
     let text = kiln_ok(&["inspect", arg(&bundle), "--report", arg(&profile), "--json"]);
     let account: Value = serde_json::from_str(&text).expect("JSON");
     let launches = list(&account, "ops").iter().filter(|op| !op["kernel"].is_null());

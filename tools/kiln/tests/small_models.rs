@@ -9,7 +9,7 @@ use kiln_bundle::BundleFile;
 use kiln_graphs::config::{self, ModelConfig};
 use kiln_graphs::{unet, vae_decoder, vae_encoder};
 use kiln_ir::{Graph, IrError, NodeKind, Tensor, reference};
-use kiln_models::{ConfiguredModel, WithEncoder};
+use kiln_models::{Assembled, Autoencoder, ConfiguredModel, Decoders, Encoder};
 use kiln_testkit::{bounds, relative_l2};
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -142,7 +142,8 @@ impl Small {
         let config = config.at_size(width_px, height_px).expect("it is a multiple of 2");
         let small = Small { bundle: folder.join("small.kiln"), folder, config };
         std::fs::write(small.folder.join("small.toml"), text).expect("the folder can be written");
-        let model = WithEncoder(ConfiguredModel(small.config.clone()));
+        let around = Autoencoder { encoder: Encoder::Own, decoders: Decoders::Own };
+        let model = Assembled { model: ConfiguredModel(small.config.clone()), around };
         let parts = kiln_compiler::model::parts(&model, 1, 1).expect("the graphs build");
         let graphs: Vec<Graph> = parts.into_iter().map(|part| part.graph).collect();
         write_checkpoint(&small.folder.join("small.safetensors"), &tensors(&graphs));

@@ -65,8 +65,15 @@ impl Edges {
             None => spans[consumer].0 + 1,
         };
         for input in &network.inputs {
-            let Some((_, output)) = output_of(plan, consumer, input)? else { continue };
-            if plan.buffers[output.buffer.index()].upper < until {
+            let Some((producer, output)) = output_of(plan, consumer, input)? else { continue };
+            let source = &plan.buffers[output.buffer.index()];
+            // The timestep projection's outputs outlive a preview, which comes before it in the
+            // plan.
+            let from = match plan.with_role(Role::TinyDecoder) {
+                Some(tiny) if network.role.is_looped() && producer > tiny => spans[tiny].0,
+                _ => u32::MAX,
+            };
+            if source.upper < until || source.lower > from {
                 let (by, buffer) =
                     (Violation::input(network, input), buffer_at(plan, output.buffer));
                 return Err(Violation::SourceNotLive { by, buffer, until });

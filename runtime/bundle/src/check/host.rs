@@ -72,7 +72,7 @@ fn written_elems(manifest: &Manifest, role: Role, feed: Feed) -> Option<u128> {
         (Role::Denoiser, Feed::Guidance) => Some(manifest.guidance_channels.into()),
         (Role::Denoiser, Feed::Latent) => Some(batch_elems(manifest)),
         (Role::Denoiser, Feed::Condition) => Some(condition_elems(manifest)),
-        (Role::Decoder, Feed::Latent) => Some(latent_elems(manifest)),
+        (Role::Decoder | Role::TinyDecoder, Feed::Latent) => Some(latent_elems(manifest)),
         _ => None,
     }
 }
@@ -83,7 +83,7 @@ fn read_elems(manifest: &Manifest, role: Role) -> Option<u128> {
         Role::ImageEncoder => Some(latent_elems(manifest)),
         Role::TextEncoder => Some(token_count(manifest) * u128::from(manifest.context_channels)),
         Role::Denoiser => Some(batch_elems(manifest)),
-        Role::Decoder => Some(image_elems(manifest)),
+        Role::Decoder | Role::TinyDecoder => Some(image_elems(manifest)),
         Role::PromptProjection | Role::TimestepProjection => None,
     }
 }

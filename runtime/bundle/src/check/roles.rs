@@ -15,6 +15,9 @@ pub(super) fn check(plan: &Plan) -> Result<(), Violation> {
     if let Some(&role) = Role::REQUIRED.iter().find(|&&role| plan.with_role(role).is_none()) {
         return Err(Violation::RoleMissing { role });
     }
+    if plan.networks.iter().all(|network| !network.role.is_decoder()) {
+        return Err(Violation::RoleMissing { role: Role::Decoder });
+    }
     let Manifest { guidance_branches, guidance_batch, .. } = plan.manifest;
     let known = [1, GUIDANCE_BRANCHES].contains(&guidance_branches);
     if !known || ![1, guidance_branches].contains(&guidance_batch) {

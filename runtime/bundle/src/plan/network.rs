@@ -16,30 +16,42 @@ pub enum Role {
     TextEncoder,
     /// Embedding to the denoiser's keys and values, once a prompt. May be absent.
     PromptProjection,
+    /// Latent to image by a tiny autoencoder: once an image instead of [`Role::Decoder`], or for a
+    /// preview between two steps of the sampler. It runs before the timestep projection in the
+    /// plan, so that nothing it overwrites is read again within the sampler's loop.
+    TinyDecoder,
     /// Timesteps to the denoiser's embeddings, once for [`Manifest::timestep_rows`] timesteps. May
     /// be absent.
     TimestepProjection,
     /// Latent to the predicted noise, in every step of the sampler: one pass or two by
     /// [`Manifest::guidance_batch`].
     Denoiser,
-    /// Latent to image, once an image.
+    /// Latent to image, once an image. May be absent if there is a [`Role::TinyDecoder`].
     Decoder,
 }
 
 impl Role {
-    /// Roles without which nothing can be generated.
-    pub const REQUIRED: [Role; 3] = [Role::TextEncoder, Role::Denoiser, Role::Decoder];
+    /// Roles without which nothing can be generated, beside one of [`Role::DECODERS`].
+    pub const REQUIRED: [Role; 2] = [Role::TextEncoder, Role::Denoiser];
+    /// Roles that turn a latent into an image.
+    pub const DECODERS: [Role; 2] = [Role::Decoder, Role::TinyDecoder];
 
     /// Whether a network of this role runs again within the sampler's loop.
     pub fn is_looped(self) -> bool {
-        matches!(self, Role::TimestepProjection | Role::Denoiser)
+        matches!(self, Role::TinyDecoder | Role::TimestepProjection | Role::Denoiser)
+    }
+
+    /// Whether a network of this role turns a latent into an image.
+    pub fn is_decoder(self) -> bool {
+        Role::DECODERS.contains(&self)
     }
 }
 
 /// A network: its ports, its weights and its steps.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Network {
-    /// Name, for people: `text_encoder`, `unet_prompt`, `unet_time`, `unet`, `decoder`, `encoder`.
+    /// Name, for people: `text_encoder`, `unet_prompt`, `unet_time`, `unet`, `decoder`, `encoder`,
+    /// `tiny_decoder`.
     pub name: String,
     /// What the network is for.
     pub role: Role,

@@ -1,5 +1,6 @@
 //! `kiln compile`: compiles a checkpoint into a bundle.
 
+mod autoencoder;
 mod checkpoint;
 mod identify;
 mod kernels;
@@ -25,7 +26,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{devices, files, print};
-use crate::model::{self, ConfiguredModel, WithEncoder};
+use crate::model::{self, ConfiguredModel};
 use crate::size;
 
 /// Compile a checkpoint into a bundle that runs inside a memory budget.
@@ -38,6 +39,7 @@ use crate::size;
   kiln compile --model emoji-256 --with-encoder -o emoji.kiln
   kiln compile --model emoji-256 --size 256x320 -o tall.kiln
   kiln compile --weights dreamshaper-8/ --precision fp16 -o dreamshaper.kiln
+  kiln compile --model sd21-base --decoder taesd_decoder.safetensors -o sd21.kiln
   kiln compile --model sd21-base --weights v2-1_512-ema-pruned.safetensors \\
       --budget 1GiB --device mali-g78 --precision fp16 -o sd21.kiln
   kiln compile --model sd21-base --budget-sweep 256MiB..4GiB --device mali-g78 --precision fp16")]
@@ -53,13 +55,11 @@ pub struct Args {
     /// weights are stored once [default: the model's]
     #[arg(long, value_name = "WIDTHxHEIGHT", value_delimiter = ',')]
     pub size: Vec<Size>,
-    /// Add the autoencoder's encoder to the bundle, for kiln run --init-image
-    #[arg(long)]
-    pub with_encoder: bool,
-    /// Checkpoint with the encoder, in any form of --weights. Needed if --weights has none
-    /// [default: the model's file in models/]
-    #[arg(long, value_name = "PATH", requires = "with_encoder")]
-    pub encoder_weights: Option<PathBuf>,
+    /// LoRA of the U-Net to merge with the checkpoint, in the names of PEFT or diffusers
+    #[arg(long, value_name = "FILE")]
+    pub lora: Option<PathBuf>,
+    #[command(flatten)]
+    pub autoencoder: autoencoder::Args,
     /// Storage of weights. With fp16 and int8, feature maps are also stored in FP16 if the device
     /// profits. Sums are FP32, except in the runs of half arithmetic (see --fp32-arithmetic)
     #[arg(long, value_enum, default_value = "fp32")]
@@ -124,11 +124,6 @@ fn device_help() -> String {
 }
 
 impl Args {
-    /// The model with its image encoder if it is wanted.
-    fn with_encoder(&self, model: ConfiguredModel) -> Box<dyn Model> {
-        if self.with_encoder { Box::new(WithEncoder(model)) } else { Box::new(model) }
-    }
-
     /// The model for pictures of each wanted size.
     fn sized(&self, model: ConfiguredModel) -> Result<Vec<ConfiguredModel>> {
         if self.size.is_empty() {
@@ -261,10 +256,10 @@ fn write(planned: &[Planned], source: &dyn TensorSource, output: &Path) -> Resul
 /// Checks that the bundle can be written and replaces nothing that is read.
 fn check_files(args: &Args, weights: &Path, output: &Path) -> Result<()> {
     let weights = files::all(weights).into_iter().map(|path| ("--weights", path));
-    let encoder = args.encoder_weights.iter().flat_map(|path| files::all(path));
-    let encoder = encoder.map(|path| ("--encoder-weights", path));
-    let inputs: Vec<_> =
-        weights.chain(encoder).chain([("--device", (&args.device).into())]).collect();
+    let lora = args.lora.iter().map(|path| ("--lora", path.clone()));
+    let device = [("--device", (&args.device).into())];
+    let other = args.autoencoder.files().chain(lora).chain(device);
+    let inputs: Vec<_> = weights.chain(other).collect();
     let inputs = inputs.iter().map(|(name, path)| (*name, path.as_path()));
     files::check(inputs, "--output", output, Some("kiln"))
 }

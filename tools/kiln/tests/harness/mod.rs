@@ -66,7 +66,7 @@ pub fn kiln_answers(args: &[&str], input: &str) -> String {
 /// The small model's bundle, compiled with options. Test programs share it: it is compiled anew
 /// only if `kiln` is newer.
 pub fn compiled(options: &[&str]) -> PathBuf {
-    let path = scratch("bundles").join(format!("emoji{}.kiln", options.join("")));
+    let path = scratch("bundles").join(format!("emoji{}.kiln", options.join("").replace('/', "-")));
     let written = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     if written(&path) < written(Path::new(env!("CARGO_BIN_EXE_kiln"))) {
         let fixed = ["compile", "--model", "emoji-256", "--no-prepare", "-o", arg(&path)];
@@ -75,11 +75,12 @@ pub fn compiled(options: &[&str]) -> PathBuf {
     path
 }
 
-/// The small model's bundle in FP32 with its image encoder, and its kernels in the user's cache.
+/// The small model's bundle in FP32 with its image encoder and a tiny decoder, and its kernels in the user's cache.
 /// Tests that run a bundle take this one if they can, so that a driver compiles its kernels once.
 /// An error of a run is then one line: there is nothing to say of kernels before.
 pub fn shared() -> PathBuf {
-    let path = compiled(&["--with-encoder"]);
+    let tiny = ["--tiny-decoder", "models/emoji-256-tiny.safetensors"];
+    let path = compiled(&["--with-encoder", tiny[0], tiny[1]]);
     kiln_ok(&["prepare", arg(&path)]);
     path
 }

@@ -3,13 +3,12 @@
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::Model;
 use kiln_compiler::constants::check_model;
-use kiln_compiler::weights::joined::Joined;
-use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
+use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers, lora};
 use kiln_graphs::config;
 use std::path::Path;
 
 use super::{Args, identify};
-use crate::model::{self, ConfiguredModel};
+use crate::model::{Assembled, ConfiguredModel};
 
 /// A model for each size of picture.
 type Models = Vec<Box<dyn Model>>;
@@ -25,12 +24,20 @@ pub fn open(
 ) -> Result<(Models, Box<dyn TensorSource>)> {
     identify::check_pipeline(path)?;
     let source = weights::open(path).context("--weights")?;
+    let source = match &args.lora {
+        Some(lora) => lora::merge(source, lora).context("--lora")?,
+        None => source,
+    };
     let sized = args.sized(identify::identify(named, source.as_ref())?)?;
     let model = &sized[0];
     check_inputs(model)?;
-    let source = with_encoder(args, model, source)?;
+    let (around, tiny) = args.autoencoder.choose(&model.0)?;
+    let source = args.autoencoder.join(source, &model.0, &around, tiny)?;
     check_prediction(model, source.as_ref())?;
-    let models: Vec<_> = sized.iter().map(|model| args.with_encoder(model.clone())).collect();
+    let assembled = |model: &ConfiguredModel| -> Box<dyn Model> {
+        Box::new(Assembled { model: model.clone(), around: around.clone() })
+    };
+    let models: Vec<_> = sized.iter().map(assembled).collect();
     check_tensors(args, model, models[0].as_ref(), source.as_ref())?;
     identify::check_unread(model, source.as_ref())?;
     Ok((models, source))
@@ -60,15 +67,15 @@ fn check_prediction(model: &ConfiguredModel, source: &dyn TensorSource) -> Resul
     }
 }
 
-/// Checks that the checkpoint has the tensors of the model. `with_encoder` is the model with the
-/// image encoder if it is wanted.
+/// Checks that the checkpoint has the tensors of the model. `assembled` is the model with the
+/// networks of the bundle.
 fn check_tensors(
     args: &Args,
     model: &ConfiguredModel,
-    with_encoder: &dyn Model,
+    assembled: &dyn Model,
     source: &dyn TensorSource,
 ) -> Result<()> {
-    let Err(error) = check_model(with_encoder, source) else { return Ok(()) };
+    let Err(error) = check_model(assembled, source) else { return Ok(()) };
     let Some(mismatch) = error.downcast_ref::<Mismatch>() else { return Err(error) };
     // Without this condition, a checkpoint that lacks the image encoder alone would get the advice.
     let is_other = check_model(model, source).is_err();
@@ -81,28 +88,4 @@ fn check_tensors(
         bail!(mismatch.full());
     }
     Err(error)
-}
-
-/// The checkpoint, joined with the file that has the encoder if it is wanted and missing.
-fn with_encoder(
-    args: &Args,
-    model: &ConfiguredModel,
-    source: Box<dyn TensorSource>,
-) -> Result<Box<dyn TensorSource>> {
-    /// A tensor that every encoder has.
-    const ENCODER: &str = "first_stage_model.quant_conv.weight";
-    if !args.with_encoder || source.info(ENCODER).is_some() {
-        return Ok(source);
-    }
-    match args.encoder_weights.clone().or_else(|| model::default_encoder(&model.0)) {
-        Some(path) => {
-            let encoder = weights::open(&path).context("--encoder-weights")?;
-            Ok(Box::new(Joined::new(source, encoder)))
-        }
-        None => bail!(
-            "{} has no encoder (first_stage_model.encoder.*, first_stage_model.quant_conv.*); \
-             pass --encoder-weights PATH",
-            source.path().display()
-        ),
-    }
 }

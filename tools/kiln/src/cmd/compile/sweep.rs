@@ -7,11 +7,11 @@ use kiln_compiler::quantize::Choices;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
 use kiln_compiler::weights;
-use kiln_compiler::{DoesNotFit, plan_model};
+use kiln_compiler::{DoesNotFit, Model, plan_model};
 
 use super::super::print;
 use super::{Args, checkpoint, identify, kernels, measure};
-use crate::model::ConfiguredModel;
+use crate::model::{Assembled, ConfiguredModel};
 
 /// Plans for every budget and prints a line for each. INT8 weights are measured if a checkpoint is
 /// named. Otherwise all have one scale an output channel.
@@ -27,11 +27,15 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         .map_err(|_| anyhow!("--budget-sweep takes one --size"))?;
     let model_name = model.0.name.clone();
     checkpoint::check_inputs(&model)?;
-    let model = args.with_encoder(model);
-    let choices = match (&source, args.precision) {
-        (Some(source), super::Precision::Int8) => measure(model.as_ref(), source.as_ref())?,
+    let (around, tiny) = args.autoencoder.choose(&model.0)?;
+    let choices = match (source, args.precision) {
+        (Some(source), super::Precision::Int8) => {
+            let source = args.autoencoder.join(source, &model.0, &around, tiny)?;
+            measure(&Assembled { model: model.clone(), around: around.clone() }, source.as_ref())?
+        }
         _ => Choices::default(),
     };
+    let model = Assembled { model, around };
     let precision = args.precision.name();
     let request = |budget_bytes| PlanRequest {
         profile: &profile,
@@ -61,7 +65,7 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         "predicted time"
     ))?;
     for budget_bytes in budgets(range) {
-        let planned = plan_model(model.as_ref(), &name, precision, &request(budget_bytes));
+        let planned = plan_model(&model, &name, precision, &request(budget_bytes));
         if let (Some(folder), Ok(planned)) = (&args.kernels, &planned) {
             kernels::write(&planned.plan, folder)?;
         }

@@ -151,6 +151,7 @@ fn network<'a>(
             Role::Denoiser if passes_a_step(&plan.manifest) == 2 => "twice a step",
             Role::Denoiser => "once a step",
             Role::Decoder => "once a picture",
+            Role::TinyDecoder => "once a picture or preview",
         },
         passes: passes(&plan.manifest, network.role),
         lower,
