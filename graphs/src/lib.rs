@@ -1,8 +1,8 @@
 //! The networks of Stable Diffusion 1.x and 2.x as graphs.
 //!
-//! [`text_encoder`], [`unet`], [`vae_decoder`] and [`vae_encoder`] turn a [`ModelConfig`] into a
-//! typed static graph over the ops of `kiln-ir`, and so do [`tiny_decoder`] and [`tiny_encoder`]. The graphs are plain: every bias, activation,
-//! residual and concatenation is an op of its own. The compiler's passes fuse, merge and hoist.
+//! [`text_encoder`], [`unet`], [`vae_decoder`], [`vae_encoder`], [`tiny_decoder`] and
+//! [`tiny_encoder`] turn a [`ModelConfig`] into a typed static graph over the ops of `kiln-ir`. The
+//! graphs are plain: every bias, activation, residual and concatenation is an op of its own. The compiler's passes fuse, merge and hoist.
 //! Constants are named by their keys in Stability's single-file checkpoint layout
 //! (`model.diffusion_model.*`, `first_stage_model.*`, `cond_stage_model.*`). The readers of weights
 //! translate other layouts. A [`ModelConfig`] is read from a description in `graphs/models/`.

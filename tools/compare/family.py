@@ -128,7 +128,8 @@ def inputs_of(name, networks, device):
     if unet.config.time_cond_proj_dim:
         of_unet["guidance_embedding"] = normal(1, unet.config.time_cond_proj_dim)
     latent = normal(1, 4, side, side) * 0.5
-    return {"text_encoder": {"tokens": tokens}, "unet": of_unet, "decoder": {"latent": latent}}
+    decoder = "tiny_decoder" if MODELS[name][2].get("tiny") else "decoder"
+    return {"text_encoder": {"tokens": tokens}, "unet": of_unet, decoder: {"latent": latent}}
 
 
 @torch.no_grad()
@@ -141,9 +142,10 @@ def expected_of(networks, inputs):
         latent = torch.cat([latent, of_unet["condition"]], 1)
     eps = unet(latent, of_unet["timestep"], of_unet["context"],
                timestep_cond=of_unet.get("guidance_embedding")).sample
-    latent = inputs["decoder"]["latent"] / vae.config.scaling_factor
+    decoder = "decoder" if "decoder" in inputs else "tiny_decoder"
+    latent = inputs[decoder]["latent"] / vae.config.scaling_factor
     return {"text_encoder": text(inputs["text_encoder"]["tokens"]).last_hidden_state, "unet": eps,
-            "decoder": vae.decode(latent).sample}
+            decoder: vae.decode(latent).sample}
 
 
 def write_npy(path, tensor):

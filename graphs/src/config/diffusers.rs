@@ -38,13 +38,8 @@ fn describe(name: &str, folder: &Folder) -> Result<ModelConfig, String> {
     let text = File::parse("text_encoder/config.json", &folder.text_encoder)?;
     text.expect(TEXT)?;
     let vae = File::parse("vae/config.json", &folder.vae)?;
-    vae.expect(VAE)?;
     let latent_channels = vae.number("latent_channels", 4)?;
-    let vae_config = VaeConfig {
-        channels: vae.list("block_out_channels", json!([64]), None)?,
-        res_blocks: vae.number("layers_per_block", 1)?,
-        image_channels: vae.number("in_channels", 3)?,
-    };
+    let (vae_config, scaling_factor) = vae_config(&vae)?;
     let side_px = unet.number("sample_size", 64)?.saturating_mul(vae_config.factor());
     let config = ModelConfig {
         name: name.to_string(),
@@ -55,7 +50,7 @@ fn describe(name: &str, folder: &Folder) -> Result<ModelConfig, String> {
         latent_channels,
         context_tokens: text.number("max_position_embeddings", 77)?,
         schedule: schedule::schedule(folder)?,
-        scaling_factor: vae.read("scaling_factor", json!(0.18215))?,
+        scaling_factor,
         text: text_config(&text)?,
         unet: unet_config(&unet, latent_channels)?,
         vae: vae_config,
@@ -112,6 +107,22 @@ const VAE: &[Fixed] = &[
     ("use_post_quant_conv", "true"),
     ("use_quant_conv", "true"),
 ];
+
+/// An autoencoder, and the factor of its latents. A tiny one has its sizes from its tensors and
+/// takes the sampler's latents: the family's autoencoder is described, whose place it takes.
+fn vae_config(vae: &File) -> Result<(VaeConfig, f32), String> {
+    if vae.get("_class_name") == json!("AutoencoderTiny") {
+        let sd15 = super::model("sd15").ok_or_else(|| vae.fault("there is no model sd15"))?;
+        return Ok((sd15.vae.clone(), sd15.scaling_factor));
+    }
+    vae.expect(VAE)?;
+    let config = VaeConfig {
+        channels: vae.list("block_out_channels", json!([64]), None)?,
+        res_blocks: vae.number("layers_per_block", 1)?,
+        image_channels: vae.number("in_channels", 3)?,
+    };
+    Ok((config, vae.read("scaling_factor", json!(0.18215))?))
+}
 
 fn text_config(text: &File) -> Result<TextConfig, String> {
     let width = text.number("hidden_size", 512)?;

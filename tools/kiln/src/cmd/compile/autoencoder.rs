@@ -46,13 +46,24 @@ impl Args {
         options.into_iter().flat_map(of)
     }
 
-    /// The networks that are asked for, and the tiny autoencoders among them.
+    /// The networks that are asked for, and the tiny autoencoders among them. A checkpoint whose
+    /// own autoencoder is tiny stands for `--decoder`.
     ///
     /// Errors: a tiny autoencoder cannot be read, has not the half that is asked for, or is for
     /// other latents or images.
-    pub fn choose(&self, config: &ModelConfig) -> Result<(Autoencoder, Vec<TinyWeights>)> {
-        let (decoders, replacing) = match (&self.decoder, &self.tiny_decoder) {
-            (Some(path), _) => {
+    pub fn choose(
+        &self,
+        config: &ModelConfig,
+        checkpoint: Option<&dyn TensorSource>,
+    ) -> Result<(Autoencoder, Vec<TinyWeights>)> {
+        let own = checkpoint.filter(|source| has_tiny_alone(*source)).map(TensorSource::path);
+        let replacing = self.decoder.as_deref().or(own);
+        let (decoders, tiny) = match (replacing, &self.tiny_decoder) {
+            (Some(_), Some(tiny)) => bail!(
+                "--tiny-decoder {}: the checkpoint's own autoencoder is tiny; leave the option out",
+                tiny.display()
+            ),
+            (Some(path), None) => {
                 let tiny = open(path).context("--decoder")?;
                 (Decoders::Tiny(decoder(&tiny, config).context("--decoder")?), Some(tiny))
             }
@@ -62,10 +73,10 @@ impl Args {
             }
             (None, None) => (Decoders::Own, None),
         };
-        let mut tiny = Vec::from_iter(replacing);
+        let mut tiny = Vec::from_iter(tiny);
         let encoder = match &self.encoder_weights {
             _ if !self.with_encoder => Encoder::None,
-            None if self.decoder.is_some() => {
+            None if replacing.is_some() => {
                 let own = tiny.first().map(|tiny| config_of(tiny, Half::Encoder, config));
                 own.transpose().context("--decoder")?.flatten().map_or(Encoder::Own, Encoder::Tiny)
             }
@@ -115,6 +126,12 @@ impl Args {
         }
         Ok(source)
     }
+}
+
+/// Whether a checkpoint has a tiny decoder and no other.
+fn has_tiny_alone(source: &dyn TensorSource) -> bool {
+    let has = |name: &str| source.info(name).is_some();
+    has("tiny.decoder.layers.0.weight") && !has("first_stage_model.decoder.conv_in.weight")
 }
 
 fn open(path: &Path) -> Result<TinyWeights> {

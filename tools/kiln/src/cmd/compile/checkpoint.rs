@@ -31,7 +31,7 @@ pub fn open(
     let sized = args.sized(identify::identify(named, source.as_ref())?)?;
     let model = &sized[0];
     check_inputs(model)?;
-    let (around, tiny) = args.autoencoder.choose(&model.0)?;
+    let (around, tiny) = args.autoencoder.choose(&model.0, Some(source.as_ref()))?;
     let source = args.autoencoder.join(source, &model.0, &around, tiny)?;
     check_prediction(model, source.as_ref())?;
     let assembled = |model: &ConfiguredModel| -> Box<dyn Model> {

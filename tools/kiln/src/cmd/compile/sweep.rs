@@ -27,7 +27,7 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         .map_err(|_| anyhow!("--budget-sweep takes one --size"))?;
     let model_name = model.0.name.clone();
     checkpoint::check_inputs(&model)?;
-    let (around, tiny) = args.autoencoder.choose(&model.0)?;
+    let (around, tiny) = args.autoencoder.choose(&model.0, source.as_deref())?;
     let choices = match (source, args.precision) {
         (Some(source), super::Precision::Int8) => {
             let source = args.autoencoder.join(source, &model.0, &around, tiny)?;
