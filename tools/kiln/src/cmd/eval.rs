@@ -79,11 +79,17 @@ fn named(inputs: &[String]) -> Result<Vec<(&str, &Path)>> {
     Ok(named)
 }
 
+/// The largest input of a name: a latent is the U-Net's, with a row for each branch, and a decoder's.
 fn port<'a>(plan: &'a Plan, name: &str) -> Result<&'a Port> {
-    let mut found = plan.networks.iter().flat_map(|n| &n.inputs).map(|input| &input.port);
-    found
-        .find(|port| port.name == name)
+    let ports = plan.networks.iter().flat_map(|n| &n.inputs).map(|input| &input.port);
+    ports
+        .filter(|port| port.name == name)
+        .max_by_key(|port| max_elems(port))
         .with_context(|| format!("no network of this bundle has an input '{name}'"))
+}
+
+fn max_elems(port: &Port) -> usize {
+    port.shape.iter().map(|&axis| axis as usize).product()
 }
 
 /// Reads a tensor of the port's element type. A missing batch axis is added in front.
@@ -91,7 +97,7 @@ fn read(path: &Path, port: &Port) -> Result<Tensor> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("opening {shown}"))?;
     let file = BufReader::new(file);
-    let max_elems = port.shape.iter().map(|&axis| axis as usize).product();
+    let max_elems = max_elems(port);
     let failed = |error| match error {
         NpyError::TooLarge { shape } => {
             anyhow!("{shown}: has shape {shape:?}, over the {max_elems} values that it may have")

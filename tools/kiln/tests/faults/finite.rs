@@ -103,7 +103,7 @@ fn doctor_finds_the_op_that_leaves_the_finite_range() {
     let picture = folder.join("o.png");
     let line = kiln_err(&["run", arg(&sick), "-p", "a", "-o", arg(&picture)], 1);
     assert!(line.contains("unet gives numbers that are not finite at step 1"), "{line}");
-    assert!(kiln_ok(&["doctor", arg(bundle())]).contains("all ops of 6 networks are finite"));
+    assert!(kiln_ok(&["doctor", arg(bundle())]).contains("all ops of 7 networks are finite"));
 }
 
 #[test]

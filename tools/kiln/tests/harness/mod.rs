@@ -75,8 +75,8 @@ pub fn compiled(options: &[&str]) -> PathBuf {
     path
 }
 
-/// The small model's bundle in FP32 with its image encoder and a tiny decoder, and its kernels in the user's cache.
-/// Tests that run a bundle take this one if they can, so that a driver compiles its kernels once.
+/// The small model's bundle in FP32 with its image encoder and a tiny decoder, and its kernels in
+/// the user's cache. Tests that run a bundle take this one if they can, so that a driver compiles its kernels once.
 /// An error of a run is then one line: there is nothing to say of kernels before.
 pub fn shared() -> PathBuf {
     let tiny = ["--tiny-decoder", "models/emoji-256-tiny.safetensors"];
