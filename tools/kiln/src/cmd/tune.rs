@@ -71,11 +71,12 @@ pub fn run(args: Args) -> Result<()> {
         Tuner { probe: &probe, resolved: &resolved, tried: 0, each: args.each, wrong: vec![] };
     let mut winners: Vec<Winner> = Vec::new();
     for item in &items {
-        if started.elapsed().as_secs() >= args.seconds {
+        let more = || started.elapsed().as_secs() < args.seconds;
+        // Opening a slow device may take all the time. One shape is an answer, none is not.
+        if !winners.is_empty() && !more() {
             break;
         }
         bar.set_message(item.first.clone());
-        let more = || started.elapsed().as_secs() < args.seconds;
         let same = |w: &&Winner| {
             (w.tuning.op.as_str(), &w.tuning.problem)
                 == (item.problem().op.name(), &item.problem().to_string())

@@ -57,6 +57,22 @@ fn a_folder_describes_its_model() {
 }
 
 #[test]
+fn a_folder_may_have_a_tiny_autoencoder_alone() {
+    let folder = folder("own-tiny", &unet());
+    let tiny =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/emoji-256-tiny.safetensors");
+    fs::copy(&tiny, folder.join("vae").join(PARTS[2].1)).expect("the target folder can be written");
+    let config = json!({"_class_name": "AutoencoderTiny"}).to_string();
+    fs::write(folder.join("vae/config.json"), config).expect("the target folder can be written");
+    let plan = |options: &[&str]| sweep(&folder, options);
+    let text = kiln_ok(&plan(&[]).iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(text.starts_with("own-tiny fp32 for cpu-avx2"), "{text}");
+    let args = plan(&["--tiny-decoder", arg(&tiny)]);
+    let line = kiln_err(&args.iter().map(String::as_str).collect::<Vec<_>>(), 2);
+    assert!(line.contains("the checkpoint's own autoencoder is tiny"), "{line}");
+}
+
+#[test]
 fn what_a_folder_describes_is_refused_by_its_field() {
     for (field, value, expected) in [
         ("act_fn", json!("gelu"), "unet/config.json: act_fn is \"gelu\""),
