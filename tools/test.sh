@@ -27,9 +27,11 @@ run() {
     fi
     (cd "$folder" && "$program" "$@") </dev/null >"$logs/$name.log" 2>&1 ||
         echo "$name" >>"$logs/failed"
+    times >"$logs/$name.times"
     {
         echo
-        echo "$folder: $name, $(($(date +%s) - begun)) s"
+        # The second line is of the children, user and system.
+        echo "$folder: $name, $(($(date +%s) - begun)) s, processor $(sed -n 2p "$logs/$name.times")"
         cat "$logs/$name.log"
     } >"$logs/$name.said"
     cat "$logs/$name.said"
