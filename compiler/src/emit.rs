@@ -7,7 +7,6 @@ use kiln_ir::{DType, NodeKind, WeightExpr};
 use kiln_kernels::packing::Packing;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::Path;
 
 use crate::constants::{check_finite, check_tensors, evaluate, name};
 use crate::plan::Planned;
@@ -33,7 +32,7 @@ fn names_of(wide: &Wide) -> String {
     wide.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes a complete bundle at `path`, or nothing. It has a plan for each size of picture, the
+/// Writes a complete bundle, or nothing. It has a plan for each size of picture, the
 /// default first. Weights that several plans pack equally are written once.
 ///
 /// `progress` is called with the bytes of weights packed so far. At most the constants of one op
@@ -46,12 +45,11 @@ pub fn emit(
     planned: &[Planned],
     source: &dyn TensorSource,
     tokenizer: &[u8],
-    path: &Path,
+    mut writer: BundleWriter,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Vec<Plan>, u64)> {
     let networks = planned.iter().flat_map(|p| &p.networks);
     check_tensors(networks.map(|n| &n.source.graph), source)?;
-    let mut writer = BundleWriter::create(path)?;
     let (mut plans, mut overflows): (Vec<Plan>, _) = (vec![], Wide::new());
     let (mut tables, mut packed_bytes) = (HashMap::new(), 0);
     for planned in planned {

@@ -24,7 +24,7 @@ public final class Generate {
             request.strength = Double.parseDouble(args[8]);
         }
         System.out.println("devices: " + String.join(", ", KilnRuntime.devices()));
-        try (KilnRuntime runtime = KilnRuntime.open(args[0], "auto", null, 0, null)) {
+        try (KilnRuntime runtime = KilnRuntime.open(args[0], "auto", null, 0, null, null)) {
             AtomicInteger calls = new AtomicInteger();
             KilnRuntime.Picture picture =
                     runtime.generate(
@@ -82,20 +82,22 @@ public final class Generate {
     /** What cannot be opened says why. */
     private static void refuse(String bundle) {
         String[][] wrong = {
-            {"/no/such.kiln", null, "/no/such.kiln"},
-            {bundle, "no such device \uD83D\uDE80", "no such device \uD83D\uDE80"}
+            {"/no/such.kiln", null, null, "/no/such.kiln"},
+            {bundle, "no such device \uD83D\uDE80", null, "no such device \uD83D\uDE80"},
+            {bundle, null, "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1",
+                "is not signed"}
         };
         for (String[] row : wrong) {
             try {
-                KilnRuntime.open(row[0], row[1], null, 0, null).close();
+                KilnRuntime.open(row[0], row[1], null, 0, row[2], null).close();
                 require(false);
             } catch (KilnException error) {
                 System.out.println("refused: " + error.getMessage());
-                require(error.getMessage().contains(row[2]));
+                require(error.getMessage().contains(row[3]));
             }
         }
         try {
-            KilnRuntime.open(bundle, null, null, 1, null).close();
+            KilnRuntime.open(bundle, null, null, 1, null, null).close();
             require(false);
         } catch (KilnException error) {
             System.out.println("refused: " + error.getMessage());

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 // Version of this interface. A program compiled with another version must not use the library.
-#define KILN_ABI_VERSION 1
+#define KILN_ABI_VERSION 2
 
 // Result of a call. `kiln_last_error` has the reason of a failure.
 typedef enum KilnStatus {
@@ -200,6 +200,10 @@ typedef struct KilnSessionOptions {
   const char *cache_folder;
   // Largest planned peak of the bundle; 0 accepts any.
   uint64_t budget_bytes;
+  // Public key, 64 hexadecimal digits. A bundle that it has not signed is refused with
+  // `KILN_STATUS_BUNDLE` before a kernel is compiled. NULL accepts any bundle: only for those
+  // that the caller has made.
+  const char *trust_key;
 } KilnSessionOptions;
 
 // Memory, planned and measured.
@@ -405,7 +409,7 @@ const char *kiln_picture_warning(const struct KilnPicture *picture, uint32_t ind
 // `picture` is NULL or has not been freed.
 void kiln_picture_free(struct KilnPicture *picture);
 
-// Fills options with the defaults: device `auto`, no cache folder, the bundle's budget.
+// Fills options with the defaults: device `auto`, no cache folder, the bundle's budget, any bundle.
 //
 // # Safety
 //

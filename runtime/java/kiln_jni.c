@@ -193,11 +193,12 @@ JNIEXPORT jlong JNICALL Java_kiln_KilnRuntime_nativeOpen(JNIEnv *env, jclass cla
                                                          jint fd, jlong offset_bytes,
                                                          jlong len_bytes, jstring device,
                                                          jstring cache_folder, jlong budget_bytes,
-                                                         jobject object) {
+                                                         jstring trust_key, jobject object) {
     (void)class;
     char *own_path = copy_text(env, path);
     char *own_device = copy_text(env, device);
     char *own_folder = copy_text(env, cache_folder);
+    char *own_key = copy_text(env, trust_key);
     KilnBundle *bundle = NULL;
     KilnSession *session = NULL;
     struct listener listener = {0};
@@ -211,6 +212,7 @@ JNIEXPORT jlong JNICALL Java_kiln_KilnRuntime_nativeOpen(JNIEnv *env, jclass cla
             options.device = own_device;
             options.cache_folder = own_folder;
             options.budget_bytes = (uint64_t)budget_bytes;
+            options.trust_key = own_key;
             status = kiln_session_create(bundle, &options, tell, &listener, &session);
         }
         if (status != KILN_STATUS_OK) {
@@ -221,6 +223,7 @@ JNIEXPORT jlong JNICALL Java_kiln_KilnRuntime_nativeOpen(JNIEnv *env, jclass cla
     free(own_path);
     free(own_device);
     free(own_folder);
+    free(own_key);
     if ((*env)->ExceptionCheck(env)) {
         kiln_session_close(session);
         return 0;

@@ -8,8 +8,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_bundle::BundleFile;
 use kiln_bundle::plan::{Plan, Size};
+use kiln_bundle::sign::PublicKey;
 
 use crate::error::RuntimeError;
 use crate::os::library;
@@ -145,6 +145,10 @@ pub struct RunArgs {
     /// Folder of compiled kernels
     #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
+    /// Refuse a bundle that this key has not signed, before its kernels are compiled: 64
+    /// hexadecimal digits, which kiln key prints
+    #[cfg_attr(feature = "clap", arg(long, value_name = "KEY"))]
+    pub trust: Option<PublicKey>,
     /// Picture to write. With several pictures, {seed} in the name becomes the seed. A name without
     /// it gets a number: out-0001.png and so on, in a batch the line's number
     #[cfg_attr(
@@ -160,7 +164,7 @@ pub struct RunArgs {
 /// Reports progress, times and memory on standard error. Ctrl-C ends it after the current step.
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
 pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
-    let bundle = BundleFile::open(&args.bundle)?;
+    let bundle = programs::open(&args.bundle, args.trust)?;
     let bundle = Arc::new(match args.size {
         Some(size) => bundle.at_size(size)?,
         None => bundle,

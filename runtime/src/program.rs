@@ -130,6 +130,7 @@ fn missing(
     }
     Missing {
         bundle: bundle.path().to_owned(),
+        trusted: bundle.trusted(),
         memory: plan.memory.clone(),
         device: device.clone(),
         cache: cache.clone(),

@@ -13,12 +13,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use kiln_bundle::BundleFile;
+use kiln_bundle::format::BlockCheck;
 use kiln_bundle::plan::{BlockId, Residency, SlotId, Step};
-use kiln_bundle::{BundleError, BundleFile};
 use opencl3::command_queue::CommandQueue;
 use opencl3::event::Event;
 use serde::Serialize;
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::binding::{Parent, Region};
 use crate::error::{At, RuntimeError};
@@ -38,8 +38,8 @@ pub struct Weights {
     memory: Arc<DeviceMemory>,
     queue: CommandQueue,
     verified: Vec<AtomicBool>,
-    /// Hash of the block that is being read for the first time.
-    hash: Mutex<Xxh3>,
+    /// Of the block that is being read for the first time.
+    check: Mutex<BlockCheck>,
     lockstep: bool,
 }
 
@@ -80,8 +80,8 @@ impl Weights {
     ) -> Self {
         let verified = bundle.plan().blocks.iter().map(|_| AtomicBool::new(false)).collect();
         let reader = WeightReader::new(Arc::clone(&bundle), page_cache);
-        let hash = Mutex::new(Xxh3::new());
-        Weights { bundle, reader, memory, queue, verified, hash, lockstep }
+        let check = Mutex::new(bundle.block_check());
+        Weights { bundle, reader, memory, queue, verified, check, lockstep }
     }
 
     /// How weights are read.
@@ -94,10 +94,10 @@ impl Weights {
         let entry =
             self.bundle.plan().blocks.get(block.index()).zip(self.verified.get(block.index()));
         let (entry, verified) = entry.ok_or_else(|| no_block(block))?;
-        let mut hash = (!verified.load(Ordering::Relaxed)).then(|| {
-            let mut hash = self.hash.lock().unwrap_or_else(PoisonError::into_inner);
-            hash.reset();
-            hash
+        let mut check = (!verified.load(Ordering::Relaxed)).then(|| {
+            let mut check = self.check.lock().unwrap_or_else(PoisonError::into_inner);
+            check.reset();
+            check
         });
         let at = || format!("the load of weight block {:?}", entry.name);
         self.memory.fill(&self.queue, to, &at, &mut |position_bytes, chunk| {
@@ -113,26 +113,16 @@ impl Weights {
                 Parent::Arena => state.stats.resident_bytes += chunk.len() as u64,
             }
             drop(state);
-            if let Some(hash) = &mut hash {
-                hash.update(chunk);
+            if let Some(check) = &mut check {
+                check.update(chunk);
             }
             Ok(())
         })?;
-        match hash {
-            Some(hash) if hash.digest() != entry.checksum => {
-                Err(RuntimeError::Bundle(BundleError::CorruptBlock {
-                    path: self.bundle.path().to_owned(),
-                    block: block.0,
-                    name: entry.name.clone(),
-                    offset_bytes: entry.offset_bytes,
-                    len_bytes: entry.len_bytes,
-                }))
-            }
-            _ => {
-                verified.store(true, Ordering::Relaxed);
-                Ok(())
-            }
+        if let Some(check) = &mut check {
+            self.bundle.finish_check(block, check)?;
+            verified.store(true, Ordering::Relaxed);
         }
+        Ok(())
     }
 
     fn resident_region(&self, block: BlockId) -> Option<Region> {

@@ -30,6 +30,10 @@ impl Place {
         self.folder.path().join("small.kiln")
     }
 
+    fn open(&self) -> kiln_bundle::BundleFile {
+        kiln_bundle::BundleFile::open(&self.bundle()).unwrap()
+    }
+
     fn cache(&self) -> ProgramCache {
         ProgramCache::new(self.folder.path().join("cache"))
     }
@@ -52,13 +56,13 @@ impl Place {
     }
 
     fn prepare(&self) {
-        prepare::prepare(&self.bundle(), "auto", &self.cache(), None, &mut |_, _| {}).unwrap();
+        prepare::prepare(&self.open(), "auto", &self.cache(), None, &mut |_, _| {}).unwrap();
     }
 
     /// Writes the compiled programs into the bundle.
     fn prepare_into_bundle(&self) {
         self.prepare();
-        prepare::write_into(&self.bundle(), "auto", &self.cache(), &self.bundle()).unwrap();
+        prepare::write_into(&self.open(), "auto", &self.cache(), &self.bundle()).unwrap();
     }
 
     /// The compiled programs in the cache.
@@ -179,7 +183,7 @@ fn processes_prepare_at_the_same_time() {
 fn a_cache_that_cannot_be_written_is_an_error_only_when_asked_for() {
     let place = Place::new();
     fs::write(place.folder.path().join("cache"), "a file").unwrap();
-    let asked = prepare::prepare(&place.bundle(), "auto", &place.cache(), None, &mut |_, _| {});
+    let asked = prepare::prepare(&place.open(), "auto", &place.cache(), None, &mut |_, _| {});
     assert!(matches!(asked, Err(RuntimeError::Io { .. })), "{asked:?}");
     assert_eq!(place.origin(kiln_run()), ProgramOrigin::Built);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kiln_bundle::format::BundleFile;
+use kiln_bundle::format::{BundleFile, BundleWriter};
 use kiln_bundle::plan::{Manifest, Schedule, Size};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::request::PlanRequest;
@@ -54,7 +54,8 @@ fn weights_of(checkpoint: &Path, bundle: &Path) -> Vec<u8> {
     let request = PlanRequest::new(&profile, Storage::FP16, 1 << 30);
     let planned = plan_model(&model, &name, "fp16", &request).unwrap();
     let source = weights::open(checkpoint).unwrap();
-    emit::emit(&[planned], source.as_ref(), b"merges", bundle, &mut |_| {}).unwrap();
+    let writer = BundleWriter::create(bundle).unwrap();
+    emit::emit(&[planned], source.as_ref(), b"merges", writer, &mut |_| {}).unwrap();
     let bundle = BundleFile::open(bundle).unwrap();
     let mut bytes = vec![0; bundle.weights_len_bytes() as usize];
     bundle.read_weights(0, &mut bytes).unwrap();

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::check::Violation;
 use crate::codec::CodecError;
 use crate::plan::Size;
+use crate::sign::PublicKey;
 
 /// A bundle that cannot be read or written.
 #[derive(Debug, Error)]
@@ -102,6 +103,37 @@ pub enum BundleError {
         len_bytes: u64,
         /// The limit.
         max_bytes: u64,
+    },
+    /// Nobody has signed the bundle.
+    #[error("{} is not signed, and only {trusted} is trusted; get a signed copy of it", path.display())]
+    Unsigned {
+        /// The file.
+        path: PathBuf,
+        /// The signer that is trusted.
+        trusted: PublicKey,
+    },
+    /// Somebody else has signed the bundle.
+    #[error(
+        "{} is signed by {found}, and only {trusted} is trusted; get it from the signer you trust",
+        path.display()
+    )]
+    OtherSigner {
+        /// The file.
+        path: PathBuf,
+        /// The signer that it names.
+        found: PublicKey,
+        /// The signer that is trusted.
+        trusted: PublicKey,
+    },
+    /// Bytes are not those that were signed.
+    #[error("{what} of {} is not what {signer} signed; get the file again", path.display())]
+    Forged {
+        /// The file.
+        path: PathBuf,
+        /// Which part.
+        what: String,
+        /// The signer that is trusted.
+        signer: PublicKey,
     },
     /// The plan does not translate to or from bytes.
     #[error("the plan of {}: {source}; compile it again", path.display())]

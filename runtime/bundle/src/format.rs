@@ -6,12 +6,14 @@
 //!         plan          one for each size of picture, see `plans`
 //!         tokenizer     bytes that only the tokenizer understands
 //!         programs      compiled programs of some devices, see `programs`; mostly empty
+//!         signature     who vouches for all of it, see `signature`; empty if nobody does
 //!    end
 //! ```
 //!
 //! Sections follow one another without gaps, so that a checksum covers every byte of the file. The
 //! header is written last, so that an unfinished file is never taken for a bundle. Checksums are
-//! XXH3 with 64 bits. They find accidents; the rules of [`crate::check`] hold against malice.
+//! XXH3 with 64 bits. They find accidents. Against malice there are the rules of [`crate::check`],
+//! which hold for any file, and the signature.
 //! Integers are little-endian. [`BundleWriter`] writes the format, [`BundleFile`] reads it.
 
 use std::path::Path;
@@ -23,15 +25,17 @@ use crate::error::BundleError;
 mod plans;
 mod programs;
 mod reader;
+mod signature;
 mod writer;
 
 pub use plans::encode_plans;
 pub use programs::{MAX_PROGRAMS, ProgramName};
-pub use reader::BundleFile;
+pub use reader::{BlockCheck, BundleFile};
+pub use signature::MAX_SIGNATURE_BYTES;
 pub use writer::BundleWriter;
 
 /// Version of the file format and of the plan's encoding. Any change to either raises it.
-pub const VERSION: u32 = 16;
+pub const VERSION: u32 = 17;
 /// Alignment of the weights section and of each block in it.
 pub const PAGE_BYTES: u64 = 4096;
 /// Largest tokenizer section that is written or read.
@@ -41,7 +45,7 @@ pub const MAX_TOKENIZER_BYTES: u64 = 16 << 20;
 const MAGIC: [u8; 8] = *b"\x89KILN\r\n\x1a";
 const ENTRY_BYTES: usize = 32;
 const TABLE_AT: usize = 24;
-const SECTIONS: usize = 4;
+const SECTIONS: usize = 5;
 const CHECKSUM_AT: usize = PAGE_BYTES as usize - 8;
 
 /// XXH3-64 of bytes: the checksum of sections and of weight blocks.
@@ -76,11 +80,29 @@ struct Header {
     plan: Section,
     tokenizer: Section,
     programs: Section,
+    signature: Section,
 }
 
 impl Header {
     fn sections(&self) -> [Section; SECTIONS] {
-        [self.weights, self.plan, self.tokenizer, self.programs]
+        [self.weights, self.plan, self.tokenizer, self.programs, self.signature]
+    }
+
+    /// The header with this section of programs, without a signature.
+    fn with_programs(&self, programs: &[u8]) -> Header {
+        let offset_bytes = self.programs.offset_bytes;
+        let end_bytes = offset_bytes + programs.len() as u64;
+        let section = |offset_bytes, bytes: &[u8]| Section {
+            offset_bytes,
+            len_bytes: bytes.len() as u64,
+            checksum: hash(bytes),
+        };
+        Header {
+            file_bytes: end_bytes,
+            programs: section(offset_bytes, programs),
+            signature: section(end_bytes, &[]),
+            ..*self
+        }
     }
 
     fn to_page(self) -> Vec<u8> {
@@ -101,8 +123,8 @@ impl Header {
 
     /// Decodes the first page of a file of `found_bytes` bytes.
     ///
-    /// Ensures: the sections lie in the file, one after the other, without gaps. Plan and tokenizer
-    /// are within their limits.
+    /// Ensures: the sections lie in the file, one after the other, without gaps. Plan, tokenizer
+    /// and signature are within their limits.
     fn from_page(page: &[u8], found_bytes: u64, path: &Path) -> Result<Header, BundleError> {
         let path = || path.to_owned();
         if !page.starts_with(&MAGIC) {
@@ -127,6 +149,7 @@ impl Header {
             plan: section_at(page, 1),
             tokenizer: section_at(page, 2),
             programs: section_at(page, 3),
+            signature: section_at(page, 4),
         };
         if header.file_bytes != found_bytes {
             return Err(length(header.file_bytes));
@@ -148,6 +171,7 @@ impl Header {
         };
         too_large("the plan", header.plan, crate::codec::MAX_PLAN_BYTES as u64)?;
         too_large("the tokenizer", header.tokenizer, MAX_TOKENIZER_BYTES)?;
+        too_large("the signature", header.signature, MAX_SIGNATURE_BYTES)?;
         Ok(header)
     }
 

@@ -3,7 +3,7 @@
 //! [`plan`] says what a program is, [`rationale`] why. [`check`] decides whether a plan keeps its
 //! promises; it shares no code with the planner. [`mod@format`] lays sections out in a file,
 //! [`codec`] turns a plan into bytes, [`whole`] gives a file its name when it is complete, and
-//! [`paths`] compares the files of a command. This crate knows nothing of OpenCL, graphs or
+//! [`paths`] compares the files of a command, and [`sign`] has the keys of signers. This crate knows nothing of OpenCL, graphs or
 //! checkpoints.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod format;
 pub mod paths;
 pub mod plan;
 pub mod rationale;
+pub mod sign;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod whole;

@@ -52,6 +52,21 @@ impl WholeFile {
         Err(io::Error::new(io::ErrorKind::AlreadyExists, "no unused temporary name"))
     }
 
+    /// Lets nobody but the owner read the file.
+    pub fn for_owner_alone(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            self.file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
+    }
+
+    /// The open file, which is readable.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Waits for the disk and gives the file its name.
     pub fn finish(mut self) -> io::Result<()> {
         self.file.sync_all()?;
@@ -110,7 +125,7 @@ pub fn write<E: From<io::Error>>(
 /// An empty, locked file of this name; `None` if another process has it.
 fn claim(path: &Path) -> io::Result<Option<File>> {
     let mut options = OpenOptions::new();
-    options.write(true);
+    options.read(true).write(true);
     let (file, is_new) = match options.clone().create_new(true).open(path) {
         Ok(file) => (file, true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match options.open(path) {

@@ -138,12 +138,16 @@ public final class KilnRuntime implements AutoCloseable {
      * @param device {@code auto}, an index, or a part of a name; null is {@code auto}
      * @param cacheFolder folder for compiled kernels; null keeps none
      * @param budgetBytes largest planned peak of the bundle; 0 accepts any
+     * @param trustKey public key that must have signed the bundle, 64 hexadecimal digits; null
+     *     accepts any bundle: only for those that the caller has made
      * @param listener receives the progress of building kernels; may be null
      */
     public static KilnRuntime open(
-            String path, String device, String cacheFolder, long budgetBytes, Listener listener) {
+            String path, String device, String cacheFolder, long budgetBytes, String trustKey,
+            Listener listener) {
         return new KilnRuntime(
-                nativeOpen(path, -1, 0, 0, device, cacheFolder, budgetBytes, listener));
+                nativeOpen(
+                        path, -1, 0, 0, device, cacheFolder, budgetBytes, trustKey, listener));
     }
 
     /**
@@ -157,11 +161,11 @@ public final class KilnRuntime implements AutoCloseable {
      */
     public static KilnRuntime open(
             int fd, long offsetBytes, long lenBytes, String device, String cacheFolder,
-            long budgetBytes, Listener listener) {
+            long budgetBytes, String trustKey, Listener listener) {
         return new KilnRuntime(
                 nativeOpen(
                         null, fd, offsetBytes, lenBytes, device, cacheFolder, budgetBytes,
-                        listener));
+                        trustKey, listener));
     }
 
     /**
@@ -235,7 +239,7 @@ public final class KilnRuntime implements AutoCloseable {
 
     private static native long nativeOpen(
             String path, int fd, long offsetBytes, long lenBytes, String device,
-            String cacheFolder, long budgetBytes, Listener listener);
+            String cacheFolder, long budgetBytes, String trustKey, Listener listener);
 
     private static native byte[] nativeGenerate(
             long session, String prompt, String negativePrompt, long seed, int steps,

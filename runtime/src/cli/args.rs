@@ -49,6 +49,8 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --device WHICH            OpenCL device: auto, an index, or part of a name [auto]
       --opencl LIBRARY          OpenCL library; without it, one is searched for
       --cache DIR               folder of compiled kernels [$KILN_CACHE, else the user's]
+      --trust KEY               refuses a bundle that this key has not signed, before its kernels
+                                are compiled: 64 hexadecimal digits
   -o, --output FILE.png         picture to write; with several, {seed} becomes the seed
   -h, --help
   -V, --version
@@ -116,10 +118,11 @@ impl Command {
                 "--device" => run.device = value.parsed()?,
                 "--opencl" => run.opencl = Some(value.path()?),
                 "--cache" => run.cache.cache = Some(value.path()?),
+                "--trust" => run.trust = Some(value.parsed()?),
                 "-o" | "--output" => run.output = Some(value.path()?),
                 _ => return Err(format!("unexpected argument {name:?}; see --help")),
             }
-            if !matches!(&*name, "--prepare" | "--worker" | "--device" | "--cache") {
+            if !matches!(&*name, "--prepare" | "--worker" | "--device" | "--cache" | "--trust") {
                 unfit = Some(name);
             }
         }
@@ -132,6 +135,7 @@ impl Command {
                 bundle,
                 device: run.device,
                 cache: run.cache,
+                trust: run.trust,
                 worker,
             }));
         }
@@ -180,6 +184,7 @@ impl RunArgs {
             device: "auto".into(),
             opencl: None,
             cache: CacheArgs::default(),
+            trust: None,
             output: None,
         }
     }

@@ -1,7 +1,10 @@
 //! Arguments about compiled programs, and the command that compiles them ahead.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use kiln_bundle::sign::PublicKey;
+use kiln_bundle::{BundleError, BundleFile};
 
 use super::bar::{Bar, COMPILING};
 use crate::error::RuntimeError;
@@ -47,9 +50,20 @@ pub struct PrepareArgs {
     /// Folder of compiled kernels
     #[cfg_attr(feature = "clap", command(flatten))]
     pub cache: CacheArgs,
+    /// Refuse a bundle that this key has not signed: 64 hexadecimal digits, which kiln key prints
+    #[cfg_attr(feature = "clap", arg(long, value_name = "KEY"))]
+    pub trust: Option<PublicKey>,
     /// Compile the programs that standard input names, as one of several processes
     #[cfg_attr(feature = "clap", arg(long, hide = true))]
     pub worker: bool,
+}
+
+/// Opens a bundle, which `trust` must have signed if it is given.
+pub(super) fn open(path: &Path, trust: Option<PublicKey>) -> Result<BundleFile, BundleError> {
+    match trust {
+        Some(key) => BundleFile::open_signed(path, key),
+        None => BundleFile::open(path),
+    }
 }
 
 /// Compiles the programs that the cache lacks.
@@ -61,14 +75,15 @@ pub fn prepare(args: &PrepareArgs, command: &[&str]) -> Result<(), RuntimeError>
         let message = "no folder for compiled kernels: give --cache, KILN_CACHE or HOME";
         return Err(RuntimeError::Input(message.into()));
     };
+    let bundle = open(&args.bundle, args.trust)?;
     if args.worker {
         let (input, output) = (io::stdin().lock(), io::stdout().lock());
-        return prepare::work(&args.bundle, &args.device, &cache, input, output);
+        return prepare::work(&bundle, &args.device, &cache, input, output);
     }
     let bar = Bar::new();
     let command = PrepareCommand::this_program(command);
     let mut show = |done, count| bar.show(COMPILING, done, count);
-    let result = prepare::prepare(&args.bundle, &args.device, &cache, command.as_ref(), &mut show);
+    let result = prepare::prepare(&bundle, &args.device, &cache, command.as_ref(), &mut show);
     bar.clear();
     result
 }

@@ -4,7 +4,9 @@ use std::ffi::{c_char, c_void};
 use std::path::Path;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use kiln_bundle::sign::{NoPublicKey, PublicKey};
 
 use super::bundle::KilnBundle;
 use super::generate::{KilnProgress, KilnProgressFn, KilnStage};
@@ -38,6 +40,10 @@ pub struct KilnSessionOptions {
     pub cache_folder: *const c_char,
     /// Largest planned peak of the bundle; 0 accepts any.
     pub budget_bytes: u64,
+    /// Public key, 64 hexadecimal digits. A bundle that it has not signed is refused with
+    /// `KILN_STATUS_BUNDLE` before a kernel is compiled. NULL accepts any bundle: only for those
+    /// that the caller has made.
+    pub trust_key: *const c_char,
 }
 
 /// Memory, planned and measured.
@@ -117,15 +123,19 @@ fn give_free_pages_back() {
     }
 }
 
-/// Fills options with the defaults: device `auto`, no cache folder, the bundle's budget.
+/// Fills options with the defaults: device `auto`, no cache folder, the bundle's budget, any bundle.
 ///
 /// # Safety
 ///
 /// `options` is writable or NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_options_init(options: *mut KilnSessionOptions) {
-    let defaults =
-        KilnSessionOptions { device: ptr::null(), cache_folder: ptr::null(), budget_bytes: 0 };
+    let defaults = KilnSessionOptions {
+        device: ptr::null(),
+        cache_folder: ptr::null(),
+        budget_bytes: 0,
+        trust_key: ptr::null(),
+    };
     guard(|| {
         // SAFETY: by this function's contract.
         unsafe { give(options, "the options", defaults) }
@@ -156,16 +166,21 @@ pub unsafe extern "C" fn kiln_session_create(
         // SAFETY: by this function's contract.
         let bundle = unsafe { given(bundle, "the bundle")? };
         // SAFETY: by this function's contract.
-        let (options, budget_bytes) = unsafe { session_options(options)? };
+        let (options, trusted) = unsafe { session_options(options)? };
+        let file = match trusted {
+            Some(key) => Arc::new(bundle.file.signed_by(key)?),
+            None => Arc::clone(&bundle.file),
+        };
         let mut observe = |done: usize, of: usize| {
             let Some(progress) = progress else { return };
             let told = KilnProgress::new(KilnStage::Load, done, of);
             // SAFETY: by this function's contract; `told` outlives the call.
             unsafe { progress(context, &told) };
         };
-        let session = Session::load(bundle.file.clone(), &options, &mut observe)?;
-        let memory = &bundle.file.plan().memory;
-        let load_bytes = bundle.file.plan().memory.device_bytes();
+        let session = Session::load(Arc::clone(&file), &options, &mut observe)?;
+        let memory = &file.plan().memory;
+        let load_bytes = memory.device_bytes();
+        let budget_bytes = options.budget_bytes.unwrap_or(u64::MAX);
         Ok(KilnSession {
             canceller: session.canceller(),
             session: Mutex::new(session),
@@ -180,17 +195,17 @@ pub unsafe extern "C" fn kiln_session_create(
     guard(|| unsafe { create(out, make) })
 }
 
-/// The options of a session, from C.
+/// The options of a session, from C, and who must have signed the bundle.
 ///
 /// # Safety
 ///
 /// `options` is NULL or valid, and its texts end with a NUL.
 unsafe fn session_options(
     options: *const KilnSessionOptions,
-) -> Result<(SessionOptions, u64), Failure> {
+) -> Result<(SessionOptions, Option<PublicKey>), Failure> {
     let mut own = SessionOptions::default();
     // SAFETY: by this function's contract.
-    let Some(given) = (unsafe { options.as_ref() }) else { return Ok((own, u64::MAX)) };
+    let Some(given) = (unsafe { options.as_ref() }) else { return Ok((own, None)) };
     // SAFETY: by this function's contract.
     let (device, cache) =
         unsafe { (text(given.device, "the device")?, text(given.cache_folder, "the folder")?) };
@@ -204,8 +219,11 @@ unsafe fn session_options(
         own.executor.programs.cache = Some(ProgramCache::new(folder));
     }
     own.budget_bytes = (given.budget_bytes > 0).then_some(given.budget_bytes);
-    let budget_bytes = own.budget_bytes.unwrap_or(u64::MAX);
-    Ok((own, budget_bytes))
+    // SAFETY: by this function's contract.
+    let trusted = unsafe { text(given.trust_key, "the trusted key")? };
+    let trusted = trusted
+        .map(|key| key.parse().map_err(|error: NoPublicKey| Failure::input(error.to_string())));
+    Ok((own, trusted.transpose()?))
 }
 
 /// Closes a session and frees its memory; NULL is allowed. Images remain.

@@ -22,17 +22,16 @@ use crate::error::{At, RuntimeError};
 /// of programs that are compiled, and of all programs. Errors: those of the device; `Build`; `Io`
 /// if the cache cannot be written.
 pub fn prepare(
-    bundle: &Path,
+    bundle: &BundleFile,
     device: &str,
     cache: &ProgramCache,
     command: Option<&PrepareCommand>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<(), RuntimeError> {
-    let file = BundleFile::open(bundle)?;
-    let (plan, device) = (file.plan(), device::select(device)?);
+    let (plan, device) = (bundle.plan(), device::select(device)?);
     device.meets(plan)?;
     let specs = specs(plan, &device)?;
-    let lacking = || missing(&file, &device, cache, &specs, &|spec| cache.contains(&spec.key));
+    let lacking = || missing(bundle, &device, cache, &specs, &|spec| cache.contains(&spec.key));
     if lacking().len() > 0 {
         cache.check().map_err(|source| unwritable(cache, source))?;
     }
@@ -56,30 +55,31 @@ pub fn prepare(
 
 /// Writes a copy of a bundle with the compiled programs of a device, which the cache has.
 ///
-/// Programs of other devices that the bundle carries stay in it. `into` may be the bundle itself.
+/// Programs of other devices that the bundle carries stay in it; its signature does not. `into` may
+/// be the bundle itself.
 /// Errors: those of the device; `Input` if a program has left the cache; those of writing a bundle.
 pub fn write_into(
-    bundle: &Path,
+    bundle: &BundleFile,
     device: &str,
     cache: &ProgramCache,
     into: &Path,
 ) -> Result<(), RuntimeError> {
-    let (file, device) = (BundleFile::open(bundle)?, device::select(device)?);
+    let device = device::select(device)?;
     let mut programs = Vec::new();
-    for spec in specs(file.plan(), &device)? {
+    for spec in specs(bundle.plan(), &device)? {
         let program = cache.read_file(&spec.key).ok_or_else(|| {
             RuntimeError::Input(format!("{} has left the cache of compiled kernels", spec.at))
         })?;
         programs.push((spec.key.name(), program));
     }
-    for name in file.program_names() {
+    for name in bundle.program_names() {
         if programs.iter().all(|(other, _)| *other != name)
-            && let Some(program) = file.read_program(name)?
+            && let Some(program) = bundle.read_program(name)?
         {
             programs.push((name, program));
         }
     }
-    file.write_with_programs(into, &programs)?;
+    bundle.write_with_programs(into, &programs)?;
     Ok(())
 }
 
@@ -88,14 +88,13 @@ pub fn write_into(
 ///
 /// Errors: those of [`prepare`]; `Input` if a line is not the position of a program.
 pub fn work(
-    bundle: &Path,
+    bundle: &BundleFile,
     device: &str,
     cache: &ProgramCache,
     input: impl BufRead,
     mut output: impl Write,
 ) -> Result<(), RuntimeError> {
-    let file = BundleFile::open(bundle)?;
-    let (plan, device) = (file.plan(), device::select(device)?);
+    let (plan, device) = (bundle.plan(), device::select(device)?);
     device.meets(plan)?;
     let specs = specs(plan, &device)?;
     let _driver = lock_driver();

@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::{fs, mem};
 
 use kiln_bundle::plan::MemoryPlan;
+use kiln_bundle::sign::PublicKey;
 
 use super::cache::ProgramCache;
 use super::pocl;
@@ -24,7 +25,8 @@ const WORKER_BYTES: u64 = 320 << 20;
 
 /// A command that runs [`work`](super::prepare::work).
 ///
-/// The bundle, `--worker`, `--device INDEX` and `--cache FOLDER` follow its arguments.
+/// The bundle, `--worker`, `--device INDEX`, `--cache FOLDER` and, for a signed bundle,
+/// `--trust KEY` follow its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PrepareCommand {
     /// The program to run.
@@ -36,6 +38,8 @@ pub struct PrepareCommand {
 /// The programs of a bundle that a cache lacks.
 pub(super) struct Missing {
     pub bundle: PathBuf,
+    /// Who must have signed the bundle.
+    pub trusted: Option<PublicKey>,
     pub memory: MemoryPlan,
     pub device: DeviceFacts,
     pub cache: ProgramCache,
@@ -102,11 +106,13 @@ impl PrepareCommand {
         let is_pocl = missing.device.lazy_compiler;
         let folder = is_pocl.then(|| missing.cache.create_temporary_folder()).transpose()?;
         let folder = DriverFolder(folder);
+        let trust = missing.trusted.map(|key| ["--trust".into(), key.to_string()]);
         let mut child = Command::new(&self.program)
             .args(&self.args)
             .arg(&missing.bundle)
             .args(["--worker", "--device", &missing.device.index.to_string(), "--cache"])
             .arg(missing.cache.folder())
+            .args(trust.iter().flatten())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -8,6 +8,7 @@
 mod harness;
 
 use harness::{arg, emoji, kiln_ok, npy, psnr, scratch};
+use kiln_bundle::BundleWriter;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
@@ -133,7 +134,8 @@ fn small_bundle() -> PathBuf {
     let request = PlanRequest::new(&profile, Storage::FP32, 1 << 30);
     let planned = plan_model(&model, &name, "fp32", &request).expect("it fits");
     let weights = SmallWeights::new(&model);
-    emit::emit(&[planned], &weights, MERGES, &path, &mut |_| {}).expect("it is written");
+    let writer = BundleWriter::create(&path).expect("it can be written");
+    emit::emit(&[planned], &weights, MERGES, writer, &mut |_| {}).expect("it is written");
     path
 }
 

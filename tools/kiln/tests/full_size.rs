@@ -8,6 +8,7 @@
 mod harness;
 #[allow(dead_code, reason = "the command's")]
 use harness::{arg, kiln_ok, npy, scratch, sd21};
+use kiln_bundle::BundleWriter;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::quantize::{self, Choices};
 use kiln_compiler::request::PlanRequest;
@@ -106,7 +107,8 @@ fn compile(weights: &Synthetic, precision: &str, budget_bytes: u64) -> PathBuf {
     let request = PlanRequest::new(&profile, storage, budget_bytes);
     let planned = plan_model(&model, &name, precision, &request).expect("it fits");
     let path = scratch("full_size").join(format!("sd21-{precision}.kiln"));
-    emit::emit(&[planned], weights, kiln_models::MERGES, &path, &mut |_| {}).expect("written");
+    let writer = BundleWriter::create(&path).expect("it can be written");
+    emit::emit(&[planned], weights, kiln_models::MERGES, writer, &mut |_| {}).expect("written");
     path
 }
 

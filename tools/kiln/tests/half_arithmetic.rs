@@ -6,6 +6,7 @@
 mod harness;
 
 use harness::{arg, emoji, kiln, kiln_ok, npy, scratch};
+use kiln_bundle::BundleWriter;
 use kiln_bundle::plan::HALF_EXTENSION;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::plan::Planned;
@@ -32,7 +33,7 @@ fn write(planned: &Planned, name: &str) -> PathBuf {
         std::slice::from_ref(planned),
         source.as_ref(),
         kiln_models::MERGES,
-        &path,
+        BundleWriter::create(&path).expect("it can be written"),
         &mut |_| {},
     )
     .expect("it is written");

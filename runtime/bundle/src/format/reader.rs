@@ -4,17 +4,27 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::programs::Programs;
+use super::signature::{self, Signed};
 use super::{Header, PAGE_BYTES, ProgramName, Section, hash, plans};
 use crate::check::{self, Checked};
 use crate::codec;
 use crate::error::BundleError;
-use crate::plan::{Block, BlockId, Gather, Plan, ROW_CHECKSUM_BYTES, Size};
+use crate::plan::{Gather, Plan, ROW_CHECKSUM_BYTES, Size};
+use crate::sign::{KEY_BYTES, PublicKey};
 
-/// Length of the chunks in which [`BundleFile::verify_all`] reads weights.
-const CHUNK_BYTES: u64 = 1 << 20;
+mod verify;
+
+pub use verify::BlockCheck;
+
+/// Which bundle is wanted of a file.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    /// Size of its picture; `None` for the first.
+    size: Option<Size>,
+    /// Who must have signed it; `None` for anyone or nobody.
+    trusted: Option<PublicKey>,
+}
 
 /// An open bundle whose plan has passed [`check::check`].
 ///
@@ -30,6 +40,8 @@ pub struct BundleFile {
     checked: Checked,
     tokenizer: Vec<u8>,
     programs: Programs,
+    /// What a trusted key has signed. Everything that is read of the bundle is compared with it.
+    signed: Option<Signed>,
 }
 
 impl BundleFile {
@@ -40,12 +52,34 @@ impl BundleFile {
     /// [`crate::codec`], whatever the file contains. Never panics.
     /// Errors: `NotABundle`, `Version`, `Length`, `Corrupt`, `TooLarge`, `Codec`, `Unsound`, `Io`.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
+        BundleFile::open_wanted(path, Wanted::default())
+    }
+
+    /// Like [`open`](Self::open), for a bundle that `trusted` has signed.
+    ///
+    /// The signature is verified before the plan is decoded. Later, everything that is read is
+    /// compared with what was signed.
+    /// Errors: also `Unsigned`, `OtherSigner`, `Forged`.
+    pub fn open_signed(path: &Path, trusted: PublicKey) -> Result<Self, BundleError> {
+        BundleFile::open_wanted(path, Wanted { size: None, trusted: Some(trusted) })
+    }
+
+    fn open_wanted(path: &Path, wanted: Wanted) -> Result<Self, BundleError> {
         let file = File::open(path).map_err(BundleError::io("open", path))?;
         let metadata = file.metadata().map_err(BundleError::io("open", path))?;
         if !metadata.is_file() {
             return Err(BundleError::NotABundle { path: path.to_owned() });
         }
-        BundleFile::read(file, 0, metadata.len(), path, None)
+        BundleFile::read(file, 0, metadata.len(), path, wanted)
+    }
+
+    /// The same bundle, opened anew as one that `trusted` has signed.
+    ///
+    /// Errors: as [`open_signed`](Self::open_signed).
+    pub fn signed_by(&self, trusted: PublicKey) -> Result<Self, BundleError> {
+        let file = self.file.try_clone().map_err(BundleError::io("open", &self.path))?;
+        let wanted = Wanted { size: Some(self.plan.manifest.image), trusted: Some(trusted) };
+        BundleFile::read(file, self.base_bytes, self.header.file_bytes, &self.path, wanted)
     }
 
     /// The same bundle with its plan for pictures of another size.
@@ -53,7 +87,8 @@ impl BundleFile {
     /// Errors: `NoSuchSize`; those of [`open`](Self::open).
     pub fn at_size(self, size: Size) -> Result<Self, BundleError> {
         let file_bytes = self.header.file_bytes;
-        BundleFile::read(self.file, self.base_bytes, file_bytes, &self.path, Some(size))
+        let wanted = Wanted { size: Some(size), trusted: self.trusted() };
+        BundleFile::read(self.file, self.base_bytes, file_bytes, &self.path, wanted)
     }
 
     /// Like [`open`](Self::open), for a bundle that is a part of an open file: `len_bytes` from
@@ -79,49 +114,96 @@ impl BundleFile {
                 found_bytes: rest_bytes,
             });
         }
-        BundleFile::read(file, offset_bytes, len_bytes, name, None)
+        BundleFile::read(file, offset_bytes, len_bytes, name, Wanted::default())
     }
 
     /// Reads and validates the bundle between `base_bytes` and `base_bytes + len_bytes`, which must
-    /// be in the file. `size` selects the plan, by default the first.
+    /// be in the file.
     fn read(
         file: File,
         base_bytes: u64,
         len_bytes: u64,
         path: &Path,
-        size: Option<Size>,
+        wanted: Wanted,
     ) -> Result<Self, BundleError> {
         let mut page = vec![0; len_bytes.min(PAGE_BYTES) as usize];
         read_exact_at(&file, &mut page, base_bytes).map_err(BundleError::io("read", path))?;
         let header = Header::from_page(&page, len_bytes, path)?;
-        let section = read_section(&file, path, base_bytes, header.plan, "the plan")?;
+        let read = |section, what| read_section(&file, path, base_bytes, section, what);
+        let signed = match wanted.trusted {
+            Some(key) => {
+                let section = read(header.signature, "the signature")?;
+                Some(Signed::read(&section, &header, key, path)?)
+            }
+            None => None,
+        };
+        let verify = |at_bytes, bytes: &[u8], what| match &signed {
+            Some(signed) if !signed.has(at_bytes, bytes) => Err(signed.forged(path, what)),
+            _ => Ok(()),
+        };
+        let section = read(header.plan, "the plan")?;
+        verify(header.plan.offset_bytes, &section, "the plan")?;
         let corrupt = || BundleError::Corrupt { path: path.to_owned(), what: "the plan" };
         let plans = plans::split(&section).ok_or_else(corrupt)?;
         let sizes: Vec<Size> = plans.iter().map(|(size, _)| *size).collect();
-        let wanted = size.unwrap_or(sizes[0]);
-        let Some((_, plan)) = plans.into_iter().find(|(size, _)| *size == wanted) else {
-            return Err(BundleError::NoSuchSize { path: path.to_owned(), wanted, sizes });
+        let size = wanted.size.unwrap_or(sizes[0]);
+        let Some((_, plan)) = plans.into_iter().find(|(found, _)| *found == size) else {
+            return Err(BundleError::NoSuchSize { path: path.to_owned(), wanted: size, sizes });
         };
-        let plan: Plan = codec::decode(plan)
-            .map_err(|source| BundleError::Codec { path: path.to_owned(), source })?;
-        if plan.manifest.image != wanted {
-            return Err(corrupt());
-        }
-        let tokenizer = read_section(&file, path, base_bytes, header.tokenizer, "the tokenizer")?;
+        let plan = decode(plan, size, path)?;
+        let tokenizer = read(header.tokenizer, "the tokenizer")?;
+        verify(header.tokenizer.offset_bytes, &tokenizer, "the tokenizer")?;
         let checked = check::check(&plan, header.weights.len_bytes).map_err(|violation| {
             BundleError::Unsound { path: path.to_owned(), violation: Box::new(violation) }
         })?;
-        let programs_at_bytes = base_bytes + header.programs.offset_bytes;
-        let programs = Programs::read(header.programs, path, &|offset_bytes, out| {
-            read_exact_at(&file, out, programs_at_bytes + offset_bytes)
+        let programs_at_bytes = header.programs.offset_bytes;
+        let read_programs = |offset_bytes, out: &mut [u8]| {
+            let at_bytes = base_bytes + programs_at_bytes + offset_bytes;
+            read_exact_at(&file, out, at_bytes).map_err(BundleError::io("read", path))
+        };
+        let programs = Programs::read(header.programs, path, &read_programs, &|index| {
+            verify(programs_at_bytes, index, "the index of programs")
         })?;
         let path = path.to_owned();
-        Ok(BundleFile { file, path, base_bytes, header, sizes, plan, checked, tokenizer, programs })
+        Ok(BundleFile {
+            file,
+            path,
+            base_bytes,
+            header,
+            sizes,
+            plan,
+            checked,
+            tokenizer,
+            programs,
+            signed,
+        })
     }
 
     /// Sizes of pictures that the bundle has a plan for, the default first.
     pub fn sizes(&self) -> &[Size] {
         &self.sizes
+    }
+
+    /// The plans of all sizes.
+    pub(super) fn all_plans(&self) -> Result<Vec<Plan>, BundleError> {
+        let section =
+            read_section(&self.file, &self.path, self.base_bytes, self.header.plan, "the plan")?;
+        let plans = plans::split(&section).unwrap_or_default();
+        plans.into_iter().map(|(size, plan)| decode(plan, size, &self.path)).collect()
+    }
+
+    /// The signer that the bundle names, if there is one. Whether the signature is right is known
+    /// of a bundle that was [opened with it](Self::open_signed).
+    pub fn signer(&self) -> Result<Option<PublicKey>, BundleError> {
+        let Section { offset_bytes, len_bytes, .. } = self.header.signature;
+        let mut key = vec![0; len_bytes.min(KEY_BYTES as u64) as usize];
+        self.read_at(offset_bytes, &mut key)?;
+        Ok(signature::signer(&key))
+    }
+
+    /// The signer that this bundle was opened with.
+    pub fn trusted(&self) -> Option<PublicKey> {
+        self.signed.as_ref().map(|signed| signed.signer)
     }
 
     /// The plan.
@@ -201,20 +283,29 @@ impl BundleFile {
     /// The bytes of a compiled program as they were written; `None` if the bundle has none of this
     /// name. They are not compared with a checksum.
     ///
-    /// Errors: `Truncated` if the file has become shorter since it was opened; `Io`.
+    /// Errors: `Truncated` if the file has become shorter since it was opened; `Forged`; `Io`.
     pub fn read_program(&self, name: ProgramName) -> Result<Option<Vec<u8>>, BundleError> {
         let Some(program) = self.programs.find(name) else { return Ok(None) };
         let mut bytes = vec![0; program.len_bytes as usize];
-        self.read_at(self.header.programs.offset_bytes + program.offset_bytes, &mut bytes)?;
-        Ok(Some(bytes))
+        let at_bytes = self.header.programs.offset_bytes + program.offset_bytes;
+        self.read_at(at_bytes, &mut bytes)?;
+        match &self.signed {
+            Some(signed) if !signed.has(at_bytes, &bytes) => {
+                Err(signed.forged(&self.path, "a compiled program"))
+            }
+            _ => Ok(Some(bytes)),
+        }
     }
 
     /// Reads a row of a table into `out`, which has `gather.row_bytes` bytes, and verifies it.
     ///
-    /// Errors: `CorruptRow`; those of [`read_weights`](Self::read_weights).
+    /// Errors: `CorruptRow`; `Forged`; those of [`read_weights`](Self::read_weights).
     pub fn read_row(&self, gather: &Gather, row: u32, out: &mut [u8]) -> Result<(), BundleError> {
         let stride_bytes = gather.row_bytes + ROW_CHECKSUM_BYTES;
         let offset_bytes = gather.table_offset_bytes + u64::from(row) * stride_bytes;
+        if let Some(signed) = &self.signed {
+            return self.read_signed(signed, offset_bytes, out);
+        }
         let mut checksum = [0; ROW_CHECKSUM_BYTES as usize];
         self.read_weights(offset_bytes, out)?;
         self.read_weights(offset_bytes + gather.row_bytes, &mut checksum)?;
@@ -225,91 +316,40 @@ impl BundleFile {
         Err(BundleError::CorruptRow { path, table, row })
     }
 
-    /// Compares a block's bytes with its checksum.
-    ///
-    /// Errors: `CorruptBlock`, also if `bytes` has another length than the block; `NoSuchBlock`.
-    pub fn verify_block(&self, block: BlockId, bytes: &[u8]) -> Result<(), BundleError> {
-        let Some(entry) = self.plan.blocks.get(block.index()) else {
-            return Err(BundleError::NoSuchBlock { path: self.path.clone(), block: block.0 });
-        };
-        if bytes.len() as u64 != entry.len_bytes || hash(bytes) != entry.checksum {
-            return Err(self.corrupt_block(block.index()));
+    /// Fills `out` with the weights from `offset_bytes` on, a part of one or more signed pieces.
+    fn read_signed(
+        &self,
+        signed: &Signed,
+        offset_bytes: u64,
+        out: &mut [u8],
+    ) -> Result<(), BundleError> {
+        let forged = || signed.forged(&self.path, "a row of a table");
+        let at_bytes = self.header.weights.offset_bytes.saturating_add(offset_bytes);
+        let mut done = 0;
+        while done < out.len() {
+            let at_bytes = at_bytes.saturating_add(done as u64);
+            let (start_bytes, len_bytes) = signed.piece_at(at_bytes).ok_or_else(forged)?;
+            let mut piece = vec![0; len_bytes as usize];
+            self.read_at(start_bytes, &mut piece)?;
+            let rest = piece.get((at_bytes - start_bytes) as usize..).unwrap_or_default();
+            let count = rest.len().min(out.len() - done);
+            if count == 0 || !signed.has(start_bytes, &piece) {
+                return Err(forged());
+            }
+            out[done..done + count].copy_from_slice(&rest[..count]);
+            done += count;
         }
         Ok(())
     }
-
-    /// Reads all weights once, in file order, and compares every block and the whole section with
-    /// their checksums. The section's checksum covers tables, which are in no block. Then verifies
-    /// the compiled programs.
-    ///
-    /// `progress` receives the number of bytes done, of
-    /// [`weights_len_bytes`](Self::weights_len_bytes).
-    pub fn verify_all(&self, mut progress: impl FnMut(u64)) -> Result<(), BundleError> {
-        let mut order: Vec<usize> = (0..self.plan.blocks.len()).collect();
-        order.sort_by_key(|&index| self.plan.blocks[index].offset_bytes);
-        let mut pending = order.into_iter().peekable();
-        let mut section_hash = Xxh3::new();
-        let mut block_hash = Xxh3::new();
-        let mut chunk = vec![0; CHUNK_BYTES.min(self.header.weights.len_bytes) as usize];
-        let mut at_bytes = 0;
-        while at_bytes < self.header.weights.len_bytes {
-            let len = CHUNK_BYTES.min(self.header.weights.len_bytes - at_bytes);
-            let chunk = &mut chunk[..len as usize];
-            self.read_weights(at_bytes, chunk)?;
-            section_hash.update(chunk);
-            while let Some(&index) = pending.peek() {
-                let block = &self.plan.blocks[index];
-                block_hash.update(part_of(block, chunk, at_bytes));
-                if block.offset_bytes + block.len_bytes > at_bytes + len {
-                    break;
-                }
-                if block_hash.digest() != block.checksum {
-                    return Err(self.corrupt_block(index));
-                }
-                block_hash.reset();
-                pending.next();
-            }
-            at_bytes += len;
-            progress(at_bytes);
-        }
-        if section_hash.digest() != self.header.weights.checksum {
-            return Err(BundleError::Corrupt { path: self.path.clone(), what: "a weight table" });
-        }
-        self.verify_programs()
-    }
-
-    fn verify_programs(&self) -> Result<(), BundleError> {
-        let programs = self.header.programs;
-        let mut chunk = vec![0; CHUNK_BYTES.min(programs.len_bytes) as usize];
-        let mut hash = Xxh3::new();
-        for at_bytes in (0..programs.len_bytes).step_by(CHUNK_BYTES as usize) {
-            let len_bytes = CHUNK_BYTES.min(programs.len_bytes - at_bytes) as usize;
-            self.read_at(programs.offset_bytes + at_bytes, &mut chunk[..len_bytes])?;
-            hash.update(&chunk[..len_bytes]);
-        }
-        match hash.digest() == programs.checksum {
-            true => Ok(()),
-            false => Err(BundleError::Corrupt { path: self.path.clone(), what: "a program" }),
-        }
-    }
-
-    fn corrupt_block(&self, index: usize) -> BundleError {
-        let block = &self.plan.blocks[index];
-        BundleError::CorruptBlock {
-            path: self.path.clone(),
-            block: index as u32,
-            name: block.name.clone(),
-            offset_bytes: block.offset_bytes,
-            len_bytes: block.len_bytes,
-        }
-    }
 }
 
-/// The part of a block in a chunk of the section that starts at `at_bytes`.
-fn part_of<'a>(block: &Block, chunk: &'a [u8], at_bytes: u64) -> &'a [u8] {
-    let within =
-        |offset_bytes: u64| offset_bytes.saturating_sub(at_bytes).min(chunk.len() as u64) as usize;
-    &chunk[within(block.offset_bytes)..within(block.offset_bytes + block.len_bytes)]
+fn decode(plan: &[u8], size: Size, path: &Path) -> Result<Plan, BundleError> {
+    let plan = codec::decode(plan)
+        .map_err(|source| BundleError::Codec { path: path.to_owned(), source })?;
+    match plan.manifest.image == size {
+        true => Ok(plan),
+        false => Err(BundleError::Corrupt { path: path.to_owned(), what: "the plan" }),
+    }
 }
 
 fn read_section(
@@ -329,12 +369,16 @@ fn read_section(
 }
 
 #[cfg(unix)]
-fn read_exact_at(file: &File, out: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(file: &File, out: &mut [u8], offset_bytes: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, out, offset_bytes)
 }
 
 #[cfg(windows)]
-fn read_exact_at(file: &File, mut out: &mut [u8], mut offset_bytes: u64) -> io::Result<()> {
+pub(super) fn read_exact_at(
+    file: &File,
+    mut out: &mut [u8],
+    mut offset_bytes: u64,
+) -> io::Result<()> {
     while !out.is_empty() {
         match std::os::windows::fs::FileExt::seek_read(file, out, offset_bytes) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

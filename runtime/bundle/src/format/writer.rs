@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::signature::sign;
 use super::{Header, MAX_TOKENIZER_BYTES, PAGE_BYTES, Section, encode_plans, hash};
 use crate::check;
 use crate::codec;
 use crate::error::BundleError;
 use crate::plan::Plan;
+use crate::sign::SigningKey;
 use crate::whole::WholeFile;
 
 /// Writes a bundle as a [`WholeFile`], which gets its name when it is complete and on the disk. A
@@ -20,6 +22,7 @@ use crate::whole::WholeFile;
 /// writer.
 pub struct BundleWriter {
     layout: Layout<BufWriter<WholeFile>>,
+    key: Option<SigningKey>,
 }
 
 impl BundleWriter {
@@ -27,7 +30,12 @@ impl BundleWriter {
     /// there until then.
     pub fn create(path: &Path) -> Result<Self, BundleError> {
         let file = WholeFile::create(path).map_err(BundleError::io("create", path))?;
-        Ok(BundleWriter { layout: Layout::new(BufWriter::new(file), path)? })
+        Ok(BundleWriter { layout: Layout::new(BufWriter::new(file), path)?, key: None })
+    }
+
+    /// The same writer, which signs the bundle at its end if there is a key.
+    pub fn signed(self, key: Option<SigningKey>) -> Self {
+        BundleWriter { key, ..self }
     }
 
     /// Appends a weight block. Returns its offset in the weights section (a multiple of
@@ -62,7 +70,7 @@ impl BundleWriter {
         self.layout.weights_len_bytes
     }
 
-    /// Writes plan, tokenizer and header, waits for the disk, and gives the file its name. Returns
+    /// Writes plan, tokenizer, header and signature, waits for the disk, and gives the file its name. Returns
     /// its length.
     ///
     /// Errors: `Unsound` if the plan breaks a rule of [`check::check`], since
@@ -76,10 +84,14 @@ impl BundleWriter {
     /// first. Blocks of different plans may lie at the same place.
     pub fn finish_sizes(self, plans: &[Plan], tokenizer: &[u8]) -> Result<u64, BundleError> {
         let path = self.layout.path.clone();
-        let (sink, file_bytes) = self.layout.finish(plans, tokenizer)?;
-        let file = sink
+        let (sink, header) = self.layout.finish(plans, tokenizer)?;
+        let mut file_bytes = header.file_bytes;
+        let mut file = sink
             .into_inner()
             .map_err(|error| write_error(&path, file_bytes)(error.into_error()))?;
+        if let Some(key) = &self.key {
+            file_bytes = sign(&mut file, header, plans, key, &path)?;
+        }
         file.finish().map_err(write_error(&path, file_bytes))?;
         Ok(file_bytes)
     }
@@ -117,7 +129,7 @@ impl<S: Write + Seek> Layout<S> {
         Ok(())
     }
 
-    fn finish(mut self, plans: &[Plan], tokenizer: &[u8]) -> Result<(S, u64), BundleError> {
+    fn finish(mut self, plans: &[Plan], tokenizer: &[u8]) -> Result<(S, Header), BundleError> {
         self.align()?;
         for plan in plans {
             check::check(plan, self.weights_len_bytes).map_err(|violation| {
@@ -158,9 +170,10 @@ impl<S: Write + Seek> Layout<S> {
             plan: section(plan_at, &plan),
             tokenizer: section(tokenizer_at, tokenizer),
             programs: section(file_bytes, &[]),
+            signature: section(file_bytes, &[]),
         };
         self.write_tail(&plan, tokenizer, header).map_err(write_error(&self.path, plan_at))?;
-        Ok((self.sink, file_bytes))
+        Ok((self.sink, header))
     }
 
     fn write_tail(&mut self, plan: &[u8], tokenizer: &[u8], header: Header) -> io::Result<()> {
@@ -224,7 +237,8 @@ mod tests {
         let disk = SmallDisk { file: Cursor::default(), room_bytes };
         let mut layout = Layout::new(disk, Path::new("small.kiln"))?;
         layout.append(&testing::weights())?;
-        layout.finish(&[testing::plan()], testing::TOKENIZER)
+        let (disk, header) = layout.finish(&[testing::plan()], testing::TOKENIZER)?;
+        Ok((disk, header.file_bytes))
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod sweep;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
+use kiln_bundle::BundleWriter;
 use kiln_bundle::plan::Size;
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::emit::{self, Overflow};
@@ -25,7 +26,7 @@ use kiln_runtime::report::process_peak_bytes;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{devices, files, print};
+use super::{devices, files, key, print};
 use crate::model::{self, ConfiguredModel};
 use crate::size;
 
@@ -97,6 +98,9 @@ pub struct Args {
     /// if the bundle is for this machine's OpenCL device (see kiln prepare)
     #[arg(long)]
     pub no_prepare: bool,
+    /// Sign the bundle with this secret key, which kiln key makes
+    #[arg(long, value_name = "FILE.pem", conflicts_with = "budget_sweep")]
+    pub sign: Option<PathBuf>,
     #[command(flatten)]
     pub cache: CacheArgs,
     /// Bundle to write, such as sd21.kiln
@@ -199,6 +203,9 @@ pub fn run(args: Args) -> Result<()> {
         (None, None) => bail!("neither --model nor --weights: give a checkpoint or a model"),
     };
     check_files(&args, &path, output)?;
+    if let Some(key) = &args.sign {
+        key::read(key)?;
+    }
     let (name, profile) = args.profile()?;
     let (models, source) = checkpoint::open(&args, named, &path)?;
     let choices = match args.precision {
@@ -217,7 +224,7 @@ pub fn run(args: Args) -> Result<()> {
         let precision = args.precision.name();
         let plans = models.iter().map(|m| plan_model(m.as_ref(), &name, precision, &request));
         let planned = plans.collect::<Result<Vec<_>>>()?;
-        match write(&planned, source.as_ref(), output) {
+        match write(&planned, source.as_ref(), output, args.sign.as_deref()) {
             Ok(file_bytes) => break (planned, file_bytes),
             // Values are known when they are packed. The plan is made anew with these in FP32.
             Err(error) => match error.downcast::<Overflow>()? {
@@ -240,12 +247,19 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Packs the weights and writes the bundle. Returns its length in bytes.
-fn write(planned: &[Planned], source: &dyn TensorSource, output: &Path) -> Result<u64> {
+fn write(
+    planned: &[Planned],
+    source: &dyn TensorSource,
+    output: &Path,
+    key: Option<&Path>,
+) -> Result<u64> {
     let largest = planned.iter().map(|p| emit::weight_bytes(std::slice::from_ref(p))).max();
     files::check_room(output, largest.unwrap_or(0))?;
     let bar = super::byte_bar(emit::weight_bytes(planned), "packing weights")?;
+    let key = key.map(key::read).transpose()?;
+    let writer = BundleWriter::create(output)?.signed(key);
     let written =
-        emit::emit(planned, source, model::MERGES, output, &mut |bytes| bar.set_position(bytes));
+        emit::emit(planned, source, model::MERGES, writer, &mut |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     let compiling =
         || format!("compiling {} to {}", planned[0].plan.manifest.model, output.display());
@@ -257,8 +271,9 @@ fn write(planned: &[Planned], source: &dyn TensorSource, output: &Path) -> Resul
 fn check_files(args: &Args, weights: &Path, output: &Path) -> Result<()> {
     let weights = files::all(weights).into_iter().map(|path| ("--weights", path));
     let lora = args.lora.iter().map(|path| ("--lora", path.clone()));
+    let key = args.sign.iter().map(|path| ("--sign", path.clone()));
     let device = [("--device", (&args.device).into())];
-    let other = args.autoencoder.files().chain(lora).chain(device);
+    let other = args.autoencoder.files().chain(lora).chain(key).chain(device);
     let inputs: Vec<_> = weights.chain(other).collect();
     let inputs = inputs.iter().map(|(name, path)| (*name, path.as_path()));
     files::check(inputs, "--output", output, Some("kiln"))
@@ -273,7 +288,7 @@ fn is_for_this_device(wanted: &str) -> bool {
 /// Compiles the kernels. The bundle is written, so that a failure is a warning.
 fn prepare(bundle: &Path, cache: &CacheArgs) {
     let (bundle, device) = (bundle.to_owned(), "auto".into());
-    let args = PrepareArgs { bundle, device, cache: cache.clone(), worker: false };
+    let args = PrepareArgs { bundle, device, cache: cache.clone(), trust: None, worker: false };
     if let Err(error) = kiln_runtime::cli::prepare(&args, &[super::prepare::NAME]) {
         let _ = writeln!(io::stderr(), "warning: the kernels are left to the first run: {error}");
     }

@@ -11,13 +11,16 @@ pub mod explain;
 pub mod files;
 pub mod graph;
 pub mod inspect;
+pub mod key;
 pub mod man;
 pub mod prepare;
 pub mod print;
 pub mod run;
 pub mod show;
+pub mod sign;
 pub mod tokenize;
 pub mod tune;
+pub mod verify;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -39,7 +42,15 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     {
         return ExitCode::from(1);
     }
-    if matches!(error.downcast_ref::<BundleError>(), Some(BundleError::Unsound { .. })) {
+    if matches!(
+        error.downcast_ref::<BundleError>(),
+        Some(
+            BundleError::Unsound { .. }
+                | BundleError::Unsigned { .. }
+                | BundleError::OtherSigner { .. }
+                | BundleError::Forged { .. }
+        )
+    ) {
         return ExitCode::from(1);
     }
     if error.downcast_ref::<Unfit>().is_some() {

@@ -19,7 +19,8 @@ pub struct Args {
     #[command(flatten)]
     prepare: kiln_runtime::cli::PrepareArgs,
     /// Write a copy of the bundle with the compiled kernels in it, for devices with this driver.
-    /// It may be the bundle itself. Compiled kernels of other drivers in it are kept
+    /// It may be the bundle itself. Compiled kernels of other drivers in it are kept. The copy is
+    /// not signed; sign it afterwards
     #[arg(long, value_name = "FILE.kiln")]
     into: Option<PathBuf>,
 }
@@ -36,8 +37,13 @@ pub fn run(args: Args) -> Result<()> {
     let bundle = &args.prepare.bundle;
     print::line(format_args!("the kernels of {} are compiled", bundle.display()))?;
     if let (Some(into), Some(cache)) = (&args.into, args.prepare.cache.cache()) {
-        prepare::write_into(bundle, &args.prepare.device, &cache, into)?;
-        print::line(format_args!("wrote {} with them", into.display()))?;
+        let file = super::open_bundle(bundle)?;
+        prepare::write_into(&file, &args.prepare.device, &cache, into)?;
+        let unsigned = match file.signer()? {
+            Some(_) => "; it is not signed any more, kiln sign signs it again",
+            None => "",
+        };
+        print::line(format_args!("wrote {} with them{unsigned}", into.display()))?;
     }
     Ok(())
 }

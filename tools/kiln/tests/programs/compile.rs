@@ -1,5 +1,6 @@
 //! How a random model is compiled: the only file here that calls the compiler.
 
+use kiln_bundle::BundleWriter;
 use kiln_bundle::plan::{Plan, Step};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::model::GUIDANCE_BRANCHES;
@@ -137,8 +138,9 @@ impl Setting {
             let kernels = &mut planned.plan.kernels;
             kernels.iter_mut().for_each(|kernel| kernel.options += " -cl-opt-disable");
         }
+        let writer = BundleWriter::create(path).expect("it can be written");
         let written =
-            emit::emit(std::slice::from_ref(planned), checkpoint, tokenizer, path, &mut |_| {});
+            emit::emit(std::slice::from_ref(planned), checkpoint, tokenizer, writer, &mut |_| {});
         written.expect("every tensor is there");
     }
 }

@@ -92,7 +92,9 @@ public final class MainActivity extends Activity {
         try (AssetFileDescriptor asset = getAssets().openFd(MODEL)) {
             return KilnRuntime.open(
                     asset.getParcelFileDescriptor().getFd(), asset.getStartOffset(),
-                    asset.getLength(), "auto", getCodeCacheDir().getPath(), 0, this::progress);
+                    asset.getLength(), "auto", getCodeCacheDir().getPath(), 0,
+                    null, // The package's own signature covers its assets.
+                    this::progress);
         }
     }
 
