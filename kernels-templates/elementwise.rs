@@ -1,10 +1,10 @@
 //! Common part of the element-wise ops: one loop, one geometry.
 
+use crate::SourceText;
 use crate::launch::{Call, cpu};
 use crate::template::Parameters;
 use crate::{Argument, Launch, Lowering, Problem, Target};
 use anyhow::Result;
-use std::sync::Arc;
 
 /// Elements of a work-item on a CPU: enough to make the cost of its start negligible.
 const ELEMENTS_PER_ITEM: usize = 4096;
@@ -62,7 +62,7 @@ impl Shares {
     }
 
     /// A launch over all shares.
-    pub fn launch(&self, source: Arc<str>, entry: &'static str, args: Vec<Argument>) -> Launch {
+    pub fn launch(&self, source: SourceText, entry: &'static str, args: Vec<Argument>) -> Launch {
         let [global, local] = [self.global, self.local].map(|size| size.map(|v| v as u64));
         Launch::new(source, entry, args, global, Some(local))
     }

@@ -35,7 +35,7 @@ pub mod upsample;
 pub mod variant;
 
 use kiln_ir::{Op, TensorType};
-pub use lowering::{Argument, Launch, Lowering, Slot, in_place};
+pub use lowering::{Argument, Launch, Lowering, Slot, SourceText, in_place};
 pub use packing::Packing;
 pub use target::{DeviceClass, Target, Tiling, Tuning};
 pub use variant::{Family, Needs, Rounding, Variant, candidates, families, family};

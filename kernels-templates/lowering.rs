@@ -2,7 +2,48 @@
 
 use crate::{Packing, Problem};
 use anyhow::{Result, bail, ensure};
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// OpenCL C of kilobytes. A clone shares the text, and a map by sources hashes eight bytes: a plan
+/// looks a thousand of them up, many times.
+#[derive(Clone, Debug)]
+pub struct SourceText {
+    text: Arc<str>,
+    /// XXH3 of the text.
+    hash: u64,
+}
+
+impl<T: Into<Arc<str>>> From<T> for SourceText {
+    fn from(text: T) -> Self {
+        let text = text.into();
+        Self { hash: xxh3_64(text.as_bytes()), text }
+    }
+}
+
+impl Deref for SourceText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for SourceText {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.text, &other.text) || (self.hash == other.hash && self.text == other.text)
+    }
+}
+
+impl Eq for SourceText {}
+
+impl Hash for SourceText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
 
 /// A kernel argument.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,7 +99,7 @@ pub enum Slot {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Launch {
     /// Complete OpenCL C.
-    pub source: Arc<str>,
+    pub source: SourceText,
     /// Name of the kernel function.
     pub entry: &'static str,
     /// Arguments in order.
@@ -81,7 +122,7 @@ pub struct Launch {
 impl Launch {
     /// A launch without local memory or arithmetic. Its bytes are those of its arguments.
     pub fn new(
-        source: Arc<str>,
+        source: SourceText,
         entry: &'static str,
         args: Vec<Argument>,
         global: [u64; 3],

@@ -9,12 +9,12 @@
 //! param v = 4: ..           a parameter, its default as tera writes values, its meaning and range
 //! ```
 
+use crate::SourceText;
 use anyhow::{Context as _, Result, ensure};
 use kiln_ir::DType;
 use serde::Serialize;
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
 use tera::{Context, Tera};
 
 const COMMON: &str = include_str!("common.cl.tera");
@@ -230,7 +230,7 @@ pub fn render(
     template: &str,
     tensors: &[(&'static str, DType)],
     parameters: &Parameters,
-) -> Result<Arc<str>> {
+) -> Result<SourceText> {
     let render = |parsed: &mut HashMap<String, Parsed>| {
         if !parsed.contains_key(template) {
             parsed.insert(template.to_string(), Parsed::of(template)?);
@@ -244,7 +244,7 @@ pub fn render(
 /// Renders `template` with the defaults that heads declare.
 ///
 /// Errors: a declaration is missing.
-pub fn render_defaults(template: &str) -> Result<Arc<str>> {
+pub fn render_defaults(template: &str) -> Result<SourceText> {
     let whole = Whole::of(template)?;
     let tensors: Vec<String> = whole
         .tensors()

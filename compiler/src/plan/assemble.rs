@@ -7,9 +7,8 @@ use kiln_bundle::plan::{
     Rationale, Requirements, Residency, SlotId, Source, Step,
 };
 use kiln_ir::ValueId;
-use kiln_kernels::{Argument, Launch, program};
+use kiln_kernels::{Argument, Launch, SourceText, program};
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::blocks::Blocks;
 use super::dispatch::Part;
@@ -187,12 +186,12 @@ struct Assembler<'a> {
     decisions: &'a Decisions<'a>,
     sources: Vec<String>,
     /// Position and program of each source.
-    source_ids: HashMap<Arc<str>, (u32, u32)>,
+    source_ids: HashMap<SourceText, (u32, u32)>,
     program: u32,
     /// Kernels of that program.
     program_kernels: usize,
     kernels: Vec<Kernel>,
-    kernel_ids: HashMap<(Arc<str>, &'static str), KernelId>,
+    kernel_ids: HashMap<(SourceText, &'static str), KernelId>,
     times: Times,
     now: u32,
     local_mem_bytes: u64,

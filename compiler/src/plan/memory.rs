@@ -59,7 +59,7 @@ fn kernel_count(networks: &[LoweredNetwork]) -> u64 {
     let mut kernels = HashSet::new();
     for op in networks.iter().flat_map(|n| &n.ops) {
         if let Work::Kernels { lowering, .. } = &op.work {
-            kernels.extend(lowering.launches.iter().map(|l| (&*l.source, l.entry)));
+            kernels.extend(lowering.launches.iter().map(|l| (&l.source, l.entry)));
         }
     }
     kernels.len() as u64

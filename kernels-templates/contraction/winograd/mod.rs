@@ -10,12 +10,12 @@
 
 use super::cpu::{self, Tile};
 use super::{Contraction, Geometry, Source, Split, rounding};
+use crate::SourceText;
 use crate::template::render;
 use crate::{Argument, DeviceClass, Launch, Lowering, Needs, Packing, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 use kiln_ir::{DType, Op};
 use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
-use std::sync::Arc;
 
 const PATCHES: &str = include_str!("winograd_patches.cl.tera");
 const TILES: &str = include_str!("winograd.cl.tera");
@@ -202,7 +202,7 @@ fn lower(problem: &Problem, target: &Target, transform: Transform) -> Result<Low
 
 /// The launch that transforms the patches of a stripe.
 struct Patches {
-    source: Arc<str>,
+    source: SourceText,
     /// The tensors.
     args: Vec<Argument>,
     /// The sizes, behind the first tile.
@@ -256,7 +256,7 @@ impl Patches {
 
 /// The launch that multiplies a stripe's patches with panels, and transforms the sums back.
 struct Tiles {
-    source: Arc<str>,
+    source: SourceText,
     /// The sizes, behind the first tile.
     sizes: Vec<usize>,
     places: usize,

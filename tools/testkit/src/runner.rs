@@ -1,11 +1,11 @@
 //! The device of the tests.
 
 use anyhow::Result;
-use kiln_kernels::{DeviceClass, Launch, Lowering, Problem, program};
+use kiln_kernels::{DeviceClass, Launch, Lowering, Problem, SourceText, program};
 use kiln_runtime::device::{self, DeviceFacts, DeviceType};
 use kiln_runtime::probe::Probe;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::half;
 use crate::loaded::{Loaded, Source};
@@ -31,7 +31,7 @@ pub struct Runner {
     cpu: bool,
     half: OnceLock<half::Way>,
     /// Sources of launches in programs of several, by source and entry of the launch.
-    joined: Mutex<HashMap<(Arc<str>, &'static str), Source>>,
+    joined: Mutex<HashMap<(SourceText, &'static str), Source>>,
 }
 
 impl Runner {
