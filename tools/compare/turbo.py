@@ -18,10 +18,6 @@ import subprocess
 import sys
 import time
 
-import family
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-TINY = os.path.join(HERE, "../../models/emoji-256-tiny.safetensors")
 PROMPT = "a lighthouse on a cliff"
 TOKENS = [49406, 320, 10608, 525, 320, 12308] + [49407] * 71
 
@@ -35,8 +31,9 @@ def torch_picture(folder, dtype, output):
 
     torch.set_grad_enabled(False)
     dtype = getattr(torch, dtype)
-    part = lambda kind, name: kind.from_pretrained(os.path.join(folder, name), torch_dtype=dtype).eval()
-    text, unet, vae = part(CLIPTextModel, "text_encoder"), part(UNet2DConditionModel, "unet"), part(AutoencoderTiny, "vae")
+    kinds = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderTiny}
+    text, unet, vae = (kind.from_pretrained(os.path.join(folder, name), torch_dtype=dtype).eval()
+                       for name, kind in kinds.items())
     scheduler = EulerDiscreteScheduler.from_pretrained(os.path.join(folder, "scheduler"))
     scheduler.set_timesteps(1)
     context = text(torch.tensor([TOKENS])).last_hidden_state
@@ -49,13 +46,24 @@ def torch_picture(folder, dtype, output):
     Image.fromarray(pixels).save(output)
 
 
+def make_folder(folder):
+    """The diffusers folder."""
+    import family
+
+    family.MODELS["sd-turbo"][2]["tiny"] = True
+    family.write_folder(folder, "sd-turbo", family.modules("sd-turbo", "cpu"))
+
+
+def itself(*words):
+    """This script in a process of its own: a child's peak of memory counts from its parent's size."""
+    return [sys.executable, os.path.abspath(__file__), *words]
+
+
 def make(arguments):
-    """The diffusers folder and the bundles."""
+    """The folder and the bundles."""
     folder = os.path.join(arguments.folder, "sd-turbo")
     if not os.path.exists(folder):
-        family.MODELS["sd-turbo"][2]["tiny"] = True
-        networks = family.modules("sd-turbo", "cpu")
-        family.write_folder(folder, "sd-turbo", networks)
+        subprocess.run(itself("--make", folder), check=True)
     for precision in arguments.precision:
         bundle = f"{folder}-{precision}.kiln"
         if not os.path.exists(bundle):
@@ -98,17 +106,18 @@ def main():
     parser.add_argument("--folder", default="target/turbo")
     parser.add_argument("--kiln", default="target/release/kiln")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        torch_picture(*arguments.one)
-        return
+        return torch_picture(*arguments.one)
+    if arguments.make:
+        return make_folder(arguments.make)
     os.makedirs(arguments.folder, exist_ok=True)
     folder = make(arguments)
     runs = {}
     for dtype in arguments.torch:
         output = f"{folder}-{dtype}.png"
-        command = [sys.executable, os.path.abspath(__file__), "--one", folder, dtype, output]
-        runs[f"PyTorch {dtype}"] = (command, folder)
+        runs[f"PyTorch {dtype}"] = (itself("--one", folder, dtype, output), folder)
     for precision in arguments.precision:
         bundle = f"{folder}-{precision}.kiln"
         command = [arguments.kiln, "run", bundle, "-p", PROMPT, "-o", f"{folder}-{precision}.png"]
