@@ -49,6 +49,18 @@ pub struct RunArgs {
     /// Size of the picture, for a bundle that was compiled for several [default: the first]
     #[cfg_attr(feature = "clap", arg(long, value_name = "WIDTHxHEIGHT"))]
     pub size: Option<Size>,
+    /// Width of the picture in pixels, in place of --size
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, short = 'W', value_name = "PIXELS", conflicts_with = "size")
+    )]
+    pub width: Option<u32>,
+    /// Height of the picture in pixels, in place of --size
+    #[cfg_attr(
+        feature = "clap",
+        arg(long, short = 'H', value_name = "PIXELS", conflicts_with = "size")
+    )]
+    pub height: Option<u32>,
     /// What the picture shows, for example 'a red heart'
     #[cfg_attr(feature = "clap", arg(long, short = 'p', required_unless_present = "prompts"))]
     pub prompt: Option<OsString>,
@@ -62,18 +74,20 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
     /// Number of pictures. Seeds count up from --seed: 4 pictures with --seed 7 take 7, 8, 9 and 10
-    #[cfg_attr(feature = "clap", arg(long, value_name = "N", default_value_t = 1,
+    #[cfg_attr(feature = "clap", arg(long, alias = "batch-count", value_name = "N", default_value_t = 1,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..)))]
     pub count: usize,
-    /// Seed of the noise. The same seed gives the same picture
+    /// Seed of the noise. The same seed gives the same picture. -1 draws one, which the picture
+    /// records
     #[cfg_attr(feature = "clap", arg(long, default_value_t = 0, allow_negative_numbers = true,
           value_parser = args::seed))]
     pub seed: u64,
     /// Steps of the sampler, for example 30 [default: the model's]
-    #[cfg_attr(feature = "clap", arg(long))]
+    #[cfg_attr(feature = "clap", arg(long, alias = "num-inference-steps"))]
     pub steps: Option<usize>,
     /// Scale of classifier-free guidance. 1 turns it off [default: the model's]
-    #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true))]
+    #[cfg_attr(feature = "clap", arg(long, aliases = ["cfg-scale", "guidance-scale"],
+          allow_negative_numbers = true))]
     pub guidance: Option<f32>,
     /// Share, 0 to 1, by which the standard deviation of the guided output is brought back to that
     /// of the output for the prompt. For models with zero terminal SNR, for example 0.7
@@ -82,9 +96,10 @@ pub struct RunArgs {
         arg(long, value_name = "SHARE", default_value_t = 0.0, allow_negative_numbers = true)
     )]
     pub guidance_rescale: f32,
-    /// Sampler: ddim, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc, lcm or tcd. heun evaluates
-    /// the U-Net twice a step [default: the model's]
-    #[cfg_attr(feature = "clap", arg(long))]
+    /// Sampler: ddim, euler, euler-a, heun, dpm++2m, dpm++2m-sde, unipc, lcm or tcd, or as others
+    /// write them, such as 'DPM++ 2M Karras'. heun evaluates the U-Net twice a step [default: the
+    /// model's]
+    #[cfg_attr(feature = "clap", arg(long, alias = "sampling-method"))]
     pub sampler: Option<String>,
     /// Spacing of the sampler's timesteps: leading, trailing (for models of few steps), linspace or
     /// karras. lcm and tcd have their own; lcm also takes trailing [default: the model's]
@@ -165,7 +180,7 @@ pub struct RunArgs {
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
 pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let bundle = programs::open(&args.bundle, args.trust)?;
-    let bundle = Arc::new(match args.size {
+    let bundle = Arc::new(match args.size_of(bundle.plan()) {
         Some(size) => bundle.at_size(size)?,
         None => bundle,
     });

@@ -4,9 +4,11 @@
 //! `kiln` command compares the two.
 
 use std::ffi::OsString;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use kiln_bundle::plan::{Plan, Size};
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::Parser;
 
@@ -21,6 +23,8 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
        kiln-run --prepare FILE.kiln      compiles the kernels ahead, as the first run does
 
       --size WIDTHxHEIGHT       size of the picture, if the bundle has several [the first]
+  -W, --width PIXELS            width of the picture, in place of --size
+  -H, --height PIXELS           height of the picture, in place of --size
   -p, --prompt TEXT             what the picture shows
   -n, --negative-prompt TEXT    what the picture does not show
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
@@ -29,7 +33,8 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
                                 \"output\"; in a .txt file a prompt a line; existing pictures
                                 are skipped
       --count N                 number of pictures; seeds count up from --seed [1]
-      --seed N                  seed of the noise; the same seed gives the same picture [0]
+      --seed N                  seed of the noise; the same seed gives the same picture; -1 draws
+                                one, which the picture records [0]
       --steps N                 steps of the sampler [the model's]
       --guidance SCALE          scale of classifier-free guidance; 1 turns it off [the model's]
       --guidance-rescale SHARE  share of the guided output's deviation to bring back, 0 to 1 [0]
@@ -98,11 +103,15 @@ impl Command {
                 "-p" | "--prompt" => run.prompt = Some(value.raw()?),
                 "-n" | "--negative-prompt" => run.negative_prompt = value.raw()?,
                 "--prompts" => run.prompts = Some(value.path()?),
-                "--count" => run.count = value.parsed()?,
-                "--seed" => run.seed = value.parsed()?,
-                "--steps" => run.steps = Some(value.parsed()?),
-                "--guidance" => run.guidance = Some(value.parsed()?),
-                "--sampler" => run.sampler = Some(value.parsed()?),
+                "-W" | "--width" => run.width = Some(value.parsed()?),
+                "-H" | "--height" => run.height = Some(value.parsed()?),
+                "--count" | "--batch-count" => run.count = value.parsed()?,
+                "--seed" => run.seed = value.seed()?,
+                "--steps" | "--num-inference-steps" => run.steps = Some(value.parsed()?),
+                "--guidance" | "--cfg-scale" | "--guidance-scale" => {
+                    run.guidance = Some(value.parsed()?)
+                }
+                "--sampler" | "--sampling-method" => run.sampler = Some(value.parsed()?),
                 "--guidance-rescale" => run.guidance_rescale = value.parsed()?,
                 "--spacing" => run.spacing = Some(value.parsed()?),
                 "--eta" => run.eta = Some(value.parsed()?),
@@ -149,18 +158,35 @@ impl Command {
     }
 }
 
-/// Parses a seed for clap.
-#[cfg(feature = "clap")]
+/// Parses a seed. -1 draws one of 32 bits, which every other program takes as well.
 pub(super) fn seed(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| format!("a seed is a whole number from 0 to {}", u64::MAX))
+    if text == "-1" {
+        return Ok(RandomState::new().build_hasher().finish() >> 32);
+    }
+    let what = || format!("a seed is a whole number from 0 to {}, or -1 for any", u64::MAX);
+    text.parse().map_err(|_| what())
 }
 
 impl RunArgs {
+    /// The size that is asked for. A side that is not given is that of the plan.
+    pub(super) fn size_of(&self, plan: &Plan) -> Option<Size> {
+        let own = plan.manifest.image;
+        match (self.width, self.height) {
+            (None, None) => self.size,
+            (width, height) => Some(Size {
+                width_px: width.unwrap_or(own.width_px),
+                height_px: height.unwrap_or(own.height_px),
+            }),
+        }
+    }
+
     /// The defaults.
     fn of(bundle: PathBuf) -> RunArgs {
         RunArgs {
             bundle,
             size: None,
+            width: None,
+            height: None,
             prompt: None,
             negative_prompt: OsString::new(),
             prompts: None,
@@ -193,12 +219,14 @@ impl RunArgs {
 /// Checks which arguments require or exclude each other.
 fn check(run: &RunArgs, strength: Option<f64>) -> Result<(), String> {
     let batch = run.prompts.is_some();
+    let sides = run.width.is_some() || run.height.is_some();
     for (wrong, message) in [
         (!batch && run.prompt.is_none(), "no --prompt is given; see --help"),
         (!batch && run.output.is_none(), "no --output is given; see --help"),
         (batch && run.prompt.is_some(), "--prompts and --prompt cannot be used together"),
         (batch && run.count != 1, "--prompts and --count cannot be used together"),
         (batch && run.latent.is_some(), "--prompts and --latent cannot be used together"),
+        (sides && run.size.is_some(), "--size and --width or --height cannot be used together"),
         (run.count == 0, "--count is at least 1"),
         (strength.is_some() && run.init_image.is_none(), "--strength needs --init-image"),
     ] {
@@ -218,6 +246,12 @@ struct Given<'a> {
 impl Given<'_> {
     fn raw(&mut self) -> Result<OsString, String> {
         self.parser.value().map_err(|_| format!("{} needs a value", self.name))
+    }
+
+    fn seed(&mut self) -> Result<u64, String> {
+        let raw = self.raw()?;
+        seed(&raw.to_string_lossy())
+            .map_err(|what| format!("{} cannot be {raw:?}: {what}", self.name))
     }
 
     fn path(&mut self) -> Result<PathBuf, String> {
@@ -257,6 +291,19 @@ mod tests {
         let prepare = parse(&["m.kiln", "--device", "1", "--prepare"]);
         assert!(matches!(prepare, Ok(Command::Prepare(args)) if args.device == "1"));
         assert!(matches!(parse(&["-V", "--no-such"]), Ok(Command::Version)));
+    }
+
+    #[test]
+    fn options_of_other_programs_are_understood() {
+        let base = ["m.kiln", "-p", "x", "-o", "o.png"];
+        let run = |more: &[&'static str]| run(&[&base[..], more].concat());
+        let found = run(&["-W", "512", "-H", "768", "--cfg-scale", "3", "--batch-count", "2"]);
+        assert_eq!((found.width, found.height), (Some(512), Some(768)));
+        assert_eq!((found.guidance, found.count), (Some(3.0), 2));
+        let found = run(&["--sampling-method", "euler_a", "--num-inference-steps", "9"]);
+        assert_eq!((found.sampler.as_deref(), found.steps), (Some("euler_a"), Some(9)));
+        let [one, two] = [0, 1].map(|_| run(&["--seed", "-1"]).seed);
+        assert!(one != two && one >> 32 == 0, "{one} {two}");
     }
 
     #[test]

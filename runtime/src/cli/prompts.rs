@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 4 << 20;
 struct Line {
     prompt: String,
     negative_prompt: Option<String>,
-    seed: Option<u64>,
+    seed: Option<serde_json::Number>,
     steps: Option<usize>,
     guidance: Option<f32>,
     guidance_rescale: Option<f32>,
@@ -96,7 +96,10 @@ impl Prompts {
             true => Line { prompt: text.trim().to_owned(), ..Line::default() },
             false => Line::read(text)?,
         };
-        let seed = line.seed.unwrap_or(base.seed);
+        let seed = match line.seed {
+            Some(seed) => super::args::seed(&seed.to_string())?,
+            None => base.seed,
+        };
         let output = match (line.output, &args.output) {
             (Some(output), _) => output,
             (None, Some(pattern)) => output_name(pattern, seed, Some(number)),

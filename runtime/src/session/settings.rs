@@ -62,12 +62,14 @@ impl Request<'_> {
             return Err(RuntimeError::Input(message));
         }
         check_share("guidance rescale", self.guidance_rescale)?;
-        let entry = SamplerEntry::find(self.sampler.as_ref().unwrap_or(&schedule.sampler))?;
+        let name = self.sampler.as_ref().unwrap_or(&schedule.sampler);
+        let (entry, named) = SamplerEntry::find_spaced(name)?;
         let own = entry.spacings.iter().find(|&&known| known == schedule.spacing);
         let settings = Settings {
             sampler: entry.name,
             spacing: match &self.spacing {
                 Some(name) => Some(entry.spacing(name)?),
+                None if named.is_some() => named,
                 None if entry.has_own => None,
                 None => own.or(entry.spacings.first()).copied(),
             },

@@ -8,6 +8,7 @@ use kiln_models as model;
 mod size;
 
 use anyhow::Result;
+use clap::error::ContextKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -101,10 +102,14 @@ fn main() -> ExitCode {
     let done = match Cli::try_parse() {
         Ok(cli) => run(cli.command),
         // Help goes to standard output, a wrong argument to standard error.
-        Err(answer) => match answer.print() {
-            Err(error) if !answer.use_stderr() => Err(OutputError(error).into()),
-            _ => return ExitCode::from(answer.exit_code() as u8),
-        },
+        Err(mut answer) => {
+            // It advises to pass an unknown option as a value, which is never meant here.
+            answer.remove(ContextKind::Suggested);
+            match answer.print() {
+                Err(error) if !answer.use_stderr() => Err(OutputError(error).into()),
+                _ => return ExitCode::from(answer.exit_code() as u8),
+            }
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -101,6 +101,31 @@ fn help_of_an_unknown_command_names_the_near_one() {
     assert!(error.contains("compile"), "{error}");
 }
 
+fn stderr(args: &[&str]) -> String {
+    String::from_utf8_lossy(&kiln(args).stderr).into_owned()
+}
+
+#[test]
+fn options_of_other_programs_are_understood() {
+    for other in [
+        &["-W", "512", "-H", "512"][..],
+        &["--width", "512", "--height", "512"],
+        &["--cfg-scale", "3"],
+        &["--guidance-scale", "3"],
+        &["--num-inference-steps", "9"],
+        &["--sampling-method", "euler_a"],
+        &["--batch-count", "2"],
+        &["--seed", "-1"],
+    ] {
+        let run = ["run", "not-there.kiln", "-p", "x", "-o", "target/never.png"];
+        let text = stderr(&[&run[..], other].concat());
+        assert!(text.starts_with("error: cannot open not-there.kiln"), "{other:?}: {text}");
+    }
+    let text = stderr(&["run", "x.kiln", "-p", "x", "-o", "x.png", "--verbose"]);
+    assert!(text.contains("unexpected argument '--verbose'"), "{text}");
+    assert!(!text.contains("to pass"), "{text}");
+}
+
 #[test]
 fn the_device_takes_the_options_of_run() {
     let options = |help: &str| -> BTreeSet<String> {

@@ -160,15 +160,34 @@ const fn entry(
 }
 
 impl SamplerEntry {
-    /// The sampler with a name.
+    /// The sampler with a name, as it is written here or elsewhere: `euler-a` is also `euler_a`,
+    /// `Euler a` and `euler_ancestral`, and `dpm++2m` also `DPM++ 2M` and `dpmpp_2m`.
     ///
     /// Errors: [`SamplerError::UnknownSampler`].
     pub fn find(name: &str) -> Result<&'static SamplerEntry, SamplerError> {
-        let entry = SAMPLERS.iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
+        let wanted = folded(name);
+        let entry = SAMPLERS.iter().find(|entry| folded(entry.name) == wanted);
         entry.ok_or_else(|| SamplerError::UnknownSampler {
             name: name.to_owned(),
             known: SAMPLERS.iter().map(|entry| entry.name).collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// [`find`](Self::find), and the spacing at the name's end, as in `DPM++ 2M Karras`.
+    ///
+    /// Errors: [`SamplerError::UnknownSampler`], [`SamplerError::Spacing`].
+    pub fn find_spaced(
+        name: &str,
+    ) -> Result<(&'static SamplerEntry, Option<Spacing>), SamplerError> {
+        let spacing = Spacing::Karras.name();
+        let wanted = folded(name);
+        match wanted.strip_suffix(spacing) {
+            Some(sampler) if !sampler.is_empty() => {
+                let entry = SamplerEntry::find(sampler)?;
+                Ok((entry, Some(entry.spacing(spacing)?)))
+            }
+            _ => Ok((SamplerEntry::find(name)?, None)),
+        }
     }
 
     /// The spacing with a name.
@@ -192,6 +211,12 @@ impl SamplerEntry {
         moves.drain(..moves.len().min(options.first * self.evaluations));
         Ok(Sampler::new(moves, self.evaluations, options))
     }
+}
+
+/// A sampler's name without case and separators, which programs write differently.
+fn folded(name: &str) -> String {
+    let name = name.to_ascii_lowercase().replace([' ', '_', '-'], "");
+    name.replace("dpmpp", "dpm++").replace("ancestral", "a")
 }
 
 /// Checks an option that is a share.
@@ -242,6 +267,24 @@ mod tests {
         }
         let error = SamplerEntry::find("ddmi").err().unwrap();
         assert!(error.to_string().contains("ddim"), "{error}");
+    }
+
+    #[test]
+    fn names_of_other_programs_are_found() {
+        let found = |name| {
+            let (entry, spacing) = SamplerEntry::find_spaced(name).unwrap();
+            (entry.name, spacing)
+        };
+        for entry in SAMPLERS {
+            assert_eq!(found(entry.title), (entry.name, None));
+        }
+        assert_eq!(found("euler_a"), ("euler-a", None));
+        assert_eq!(found("euler_ancestral"), ("euler-a", None));
+        assert_eq!(found("dpmpp_2m_sde"), ("dpm++2m-sde", None));
+        assert_eq!(found("uni_pc"), ("unipc", None));
+        assert_eq!(found("DPM++ 2M Karras"), ("dpm++2m", Some(Spacing::Karras)));
+        assert!(SamplerEntry::find_spaced("karras").is_err());
+        assert!(SamplerEntry::find_spaced("ddim karras").is_err());
     }
 
     #[test]
