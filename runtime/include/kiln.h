@@ -196,7 +196,8 @@ typedef struct KilnSessionOptions {
   // `auto`, an index in the list of devices, or a part of a name. NULL is `auto`.
   const char *device;
   // A folder of the caller for compiled kernels, so that the next session starts sooner. It may
-  // be emptied at any time. NULL keeps none.
+  // be emptied at any time. One that other users can write is refused with `KILN_STATUS_INPUT`.
+  // NULL keeps none.
   const char *cache_folder;
   // Largest planned peak of the bundle; 0 accepts any.
   uint64_t budget_bytes;

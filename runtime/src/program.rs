@@ -25,6 +25,7 @@ pub mod cache;
 mod kernels;
 pub(crate) mod pocl;
 pub mod prepare;
+mod private;
 mod warm;
 mod workers;
 

@@ -36,7 +36,8 @@ pub struct KilnSessionOptions {
     /// `auto`, an index in the list of devices, or a part of a name. NULL is `auto`.
     pub device: *const c_char,
     /// A folder of the caller for compiled kernels, so that the next session starts sooner. It may
-    /// be emptied at any time. NULL keeps none.
+    /// be emptied at any time. One that other users can write is refused with `KILN_STATUS_INPUT`.
+    /// NULL keeps none.
     pub cache_folder: *const c_char,
     /// Largest planned peak of the bundle; 0 accepts any.
     pub budget_bytes: u64,
@@ -216,7 +217,10 @@ unsafe fn session_options(
         if !Path::new(folder).is_dir() {
             return Err(Failure::input(format!("the cache folder {folder} is not there")));
         }
-        own.executor.programs.cache = Some(ProgramCache::new(folder));
+        let cache = ProgramCache::new(folder);
+        let refused = |error| Failure::input(format!("the cache folder {folder}: {error}"));
+        cache.check_private().map_err(refused)?;
+        own.executor.programs.cache = Some(cache);
     }
     own.budget_bytes = (given.budget_bytes > 0).then_some(given.budget_bytes);
     // SAFETY: by this function's contract.

@@ -1,11 +1,12 @@
 //! A folder of compiled programs, so that a driver compiles each program once on a machine.
 //!
 //! Each program has one file, named by the hash of its [`Key`]. Bundles share equal programs. A
-//! file is complete or absent: it is written under another name and renamed. A damaged file counts
+//! file is complete or absent: it is written under another name and renamed. It ends with a MAC by
+//! the user's key, see [`private`](super::private). A file that is damaged or not the user's counts
 //! as absent. This module knows bytes, not programs.
 
 use std::env;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -15,10 +16,11 @@ use std::time::{Duration, SystemTime};
 use kiln_bundle::format::ProgramName;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
+use super::private::{UserKey, check_folder, create_folder};
 use crate::device::DeviceFacts;
 
 /// Format of the files. The last digit is the version.
-const MAGIC: [u8; 8] = *b"KILNPRG2";
+const MAGIC: [u8; 8] = *b"KILNPRG3";
 /// Magic, length of the key, checksum.
 const HEADER_BYTES: usize = 8 + 4 + 8;
 /// Default limit of a cache.
@@ -119,11 +121,24 @@ impl ProgramCache {
         self.path(key).is_file()
     }
 
-    /// The driver's binary of a program. A damaged file is removed.
+    /// Checks that nobody else can write the folder. One that is not there is private.
+    ///
+    /// Errors: `PermissionDenied` with what to do; those of the file system.
+    pub fn check_private(&self) -> io::Result<()> {
+        check_folder(&self.folder)
+    }
+
+    fn user_key(&self) -> io::Result<UserKey> {
+        self.check_private()?;
+        UserKey::for_cache(&self.folder)
+    }
+
+    /// The driver's binary of a program. A file that is damaged or not the user's is removed.
     pub fn read(&self, key: &Key) -> Option<Vec<u8>> {
+        let user = self.user_key().ok()?;
         let mut file = File::open(self.path(key)).ok()?;
         let bytes = self.read_whole(&mut file).ok().flatten();
-        let binary = bytes.and_then(|bytes| key.binary_of(bytes));
+        let binary = bytes.and_then(|bytes| key.binary_of(user.open(bytes)?));
         match &binary {
             // The age decides about eviction. In a read-only folder it does not matter.
             Some(_) => drop(file.set_modified(SystemTime::now())),
@@ -132,9 +147,11 @@ impl ProgramCache {
         binary
     }
 
-    /// The bytes of a program's file, for [`Key::binary_of`]; `None` if there is none.
+    /// The bytes of a program's file before the MAC, for [`Key::binary_of`]; `None` if there is none
+    /// of the user's.
     pub fn read_file(&self, key: &Key) -> Option<Vec<u8>> {
-        self.read_whole(&mut File::open(self.path(key)).ok()?).ok().flatten()
+        let user = self.user_key().ok()?;
+        user.open(self.read_whole(&mut File::open(self.path(key)).ok()?).ok()??)
     }
 
     fn read_whole(&self, file: &mut File) -> io::Result<Option<Vec<u8>>> {
@@ -151,13 +168,16 @@ impl ProgramCache {
     /// Errors: those of the file system. An older file then stays.
     pub fn write(&self, key: &Key, binary: &[u8]) -> io::Result<()> {
         create_folder(&self.folder)?;
+        let user = self.user_key()?;
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{count}.tmp", process::id()));
         let write = || {
             let mut file = File::create(&path)?;
-            file.write_all(&front(key, binary))?;
-            file.write_all(binary)?;
+            let front = front(key, binary);
+            for part in [&front, binary, &user.mac(&[&front, binary])] {
+                file.write_all(part)?;
+            }
             drop(file);
             fs::rename(&path, self.path(key))
         };
@@ -176,10 +196,11 @@ impl ProgramCache {
         Ok(path)
     }
 
-    /// Checks that the folder can be written.
+    /// Checks that the folder can be written, and by nobody else.
     ///
-    /// Errors: those of the file system.
+    /// Errors: those of [`check_private`](Self::check_private) and of the file system.
     pub fn check(&self) -> io::Result<()> {
+        self.check_private()?;
         fs::remove_dir(self.create_temporary_folder()?)
     }
 
@@ -237,15 +258,6 @@ fn front(key: &Key, binary: &[u8]) -> Vec<u8> {
     front.extend(key.checksum(binary).to_le_bytes());
     front.extend(key.text.as_bytes());
     front
-}
-
-/// Creates the folder with access for its owner alone, because a driver runs the files.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)
 }
 
 #[cfg(test)]

@@ -35,7 +35,8 @@ impl Kernels {
     ///
     /// `progress` receives the number of programs that are compiled, and of all programs. Errors:
     /// `Build` with the compiler's log; `OpenCl`; `Plan` if the number of arguments of a launch
-    /// differs from its kernel's. A cache that cannot be used is no error.
+    /// differs from its kernel's. A cache that cannot be used is no error, and one that others can
+    /// write is not used.
     pub(crate) fn load(
         from: &KernelInputs,
         options: &ProgramOptions,
@@ -46,7 +47,7 @@ impl Kernels {
         let mut all = Kernels {
             kernels: plan.kernels.iter().map(|_| None).collect(),
             origin: ProgramOrigin::Cached,
-            cache: options.cache.clone(),
+            cache: options.cache.clone().filter(|cache| cache.check_private().is_ok()),
             workers: None,
         };
         // Before anything is loaded, so that missing programs take no memory of this process.

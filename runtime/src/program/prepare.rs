@@ -30,6 +30,7 @@ pub fn prepare(
 ) -> Result<(), RuntimeError> {
     let (plan, device) = (bundle.plan(), device::select(device)?);
     device.meets(plan)?;
+    usable(cache)?;
     let specs = specs(plan, &device)?;
     let lacking = || missing(bundle, &device, cache, &specs, &|spec| cache.contains(&spec.key));
     if lacking().len() > 0 {
@@ -96,6 +97,7 @@ pub fn work(
 ) -> Result<(), RuntimeError> {
     let (plan, device) = (bundle.plan(), device::select(device)?);
     device.meets(plan)?;
+    usable(cache)?;
     let specs = specs(plan, &device)?;
     let _driver = lock_driver();
     let context = context(&device)?;
@@ -155,6 +157,15 @@ impl<'a> Compiler<'a> {
         let written = self.cache.write(&spec.key, &binary(&program, spec)?);
         written.map_err(|source| unwritable(self.cache, source))
     }
+}
+
+/// Errors: `Io` if others can write the cache.
+fn usable(cache: &ProgramCache) -> Result<(), RuntimeError> {
+    cache.check_private().map_err(|source| RuntimeError::Io {
+        action: "use the folder of compiled kernels",
+        path: cache.folder().to_owned(),
+        source,
+    })
 }
 
 fn unwritable(cache: &ProgramCache, source: io::Error) -> RuntimeError {

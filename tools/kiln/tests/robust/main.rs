@@ -60,6 +60,12 @@ fn cache() -> &'static Path {
 fn cache_without(folder: &Path, missing: usize) -> PathBuf {
     let copy = folder.join("cache");
     fs::create_dir_all(&copy).expect("the target folder can be written");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&copy, private).expect("it is this test's folder");
+    }
     for path in &files(cache())[missing..] {
         fs::copy(path, copy.join(path.file_name().expect("a file"))).expect("it is copied");
     }
