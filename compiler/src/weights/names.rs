@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use super::TensorInfo;
 use super::diffusers::Component;
 
-const UNET: &str = "model.diffusion_model";
+pub(super) const UNET: &str = "model.diffusion_model";
 const VAE: &str = "first_stage_model";
 const TINY: &str = "tiny";
 const OPEN_CLIP: &str = "cond_stage_model.model";
-const CLIP: &str = "cond_stage_model.transformer.text_model";
+pub(super) const CLIP: &str = "cond_stage_model.transformer.text_model";
 
 /// The single-file layouts of text encoders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,7 +310,7 @@ pub(super) fn vae_attention(rest: &[&str]) -> Option<String> {
 
 /// CLIP's text encoder keeps transformers' names. Early releases of transformers stored the
 /// positions' numbers beside them.
-fn clip(name: &str) -> Option<String> {
+pub(super) fn clip(name: &str) -> Option<String> {
     let name = name.strip_prefix("text_model.").unwrap_or(name);
     let known = ["embeddings.", "encoder.layers.", "final_layer_norm."];
     let is_known = known.iter().any(|prefix| name.starts_with(prefix));

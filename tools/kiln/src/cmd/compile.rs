@@ -18,6 +18,7 @@ use kiln_compiler::request::PlanRequest;
 use kiln_compiler::size::mib;
 use kiln_compiler::storage::{Storage, Wide};
 use kiln_compiler::weights::TensorSource;
+use kiln_compiler::weights::lora::Lora;
 use kiln_compiler::{Model, plan_model};
 use kiln_graphs::config;
 use kiln_runtime::cli::{CacheArgs, PrepareArgs};
@@ -56,9 +57,11 @@ pub struct Args {
     /// weights are stored once [default: the model's]
     #[arg(long, value_name = "WIDTHxHEIGHT", value_delimiter = ',')]
     pub size: Vec<Size>,
-    /// LoRA of the U-Net to merge with the checkpoint, in the names of PEFT or diffusers
-    #[arg(long, value_name = "FILE")]
-    pub lora: Option<PathBuf>,
+    /// LoRA to merge with the checkpoint, in the names of PEFT, diffusers, Kohya or LyCORIS (LoCon,
+    /// LoHa, LoKr, DoRA): a factor of its change may follow, as in style.safetensors:0.8. May be
+    /// repeated
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    pub lora: Vec<Lora>,
     #[command(flatten)]
     pub autoencoder: autoencoder::Args,
     /// Storage of weights. With fp16 and int8, feature maps are also stored in FP16 if the device
@@ -270,7 +273,7 @@ fn write(
 /// Checks that the bundle can be written and replaces nothing that is read.
 fn check_files(args: &Args, weights: &Path, output: &Path) -> Result<()> {
     let weights = files::all(weights).into_iter().map(|path| ("--weights", path));
-    let lora = args.lora.iter().map(|path| ("--lora", path.clone()));
+    let lora = args.lora.iter().map(|lora| ("--lora", lora.path.clone()));
     let key = args.sign.iter().map(|path| ("--sign", path.clone()));
     let device = [("--device", (&args.device).into())];
     let other = args.autoencoder.files().chain(lora).chain(key).chain(device);

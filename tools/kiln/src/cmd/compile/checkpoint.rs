@@ -3,8 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::Model;
 use kiln_compiler::constants::check_model;
-use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers, lora};
+use kiln_compiler::weights::lora::{self, Lora};
+use kiln_compiler::weights::{self, Mismatch, TensorSource, diffusers};
 use kiln_graphs::config;
+use std::io::{self, Write};
 use std::path::Path;
 
 use super::{Args, identify};
@@ -24,10 +26,7 @@ pub fn open(
 ) -> Result<(Models, Box<dyn TensorSource>)> {
     identify::check_pipeline(path)?;
     let source = weights::open(path).context("--weights")?;
-    let source = match &args.lora {
-        Some(lora) => lora::merge(source, lora).context("--lora")?,
-        None => source,
-    };
+    let source = merge(source, &args.lora).context("--lora")?;
     let sized = args.sized(identify::identify(named, source.as_ref())?)?;
     let model = &sized[0];
     check_inputs(model)?;
@@ -41,6 +40,29 @@ pub fn open(
     check_tensors(args, model, models[0].as_ref(), source.as_ref())?;
     identify::check_unread(model, source.as_ref())?;
     Ok((models, source))
+}
+
+/// Merges LoRAs, and says which of their layers the model has not.
+fn merge(source: Box<dyn TensorSource>, loras: &[Lora]) -> Result<Box<dyn TensorSource>> {
+    /// Most layers that are listed.
+    const LISTED: usize = 10;
+    if loras.is_empty() {
+        return Ok(source);
+    }
+    let (merged, unmatched) = lora::merge(source, loras)?;
+    for (path, layers) in unmatched {
+        let listed = layers[..layers.len().min(LISTED)].join(", ");
+        let more = match layers.len().checked_sub(LISTED) {
+            Some(more @ 1..) => format!(" and {more} more"),
+            _ => String::new(),
+        };
+        let path = path.display();
+        let _ = writeln!(
+            io::stderr(),
+            "warning: --lora {path}: left out, as the model has no such layers: {listed}{more}"
+        );
+    }
+    Ok(merged)
 }
 
 /// Refuses a model with an input that the runtime does not provide.
