@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 // Version of this interface. A program compiled with another version must not use the library.
-#define KILN_ABI_VERSION 2
+#define KILN_ABI_VERSION 3
 
 // Result of a call. `kiln_last_error` has the reason of a failure.
 typedef enum KilnStatus {
@@ -166,6 +166,8 @@ typedef struct KilnRequest {
   const struct KilnImage *initial_image;
   // `full` or `tiny`: the decoder. NULL is the full one if the bundle has it, else the tiny one.
   const char *decoder;
+  // Whether brackets in the prompts are text. Otherwise they weigh words, as in `(word:1.3)`.
+  bool plain_prompt;
 } KilnRequest;
 
 // Progress of a call. Valid until the callback returns, with the preview.

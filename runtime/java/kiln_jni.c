@@ -280,8 +280,8 @@ static jbyte *initial_pixels(JNIEnv *env, jbyteArray rgba, jint width, jint heig
 JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     JNIEnv *env, jclass class, jlong session, jstring prompt, jstring negative_prompt, jlong seed,
     jint steps, jfloat guidance, jstring sampler, jboolean preview, jbyteArray initial_rgba,
-    jint initial_width, jint initial_height, jdouble strength, jstring decoder, jobject object,
-    jintArray size) {
+    jint initial_width, jint initial_height, jdouble strength, jstring decoder, jboolean plain_prompt,
+    jobject object, jintArray size) {
     (void)class;
     char *own_prompt = copy_text(env, prompt);
     char *own_negative = copy_text(env, negative_prompt);
@@ -301,6 +301,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         request.guidance = guidance;
         request.sampler = own_sampler;
         request.decoder = own_decoder;
+        request.plain_prompt = plain_prompt;
         request.preview = preview;
         request.initial_image = initial == NULL ? NULL : &image;
         KilnPicture *picture = NULL;

@@ -67,6 +67,10 @@ pub struct RunArgs {
     /// What the picture does not show, for example blurry
     #[cfg_attr(feature = "clap", arg(long, short = 'n', default_value = ""))]
     pub negative_prompt: OsString,
+    /// Take brackets in prompts as text. Otherwise they weigh words: (word:1.3), (word) for 1.1,
+    /// [word] for 1 / 1.1; a backslash before a bracket makes it text
+    #[cfg_attr(feature = "clap", arg(long))]
+    pub plain_prompt: bool,
     /// A batch: one JSON object a line with "prompt" and optionally "negative_prompt", "seed",
     /// "steps", "guidance", "guidance_rescale", "sampler", "spacing", "eta" and "output", which
     /// default to the arguments. In a .txt file, each line is a prompt. Existing pictures are

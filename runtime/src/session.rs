@@ -15,6 +15,7 @@ use crate::device::{self, DeviceFacts};
 use crate::error::RuntimeError;
 use crate::executor::{Executor, LaunchTime};
 use crate::memory::Allocations;
+use crate::pipeline::emphasis;
 use crate::pipeline::tokenizer::Tokenizer;
 use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
@@ -307,6 +308,23 @@ impl Session {
             return Err(RuntimeError::Plan(message));
         }
         self.executor.write_port(port, &self.host.bytes)
+    }
+
+    /// Weighs the tokens of the text encoder's output, where the next networks read it.
+    fn weigh_embedding(
+        &mut self,
+        network: usize,
+        weights: &[Vec<f32>],
+    ) -> Result<(), RuntimeError> {
+        self.read_output(network, 0)?;
+        let host = &mut self.host;
+        let row_elems = host.values.len() / weights.len().max(1);
+        for (prompt, weights) in host.values.chunks_exact_mut(row_elems.max(1)).zip(weights) {
+            emphasis::apply(prompt, weights);
+        }
+        let port = &self.bundle.plan().networks[network].outputs[0];
+        tensor::encode(port, host.values.iter().copied(), &mut host.bytes)?;
+        self.executor.write_port(port, &host.bytes)
     }
 
     /// Reads an output's numbers into `self.host.values`, in the device's layout.

@@ -56,7 +56,7 @@ fn channels_first(values: &[f32], channels: usize) -> Vec<f32> {
 /// The decoder's output for a request, and the latents before it.
 fn expected(request: &Request<'_>) -> (Vec<f32>, Vec<f32>) {
     let tokenizer = Tokenizer::from_merges(&merges()).unwrap();
-    let context = |prompt| small::embedding(&tokenizer.encode_padded(prompt).0);
+    let context = |prompt| small::embedding(&tokenizer.tokenize(prompt).padded());
     let contexts = [context(&request.negative_prompt), context(&request.prompt)];
     let settings = request.settings(&kiln_bundle::testing::plan().manifest).unwrap();
     let options = SamplerOptions {
@@ -152,7 +152,7 @@ fn a_network_that_takes_the_guidance_has_its_embedding() {
     let request = Request { guidance: Some(8.5), ..request(1) };
     let found = picture(&mut session, &request);
     let tokenizer = Tokenizer::from_merges(&merges()).unwrap();
-    let context = small::embedding(&tokenizer.encode_padded(&request.prompt).0);
+    let context = small::embedding(&tokenizer.tokenize(&request.prompt).padded());
     let embedding: Vec<f32> = sampler::guidance_embedding(8.5, small::WIDTH).collect();
     let mut latent = vec![0.0; small::LATENT];
     let mut rng = NormalRng::from_seed(request.seed);

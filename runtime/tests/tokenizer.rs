@@ -61,9 +61,10 @@ fn the_iota_subscript_separates() {
 
 #[test]
 fn padding_is_zero() {
-    let (padded, truncated) = tokenizer().encode_padded("a red heart");
+    let encoding = tokenizer().tokenize("a red heart");
+    let padded = encoding.padded();
     assert_eq!(padded[..6], [49406, 320, 736, 1936, 49407, 0]);
-    assert!(!truncated && padded[6..].iter().all(|&id| id == 0));
+    assert!(!encoding.truncated && padded[6..].iter().all(|&id| id == 0));
 }
 
 #[test]

@@ -66,6 +66,8 @@ public final class KilnRuntime implements AutoCloseable {
         public double strength = 0.75;
         /** Decoder, {@code full} or {@code tiny}; null is the full one if it is there. */
         public String decoder = null;
+        /** Whether brackets in the prompts are text, not weights such as {@code (word:1.3)}. */
+        public boolean plainPrompt = false;
     }
 
     /** A finished image. */
@@ -182,7 +184,8 @@ public final class KilnRuntime implements AutoCloseable {
                             open(), request.prompt, request.negativePrompt, request.seed,
                             request.steps, request.guidance, request.sampler, request.preview,
                             request.initialRgba, request.initialWidth, request.initialHeight,
-                            request.strength, request.decoder, listener, size);
+                            request.strength, request.decoder, request.plainPrompt, listener,
+                            size);
             return new Picture(size[0], size[1], rgba);
         }
     }
@@ -244,7 +247,8 @@ public final class KilnRuntime implements AutoCloseable {
     private static native byte[] nativeGenerate(
             long session, String prompt, String negativePrompt, long seed, int steps,
             float guidance, String sampler, boolean preview, byte[] initialRgba, int initialWidth,
-            int initialHeight, double strength, String decoder, Listener listener, int[] size);
+            int initialHeight, double strength, String decoder, boolean plainPrompt,
+            Listener listener, int[] size);
 
     private static native void nativeCancel(long session);
 

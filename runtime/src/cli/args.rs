@@ -27,6 +27,8 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
   -H, --height PIXELS           height of the picture, in place of --size
   -p, --prompt TEXT             what the picture shows
   -n, --negative-prompt TEXT    what the picture does not show
+      --plain-prompt            takes brackets in prompts as text; otherwise they weigh words:
+                                (word:1.3), (word), [word]
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
                                 \"negative_prompt\", \"seed\", \"steps\", \"guidance\",
                                 \"guidance_rescale\", \"sampler\", \"spacing\", \"eta\",
@@ -102,6 +104,7 @@ impl Command {
                 "--size" => run.size = Some(value.parsed()?),
                 "-p" | "--prompt" => run.prompt = Some(value.raw()?),
                 "-n" | "--negative-prompt" => run.negative_prompt = value.raw()?,
+                "--plain-prompt" => run.plain_prompt = true,
                 "--prompts" => run.prompts = Some(value.path()?),
                 "-W" | "--width" => run.width = Some(value.parsed()?),
                 "-H" | "--height" => run.height = Some(value.parsed()?),
@@ -189,6 +192,7 @@ impl RunArgs {
             height: None,
             prompt: None,
             negative_prompt: OsString::new(),
+            plain_prompt: false,
             prompts: None,
             count: 1,
             seed: 0,

@@ -50,6 +50,7 @@ impl Job {
             spacing: self.spacing.clone(),
             eta: self.eta,
             decoder: args.decoder,
+            plain_prompt: args.plain_prompt,
             preview_every: args.preview_every,
             ..Request::default()
         }

@@ -44,6 +44,8 @@ pub struct KilnRequest {
     pub initial_image: *const KilnImage,
     /// `full` or `tiny`: the decoder. NULL is the full one if the bundle has it, else the tiny one.
     pub decoder: *const c_char,
+    /// Whether brackets in the prompts are text. Otherwise they weigh words, as in `(word:1.3)`.
+    pub plain_prompt: bool,
 }
 
 /// An image from which generation begins.
@@ -136,6 +138,7 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
             preview: false,
             initial_image: ptr::null(),
             decoder: ptr::null(),
+            plain_prompt: false,
         };
         // SAFETY: by this function's contract.
         unsafe { give(request, "the request", own) }
@@ -215,6 +218,7 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
         guidance_rescale: asked.guidance_rescale,
         eta: (!asked.eta.is_nan()).then_some(asked.eta),
         preview_every: usize::from(asked.preview),
+        plain_prompt: asked.plain_prompt,
         ..Request::default()
     };
     // SAFETY: by this function's contract.

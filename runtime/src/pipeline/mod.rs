@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod emphasis;
 pub mod png;
 pub mod preview;
 pub mod resize;

@@ -113,6 +113,8 @@ pub struct GenerationParameters {
     pub prompt: String,
     /// The negative prompt; empty if there is none.
     pub negative_prompt: String,
+    /// Whether brackets in the prompts are text, not weights.
+    pub plain_prompt: bool,
     /// Seed of the noise.
     pub seed: u64,
     /// Sampling steps.
@@ -156,7 +158,8 @@ impl GenerationParameters {
             // The spelling that the PNG specification registers.
             ("Software", SOFTWARE.to_owned()),
         ];
-        always.into_iter().chain(spacing).chain(strength).collect()
+        let plain = self.plain_prompt.then(|| ("plain prompt", "true".to_owned()));
+        always.into_iter().chain(spacing).chain(strength).chain(plain).collect()
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
@@ -259,6 +262,7 @@ mod tests {
         GenerationParameters {
             prompt: "a café, 東京\nat night\0".to_owned(),
             negative_prompt: "blurry".to_owned(),
+            plain_prompt: false,
             seed: u64::MAX,
             steps: 20,
             guidance: 7.5,

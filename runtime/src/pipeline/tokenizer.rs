@@ -83,17 +83,29 @@ impl Tokenizer {
     ///
     /// Source: open_clip 3.3.0, `SimpleTokenizer.__call__`.
     pub fn tokenize(&self, text: &str) -> Encoding {
-        let cleaned = split::clean(text);
-        let mut ids = vec![START_ID];
-        for piece in split::pieces(&cleaned) {
-            match piece {
-                split::START_OF_TEXT => ids.push(START_ID),
-                split::END_OF_TEXT => ids.push(END_ID),
-                _ => self.merges.encode_word(piece, &mut ids),
+        self.tokenize_parts(std::iter::once(text)).0
+    }
+
+    /// Encodes the parts of a prompt one after another, and tells the part of each token: none for
+    /// the start and end tokens.
+    pub fn tokenize_parts<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a str>,
+    ) -> (Encoding, Vec<Option<usize>>) {
+        let (mut ids, mut part_of) = (vec![START_ID], vec![None]);
+        for (part, text) in parts.enumerate() {
+            let cleaned = split::clean(text);
+            for piece in split::pieces(&cleaned) {
+                if ids.len() >= CONTEXT_LENGTH {
+                    break;
+                }
+                match piece {
+                    split::START_OF_TEXT => ids.push(START_ID),
+                    split::END_OF_TEXT => ids.push(END_ID),
+                    _ => self.merges.encode_word(piece, &mut ids),
+                }
             }
-            if ids.len() >= CONTEXT_LENGTH {
-                break;
-            }
+            part_of.resize(ids.len(), Some(part));
         }
         ids.push(END_ID);
         let truncated = ids.len() > CONTEXT_LENGTH;
@@ -101,19 +113,13 @@ impl Tokenizer {
             ids.truncate(CONTEXT_LENGTH - 1);
             ids.push(END_ID);
         }
-        Encoding { ids, truncated }
+        part_of.truncate(ids.len() - 1);
+        part_of.push(None);
+        (Encoding { ids, truncated }, part_of)
     }
 
     /// Token ids of a prompt, from the start token to the end token, at most 77, without padding.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         self.tokenize(text).ids
-    }
-
-    /// Token ids of a prompt for the text encoder, and whether the prompt was cut.
-    ///
-    /// Shapes: `[77]`, padded with 0.
-    pub fn encode_padded(&self, text: &str) -> ([i32; CONTEXT_LENGTH], bool) {
-        let encoding = self.tokenize(text);
-        (encoding.padded(), encoding.truncated)
     }
 }

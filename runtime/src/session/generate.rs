@@ -9,9 +9,10 @@ use std::time::Instant;
 use kiln_bundle::plan::Feed;
 use kiln_bundle::plan::{Plan, Size, Spacing};
 
+use super::prepare::{self, Prompts};
 use super::roles::Roles;
 use super::settings::Settings;
-use super::{HostInputs, Session, latent_elems, prepare};
+use super::{HostInputs, Session, latent_elems};
 use crate::error::RuntimeError;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
 use crate::pipeline::rng::NormalRng;
@@ -32,6 +33,10 @@ pub struct Request<'a> {
     pub prompt: String,
     /// What the image does not show.
     pub negative_prompt: String,
+    /// Whether brackets in the prompts are text, not weights as [`emphasis`] reads them.
+    ///
+    /// [`emphasis`]: crate::pipeline::emphasis
+    pub plain_prompt: bool,
     /// Seed of the noise; see [`NormalRng::from_seed`].
     pub seed: u64,
     /// Steps of the sampler; the model's default if none.
@@ -100,6 +105,7 @@ impl Request<'_> {
         GenerationParameters {
             prompt: self.prompt.clone(),
             negative_prompt: self.negative_prompt.clone(),
+            plain_prompt: self.plain_prompt,
             seed: self.seed,
             steps: settings.steps,
             guidance: settings.guidance,
@@ -173,7 +179,7 @@ struct Generation<'a> {
     rng: NormalRng,
     /// [`Feed::Guidance`].
     guidance: Vec<f32>,
-    tokens: Vec<i32>,
+    prompts: Prompts,
     times: Times,
 }
 
@@ -222,7 +228,7 @@ impl Session {
         let settings = request.settings(&self.plan().manifest)?;
         request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
         let roles = Roles::of(self.plan(), request)?;
-        let (tokens, warnings) = self.tokenize(request)?;
+        let (prompts, warnings) = self.tokenize(request)?;
         let first = match &request.init {
             Some(init) => prepare::first_step(init.strength, settings.steps)?,
             None => 0,
@@ -233,7 +239,7 @@ impl Session {
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
         let sequence = roles.sequence(&sampler, request.init.is_some());
         let mut generation =
-            Generation { request, settings, roles, sampler, rng, guidance, tokens, times };
+            Generation { request, settings, roles, sampler, rng, guidance, prompts, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             tell(observe, Progress::Prompt)?;
             generation.encode_picture(session, stream)?;
@@ -314,13 +320,19 @@ impl Generation<'_> {
         stream: &mut Stream,
     ) -> Result<(), RuntimeError> {
         self.dump("tokens", || {
-            let prompts = self.tokens.len() / CONTEXT_LENGTH;
-            Tensor::i32(&[prompts, CONTEXT_LENGTH], self.tokens.clone())
+            let tokens = &self.prompts.tokens;
+            Tensor::i32(&[tokens.len() / CONTEXT_LENGTH, CONTEXT_LENGTH], tokens.clone())
         })?;
         for network in self.roles.prompt() {
-            let values = HostInputs { tokens: &self.tokens, ..HostInputs::default() };
+            let values = HostInputs { tokens: &self.prompts.tokens, ..HostInputs::default() };
             session.run(network, values, stream)?;
-            if network == self.roles.text_encoder && self.request.dump.is_some() {
+            if network != self.roles.text_encoder {
+                continue;
+            }
+            if self.prompts.are_weighted() {
+                session.weigh_embedding(network, &self.prompts.weights)?;
+            }
+            if self.request.dump.is_some() {
                 session.read_output(network, 0)?;
                 let shape = &session.plan().networks[network].outputs[0].shape;
                 let shape: Vec<usize> = shape.iter().map(|&axis| axis as usize).collect();

@@ -6,6 +6,7 @@ use super::generate::{Init, Request};
 use super::settings::Settings;
 use super::{Session, latent_elems};
 use crate::error::RuntimeError;
+use crate::pipeline::emphasis::{self, Piece};
 use crate::pipeline::resize;
 use crate::pipeline::rng::NormalRng;
 use crate::pipeline::sampler::Sampler;
@@ -35,6 +36,22 @@ pub(crate) fn check_init(plan: &Plan, strength: f64) -> Result<(), RuntimeError>
     Ok(())
 }
 
+/// The prompts of a request, one for each branch of guidance.
+#[derive(Default)]
+pub(super) struct Prompts {
+    /// Tokens of all prompts, [`CONTEXT_LENGTH`] each.
+    pub tokens: Vec<i32>,
+    /// Weights of the tokens of each prompt.
+    pub weights: Vec<Vec<f32>>,
+}
+
+impl Prompts {
+    /// Whether a token has another weight than 1.
+    pub fn are_weighted(&self) -> bool {
+        self.weights.iter().flatten().any(|weight| *weight != 1.0)
+    }
+}
+
 impl Session {
     /// The image to begin with at the model's size, as the encoder reads it.
     pub(super) fn init_values(&self, init: &Init) -> Result<Vec<f32>, RuntimeError> {
@@ -48,11 +65,11 @@ impl Session {
     pub(super) fn tokenize(
         &self,
         request: &Request<'_>,
-    ) -> Result<(Vec<i32>, Vec<String>), RuntimeError> {
+    ) -> Result<(Prompts, Vec<String>), RuntimeError> {
         let Some(tokenizer) = &self.tokenizer else {
             return Err(RuntimeError::Input("the bundle has no tokenizer".into()));
         };
-        let (mut tokens, mut warnings) = (Vec::with_capacity(2 * CONTEXT_LENGTH), Vec::new());
+        let (mut read, mut warnings) = (Prompts::default(), Vec::new());
         let prompts = [("negative prompt", &request.negative_prompt), ("prompt", &request.prompt)];
         let unused = prompts.len() - self.host.branches.len().min(prompts.len());
         if unused > 0 && !request.negative_prompt.is_empty() {
@@ -60,14 +77,23 @@ impl Session {
                 .push("the bundle has no guidance, so the negative prompt has no effect".into());
         }
         for (name, prompt) in prompts.into_iter().skip(unused) {
-            let (row, truncated) = tokenizer.encode_padded(prompt);
-            tokens.extend(row);
-            if truncated {
+            let pieces = match request.plain_prompt {
+                true => vec![Piece { text: prompt.clone(), weight: 1.0 }],
+                false => emphasis::pieces(prompt),
+            };
+            let texts = pieces.iter().map(|piece| piece.text.as_str());
+            let (encoding, part_of) = tokenizer.tokenize_parts(texts);
+            read.tokens.extend(encoding.padded());
+            let weight = |part: &Option<usize>| part.map_or(1.0, |part| pieces[part].weight);
+            let mut weights: Vec<f32> = part_of.iter().map(weight).collect();
+            weights.resize(CONTEXT_LENGTH, 1.0);
+            read.weights.push(weights);
+            if encoding.truncated {
                 let message = format!("the {name} is longer than {CONTEXT_LENGTH} tokens");
                 warnings.push(message + "; its end was cut off");
             }
         }
-        Ok((tokens, warnings))
+        Ok((read, warnings))
     }
 
     /// The sampler from step `first` on, and the initial latent in `self.host.latent`: ready for the
