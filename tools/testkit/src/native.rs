@@ -52,6 +52,21 @@ pub fn c_program(folder: &Path, name: &str, sanitize: bool) -> PathBuf {
     program
 }
 
+/// Compiles a library that injects faults: `faulty_opencl`, which stands before the system's OpenCL
+/// library, or `faulty_reads`, for `LD_PRELOAD`.
+pub fn faulty_library(folder: &Path, name: &str) -> PathBuf {
+    let library = folder.join(format!("{name}.so"));
+    let source = runtime().join("../tools/testkit/src").join(name).with_extension("c");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC"]);
+    gcc.arg(source).arg("-o").arg(&library).args(["-ldl", "-Wl,--no-as-needed"]);
+    if name == "faulty_opencl" {
+        gcc.arg("-l:libOpenCL.so.1");
+    }
+    output(&mut gcc);
+    library
+}
+
 /// Compiles the Java program with its library into `folder`. Returns the command that starts it.
 pub fn java_program(folder: &Path) -> Command {
     let javac = output(Command::new("sh").args(["-c", "readlink -f \"$(command -v javac)\""]));
