@@ -6,6 +6,7 @@
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
 # make debian [RELEASE=trixie]                                   demo and test in a fresh root of a Debian release; for root
 # make mali [MALI=8] [BLESS=1]                                   machine code for mobile GPUs; for root on Debian
+# make mali-published                                            the model of its times beside what others measured
 # make check                                                     formatting, lints, licences, the size of kiln-run
 # make advisories                                                known flaws of dependencies; fetches RustSec's database
 
@@ -18,7 +19,7 @@ FEW_STEPS := --sampler lcm --spacing trailing --steps 4
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full fuzz test-aarch64 debian mali check advisories build
+.PHONY: demo test test-full fuzz test-aarch64 debian mali mali-published check advisories build
 
 # With the feature of the tests, so that these need no other build of the same crates.
 build:
@@ -62,6 +63,9 @@ debian:
 mali: build
 	tools/mali/setup.sh
 	python3 -B tools/mali/code.py $(if $(MALI),--mali $(MALI)) $(if $(BLESS),--bless)
+
+mali-published:
+	python3 -B tools/mali/published.py
 
 # Most bytes that kiln-run may take on a device.
 KILN_RUN_BYTES := 2097152

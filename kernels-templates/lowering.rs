@@ -132,6 +132,11 @@ impl Launch {
         Self { source, entry, args, global, local, local_mem_bytes, flops, half_arithmetic, bytes }
     }
 
+    /// Number of work-items.
+    pub fn work_items(&self) -> u64 {
+        self.global.iter().product()
+    }
+
     /// Appends numbers to the arguments.
     pub(crate) fn add_numbers(&mut self, values: &[usize]) {
         self.args.extend(values.iter().map(|value| Argument::U32(*value as u32)));

@@ -21,7 +21,7 @@ pub struct Part {
 /// Makes a part of a source. Equal sources make equal parts.
 pub fn part(source: &str, entry: &str) -> Part {
     let mut names = Names::of(source);
-    let suffix = format!("{:06x}", xxh3_64(source.as_bytes()) >> 40);
+    let suffix = suffix(source);
     let mut text = String::with_capacity(source.len() + 1024);
     for name in &names.defined {
         let _ = writeln!(text, "#define {name} {name}_{suffix}");
@@ -33,6 +33,16 @@ pub fn part(source: &str, entry: &str) -> Part {
         let _ = writeln!(text, "#undef {name}");
     }
     Part { source: text.into(), entry: format!("{entry}_{suffix}") }
+}
+
+/// The name of a source's kernel in a program of several: that of [`part`].
+pub fn name(source: &str, entry: &str) -> String {
+    format!("{entry}_{}", suffix(source))
+}
+
+/// Tells sources apart: six hexadecimal digits of a hash.
+fn suffix(source: &str) -> String {
+    format!("{:06x}", xxh3_64(source.as_bytes()) >> 40)
 }
 
 /// What a source defines outside of functions.
@@ -152,6 +162,7 @@ mod tests {
         let part = part(source, "add");
         let suffix = part.entry.strip_prefix("add_").unwrap();
         assert_eq!(suffix.len(), 6);
+        assert_eq!(name(source, "add"), part.entry);
         let before = ["wide", "weight", "add"].map(|n| format!("#define {n} {n}_{suffix}\n"));
         let after = ["wide", "weight", "add", "A", "B"].map(|n| format!("#undef {n}\n"));
         assert_eq!(*part.source, format!("{}{source}{}", before.concat(), after.concat()));

@@ -1,9 +1,11 @@
 //! Device profiles: all facts about a device, one TOML file each.
 
 mod check;
+mod code;
 
 use anyhow::{Context, Result, anyhow};
 pub use check::WrongField;
+pub use code::CodeTable;
 use kiln_bundle::rationale::Rates as PlanRates;
 use kiln_kernels::Target;
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,9 @@ pub struct DeviceProfile {
     /// Fields that [`Self::adapt`] changed, each as `name = value`.
     #[serde(skip)]
     pub adapted: Vec<String>,
+    /// The table that [`Rates::machine_code`] names.
+    #[serde(skip)]
+    pub code: CodeTable,
 }
 
 /// Figures that a device reports of itself.
@@ -114,6 +119,10 @@ pub struct Rates {
     /// Default: [`Variant::share`](kiln_kernels::Variant::share).
     #[serde(default)]
     pub variant_share: BTreeMap<String, f64>,
+    /// Name of a table of kernels' machine code for the device. Times of the kernels of its
+    /// variants follow from the table, those of all others from the rates above.
+    #[serde(default)]
+    pub machine_code: Option<String>,
 }
 
 impl MemoryProfile {
@@ -151,11 +160,14 @@ impl DeviceProfile {
     /// [`WrongField`].
     pub fn load(name_or_path: &str) -> Result<(String, Self)> {
         let (name, text) = Self::text(name_or_path)?;
-        let profile: Self = toml::from_str(&text).map_err(|error| {
+        let mut profile: Self = toml::from_str(&text).map_err(|error| {
             let (line, column) = position(&text, error.span().map_or(0, |span| span.start));
             anyhow!("device profile {name_or_path}:{line}:{column}: {}", one_line(error.message()))
         })?;
         profile.check().with_context(|| format!("device profile {name_or_path}"))?;
+        if let Some(table) = &profile.rates.machine_code {
+            profile.code = CodeTable::load(table)?;
+        }
         Ok((name, profile))
     }
 

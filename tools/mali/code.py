@@ -7,7 +7,7 @@ The kernels are those of the plans of sd21-base and emoji-256 in FP16, FP32 and 
 which tools/mali/setup.sh unpacks into target/mali, compile each distinct one once: the machine code is
 kept in target/mali/code by source, options and compiler. The results are held against golden.tsv beside
 this file, if they are of the same Mesa; every difference is printed, and any is an error. --bless writes
-golden.tsv, and docs/benchmarks/mali-code.md from it.
+golden.tsv, and from it docs/benchmarks/mali-code.md and the planner's tables in compiler/profiles/code.
 
 --mali N compiles, for each Mali, only the N kernels of sd21-base in FP16 with most predicted time.
 """

@@ -22,8 +22,9 @@ ADRENO = [
     ("ls", r"ld|st|isam|sam|atomic|resinfo"),
     ("alu", r""),
 ]
-# Cycles of an instruction: SFU has 4 lanes where FMA and CVT have 16.
-CYCLES = {"fma": 1, "cvt": 1, "sfu": 4, "ls": 1, "alu": 1}
+# Cycles of an instruction: SFU has 4 lanes where FMA and CVT have 16, and the two engines of a Mali's core
+# share one LS.
+CYCLES = {"fma": 1, "cvt": 1, "sfu": 4, "ls": 2, "alu": 1}
 
 
 def split(text):
@@ -40,10 +41,16 @@ def read(said, read_code, times=()):
     return {**read_code(said, times), "private": int(private[1])}
 
 
+def busiest(counts):
+    """The pipe with most cycles, of instructions by pipe."""
+    return max(CYCLES, key=lambda pipe: counts.get(pipe, 0) * CYCLES[pipe])
+
+
 def share(result):
     """Multiply-adds in the hottest loop as a part of its busiest pipe's cycles."""
-    busiest = max(result.get(pipe, 0) * cycles for pipe, cycles in CYCLES.items())
-    return result["mad"] / busiest if busiest else 0.0
+    pipe = busiest(result)
+    cycles = result.get(pipe, 0) * CYCLES[pipe]
+    return result["mad"] / cycles if cycles else 0.0
 
 
 def within(loop, other):

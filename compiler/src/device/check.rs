@@ -1,6 +1,6 @@
 //! The values that the fields of a profile may have.
 
-use super::DeviceProfile;
+use super::{CodeTable, DeviceProfile};
 use kiln_kernels::{families, family};
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -109,6 +109,9 @@ impl DeviceProfile {
             let all = families().flat_map(|family| family.variants).map(|variant| variant.name);
             known("a name of rates.variant_share", name, all)?;
             within(&format!("rates.variant_share.{name}"), share, 1e-4..=10.0)?;
+        }
+        if let Some(table) = &self.rates.machine_code {
+            known("rates.machine_code", table, CodeTable::names())?;
         }
         Ok(())
     }

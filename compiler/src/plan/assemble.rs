@@ -11,12 +11,12 @@ use kiln_kernels::{Argument, Launch, SourceText, program};
 use std::collections::HashMap;
 
 use super::blocks::Blocks;
+use super::cost::LaunchCost;
 use super::dispatch::Part;
 use super::edges::Edge;
 use super::lifetime::Lifetimes;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
-use super::time::LaunchCost;
 
 /// Build options of all kernels. `-w` disables warnings: the sources are tested, and drivers print
 /// warnings on the user's terminal.

@@ -8,7 +8,7 @@
 use anyhow::{Result, bail};
 use kiln_kernels::{Launch, Lowering};
 
-use super::time::LaunchCost;
+use super::cost::LaunchCost;
 
 /// The position of a launch in the launch that it is a part of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use super::cost::LaunchCost;
 use super::dispatch::{self, Part};
 use super::schedule::schedule;
 use super::select::{Lowered, Options};
-use super::time::LaunchCost;
 use crate::device::DeviceProfile;
 use crate::model::{Model, NetworkGraph, parts};
 use crate::passes::{self, Stage};

@@ -7,6 +7,7 @@
 pub mod arena;
 pub mod assemble;
 pub mod blocks;
+pub mod cost;
 pub mod dispatch;
 pub mod draft;
 pub mod edges;

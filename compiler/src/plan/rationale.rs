@@ -1,16 +1,17 @@
-//! Records the reasons of a plan: the verdict on every variant of each op, and the storage of
-//! weights.
+//! Records the reasons of a plan: the verdict on every variant of each op, the storage of weights,
+//! and the machine code of kernels.
 
 use anyhow::Result;
 use kiln_bundle::plan::{Plan, Step};
-use kiln_bundle::rationale::{Choice, OpChoice, Rationale, StoredWeight};
+use kiln_bundle::rationale::{Choice, KernelCode, OpChoice, Rationale, StoredWeight};
 use kiln_ir::{DType, Graph, NodeKind, ValueId};
-use kiln_kernels::Problem;
+use kiln_kernels::{Launch, Problem, program};
 use std::collections::{HashMap, HashSet};
 
 use super::lower::{LoweredNetwork, Work};
 use super::select::cost_of;
 use crate::constants;
+use crate::device::DeviceProfile;
 use crate::request::PlanRequest;
 use crate::storage::{Storage, weight_indices};
 use crate::strategy::Strategy;
@@ -26,7 +27,8 @@ pub fn rationale(
     let mut instants = launch_instants(plan);
     let mut recorded: HashMap<(String, Option<usize>), u32> = HashMap::new();
     let mut named = HashSet::new();
-    let mut rationale = Rationale { rates: profile.rates.in_plan(), ..Rationale::default() };
+    let (rates, code) = (profile.rates.in_plan(), kernel_code(networks, plan, profile));
+    let mut rationale = Rationale { rates, code, ..Rationale::default() };
     for network in networks {
         let graph = &network.source.graph;
         for lowered in &network.ops {
@@ -71,6 +73,24 @@ pub fn rationale(
         }
     }
     Ok(rationale)
+}
+
+/// Machine code of the plan's kernels; nothing without a table for the device.
+fn kernel_code(
+    networks: &[LoweredNetwork],
+    plan: &Plan,
+    profile: &DeviceProfile,
+) -> Vec<Option<KernelCode>> {
+    if profile.code.is_empty() {
+        return vec![];
+    }
+    let launches = networks.iter().flat_map(|network| &network.ops).flat_map(|op| match &op.work {
+        Work::Kernels { lowering, .. } => &lowering.launches[..],
+        Work::Gather => &[],
+    });
+    let named = launches.map(|launch| (program::name(&launch.source, launch.entry), launch));
+    let named: HashMap<String, &Launch> = named.collect();
+    plan.kernels.iter().map(|kernel| profile.code.of(named.get(&kernel.entry)?)).collect()
 }
 
 /// Storage of the constant weights of an op's contractions.

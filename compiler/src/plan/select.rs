@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use kiln_bundle::rationale::{Alternative, Cost, Verdict};
 use kiln_kernels::{Lowering, Problem, Target, Variant, candidates, family};
 
+use super::cost::{LaunchCost, launch_costs};
 use super::dispatch;
-use super::time::{LaunchCost, launch_costs};
 use crate::device::DeviceProfile;
 use crate::strategy::{ReadPrice, Selection};
 
@@ -37,7 +37,7 @@ impl Lowered {
     ) -> Result<Self> {
         let lowering =
             variant.lower(problem, target).with_context(|| format!("variant {}", variant.name))?;
-        let costs = launch_costs(problem, variant.name, &lowering, &profile.rates);
+        let costs = launch_costs(problem, variant.name, &lowering, profile);
         let packed = lowering.packings.iter();
         let weight_bytes = packed.map(|(i, p)| p.size_bytes(&problem.inputs[*i].ty.shape)).sum();
         let (max_ns, launch_ns) = (profile.rates.max_dispatch_ns(), profile.rates.launch_ns);

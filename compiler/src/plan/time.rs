@@ -1,72 +1,16 @@
 //! The time model: the predicted time of a plan on its device.
 //!
-//! A launch takes the longer of its arithmetic time and its memory time, at the fraction of the
-//! device's rates that its variant reaches, plus the fixed time of a launch. A load takes its bytes
-//! over the rate of the storage. Loads follow one another in the plan's order. Each begins when its
-//! slot is free, and a launch waits for the loads before it. A load also uses memory bandwidth,
-//! even if nothing waits for it. Loads run ahead from one pass of the denoiser into the next, but
-//! not from one network into another. Resident weights are read before their network begins.
+//! Launches take the times of [`cost`](super::cost). A load takes its bytes over the rate of the
+//! storage. Loads follow one another in the plan's order. Each begins when its slot is free, and a
+//! launch waits for the loads before it. A load also uses memory bandwidth, even if nothing waits
+//! for it. Loads run ahead from one pass of the denoiser into the next, but not from one network
+//! into another. Resident weights are read before their network begins.
 
-use kiln_bundle::plan::{Gather, Manifest, Network, Plan, Role, Step};
+use kiln_bundle::plan::{Dispatch, Gather, Manifest, Network, Plan, Role, Step};
 use kiln_bundle::rationale::Rates;
-use kiln_kernels::{Argument, Lowering, Problem, family};
 use std::collections::HashMap;
 
-use crate::device;
-
-/// Memory traffic and predicted time of a launch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LaunchCost {
-    /// Bytes read and written, every argument counted once.
-    pub bytes: u64,
-    /// Predicted time in nanoseconds.
-    pub ns: u64,
-}
-
-/// The cost of each launch of a variant's lowering.
-///
-/// Launches that write one buffer together each count a part of its bytes.
-pub fn launch_costs(
-    problem: &Problem,
-    variant: &str,
-    lowering: &Lowering,
-    rates: &device::Rates,
-) -> Vec<LaunchCost> {
-    let share = rates.variant_share.get(variant).copied();
-    let own = || family(problem.op.name())?.variant(variant).map(|variant| variant.share);
-    let share = share.or_else(own).unwrap_or(1.0);
-    let plain = rates.in_plan();
-    let cost = |(launch, bytes): (&kiln_kernels::Launch, u64)| {
-        let work_ns = plain.work_ns(launch.flops, launch.half_arithmetic, bytes) as f64 / share;
-        LaunchCost { bytes, ns: (work_ns as u64).saturating_add(plain.launch_ns) }
-    };
-    lowering.launches.iter().zip(launch_bytes(problem, lowering)).map(cost).collect()
-}
-
-fn launch_bytes(problem: &Problem, lowering: &Lowering) -> Vec<u64> {
-    let written =
-        |arg: &Argument| matches!(arg, Argument::Output | Argument::Scratch { written: true, .. });
-    let mut writers: Vec<(&Argument, u64)> = Vec::new();
-    for arg in lowering.launches.iter().flat_map(|l| &l.args).filter(|arg| written(arg)) {
-        match writers.iter_mut().find(|(other, _)| *other == arg) {
-            Some((_, count)) => *count += 1,
-            None => writers.push((arg, 1)),
-        }
-    }
-    let share = |arg: &Argument, bytes: u64| {
-        bytes / writers.iter().find(|(other, _)| *other == arg).map_or(1, |(_, count)| *count)
-    };
-    let bytes = |arg: &Argument| match arg {
-        Argument::Input { len_bytes, .. } => *len_bytes,
-        Argument::Output => share(arg, problem.output.size_bytes()),
-        Argument::Scratch { index, .. } => {
-            share(arg, lowering.scratch_bytes.get(*index).copied().unwrap_or(0))
-        }
-        Argument::U32(_) | Argument::F32(_) | Argument::Late(_) => 0,
-    };
-    let all = |l: &kiln_kernels::Launch| l.args.iter().map(bytes).sum();
-    lowering.launches.iter().map(|l| l.bytes.unwrap_or_else(|| all(l))).collect()
-}
+use super::cost::single_issue_ns;
 
 /// Time of a gather in nanoseconds. Its rows come from storage.
 pub fn gather_ns(rates: &Rates, gather: &Gather) -> u64 {
@@ -180,10 +124,19 @@ pub struct LoadTime {
 impl Prediction {
     /// Predicts with the launch times and the rates in the plan.
     pub fn new(plan: &Plan) -> Self {
+        Self::of_launches(plan, |dispatch| dispatch.predicted_ns)
+    }
+
+    /// Predicts with [`single_issue_ns`]: the longest times that follow from the machine code.
+    pub fn single_issue(plan: &Plan) -> Self {
+        Self::of_launches(plan, |dispatch| single_issue_ns(plan, dispatch))
+    }
+
+    fn of_launches(plan: &Plan, launch_ns: impl Fn(&Dispatch) -> u64) -> Self {
         let mut this = Self { start_ns: vec![], loads: vec![], networks: vec![] };
         let mut now = 0;
         for index in 0..plan.networks.len() {
-            now = this.network(plan, index, now);
+            now = this.network(plan, index, &launch_ns, now);
         }
         this.start_ns.push(now);
         this
@@ -206,11 +159,17 @@ impl Prediction {
         (passes * time.pass_ns, passes * time.stall_ns)
     }
 
-    fn network(&mut self, plan: &Plan, index: usize, now: u64) -> u64 {
+    fn network(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        launch_ns: impl Fn(&Dispatch) -> u64,
+        now: u64,
+    ) -> u64 {
         let (lower, _) = plan.span(index);
         let resident_ns = plan.rationale.rates.load_ns(resident_bytes(plan, index));
         let repeats = plan.networks[index].role == Role::Denoiser;
-        let (walk, time) = Walk::passes(&events(plan, index), repeats);
+        let (walk, time) = Walk::passes(&events(plan, index, launch_ns), repeats);
         let time = time.with_resident(resident_ns);
         let (begin, shift) = (walk.now - time.pass_ns, now + resident_ns);
         self.start_ns.extend(walk.starts.iter().map(|t| t - begin + shift));
@@ -244,7 +203,7 @@ pub fn streamed_bytes(plan: &Plan) -> u64 {
 }
 
 /// One event for each step of a network.
-fn events(plan: &Plan, index: usize) -> Vec<Event> {
+fn events(plan: &Plan, index: usize, launch_ns: impl Fn(&Dispatch) -> u64) -> Vec<Event> {
     let rates = &plan.rationale.rates;
     let mut slots = HashMap::new();
     let event = |step: &Step| match step {
@@ -255,7 +214,7 @@ fn events(plan: &Plan, index: usize) -> Vec<Event> {
             let taken_ns = rates.work_ns(0, false, 2 * len_bytes);
             Event::Load { slot: slot.index(), ns: rates.load_ns(len_bytes), taken_ns }
         }
-        Step::Dispatch(dispatch) => Event::Run(dispatch.predicted_ns),
+        Step::Dispatch(dispatch) => Event::Run(launch_ns(dispatch)),
         Step::Gather(gather) => Event::Run(gather_ns(rates, gather)),
         Step::Free { block } => match slots.get(block) {
             Some(slot) => Event::Free { slot: *slot },

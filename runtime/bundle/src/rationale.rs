@@ -20,6 +20,29 @@ pub struct Rationale {
     pub ops: Vec<OpChoice>,
     /// The storage of the weights of contractions, each constant once.
     pub weights: Vec<StoredWeight>,
+    /// Machine code of each of [`Plan::kernels`](crate::plan::Plan::kernels), where it is known.
+    /// Empty if none is.
+    pub code: Vec<Option<KernelCode>>,
+}
+
+/// Machine code of a kernel, counted for the instruction set of the device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelCode {
+    /// The kernel that was counted, if it is another one of the same variant. Its cycles are scaled
+    /// by the multiply-adds of a work-item.
+    pub scaled_from: Option<String>,
+    /// Pipe with most cycles in the hottest loop: `FMA`, `CVT`, `SFU` or `LS`.
+    pub pipe: String,
+    /// 32-bit registers of a work-item.
+    pub registers: u32,
+    /// Work-items that a core runs at once, in percent of its most.
+    pub occupancy_percent: u32,
+    /// Registers stored to memory and loaded again, in instructions.
+    pub spills: u32,
+    /// Cycles of the busiest pipe for a work-item, on its lane.
+    pub busiest_cycles: u64,
+    /// Instructions of a work-item: its cycles if only one is issued at a time.
+    pub issued_cycles: u64,
 }
 
 /// A constant operand of a contraction.
@@ -59,6 +82,14 @@ impl Rates {
     pub fn work_ns(&self, flops: u64, half: bool, bytes: u64) -> u64 {
         let flops_per_s = if half { self.half_flops_per_s } else { self.flops_per_s };
         duration_ns(flops, flops_per_s).max(duration_ns(bytes, self.memory_bytes_per_s))
+    }
+
+    /// Time of work-items that take `cycles` each. A lane of the device does one multiply-add of
+    /// FP32 a cycle.
+    ///
+    /// Units: nanoseconds, rounded up.
+    pub fn cycles_ns(&self, work_items: u64, cycles: u64) -> u64 {
+        duration_ns(work_items.saturating_mul(cycles), self.flops_per_s / 2)
     }
 
     /// Time to read `bytes` of weights from storage.
@@ -178,6 +209,8 @@ mod tests {
         assert_eq!(rates.work_ns(100, true, 1), 500_000_000);
         assert_eq!(rates.work_ns(1, true, 20), 2_000_000_000);
         assert_eq!(rates.load_ns(3), 3_000_000_000);
+        // 50 lanes and cycles a second.
+        assert_eq!(rates.cycles_ns(20, 5), 2_000_000_000);
     }
 
     #[test]

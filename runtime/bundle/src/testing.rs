@@ -128,6 +128,7 @@ fn rationale() -> Rationale {
             block: Some(4),
             relative_error: Some(0.5),
         }],
+        code: vec![None],
     }
 }
 

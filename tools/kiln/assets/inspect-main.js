@@ -186,8 +186,12 @@ function facts(title, list) {
 function opFacts(op) {
   const list = [
     ["Op", `${op.op} ${op.variant}`], ["Shape", op.shape.join(" × ")], ["Arithmetic", flops(op.flops)],
-    ["Moved", mib(op.bytes)], ["Predicted", duration(op.predicted_ns)],
+    ["Moved", mib(op.bytes)], ["Predicted", duration(op.predicted_ns)], ["Bound by", op.bound],
   ];
+  if (op.code) {
+    list.push(["One instruction at a time", duration(op.single_issue_ns)], ["Registers", String(op.code.registers)]);
+    list.push(["Threads", `${op.code.occupancy_percent} %`], ["Code of", op.code.scaled_from ?? "itself"]);
+  }
   if (op.measured_ns !== null) list.push(["Measured", duration(op.measured_ns)]);
   list.push(["Live", mib(account.live_bytes[op.step]) + " of arena"], ["Step", String(op.step)]);
   return facts(opName(op), list);

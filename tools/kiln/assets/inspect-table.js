@@ -11,6 +11,7 @@ const COLUMNS = [
   number("flops", "Arithmetic", "116px", (op) => op.flops, flops),
   number("bytes", "Moved", "98px", (op) => op.bytes, mib),
   number("predicted", "Predicted", "94px", (op) => op.predicted_ns, duration),
+  { key: "bound", label: "Bound by", room: "96px", value: (op) => op.bound, show: String },
   ...(hasMeasured ? [
     number("measured", "Measured", "94px", (op) => op.measured_ns ?? 0, (ns) => (ns ? duration(ns) : "–")),
     number("ratio", "Meas. / pred.", "104px", (op) => (op.measured_ns ?? 0) / Math.max(1, op.predicted_ns),

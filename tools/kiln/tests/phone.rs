@@ -1,7 +1,10 @@
 //! Plans for a phone: no launch is too long, no allocation too large, whatever the model.
 
 use kiln_bundle::plan::{BufferKind, Dispatch, Plan, Step};
+use kiln_bundle::rationale::Choice;
 use kiln_compiler::device::DeviceProfile;
+use kiln_compiler::plan::cost::{code_of, single_issue_ns};
+use kiln_compiler::plan::time::Prediction;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
 use kiln_compiler::{Model, plan_model};
@@ -68,6 +71,39 @@ fn no_launch_of_sd21_base_is_predicted_above_the_limit() {
     }
     assert!(longest_ns > limit_ns, "{longest_ns} ns: nothing had to be cut");
     assert!(plan.memory.arena_bytes <= profile.memory.max_alloc_bytes);
+}
+
+#[test]
+fn times_of_contractions_and_attention_follow_from_machine_code() {
+    let plan = plan("emoji-256", &mali(), 1 << 30).expect("it fits");
+    assert_eq!(plan.rationale.code.len(), plan.kernels.len());
+    for dispatch in dispatches(&plan) {
+        let entry = &plan.kernels[dispatch.kernel.index()].entry;
+        let is_sum = ["contraction_", "attention_"].iter().any(|start| entry.starts_with(start));
+        assert_eq!(code_of(&plan, dispatch).is_some(), is_sum, "{entry}");
+        assert!(single_issue_ns(&plan, dispatch) >= dispatch.predicted_ns, "{entry}");
+    }
+    let picture_ns = |time: Prediction| time.picture_ns(&plan);
+    let (least, most) = (Prediction::new(&plan), Prediction::single_issue(&plan));
+    assert!(picture_ns(least) < picture_ns(most));
+}
+
+#[test]
+fn contractions_in_half_arithmetic_are_predicted_to_be_faster_than_in_fp32() {
+    let plan = plan("sd21-base", &mali(), 1 << 30).expect("it fits");
+    let predicted_ns = |choice: &Choice, variant: &str| {
+        let found = choice.alternatives.iter().find(|a| a.variant == variant)?;
+        Some(found.verdict.cost()?.predicted_ns)
+    };
+    let mut both = 0;
+    for choice in &plan.rationale.choices {
+        let half_ns = predicted_ns(choice, "tiled_mobile_half");
+        if let (Some(half_ns), Some(ns)) = (half_ns, predicted_ns(choice, "tiled_mobile")) {
+            assert!(half_ns < ns, "{}: {half_ns} and {ns} ns", choice.problem);
+            both += 1;
+        }
+    }
+    assert!(both > 50, "{both} choices");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use kiln_compiler::size::mib;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::inspect::{Account, OpAccount, Region, duration, kind_name};
+use super::inspect::{Account, OpAccount, Region, duration, kind_name, range};
 use super::print::printed;
 
 /// Number of names offered if there is no exact match.
@@ -119,15 +119,16 @@ impl<'a> Explainer<'a> {
         let work = |op: &&OpAccount| rates.work_ns(op.flops, op.half_arithmetic, 0);
         let (compute, memory) = (launches.iter().map(work).sum(), rates.work_ns(0, false, bytes));
         let half = if launches.iter().any(|op| op.half_arithmetic) { " in FP16" } else { "" };
-        let bound = if compute >= memory { "arithmetic" } else { "memory traffic" };
+        let longest = launches.iter().max_by_key(|op| op.predicted_ns);
         writeln!(
             out,
-            "  {:.3} GFLOP{half} ({}) and {} moved ({}): {} predicted, bound by {bound}",
+            "  {:.3} GFLOP{half} ({}) and {} moved ({}): {} predicted, bound by {}",
             flops as f64 / 1e9,
             duration(compute),
             mib(bytes),
             duration(memory),
-            duration(ns)
+            range(ns, sum(|op| op.single_issue_ns)),
+            longest.map_or("", |op| op.bound)
         )?;
         self.variant(first, out)?;
         self.weights(&launches, out)?;

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use kiln_compiler::device::DeviceProfile;
 use kiln_compiler::model::GUIDANCE_BRANCHES;
-use kiln_compiler::plan::time::launch_costs;
+use kiln_compiler::plan::cost::launch_costs;
 use kiln_compiler::strategy::{Strategy, strategies};
 use kiln_ir::DType;
 use kiln_kernels::{Lowering, Variant};
@@ -218,7 +218,7 @@ impl Kernel {
     ) -> Result<Self> {
         let problem = single.problem();
         let lowering = variant.lower(&problem, &profile.target.tuned(&problem))?;
-        let costs = launch_costs(&problem, variant.name, &lowering, &profile.rates);
+        let costs = launch_costs(&problem, variant.name, &lowering, profile);
         Ok(Self {
             name: shape.name.clone(),
             op: problem.op.name(),

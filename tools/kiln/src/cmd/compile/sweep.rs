@@ -91,19 +91,20 @@ fn line(planned: Result<Planned>) -> Result<String> {
             return Ok(format!("too small: {} at least", mib(needs_bytes)));
         }
     };
-    let time_ns = Prediction::new(&plan).picture_ns(&plan);
+    let seconds = |time: Prediction| format!("{:.1}", time.picture_ns(&plan) as f64 / 1e9);
+    let (least, most) = (seconds(Prediction::new(&plan)), seconds(Prediction::single_issue(&plan)));
+    let time = if least == most { least } else { format!("{least} to {most}") };
     let strategy = &plan.rationale.attempts.last().context("a plan has a strategy")?.strategy;
     let memory = &plan.memory;
     let over_bytes = memory.arena_bytes - memory.arena_lower_bound_bytes;
     Ok(format!(
-        "{:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {:>13.1} s  {strategy}",
+        "{:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {time:>13} s  {strategy}",
         mib(memory.peak_bytes()),
         mib(memory.arena_bytes),
         format!("{over_bytes} B"),
         mib(memory.slot_bytes.iter().sum()),
         plan.kernels.len(),
-        mib(streamed_bytes(&plan)),
-        time_ns as f64 / 1e9
+        mib(streamed_bytes(&plan))
     ))
 }
 

@@ -3,13 +3,13 @@
 use anyhow::Result;
 use kiln_bundle::plan::{Access, Arg, Block, Dispatch, Input, Plan, Residency, Role, Step};
 use kiln_compiler::device::{DeviceProfile, Published};
+use kiln_compiler::plan::cost::{bound, code_of, single_issue_ns};
 use kiln_compiler::plan::time::{
     Prediction, gather_ns, passes, passes_a_step, resident_bytes, sampler_steps,
 };
 use std::collections::{BTreeMap, HashMap};
 
 use super::measured::Measured;
-use super::registers::registers;
 use super::schema::{
     Account, BlockAccount, InputAccount, KernelAccount, LoadAccount, Memory, NetworkAccount,
     OpAccount, Peak, Predicted, Region, SCHEMA, Weights,
@@ -20,11 +20,14 @@ impl<'a> Account<'a> {
     ///
     /// Errors: the measured times are of another plan.
     pub fn new(plan: &'a Plan, measured: Option<&Measured>) -> Result<Self> {
-        let prediction = Prediction::new(plan);
+        let (prediction, longest) = (Prediction::new(plan), Prediction::single_issue(plan));
         let live_bytes = live_bytes(plan);
         let arena = regions(plan);
         let mut networks: Vec<_> =
             (0..plan.networks.len()).map(|i| network(plan, &prediction, &live_bytes, i)).collect();
+        for (network, time) in networks.iter_mut().zip(&longest.networks) {
+            network.pass_single_issue_ns = time.pass_ns;
+        }
         let mut ops = ops(plan);
         if let Some(measured) = measured {
             measured.enter(&mut networks, &mut ops)?;
@@ -42,6 +45,7 @@ impl<'a> Account<'a> {
             predicted: Predicted {
                 sampler_steps: sampler_steps(&plan.manifest),
                 picture_ns: prediction.picture_ns(plan),
+                picture_single_issue_ns: longest.picture_ns(plan),
                 step_ns,
                 step_stall_ns,
             },
@@ -147,7 +151,7 @@ fn network<'a>(
         role: network.role,
         runs: match network.role {
             Role::ImageEncoder | Role::TextEncoder | Role::PromptProjection => "once a prompt",
-            Role::TimestepProjection => "once for all timesteps",
+            Role::TimestepProjection => "once for all steps",
             Role::Denoiser if passes_a_step(&plan.manifest) == 2 => "twice a step",
             Role::Denoiser => "once a step",
             Role::Decoder => "once a picture",
@@ -168,6 +172,7 @@ fn network<'a>(
         resident_ns: time.resident_ns,
         first_ns: time.first_ns,
         pass_ns: time.pass_ns,
+        pass_single_issue_ns: time.pass_ns,
         stall_ns: time.stall_ns,
         measured_ns: None,
         inputs: network.inputs.iter().map(input).collect(),
@@ -244,7 +249,6 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
     let mut choices = rationale.ops.iter().peekable();
     let mut choice = None;
     let mut list = Vec::new();
-    let registers: Vec<u32> = plan.sources.iter().map(|s| registers(s)).collect();
     let steps =
         plan.networks.iter().enumerate().flat_map(|(i, n)| n.steps.iter().map(move |s| (i, s)));
     for (instant, (network, step)) in (0u32..).zip(steps) {
@@ -265,7 +269,6 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
             offset: [0; 3],
             range: [1; 3],
             local: None,
-            registers: 0,
             half_arithmetic: false,
             reads: vec![],
             writes: vec![],
@@ -273,16 +276,20 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
             flops: 0,
             bytes: 0,
             predicted_ns: 0,
+            single_issue_ns: 0,
+            bound: "storage",
+            code: None,
             measured_ns: None,
         };
         match step {
-            Step::Dispatch(d) => list.push(dispatch(plan, d, &registers, account)),
+            Step::Dispatch(d) => list.push(dispatch(plan, d, account)),
             Step::Gather(gather) => list.push(OpAccount {
                 name: &gather.name,
                 reads: vec![gather.indices.0],
                 writes: vec![gather.output.0],
                 bytes: 2 * gather.row_bytes * u64::from(gather.index_count),
                 predicted_ns: gather_ns(&rationale.rates, gather),
+                single_issue_ns: gather_ns(&rationale.rates, gather),
                 ..account
             }),
             Step::Load { .. } | Step::Free { .. } => {}
@@ -291,12 +298,7 @@ fn ops(plan: &Plan) -> Vec<OpAccount<'_>> {
     list
 }
 
-fn dispatch<'a>(
-    plan: &'a Plan,
-    dispatch: &'a Dispatch,
-    registers: &[u32],
-    account: OpAccount<'a>,
-) -> OpAccount<'a> {
+fn dispatch<'a>(plan: &'a Plan, dispatch: &'a Dispatch, account: OpAccount<'a>) -> OpAccount<'a> {
     let kernel = &plan.kernels[dispatch.kernel.index()];
     let (mut reads, mut writes, mut blocks) = (vec![], vec![], vec![]);
     for arg in &dispatch.args {
@@ -321,7 +323,6 @@ fn dispatch<'a>(
         offset: dispatch.offset,
         range: dispatch.range,
         local: dispatch.local,
-        registers: registers.get(kernel.source as usize).copied().unwrap_or(0),
         half_arithmetic: kernel.half_arithmetic,
         reads,
         writes,
@@ -329,6 +330,9 @@ fn dispatch<'a>(
         flops: dispatch.flops,
         bytes: dispatch.bytes,
         predicted_ns: dispatch.predicted_ns,
+        single_issue_ns: single_issue_ns(plan, dispatch),
+        bound: bound(plan, dispatch),
+        code: code_of(plan, dispatch),
         ..account
     }
 }

@@ -4,14 +4,14 @@ mod account;
 mod compare;
 mod dot;
 mod html;
+mod kernels;
 mod measured;
-mod registers;
 mod schema;
 mod tensors;
 mod text;
 
 pub use schema::{Account, OpAccount, Region};
-pub use text::{duration, kind_name};
+pub use text::{duration, kind_name, range};
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::Plan;
@@ -99,7 +99,7 @@ pub fn run(args: Args) -> Result<()> {
         _ if args.dot => dot::print(plan, out),
         _ if args.ops => text::ops(&account, out),
         _ if args.memory => text::memory(&account, out),
-        _ if args.kernels => text::kernels(plan, &account, out),
+        _ if args.kernels => kernels::print(plan, &account, out),
         _ if args.weights => {
             tensors::print(&account.tensors, out)?;
             text::weights(&account, out)

@@ -4,7 +4,7 @@
 use kiln_bundle::plan::{
     BlockId, BlockKind, BufferId, BufferKind, Manifest, MemoryPlan, Requirements, Role, Source,
 };
-use kiln_bundle::rationale::{Attempt, Rates};
+use kiln_bundle::rationale::{Attempt, KernelCode, Rates};
 use kiln_compiler::device::Published;
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use super::tensors::TensorAccount;
 
 /// Version of the JSON, see `docs/reference/inspect-json.md`. It rises if a field changes its
 /// meaning or is removed, not if one is added.
-pub const SCHEMA: u32 = 3;
+pub const SCHEMA: u32 = 4;
 
 /// The whole account, and the schema of `--json`.
 #[derive(Serialize)]
@@ -55,6 +55,7 @@ pub struct Memory<'a> {
 pub struct Predicted {
     pub sampler_steps: u64,
     pub picture_ns: u64,
+    pub picture_single_issue_ns: u64,
     pub step_ns: u64,
     pub step_stall_ns: u64,
 }
@@ -76,6 +77,7 @@ pub struct NetworkAccount<'a> {
     pub resident_ns: u64,
     pub first_ns: u64,
     pub pass_ns: u64,
+    pub pass_single_issue_ns: u64,
     pub stall_ns: u64,
     pub measured_ns: Option<u64>,
     pub inputs: Vec<InputAccount<'a>>,
@@ -152,7 +154,6 @@ pub struct OpAccount<'a> {
     pub offset: [u64; 3],
     pub range: [u64; 3],
     pub local: Option<[u64; 3]>,
-    pub registers: u32,
     pub half_arithmetic: bool,
     pub reads: Vec<u32>,
     pub writes: Vec<u32>,
@@ -160,6 +161,9 @@ pub struct OpAccount<'a> {
     pub flops: u64,
     pub bytes: u64,
     pub predicted_ns: u64,
+    pub single_issue_ns: u64,
+    pub bound: &'a str,
+    pub code: Option<&'a KernelCode>,
     pub measured_ns: Option<u64>,
 }
 

@@ -1,6 +1,6 @@
 //! The account as text for a terminal.
 
-use kiln_bundle::plan::{BufferKind, Plan};
+use kiln_bundle::plan::BufferKind;
 use kiln_compiler::size::mib;
 use std::collections::HashMap;
 use std::io::{Result, Write};
@@ -38,20 +38,21 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(
         out,
         "time    {} predicted for {} steps; {} a step, of which {} waiting for weights",
-        duration(p.picture_ns),
+        range(p.picture_ns, p.picture_single_issue_ns),
         p.sampler_steps,
         duration(p.step_ns),
         duration(p.step_stall_ns)
     )?;
+    super::kernels::machine_code(a, out)?;
     writeln!(
         out,
-        "\n{:<14}{:>22}{:>9}{:>9}{:>12}{:>12}{:>12}{:>10}",
+        "\n{:<14}{:>18}{:>9}{:>8}{:>11}{:>11}{:>11}{:>18}",
         "network", "runs", "launches", "GFLOP", "resident", "streamed", "arena peak", "a pass"
     )?;
     for n in &a.networks {
         writeln!(
             out,
-            "{:<14}{:>22}{:>9}{:>9.1}{:>12}{:>12}{:>12}{:>10}",
+            "{:<14}{:>18}{:>9}{:>8.1}{:>11}{:>11}{:>11}{:>18}",
             n.name,
             n.runs,
             n.launches,
@@ -59,7 +60,7 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
             mib(n.resident_bytes),
             mib(n.streamed_bytes),
             mib(n.arena_peak_bytes),
-            duration(n.pass_ns)
+            range(n.pass_ns, n.pass_single_issue_ns)
         )?;
     }
     let measured = a.networks.iter().filter_map(|n| Some((n, n.measured_ns?)));
@@ -165,20 +166,31 @@ fn full_name(a: &Account, op: &OpAccount) -> String {
 pub fn ops(a: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(
         out,
-        "{:>5}  {:<58}{:<30}{:<20}{:>10}{:>12}{:>10}{:>10}",
-        "step", "op", "variant", "shape", "GFLOP", "moved", "predicted", "measured"
+        "{:>5}  {:<58}{:<30}{:<20}{:>10}{:>12}{:>20}{:>12}{:>8}{:>10}",
+        "step",
+        "op",
+        "variant",
+        "shape",
+        "GFLOP",
+        "moved",
+        "predicted",
+        "bound by",
+        "code",
+        "measured"
     )?;
     for op in &a.ops {
         writeln!(
             out,
-            "{:>5}  {:<58}{:<30}{:<20}{:>10.3}{:>12}{:>10}{:>10}",
+            "{:>5}  {:<58}{:<30}{:<20}{:>10.3}{:>12}{:>20}{:>12}{:>8}{:>10}",
             op.step,
             shorten(&full_name(a, op), 57),
             format!("{} {}", op.op, op.variant),
             format!("{:?}", op.shape),
             op.flops as f64 / 1e9,
             mib(op.bytes),
-            duration(op.predicted_ns),
+            range(op.predicted_ns, op.single_issue_ns),
+            op.bound,
+            super::kernels::counts(op),
             op.measured_ns.map_or("-".to_string(), duration)
         )?;
     }
@@ -238,48 +250,6 @@ pub fn kind_name(kind: BufferKind) -> &'static str {
     }
 }
 
-/// Prints a line for each variant, then one for each kernel.
-pub fn kernels(plan: &Plan, a: &Account, out: &mut dyn Write) -> Result<()> {
-    writeln!(
-        out,
-        "{:<36}{:>9}{:>9}{:>10}{:>12}{:>11}",
-        "variant", "kernels", "launches", "GFLOP", "moved", "predicted"
-    )?;
-    for k in &a.kernels {
-        writeln!(
-            out,
-            "{:<36}{:>9}{:>9}{:>10.1}{:>12}{:>11}",
-            format!("{} {}", k.op, k.variant),
-            k.kernels,
-            k.launches,
-            k.flops as f64 / 1e9,
-            mib(k.bytes),
-            duration(k.predicted_ns)
-        )?;
-    }
-    writeln!(
-        out,
-        "\n{:>6}  {:<30}{:<30}{:>9}{:>14}{:>11}{:>11}",
-        "kernel", "variant", "entry", "launches", "work-group", "registers", "predicted"
-    )?;
-    for (index, k) in plan.kernels.iter().enumerate() {
-        let own = || a.ops.iter().filter(|op| op.kernel == Some(index as u32));
-        let name = format!("{} {}", k.op, k.variant);
-        let first = own().next();
-        let local = first.and_then(|op| op.local);
-        writeln!(
-            out,
-            "{index:>6}  {name:<30}{:<30}{:>9}{:>14}{:>11}{:>11}",
-            k.entry,
-            own().count(),
-            local.map_or("driver's".to_string(), |l| l.map(|n| n.to_string()).join("x")),
-            first.map_or(0, |op| op.registers),
-            duration(own().map(|op| op.predicted_ns).sum())
-        )?;
-    }
-    Ok(())
-}
-
 /// Prints a line for each resident block, then one for each load.
 pub fn weights(a: &Account, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "{:<72}{:>12}  resident", "block", "length")?;
@@ -317,6 +287,17 @@ pub fn duration(ns: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} ms", seconds * 1e3),
         1_000_000_000..120_000_000_000 => format!("{seconds:.1} s"),
         _ => format!("{}:{:02} min", seconds as u64 / 60, seconds as u64 % 60),
+    }
+}
+
+/// Two times, the least and the most, or one if they are equal: `32.1 to 59.4 s`.
+pub fn range(least_ns: u64, most_ns: u64) -> String {
+    let (least, most) = (duration(least_ns), duration(most_ns));
+    let unit = |text: &str| text.rsplit_once(' ').map(|(_, unit)| unit.to_string());
+    match least.rsplit_once(' ') {
+        _ if least == most => least,
+        Some((number, own)) if unit(&most).as_deref() == Some(own) => format!("{number} to {most}"),
+        _ => format!("{least} to {most}"),
     }
 }
 
