@@ -55,6 +55,13 @@ impl Shares {
         Self { v, run: v, row_block: gpu_rows, global, local }
     }
 
+    /// Whole rows for each work-item of a CPU, of some thousand elements together.
+    pub fn of_rows(rows: usize, width: usize, target: &Target) -> Self {
+        let row_block = (ELEMENTS_PER_ITEM / width).max(1);
+        let (v, global) = (target.vector_width as usize, [1, rows.div_ceil(row_block), 1]);
+        Self { v, run: width, row_block, global, local: [1, 1, 1] }
+    }
+
     /// Passes the shares to a template: `aligned` if all of `strides` are multiples of a vector,
     /// and the distance to the next work-item's share, `next_row` rows and `next_column` columns.
     pub fn set<'a>(&self, call: Call<'a>, strides: &[usize]) -> Call<'a> {

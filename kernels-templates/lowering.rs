@@ -115,6 +115,8 @@ pub struct Launch {
     /// Whether most of the arithmetic is in FP16. It has a rate of its own, and needs
     /// `cl_khr_fp16`.
     pub half_arithmetic: bool,
+    /// Whether it has instructions of [`Target::vnni`](crate::Target::vnni).
+    pub vnni: bool,
     /// Bytes read and written, if they differ from the sum of all arguments.
     pub bytes: Option<u64>,
 }
@@ -128,8 +130,18 @@ impl Launch {
         global: [u64; 3],
         local: Option<[u64; 3]>,
     ) -> Self {
-        let (local_mem_bytes, flops, half_arithmetic, bytes) = (0, 0, false, None);
-        Self { source, entry, args, global, local, local_mem_bytes, flops, half_arithmetic, bytes }
+        Self {
+            source,
+            entry,
+            args,
+            global,
+            local,
+            local_mem_bytes: 0,
+            flops: 0,
+            half_arithmetic: false,
+            vnni: false,
+            bytes: None,
+        }
     }
 
     /// Number of work-items.

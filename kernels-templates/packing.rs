@@ -48,7 +48,7 @@ pub enum Packing {
         dtype: DType,
     },
     /// [`Packing::Panels`] in `i8`, each panel after its scales: `[K / scale_group][width]` scales
-    /// in `f32`, then `[K][width]` weights, then zeros up to a multiple of 16 bytes.
+    /// in `f32`, then `[K][width]` weights in an order, then zeros up to a multiple of 16 bytes.
     QuantizedPanels {
         /// Output columns of a panel.
         width: usize,
@@ -56,9 +56,39 @@ pub enum Packing {
         scale_group: usize,
         /// GEGLU, as for [`Packing::Panels`].
         gated: bool,
+        /// Order of the weights of a panel.
+        order: Order,
     },
     /// Weights for the tensor cores of NVIDIA GPUs.
     Fragments(Fragments),
+}
+
+/// Order of INT8 weights in a panel, by the instructions that multiply them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Order {
+    /// `[K][width]`.
+    Rows,
+    /// `[K / 2][width][2]`, for an even `K`.
+    Pairs,
+    /// `[K / 4][width][4]`, plus 128 as unsigned bytes, for a `K` that 4 divides.
+    UnsignedQuads,
+}
+
+impl Order {
+    /// Number of K indices of a column that lie side by side.
+    pub fn run(self) -> usize {
+        match self {
+            Order::Rows => 1,
+            Order::Pairs => 2,
+            Order::UnsignedQuads => 4,
+        }
+    }
+
+    /// The stored byte of a weight.
+    fn byte(self, weight: i8) -> u8 {
+        let excess = if self == Order::UnsignedQuads { 128 } else { 0 };
+        (weight as u8).wrapping_add(excess)
+    }
 }
 
 /// Positions in a panel of INT8 weights, in bytes.
@@ -94,7 +124,7 @@ impl Packing {
                 let shape = transformed(shape, outputs);
                 Packing::Panels { width, dtype, gated: false }.size_bytes(&shape)
             }
-            Packing::QuantizedPanels { width, scale_group, gated } => {
+            Packing::QuantizedPanels { width, scale_group, gated, .. } => {
                 let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
                 (panel_count(n, width, gated) * QuantizedPanel::new(k, width, scale_group).len)
                     as u64
@@ -147,8 +177,8 @@ impl Packing {
                     windows(row).flat_map(|g| transform.window(g))
                 })
             }
-            Packing::QuantizedPanels { width, scale_group, gated } => {
-                quantized_panels(shape, values, width, scale_group, gated)
+            Packing::QuantizedPanels { width, scale_group, gated, order } => {
+                quantized_panels(shape, values, width, (scale_group, order), gated)
             }
             Packing::Fragments(fragments) => fragments.pack(shape, values),
         }
@@ -241,7 +271,7 @@ fn quantized_panels(
     shape: &[usize],
     values: &[f32],
     width: usize,
-    scale_group: usize,
+    (scale_group, order): (usize, Order),
     gated: bool,
 ) -> Vec<u8> {
     let (n, k) = (shape[0], shape[1..].iter().product::<usize>());
@@ -255,8 +285,9 @@ fn quantized_panels(
         for (i, part) in sum.chunks(scale_group).enumerate() {
             let scale = quantize::quantize(part, &mut quantized);
             scales[(i * width + lane) * 4..][..4].copy_from_slice(&scale.to_le_bytes());
-            for (j, q) in quantized[..part.len()].iter().enumerate() {
-                weights[(i * scale_group + j) * width + lane] = *q as u8;
+            for (k, q) in (i * scale_group..).zip(&quantized[..part.len()]) {
+                let run = order.run();
+                weights[(k / run * width + lane) * run + k % run] = order.byte(*q);
             }
         }
     });

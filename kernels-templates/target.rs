@@ -56,6 +56,10 @@ pub struct Target {
     /// capability 8.0 and later).
     #[serde(default)]
     pub ptx_mma: bool,
+    /// Whether the processor sums products of bytes by one instruction, `vpdpbusd`, and the driver
+    /// is PoCL, which takes it: AVX512_VNNI for vectors of 16, AVX_VNNI for vectors of 8.
+    #[serde(default)]
+    pub vnni: bool,
     /// Variants to try first for each op, best first.
     #[serde(default)]
     pub prefer: BTreeMap<String, Vec<String>>,
@@ -146,6 +150,7 @@ impl Target {
             half_run: 0,
             mad: false,
             ptx_mma: false,
+            vnni: false,
             prefer: BTreeMap::new(),
             tuning: vec![],
         }

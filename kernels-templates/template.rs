@@ -38,6 +38,7 @@ macro_rules! shared {
 const SHARED: &[(&str, &str)] = shared![
     "attention/extents",
     "contraction/cpu/tile",
+    "contraction/dot/dot_products",
     "contraction/epilogue",
     "contraction/tensor_cores/cut",
     "contraction/vector",

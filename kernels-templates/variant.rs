@@ -15,6 +15,9 @@ pub struct Variant {
     pub launches: fn(&Problem, &Target) -> Result<Lowering>,
     /// Default fraction of the device's rates that the variant reaches. A profile may override it.
     pub share: f64,
+    /// Default factor of the device's rate of FP32 arithmetic that the variant reaches, for
+    /// arithmetic on integers. The rate of memory stays.
+    pub arithmetic: f64,
     /// Rounding error in addition to that of sums in FP32. The last argument bounds the values that
     /// are multiplied or weighed.
     pub rounding: fn(&Problem, &Target, f32) -> Rounding,
@@ -37,6 +40,8 @@ pub struct Needs {
     pub half_arithmetic: bool,
     /// Whether it needs inline PTX with tensor cores.
     pub ptx_mma: bool,
+    /// Whether it needs [`Target::vnni`].
+    pub vnni: bool,
     /// Least local memory of a work-group, in bytes.
     pub local_mem_bytes: u64,
     /// Least size of a work-group, in work-items.
@@ -49,6 +54,7 @@ impl Needs {
         class: None,
         half_arithmetic: false,
         ptx_mma: false,
+        vnni: false,
         local_mem_bytes: 0,
         work_group: 1,
     };
@@ -71,6 +77,7 @@ impl Needs {
         self.class.is_none_or(|class| class == target.class)
             && (!self.half_arithmetic || target.half_run > 0 && target.half_run.is_multiple_of(4))
             && (!self.ptx_mma || target.ptx_mma)
+            && (!self.vnni || target.vnni)
             && self.local_mem_bytes <= target.local_mem_bytes
             && self.work_group <= target.max_work_group
     }
@@ -103,6 +110,7 @@ impl Variant {
             needs: Needs::NOTHING,
             launches,
             share: 1.0,
+            arithmetic: 1.0,
             rounding: |_, _, _| Rounding::FP32,
             tuning: |_| vec![],
             one_launch: false,

@@ -58,6 +58,8 @@ pub struct DeviceLimits {
     pub compute_units: u32,
     /// Whether the device has `cl_khr_fp16`.
     pub half_arithmetic: bool,
+    /// Vector widths for which the device meets [`Target::vnni`].
+    pub vnni_widths: &'static [u32],
 }
 
 /// Published times of a model's networks on the device.
@@ -215,12 +217,13 @@ impl DeviceProfile {
         if !limits.half_arithmetic {
             target.half_run = 0;
         }
+        target.vnni = limits.vnni_widths.contains(&target.vector_width);
         let changed = before.iter().zip(self.figures()).filter(|(old, new)| *old != new);
         self.adapted = changed.map(|(_, (name, value))| format!("{name} = {value}")).collect();
     }
 
     /// The fields that [`Self::adapt`] may change.
-    fn figures(&self) -> [(&'static str, u64); 6] {
+    fn figures(&self) -> [(&'static str, u64); 7] {
         let DeviceProfile { target, memory, .. } = self;
         [
             ("base_align_bytes", memory.base_align_bytes),
@@ -229,6 +232,7 @@ impl DeviceProfile {
             ("max_work_group", target.max_work_group.into()),
             ("compute_units", target.compute_units.into()),
             ("half_run", target.half_run.into()),
+            ("vnni", target.vnni.into()),
         ]
     }
 
@@ -277,6 +281,7 @@ mod tests {
         max_work_group: 1 << 20,
         compute_units: 0,
         half_arithmetic: true,
+        vnni_widths: &[],
     };
 
     #[test]
@@ -300,6 +305,7 @@ mod tests {
             max_work_group: 64,
             compute_units: 3,
             half_arithmetic: false,
+            vnni_widths: &[],
         };
         profile.adapt(&limits);
         let expected = [
@@ -311,5 +317,16 @@ mod tests {
             "half_run = 0",
         ];
         assert_eq!(profile.adapted, expected);
+    }
+
+    #[test]
+    fn instructions_count_for_the_vectors_of_the_profile() {
+        let adapted = |name: &str| {
+            let (_, mut profile) = DeviceProfile::load(name).unwrap();
+            profile.adapt(&DeviceLimits { vnni_widths: &[16], ..ROOMY });
+            profile.adapted
+        };
+        assert_eq!(adapted("cpu-avx512"), ["vnni = 1"]);
+        assert!(adapted("cpu-avx2").is_empty());
     }
 }

@@ -6,6 +6,7 @@
 //! stored: [`Geometry`] gives the position of row `m` of tap `(ky, kx)` in a source.
 
 pub mod cpu;
+pub mod dot;
 mod geometry;
 pub mod gpu;
 mod launches;
@@ -17,6 +18,7 @@ pub mod stripes;
 pub mod tensor_cores;
 pub mod winograd;
 
+use crate::packing::Order;
 use crate::{Argument, DeviceClass, Lowering, Packing, Problem, Target, Tiling, Variant};
 use anyhow::{Context as _, Result};
 pub use geometry::Geometry;
@@ -195,11 +197,14 @@ impl<'a> Contraction<'a> {
 
     /// Packings of weights and bias for panels of `width` columns.
     pub fn panel_packings(&self, width: usize) -> Vec<(usize, Packing)> {
-        let gated = self.gated();
+        self.ordered_packings(width, Order::Rows)
+    }
+
+    /// [`Contraction::panel_packings`] with an order of INT8 weights.
+    pub fn ordered_packings(&self, width: usize, order: Order) -> Vec<(usize, Packing)> {
+        let (gated, scale_group) = (self.gated(), self.scale_group());
         let panels = |i: usize| match self.problem.inputs[i].ty.dtype {
-            DType::I8 => {
-                (i, Packing::QuantizedPanels { width, scale_group: self.scale_group(), gated })
-            }
+            DType::I8 => (i, Packing::QuantizedPanels { width, scale_group, gated, order }),
             dtype => (i, Packing::Panels { width, dtype, gated }),
         };
         std::iter::once(self.operands.weights).chain(self.bias()).map(panels).collect()
@@ -218,6 +223,7 @@ impl<'a> Contraction<'a> {
                         width: 1,
                         scale_group: self.scale_group(),
                         gated: false,
+                        order: Order::Rows,
                     },
                 ),
                 dtype => (i, Packing::RowMajor(dtype)),

@@ -78,3 +78,21 @@ pub fn of_winograd(problem: &Problem, _: &Target, _: f32) -> Rounding {
     let rounded = problem.inputs.iter().any(|i| i.constant && i.ty.dtype == DType::F16);
     Rounding { scale: 8.0, abs: if rounded { 4.0 * FP16_ROUNDING } else { 0.0 } }
 }
+
+/// Activations are rounded to whole multiples of a 127th of the largest of their block, with even
+/// errors.
+pub fn of_bytes(problem: &Problem, _: &Target, largest: f32) -> Rounding {
+    of_integers(problem, largest, 127.0)
+}
+
+/// [`of_bytes`] for 16 bits.
+pub fn of_shorts(problem: &Problem, _: &Target, largest: f32) -> Rounding {
+    of_integers(problem, largest, 32767.0)
+}
+
+/// Weights are `2 / sqrt(3 K)` on average.
+fn of_integers(problem: &Problem, largest: f32, steps: f32) -> Rounding {
+    let step = largest / steps;
+    let errors = DEVIATIONS * step / 12f32.sqrt() * 2.0 / 3f32.sqrt();
+    Rounding { abs: errors * of_epilogue(problem), ..Rounding::FP32 }
+}

@@ -1,7 +1,7 @@
 //! Kernels of [`kiln_ir::ops::conv2d`].
 
 use crate::contraction::{
-    self, Contraction, Geometry, Source, cpu, gpu, mobile, rounding, tensor_cores, winograd,
+    self, Contraction, Geometry, Source, cpu, dot, gpu, mobile, rounding, tensor_cores, winograd,
 };
 use crate::template::{Parameters, render};
 use crate::{Argument, Family, Launch, Lowering, Problem, Target, Variant};
@@ -12,6 +12,8 @@ use kiln_ir::DType;
 pub const VARIANTS: &[Variant] = &[
     winograd::FOUR_VARIANT,
     winograd::TWO_VARIANT,
+    dot::VNNI_VARIANT,
+    dot::MADD_VARIANT,
     cpu::VARIANT,
     tensor_cores::VARIANT,
     gpu::VARIANT,

@@ -1,11 +1,13 @@
 //! Kernels of [`kiln_ir::ops::matmul`].
 
-use crate::contraction::{self, Contraction, cpu, gpu, mobile, tensor_cores};
+use crate::contraction::{self, Contraction, cpu, dot, gpu, mobile, tensor_cores};
 use crate::{Argument, Family, Lowering, Problem, Target, Variant};
 use anyhow::{Context as _, Result};
 
 /// The variants, best first.
 pub const VARIANTS: &[Variant] = &[
+    dot::VNNI_VARIANT,
+    dot::MADD_VARIANT,
     cpu::VARIANT,
     tensor_cores::VARIANT,
     gpu::VARIANT,

@@ -6,6 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use kiln_bundle::plan::{AVX_VNNI, AVX512_VNNI};
 use kiln_bundle::plan::{Plan, Requirements};
 use opencl3::device::{
     CL_DEVICE_TYPE_ACCELERATOR, CL_DEVICE_TYPE_ALL, CL_DEVICE_TYPE_CPU, CL_DEVICE_TYPE_GPU, Device,
@@ -74,7 +75,8 @@ pub struct DeviceFacts {
     pub unified_memory: bool,
     /// Elements of the widest native `float` vector.
     pub native_vector_width_f32: u32,
-    /// OpenCL extensions.
+    /// OpenCL extensions, and the instructions of the processor that PoCL's compiler takes from
+    /// kernels, by their names in a plan.
     pub extensions: Vec<String>,
     /// `CL_DEVICE_SVM_CAPABILITIES`, a bit field; 0 without shared virtual memory.
     pub svm_capabilities: u64,
@@ -102,6 +104,9 @@ impl DeviceFacts {
             _ => DeviceType::Other,
         };
         let platform_name = text(platform.name());
+        let extensions = text(device.extensions());
+        let own = device_type == DeviceType::Cpu && platform_name == POCL;
+        let instructions = if own { instructions() } else { vec![] };
         DeviceFacts {
             index,
             // OpenCL has no query for the quirks of a driver, so the platform's name decides.
@@ -127,7 +132,9 @@ impl DeviceFacts {
             max_work_group_size: device.max_work_group_size().unwrap_or_default() as u64,
             unified_memory: device.host_unified_memory().unwrap_or_default(),
             native_vector_width_f32: device.native_vector_width_float().unwrap_or_default(),
-            extensions: text(device.extensions()).split_whitespace().map(str::to_owned).collect(),
+            extensions: (extensions.split_whitespace().chain(instructions))
+                .map(str::to_owned)
+                .collect(),
             svm_capabilities: device.svm_capabilities().unwrap_or_default(),
             device,
         }
@@ -158,7 +165,12 @@ impl DeviceFacts {
         for extension in &plan.requirements.extensions {
             if !self.extensions.contains(extension) {
                 let (device, extension) = (self.name.clone(), extension.clone());
-                return Err(RuntimeError::Extension { device, extension });
+                return Err(match extension.as_str() {
+                    AVX512_VNNI | AVX_VNNI => {
+                        RuntimeError::Instructions { device, instructions: extension }
+                    }
+                    _ => RuntimeError::Extension { device, extension },
+                });
             }
         }
         // 0 if the driver does not report it.
@@ -168,6 +180,18 @@ impl DeviceFacts {
         }
         Ok(())
     }
+}
+
+/// The instructions of this machine's processor that a plan may need.
+fn instructions() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    let has = [is_x86_feature_detected!("avx512vnni"), is_x86_feature_detected!("avxvnni")];
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = [false; 2];
+    has.into_iter()
+        .zip([AVX512_VNNI, AVX_VNNI])
+        .filter_map(|(has, name)| has.then_some(name))
+        .collect()
 }
 
 /// Held while a driver starts or compiles. PoCL 3.1 does neither safely on two threads.
@@ -308,6 +332,11 @@ mod tests {
         assert!(device.meets(&plan).is_ok());
         plan.requirements.extensions = vec!["cl_kiln_unheard_of".into()];
         assert!(device.meets(&plan).unwrap_err().to_string().contains("cl_kiln_unheard_of"));
+        plan.requirements.extensions = vec![AVX512_VNNI.into()];
+        let mut lacking = device.clone();
+        lacking.extensions.clear();
+        let error = lacking.meets(&plan).unwrap_err();
+        assert!(matches!(error, RuntimeError::Instructions { .. }), "{error}");
         plan.requirements.extensions.clear();
         plan.requirements.local_mem_bytes = 1 << 40;
         assert!(device.meets(&plan).unwrap_err().to_string().contains("local memory"));

@@ -76,6 +76,17 @@ pub enum RuntimeError {
         /// Name of the extension.
         extension: String,
     },
+    /// The processor lacks instructions of the bundle.
+    #[error(
+        "device {device:?} lacks the instructions {instructions}, which the bundle needs; compile \
+         it on this machine, or with --device cpu-avx512 or cpu-avx2"
+    )]
+    Instructions {
+        /// Name of the device.
+        device: String,
+        /// Name of the instructions.
+        instructions: String,
+    },
     /// An OpenCL call failed.
     #[error("{call} failed with {} ({code}) at {at}", error_text(*code))]
     OpenCl {

@@ -8,7 +8,7 @@ use kiln_bundle::plan::{
 };
 use kiln_ir::ValueId;
 use kiln_kernels::{Argument, Launch, SourceText, program};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::blocks::Blocks;
 use super::cost::LaunchCost;
@@ -46,6 +46,8 @@ pub struct Decisions<'a> {
     pub max_dispatch_ns: u64,
     /// [`Target::mad`](kiln_kernels::Target::mad).
     pub mad: bool,
+    /// Name of the instructions of [`Target::vnni`](kiln_kernels::Target::vnni).
+    pub vnni: &'static str,
 }
 
 /// Makes the plan, without its rationale. Offsets and checksums of weights are zero until the
@@ -141,10 +143,13 @@ fn overwrites(plan: &Plan, network: usize) -> Vec<BlockId> {
     blocks.filter(|(_, block)| is_overwritten(block)).map(|(id, _)| id).collect()
 }
 
-/// OpenCL extensions that the kernels need.
+/// OpenCL extensions and instructions that the kernels need.
 fn extensions(kernels: &[Kernel]) -> Vec<String> {
     let half = kernels.iter().any(|kernel| kernel.half_arithmetic);
-    half.then(|| HALF_EXTENSION.to_string()).into_iter().collect()
+    let half = half.then(|| HALF_EXTENSION.to_string());
+    let instructions = kernels.iter().filter_map(|kernel| kernel.instructions.clone());
+    let names: BTreeSet<String> = half.into_iter().chain(instructions).collect();
+    names.into_iter().collect()
 }
 
 fn resident(decisions: &Decisions, block: usize) -> Option<usize> {
@@ -419,6 +424,7 @@ impl<'a> Assembler<'a> {
             variant: variant.to_string(),
             options: build_options(self.decisions.mad).to_string(),
             half_arithmetic: launch.half_arithmetic,
+            instructions: launch.vnni.then(|| self.decisions.vnni.to_string()),
         });
         let id = KernelId(self.kernels.len() as u32 - 1);
         *self.kernel_ids.entry(key).or_insert(id)

@@ -34,6 +34,7 @@ pub fn launch_costs(
 ) -> Vec<LaunchCost> {
     let share = profile.rates.variant_share.get(variant).copied();
     let own = || family(problem.op.name())?.variant(variant).map(|variant| variant.share);
+    let arithmetic = arithmetic(problem.op.name(), variant);
     let share = share.or_else(own).unwrap_or(1.0);
     let rates = profile.rates.in_plan();
     let cost = |(launch, bytes): (&kiln_kernels::Launch, u64)| {
@@ -42,13 +43,20 @@ pub fn launch_costs(
                 code_ns(&rates, launch.work_items(), busiest_cycles, bytes)
             }
             None => {
-                let work_ns = rates.work_ns(launch.flops, launch.half_arithmetic, bytes);
+                let flops = (launch.flops as f64 / arithmetic) as u64;
+                let work_ns = rates.work_ns(flops, launch.half_arithmetic, bytes);
                 (work_ns as f64 / share) as u64
             }
         };
         LaunchCost { bytes, ns: work_ns.saturating_add(rates.launch_ns) }
     };
     lowering.launches.iter().zip(launch_bytes(problem, lowering)).map(cost).collect()
+}
+
+/// Factor of the device's rate of FP32 arithmetic that a variant's arithmetic reaches.
+pub fn arithmetic(op: &str, variant: &str) -> f64 {
+    let known = family(op).and_then(|family| family.variant(variant));
+    known.map_or(1.0, |variant| variant.arithmetic)
 }
 
 /// Time of work-items that take `cycles` each, or of memory traffic, whichever is longer.
@@ -81,8 +89,9 @@ pub fn bound<'a>(plan: &'a Plan, dispatch: &Dispatch) -> &'a str {
             (&code.pipe[..], rates.cycles_ns(global.iter().product(), code.busiest_cycles))
         }
         None => {
-            let half = plan.kernels[kernel.index()].half_arithmetic;
-            ("arithmetic", rates.work_ns(*flops, half, 0))
+            let kernel = &plan.kernels[kernel.index()];
+            let flops = (*flops as f64 / arithmetic(&kernel.op, &kernel.variant)) as u64;
+            ("arithmetic", rates.work_ns(flops, kernel.half_arithmetic, 0))
         }
     };
     if rates.work_ns(0, false, *bytes) > arithmetic_ns { "memory" } else { pipe }

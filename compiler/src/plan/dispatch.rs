@@ -138,6 +138,7 @@ mod tests {
             local_mem_bytes: 0,
             flops: 1001,
             half_arithmetic: false,
+            vnni: false,
             bytes: None,
         }
     }

@@ -1,7 +1,7 @@
 //! A draft: lowered networks with blocks and live ranges. Placing a draft makes a plan.
 
 use anyhow::Result;
-use kiln_bundle::plan::{Manifest, MemoryPlan, Plan};
+use kiln_bundle::plan::{AVX_VNNI, AVX512_VNNI, Manifest, MemoryPlan, Plan};
 
 use super::assemble::{Decisions, assemble};
 use super::blocks::Blocks;
@@ -108,6 +108,7 @@ impl Draft {
             align_bytes,
             max_dispatch_ns: profile.rates.max_dispatch_ns(),
             mad: profile.target.mad,
+            vnni: if profile.target.vector_width == 16 { AVX512_VNNI } else { AVX_VNNI },
         };
         let mut plan = assemble(&decisions, self.manifest.clone())?;
         plan.rationale.rates = profile.rates.in_plan();

@@ -6,7 +6,7 @@
 //! of the first op's source that two stripes read are kept.
 
 use super::lines::{Lines, Place, height, inside, put, shared};
-use super::{CACHED_BYTES, constant_bytes, lines_dtype, out_bytes};
+use super::{CACHED_BYTES, constant_bytes, lines_form, out_bytes};
 use crate::contraction::{Contraction, Geometry, Source, lower_tiled, tiled_applies};
 use crate::group_norm::{Extents, combine, moments_of_chunks};
 use crate::{Argument, Launch, Lowering, Operand, Problem, Slot, Target};
@@ -299,7 +299,7 @@ impl<'a> Build<'a> {
         Lines {
             contraction: self.first,
             inside: inside(&self.first.geometry, 1, between),
-            dtype: lines_dtype(self.first, self.target),
+            form: lines_form(self.first, self.target),
             scratch: Some(SEEN),
         }
     }
@@ -309,7 +309,7 @@ impl<'a> Build<'a> {
         Some(Lines {
             contraction: second,
             inside: inside(&second.geometry, 1, lines),
-            dtype: lines_dtype(second, self.target),
+            form: lines_form(second, self.target),
             scratch: Some(NORMALIZED),
         })
     }

@@ -1,5 +1,6 @@
 //! Padded lines of feature maps in scratch memory. Windows read them without a test for borders.
 
+use crate::contraction::dot::{MOST_BLOCK, OUTLIER, Record};
 use crate::contraction::{Contraction, Geometry, Source};
 use crate::elementwise::Shares;
 use crate::template::{Parameters, render};
@@ -7,6 +8,33 @@ use crate::{Argument, Launch, Slot, Target};
 use anyhow::Result;
 use kiln_ir::DType;
 use kiln_ir::ops::epilogue::Activation;
+
+/// Storage of lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// The values.
+    Values(DType),
+    /// Integers with scales.
+    Records(Record),
+}
+
+impl Form {
+    /// Bytes of a pixel of `channels` channels.
+    pub fn pixel_bytes(self, channels: usize) -> u64 {
+        match self {
+            Form::Values(dtype) => channels as u64 * dtype.size_bytes(),
+            Form::Records(record) => record.len_bytes() as u64,
+        }
+    }
+
+    /// Element type of the memory.
+    fn dtype(self) -> DType {
+        match self {
+            Form::Values(dtype) => dtype,
+            Form::Records(_) => DType::I8,
+        }
+    }
+}
 
 /// Lines that the windows of a contraction see, as a feature map of its own without padding.
 #[derive(Clone)]
@@ -16,8 +44,8 @@ pub(super) struct Lines<'a> {
     pub contraction: &'a Contraction<'a>,
     /// The lines as a feature map.
     pub inside: Geometry,
-    /// Storage type.
-    pub dtype: DType,
+    /// Storage.
+    pub form: Form,
     /// Index of the scratch memory; `None` until it is known.
     pub scratch: Option<usize>,
 }
@@ -71,7 +99,7 @@ impl Lines<'_> {
 
     /// Bytes of scratch memory.
     pub fn bytes(&self) -> u64 {
-        (self.pixels() * self.contraction.channels()) as u64 * self.dtype.size_bytes()
+        self.pixels() as u64 * self.form.pixel_bytes(self.contraction.channels())
     }
 
     fn memory(&self, written: bool) -> Argument {
@@ -84,37 +112,54 @@ impl Lines<'_> {
     /// The lines as a source of a contraction.
     pub fn source(&self) -> Source {
         let argument = self.memory(false);
-        Source { argument, channels: self.contraction.channels(), dtype: self.dtype }
+        Source { argument, channels: self.contraction.channels(), dtype: self.form.dtype() }
     }
 
     /// The launches that fill all lines after the first `keep`, one for each source. [`put`] gives
     /// their position.
     pub fn fill(&self, keep: usize, target: &Target) -> Result<Vec<Launch>> {
-        let (contraction, inside, dtype) = (self.contraction, &self.inside, self.dtype);
+        let (contraction, inside) = (self.contraction, &self.inside);
         let g = contraction.geometry;
         let channels = contraction.channels();
         let rows = self.pixels() - keep * inside.in_w;
         let prologue = contraction.prologue;
-        let template = include_str!("stripe.cl.tera");
+        let (template, entry) = match self.form {
+            Form::Values(_) => (include_str!("stripe.cl.tera"), "conv2d_stripe"),
+            Form::Records(_) => (include_str!("quantized.cl.tera"), "quantized_lines"),
+        };
+        let pixel_bytes = self.form.pixel_bytes(channels);
         let mut base = 0;
         let mut launches = vec![];
         for source in &contraction.sources {
-            let shares = Shares::new(rows, source.channels, 1, target);
+            let shares = match self.form {
+                Form::Values(_) => Shares::new(rows, source.channels, 1, target),
+                Form::Records(_) => Shares::of_rows(rows, source.channels, target),
+            };
             let mut tensors = vec![("X", source.dtype)];
             tensors.extend(prologue.map(|p| ("AFFINE", p.dtype)));
-            tensors.push(("OUT", dtype));
+            tensors.push(("OUT", self.form.dtype()));
             let strides = [source.channels, channels, base];
-            let parameters = shares
+            let mut parameters = shares
                 .parameters(Parameters::new(), &strides)
                 .set("factor", &if g.upsample { 2 } else { 1 })
                 .set("normalize", &prologue.is_some())
                 .set("silu", &prologue.is_some_and(|p| p.activation == Activation::Silu));
-            let moved = source.dtype.size_bytes() + dtype.size_bytes();
+            let mut run = shares.run;
+            if let Form::Records(record) = self.form {
+                parameters = parameters
+                    .set("bytes", &record.value_bytes)
+                    .set("most", &MOST_BLOCK)
+                    .set("outlier", &OUTLIER);
+                run = record.block;
+            }
+            // A source's part of a pixel.
+            let written = pixel_bytes * source.channels as u64 / channels as u64;
+            let moved = source.channels as u64 * source.dtype.size_bytes() + written;
             let mut args = vec![source.argument.clone()];
             args.extend(contraction.affine());
             args.push(self.memory(true));
             let extents = [
-                shares.run,
+                run,
                 shares.row_block,
                 rows,
                 g.in_h,
@@ -130,8 +175,8 @@ impl Lines<'_> {
             args.extend(extents.map(|extent| Argument::U32(extent as u32)));
             args.extend([Slot::FirstMap, Slot::Top, Slot::SourceFirst].map(Argument::Late));
             let text = render(template, &tensors, &parameters)?;
-            let launch = shares.launch(text, "conv2d_stripe", args);
-            let bytes = Some(rows as u64 * source.channels as u64 * moved);
+            let launch = shares.launch(text, entry, args);
+            let bytes = Some(rows as u64 * moved);
             launches.push(Launch { bytes, ..launch });
             base += source.channels;
         }
@@ -141,17 +186,21 @@ impl Lines<'_> {
     /// The launch that moves `keep` lines, starting at line `from`, to the top. The ranges do not
     /// overlap.
     pub fn carry(&self, from: usize, keep: usize, target: &Target) -> Result<Launch> {
-        let channels = self.contraction.channels();
         let rows = keep * self.inside.in_w;
+        // Records move as floats.
+        let (channels, dtype) = match self.form {
+            Form::Values(dtype) => (self.contraction.channels(), dtype),
+            Form::Records(record) => (record.len_bytes() / 4, DType::F32),
+        };
         let shares = Shares::new(rows, channels, 1, target);
         let template = include_str!("stripe_carry.cl.tera");
         let parameters = shares.parameters(Parameters::new(), &[channels]);
         let extents = [shares.run, shares.row_block, rows, channels, from * self.inside.in_w];
         let mut args = vec![self.memory(true)];
         args.extend(extents.map(|extent| Argument::U32(extent as u32)));
-        let text = render(template, &[("OUT", self.dtype)], &parameters)?;
+        let text = render(template, &[("OUT", dtype)], &parameters)?;
         let launch = shares.launch(text, "conv2d_stripe_carry", args);
-        let bytes = Some(2 * (rows * channels) as u64 * self.dtype.size_bytes());
+        let bytes = Some(2 * (rows * channels) as u64 * dtype.size_bytes());
         Ok(Launch { bytes, ..launch })
     }
 }

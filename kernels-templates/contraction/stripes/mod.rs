@@ -13,6 +13,7 @@ use crate::launch::cpu;
 use crate::{Argument, Launch, Lowering, Slot, Target};
 use anyhow::{Context as _, Result};
 use kiln_ir::DType;
+pub(super) use lines::Form;
 use lines::{Lines, Place, height, inside, put, shared};
 
 /// Largest size of a stripe on a CPU in bytes. A larger one leaves the cache before it is read.
@@ -47,19 +48,16 @@ fn stripes(g: &Geometry, line_bytes: u64, most_bytes: u64) -> Vec<Stripe> {
     (0..g.batch).flat_map(of_map).collect()
 }
 
-/// Storage type of normalized lines. CPUs convert FP16 at each load. Other devices profit from
+/// Storage of normalized lines. CPUs convert FP16 at each load. Other devices profit from
 /// moving half of the bytes.
-pub(super) fn lines_dtype(contraction: &Contraction, target: &Target) -> DType {
+pub(super) fn lines_form(contraction: &Contraction, target: &Target) -> Form {
     match contraction.sources.first() {
-        Some(source) if !cpu(target) => source.dtype,
-        _ => DType::F32,
+        Some(source) if !cpu(target) => Form::Values(source.dtype),
+        _ => Form::Values(DType::F32),
     }
 }
 
 /// Lowers a convolution with a prologue by `plain`, which lowers one without a prologue.
-///
-/// If the stripes run once, each keeps the lines that the next one reads again. The output may then
-/// reuse the memory of a source of its type.
 ///
 /// Errors: there is no prologue; the errors of `plain`.
 pub fn lower(
@@ -68,16 +66,31 @@ pub fn lower(
     plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
 ) -> Result<Lowering> {
     contraction.prologue.context("nothing is normalized")?;
+    lower_lines(contraction, lines_form(contraction, target), target, plain)
+}
+
+/// Lowers a contraction by `plain`, which reads copies of the source's lines in a form. The copies
+/// are normalized and contain their zero padding.
+///
+/// If the stripes run once, each keeps the lines that the next one reads again. The output may then
+/// reuse the memory of a source of its type.
+///
+/// Errors: those of `plain`.
+pub fn lower_lines(
+    contraction: &Contraction,
+    form: Form,
+    target: &Target,
+    plain: impl Fn(&Contraction, &Target) -> Result<Lowering>,
+) -> Result<Lowering> {
     let g = contraction.geometry;
-    let dtype = lines_dtype(contraction, target);
     let width = (g.out_w - 1) * g.stride_x + g.kernel;
-    let line_bytes = (width * contraction.channels()) as u64 * dtype.size_bytes();
+    let line_bytes = width as u64 * form.pixel_bytes(contraction.channels());
     let cached = if cpu(target) { CACHED_BYTES } else { u64::MAX };
     let most_bytes = contraction.max_scratch_bytes.min(cached);
     let stripes = stripes(&g, line_bytes, most_bytes);
     let lines = |stripe: &Stripe, scratch: Option<usize>| {
         let inside = inside(&g, stripe.maps, stripe.lines);
-        Lines { contraction, inside, dtype, scratch }
+        Lines { contraction, inside, form, scratch }
     };
     if let [whole] = &stripes[..] {
         return lone(&lines(whole, None), target, plain);

@@ -59,7 +59,7 @@ fn check_variants(
 
 /// Weights that INT8 stores without error. In each scale group they are whole numbers, the first of
 /// them 127, times a power of two of about `spread` over 127.
-fn quantized(shape: &[usize], values: &[f32], scale_group: usize, spread: f32) -> Vec<f32> {
+pub fn quantized(shape: &[usize], values: &[f32], scale_group: usize, spread: f32) -> Vec<f32> {
     let (channels, k) = (shape[1], shape[1..].iter().product::<usize>());
     let window = k / channels;
     let value = |(i, v): (usize, &f32)| {

@@ -64,17 +64,9 @@ fn multiply_add_of_halves_is_rounded_once() {
     let problem =
         Problem { op: &op, inputs: &inputs, output: &output, max_weight_bytes, max_scratch_bytes };
     let input = |index| Argument::Input { index, offset_bytes: 0, len_bytes: 2 * count as u64 };
-    let launch = Launch {
-        source: trial().into(),
-        entry: TRIAL,
-        args: vec![input(0), input(1), input(2), Argument::Output],
-        global: [count as u64 / 4, 1, 1],
-        local: None,
-        local_mem_bytes: 0,
-        flops: 0,
-        half_arithmetic: true,
-        bytes: None,
-    };
+    let args = vec![input(0), input(1), input(2), Argument::Output];
+    let launch = Launch::new(trial().into(), TRIAL, args, [count as u64 / 4, 1, 1], None);
+    let launch = Launch { half_arithmetic: true, ..launch };
     let lowering = Lowering { launches: vec![launch], ..Lowering::default() };
     let values = lists.each_ref().map(|list| list.iter().map(|x| x.to_f32()).collect::<Vec<f32>>());
     let found = runner.load(&problem, &lowering, &values).result().unwrap();

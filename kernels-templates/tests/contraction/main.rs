@@ -12,5 +12,6 @@ mod cases;
 mod check;
 mod conv2d;
 mod half;
+mod int8;
 mod matmul;
 mod tensor_cores;

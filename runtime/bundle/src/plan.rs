@@ -268,6 +268,10 @@ impl MemoryPlan {
 
 /// The OpenCL extension that kernels with half arithmetic need.
 pub const HALF_EXTENSION: &str = "cl_khr_fp16";
+/// Name among [`Requirements::extensions`] of the processor's AVX512_VNNI instructions.
+pub const AVX512_VNNI: &str = "x86_avx512_vnni";
+/// Name among [`Requirements::extensions`] of the processor's AVX_VNNI instructions.
+pub const AVX_VNNI: &str = "x86_avx_vnni";
 
 /// An entry point of an OpenCL program.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -286,6 +290,8 @@ pub struct Kernel {
     pub options: String,
     /// Most of the arithmetic is in FP16, which needs [`HALF_EXTENSION`].
     pub half_arithmetic: bool,
+    /// Instructions of the processor that it needs, [`AVX512_VNNI`] or [`AVX_VNNI`].
+    pub instructions: Option<String>,
 }
 
 /// Weights that are loaded, used and freed together.

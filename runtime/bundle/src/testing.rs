@@ -251,6 +251,7 @@ fn kernel(source: u32, entry: &str) -> Kernel {
         variant: "naive".into(),
         options: "-cl-std=CL1.2".into(),
         half_arithmetic: false,
+        instructions: None,
     }
 }
 

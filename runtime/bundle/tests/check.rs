@@ -6,8 +6,9 @@ use std::time::Instant;
 use arbtest::arbitrary::{self, Unstructured};
 use kiln_bundle::check::{Violation, check};
 use kiln_bundle::plan::{
-    Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType, Feed,
-    Gather, Input, KernelId, NetworkId, Plan, Port, Residency, Role, Slice, SlotId, Source, Step,
+    AVX_VNNI, Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType,
+    Feed, Gather, Input, KernelId, NetworkId, Plan, Port, Residency, Role, Slice, SlotId, Source,
+    Step,
 };
 use kiln_bundle::testing;
 
@@ -270,6 +271,9 @@ rejects! {
         => Violation::Duplicate { .. },
     half_without_extension: |plan| plan.kernels[1].half_arithmetic = true
         => Violation::Extension { kernel: 1, .. },
+    instructions_without_requirement: |plan| {
+        plan.kernels[1].instructions = Some(AVX_VNNI.into());
+    } => Violation::Extension { kernel: 1, .. },
     program_with_two_options: |plan| {
         plan.kernels[1].program = plan.kernels[0].program;
         plan.kernels[1].options.push(' ');

@@ -414,10 +414,11 @@ fn kernel(entry: &str) -> Kernel {
     let text = || entry.to_owned();
     let options = "-cl-std=CL1.2".to_owned();
     let variant = "naive".to_owned();
-    let (op, half_arithmetic) = (text(), false);
+    let (op, half_arithmetic, instructions) = (text(), false, None);
     // The decoder's kernel is a program of its own, as later networks' are in a large plan.
     let program = u32::from(entry == "grow");
-    Kernel { program, source: 0, entry: text(), op, variant, options, half_arithmetic }
+    let (source, entry) = (0, text());
+    Kernel { program, source, entry, op, variant, options, half_arithmetic, instructions }
 }
 
 fn port(name: &str, buffer: BufferId, dtype: ElementType, shape: &[usize]) -> Port {

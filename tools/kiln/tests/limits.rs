@@ -1,9 +1,10 @@
 //! Plans for devices with limits that no profile has: every plan keeps them.
 
-use kiln_bundle::plan::{Feed, HALF_EXTENSION, Plan, Role, Source};
+use kiln_bundle::plan::{AVX512_VNNI, Feed, HALF_EXTENSION, Plan, Role, Source};
 use kiln_compiler::device::{DeviceLimits, DeviceProfile};
 use kiln_compiler::plan::time::Prediction;
 use kiln_compiler::plan_model;
+use kiln_compiler::quantize::Choices;
 use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
 
@@ -17,6 +18,7 @@ const LEAST: DeviceLimits = DeviceLimits {
     max_work_group: 256,
     compute_units: 1,
     half_arithmetic: false,
+    vnni_widths: &[],
 };
 
 /// Plans the model that ships with every profile, adapted to the limits, and holds each plan
@@ -107,4 +109,20 @@ fn a_model_that_takes_the_scale_of_guidance_has_one_branch_and_is_given_the_scal
     let input = inputs.find(|input| input.source == Source::Host(Feed::Guidance));
     // A row for each timestep.
     assert_eq!(input.expect("it is given").port.shape, [manifest.timestep_rows, 256]);
+}
+
+/// The plan names the instructions of its kernels, so that a device without them refuses it.
+#[test]
+fn plans_for_vnni_require_it() {
+    let (_, mut profile) = DeviceProfile::load("cpu-avx512").expect("it ships");
+    profile.adapt(&DeviceLimits { vnni_widths: &[16], max_work_group: 4096, ..LEAST });
+    let choices = Choices::default();
+    let request = PlanRequest::new(&profile, Storage::int8(&choices), 1 << 30);
+    let model = kiln_models::find("emoji-256").expect("it ships");
+    let plan = plan_model(&model, "cpu-avx512", "int8", &request).expect("it fits").plan;
+    assert_eq!(plan.requirements.extensions, [AVX512_VNNI]);
+    let (integers, others): (Vec<_>, Vec<_>) =
+        plan.kernels.iter().partition(|kernel| kernel.instructions.is_some());
+    assert!(integers.len() > 10 && integers.iter().all(|kernel| kernel.variant == "int8_vnni"));
+    assert!(others.iter().all(|kernel| !kernel.entry.starts_with("contraction_dot_cpu")));
 }

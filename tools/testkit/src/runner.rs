@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kiln_kernels::{DeviceClass, Launch, Lowering, Problem, SourceText, program};
-use kiln_runtime::device::{self, DeviceFacts, DeviceType};
+use kiln_runtime::device::{self, AVX_VNNI, AVX512_VNNI, DeviceFacts, DeviceType};
 use kiln_runtime::probe::Probe;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -29,6 +29,8 @@ pub struct Runner {
     vendor: String,
     /// The device is a CPU.
     cpu: bool,
+    /// Names of extensions and instructions of the device.
+    extensions: Vec<String>,
     half: OnceLock<half::Way>,
     /// Sources of launches in programs of several, by source and entry of the launch.
     joined: Mutex<HashMap<(SourceText, &'static str), Source>>,
@@ -46,6 +48,7 @@ impl Runner {
                 name: device.name,
                 vendor: device.vendor,
                 cpu: device.device_type == DeviceType::Cpu,
+                extensions: device.extensions,
                 half: OnceLock::new(),
                 joined: Mutex::default(),
             }
@@ -157,9 +160,21 @@ impl Runner {
         }
         let text = match launch.half_arithmetic {
             true => self.half().source(&launch.source),
-            false => launch.source.to_string(),
+            false => self.without_vnni(&launch.source).unwrap_or_else(|| launch.source.to_string()),
         };
         Source { text, options: "", entry }
+    }
+}
+
+impl Runner {
+    /// A kernel with OpenCL C in place of its VNNI instructions. `None` if it has none, or the
+    /// device has them.
+    fn without_vnni(&self, source: &str) -> Option<String> {
+        let begin = source.find("/* VNNI:")?;
+        let end = source.find("/* End of VNNI. */")?;
+        let needed = if source.contains("avx512vnni") { AVX512_VNNI } else { AVX_VNNI };
+        let has = self.extensions.iter().any(|name| name == needed);
+        (!has).then(|| [&source[..begin], include_str!("vnni.cl"), &source[end..]].concat())
     }
 }
 

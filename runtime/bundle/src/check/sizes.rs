@@ -87,12 +87,14 @@ fn check_kernels(plan: &Plan) -> Result<(), Violation> {
                 program: kernel.program,
             });
         }
-        let required = plan.requirements.extensions.iter().any(|e| e == HALF_EXTENSION);
-        if kernel.half_arithmetic && !required {
+        let half = kernel.half_arithmetic.then_some(HALF_EXTENSION);
+        let needed = half.into_iter().chain(kernel.instructions.as_deref());
+        let required = |name: &str| plan.requirements.extensions.iter().any(|e| e == name);
+        if let Some(extension) = needed.into_iter().find(|name| !required(name)) {
             return Err(Violation::Extension {
                 kernel: id,
                 entry: kernel.entry.clone(),
-                extension: HALF_EXTENSION,
+                extension: extension.to_string(),
             });
         }
     }

@@ -531,7 +531,7 @@ pub enum Violation {
         /// Its entry point.
         entry: String,
         /// What it needs.
-        extension: &'static str,
+        extension: String,
     },
     /// A kernel cannot be built with the kernels before it in its program.
     #[error(

@@ -1,7 +1,7 @@
 //! `kiln devices`: the OpenCL devices of this machine, and their profiles.
 
 use anyhow::{Context, Result};
-use kiln_bundle::plan::HALF_EXTENSION;
+use kiln_bundle::plan::{AVX_VNNI, AVX512_VNNI, HALF_EXTENSION};
 use kiln_compiler::device::{DeviceLimits, DeviceProfile};
 use kiln_compiler::size::mib;
 use kiln_runtime::device::{self, DeviceFacts, DeviceType};
@@ -61,13 +61,21 @@ pub fn profile(device: &DeviceFacts) -> &'static str {
 /// The profile for a device, adapted to the device's own limits, and its name.
 pub fn adapted_profile(device: &DeviceFacts) -> Result<(String, DeviceProfile)> {
     let (name, mut profile) = DeviceProfile::load(profile(device))?;
+    let has = |extension: &str| device.extensions.iter().any(|name| name == extension);
+    let vnni_widths: &[u32] = match (has(AVX512_VNNI), has(AVX_VNNI)) {
+        (true, true) => &[8, 16],
+        (true, false) => &[16],
+        (false, true) => &[8],
+        (false, false) => &[],
+    };
     profile.adapt(&DeviceLimits {
         base_align_bytes: device.base_align_bytes,
         max_alloc_bytes: device.max_alloc_bytes,
         local_mem_bytes: device.local_mem_bytes,
         max_work_group: device.max_work_group_size,
         compute_units: device.compute_units,
-        half_arithmetic: device.extensions.iter().any(|name| name == HALF_EXTENSION),
+        half_arithmetic: has(HALF_EXTENSION),
+        vnni_widths,
     });
     let told = || format!("profile {name} with what {} reports of itself", device.name);
     profile.check().with_context(told)?;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use kiln_bundle::plan::{BlockKind, Plan, Role};
 use kiln_bundle::rationale::{Choice, Cost, Verdict};
+use kiln_compiler::plan::cost::arithmetic;
 use kiln_compiler::size::mib;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -116,13 +117,21 @@ impl<'a> Explainer<'a> {
         let count = launches.len();
         writeln!(out, "  {count} launches, the first at step {}, the last at {last}", first.step)?;
         let rates = &self.plan.rationale.rates;
-        let work = |op: &&OpAccount| rates.work_ns(op.flops, op.half_arithmetic, 0);
+        let arithmetic = arithmetic(first.op, first.variant);
+        let work = |op: &&OpAccount| {
+            rates.work_ns((op.flops as f64 / arithmetic) as u64, op.half_arithmetic, 0)
+        };
         let (compute, memory) = (launches.iter().map(work).sum(), rates.work_ns(0, false, bytes));
-        let half = if launches.iter().any(|op| op.half_arithmetic) { " in FP16" } else { "" };
+        let half = launches.iter().any(|op| op.half_arithmetic);
+        let kind = match (half, arithmetic > 1.0) {
+            (true, _) => " in FP16",
+            (_, true) => " in integers",
+            _ => "",
+        };
         let longest = launches.iter().max_by_key(|op| op.predicted_ns);
         writeln!(
             out,
-            "  {:.3} GFLOP{half} ({}) and {} moved ({}): {} predicted, bound by {}",
+            "  {:.3} GFLOP{kind} ({}) and {} moved ({}): {} predicted, bound by {}",
             flops as f64 / 1e9,
             duration(compute),
             mib(bytes),
