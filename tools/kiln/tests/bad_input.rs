@@ -98,10 +98,10 @@ fn a_library_that_is_named_and_not_there_is_told() {
 }
 
 #[test]
-fn a_seed_below_zero_is_told_the_range() {
-    let output = harness::kiln(&["run", "x.kiln", "-p", "x", "-o", "x.png", "--seed", "-1"]);
+fn a_seed_below_minus_one_is_told_the_range() {
+    let output = harness::kiln(&["run", "x.kiln", "-p", "x", "-o", "x.png", "--seed", "-2"]);
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(error.contains("from 0 to 18446744073709551615"), "{error}");
+    assert!(error.contains("from 0 to 18446744073709551615, or -1 for any"), "{error}");
 }
 
 #[test]
