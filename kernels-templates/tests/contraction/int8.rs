@@ -6,8 +6,8 @@ use kiln_ir::DType;
 use kiln_ir::ops::conv2d::Conv2d;
 use kiln_ir::ops::epilogue::Activation;
 use kiln_kernels::contraction::dot::{MADD_VARIANT, VNNI_VARIANT};
-use kiln_kernels::{Rounding, Target, Variant, candidates};
-use kiln_testkit::{Check, Lowered, Tolerance, every, random, random_stored, stored};
+use kiln_kernels::{Argument, Operand, Rounding, Target, Variant, candidates};
+use kiln_testkit::{Check, Lowered, Runner, Tolerance, every, random, random_stored, stored};
 
 /// The variants, held to sums in FP32: the activations of [`exact`] are stored without error.
 const VNNI: Variant = Variant { rounding: |_, _, _| Rounding::FP32, ..VNNI_VARIANT };
@@ -120,6 +120,41 @@ fn small_quantized_activations_are_within_their_rounding() {
         assert_eq!(names[..2], ["int8_vnni", "int8_madd"]);
         check(target, case, 2);
     }
+}
+
+/// Kernels are tried once on memory as it is, to have them compiled: a list of outliers in it must
+/// lead nowhere. Outside of the weights, a processor or Oclgrind ends the test.
+#[test]
+fn small_records_of_any_content_are_read_within_bounds() {
+    const ANYTHING: f32 = f32::from_bits(0x7f7f_7f7f);
+    let [target, _] = targets();
+    let case = matmul(13, &[320], 40, epilogue(true, None, IDENTITY, false), INT8);
+    let output = case.output();
+    let problem = case.problem(&output);
+    let [weights] = case.op.weights()[..] else { panic!("{problem}") };
+    let activations = case.op.contraction().unwrap().sources[0];
+    let value = |(index, input): (usize, &Operand)| match index {
+        _ if index == activations => vec![ANYTHING; input.ty.elem_count()],
+        _ if index == weights => {
+            let values = random(1, input.ty.elem_count());
+            quantized(&input.ty.shape, &values, input.scale_group, 0.1)
+        }
+        _ => random_stored(1, &input.ty, 1.0),
+    };
+    let values: Vec<_> = case.inputs.iter().enumerate().map(value).collect();
+    let mut lowering = VNNI.lower(&problem, &target).unwrap();
+    // Records in place of those that the first launch would make.
+    lowering.launches.retain(|launch| launch.entry == "contraction_dot_cpu");
+    assert!(!lowering.launches.is_empty());
+    for argument in lowering.launches.iter_mut().flat_map(|launch| &mut launch.args) {
+        if let Argument::Scratch { index, .. } = *argument {
+            let len_bytes = lowering.scratch_bytes[index];
+            assert!(len_bytes <= case.inputs[activations].ty.size_bytes());
+            *argument = Argument::Input { index: activations, offset_bytes: 0, len_bytes };
+        }
+    }
+    let found = Runner::shared().load(&problem, &lowering, &values).result().unwrap();
+    assert_eq!(found.len(), 13 * 40);
 }
 
 /// Too few rows, columns or channels, weights of another type and other devices.

@@ -9,7 +9,7 @@ use std::time::Instant;
 use kiln_bundle::plan::Feed;
 use kiln_bundle::plan::{Plan, Size, Spacing};
 
-use super::prepare::{self, Prompts};
+use super::prepare::{self, TokenizedPrompts};
 use super::roles::Roles;
 use super::settings::Settings;
 use super::{HostInputs, Session, latent_elems};
@@ -179,7 +179,7 @@ struct Generation<'a> {
     rng: NormalRng,
     /// [`Feed::Guidance`].
     guidance: Vec<f32>,
-    prompts: Prompts,
+    prompts: TokenizedPrompts,
     times: Times,
 }
 

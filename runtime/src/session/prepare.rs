@@ -38,14 +38,14 @@ pub(crate) fn check_init(plan: &Plan, strength: f64) -> Result<(), RuntimeError>
 
 /// The prompts of a request, one for each branch of guidance.
 #[derive(Default)]
-pub(super) struct Prompts {
+pub(super) struct TokenizedPrompts {
     /// Tokens of all prompts, [`CONTEXT_LENGTH`] each.
     pub tokens: Vec<i32>,
     /// Weights of the tokens of each prompt.
     pub weights: Vec<Vec<f32>>,
 }
 
-impl Prompts {
+impl TokenizedPrompts {
     /// Whether a token has another weight than 1.
     pub fn are_weighted(&self) -> bool {
         self.weights.iter().flatten().any(|weight| *weight != 1.0)
@@ -65,11 +65,11 @@ impl Session {
     pub(super) fn tokenize(
         &self,
         request: &Request<'_>,
-    ) -> Result<(Prompts, Vec<String>), RuntimeError> {
+    ) -> Result<(TokenizedPrompts, Vec<String>), RuntimeError> {
         let Some(tokenizer) = &self.tokenizer else {
             return Err(RuntimeError::Input("the bundle has no tokenizer".into()));
         };
-        let (mut read, mut warnings) = (Prompts::default(), Vec::new());
+        let (mut read, mut warnings) = (TokenizedPrompts::default(), Vec::new());
         let prompts = [("negative prompt", &request.negative_prompt), ("prompt", &request.prompt)];
         let unused = prompts.len() - self.host.branches.len().min(prompts.len());
         if unused > 0 && !request.negative_prompt.is_empty() {

@@ -50,6 +50,10 @@ fn a_file_that_is_no_lora_is_refused() {
     let line =
         kiln_err(&["compile", "--model", "emoji-256", "--lora", arg(&tiny), "-o", arg(&out)], 2);
     assert!(line.contains("has none of its layers"), "{line}");
+    let weights = root().join("models/emoji-256.safetensors.zst");
+    let sweep = ["compile", "--weights", arg(&weights), "--lora", arg(&tiny), "--budget-sweep"];
+    let line = kiln_err(&[&sweep[..], &["1GiB..1GiB"]].concat(), 2);
+    assert!(line.contains("has none of its layers"), "{line}");
 }
 
 /// LCM's way, as the LoRA was trained: each step predicts the picture and adds noise for the next.

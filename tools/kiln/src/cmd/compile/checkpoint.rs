@@ -26,7 +26,7 @@ pub fn open(
 ) -> Result<(Models, Box<dyn TensorSource>)> {
     identify::check_pipeline(path)?;
     let source = weights::open(path).context("--weights")?;
-    let source = merge(source, &args.lora).context("--lora")?;
+    let source = merge(source, &args.lora)?;
     let sized = args.sized(identify::identify(named, source.as_ref())?)?;
     let model = &sized[0];
     check_inputs(model)?;
@@ -43,13 +43,13 @@ pub fn open(
 }
 
 /// Merges LoRAs, and says which of their layers the model has not.
-fn merge(source: Box<dyn TensorSource>, loras: &[Lora]) -> Result<Box<dyn TensorSource>> {
+pub fn merge(source: Box<dyn TensorSource>, loras: &[Lora]) -> Result<Box<dyn TensorSource>> {
     /// Most layers that are listed.
     const LISTED: usize = 10;
     if loras.is_empty() {
         return Ok(source);
     }
-    let (merged, unmatched) = lora::merge(source, loras)?;
+    let (merged, unmatched) = lora::merge(source, loras).context("--lora")?;
     for (path, layers) in unmatched {
         let listed = layers[..layers.len().min(LISTED)].join(", ");
         let more = match layers.len().checked_sub(LISTED) {

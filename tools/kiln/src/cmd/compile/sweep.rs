@@ -18,6 +18,7 @@ use crate::model::{Assembled, ConfiguredModel};
 pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Result<()> {
     let (name, profile) = args.profile()?;
     let source = args.weights.as_deref().map(weights::open).transpose()?;
+    let source = source.map(|source| checkpoint::merge(source, &args.lora)).transpose()?;
     let model = match (&source, named) {
         (Some(source), named) => identify::identify(named, source.as_ref())?,
         (None, Some(named)) => named,
