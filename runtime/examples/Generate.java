@@ -6,7 +6,8 @@ import kiln.KilnRuntime;
 
 /**
  * Makes a picture on the desktop's JVM and writes its pixels:
- * {@code java Generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [FROM.rgba WIDTH HEIGHT STRENGTH]]]}.
+ * {@code java Generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [FROM.rgba WIDTH HEIGHT STRENGTH
+ * [MASK.bytes]]]]}.
  *
  * <p>Then cancels one, trims, and makes the first one again, which must not differ.
  */
@@ -22,6 +23,7 @@ public final class Generate {
             request.initialWidth = Integer.parseInt(args[6]);
             request.initialHeight = Integer.parseInt(args[7]);
             request.strength = Double.parseDouble(args[8]);
+            request.mask = args.length > 9 ? Files.readAllBytes(Path.of(args[9])) : null;
         }
         System.out.println("devices: " + String.join(", ", KilnRuntime.devices()));
         try (KilnRuntime runtime = KilnRuntime.open(args[0], "auto", null, 0, null, null)) {

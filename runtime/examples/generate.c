@@ -1,6 +1,7 @@
 /* Makes a picture through the C interface and writes its pixels:
  *
- *   generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [DEVICE [FROM.rgba WIDTH HEIGHT STRENGTH]]]]
+ *   generate FILE.kiln OUT.rgba "a red heart" [STEPS [SEED [DEVICE [FROM.rgba WIDTH HEIGHT STRENGTH
+ *            [MASK.bytes]]]]]
  *
  * Build: cc -I runtime/include generate.c -o generate -L target/release -lkiln_runtime -lpthread */
 
@@ -60,20 +61,20 @@ static int write_pixels(const KilnPicture *picture, const char *path) {
     return failed;
 }
 
-/* Reads the pixels of a picture to begin with, to be freed; NULL if they are not all there. */
-static uint8_t *read_pixels(const char *path, uint32_t width, uint32_t height) {
-    size_t len_bytes = (size_t)width * height * 4;
-    uint8_t *rgba = malloc(len_bytes);
-    FILE *in = rgba == NULL ? NULL : fopen(path, "rb");
-    bool whole = in != NULL && fread(rgba, 1, len_bytes, in) == len_bytes;
+/* Reads the pixels of a picture to begin with, or of its mask, to be freed; NULL if they are not all
+   there. */
+static uint8_t *read_pixels(const char *path, size_t len_bytes) {
+    uint8_t *pixels = malloc(len_bytes);
+    FILE *in = pixels == NULL ? NULL : fopen(path, "rb");
+    bool whole = in != NULL && fread(pixels, 1, len_bytes, in) == len_bytes;
     if (in != NULL) {
         fclose(in);
     }
     if (!whole) {
-        free(rgba);
+        free(pixels);
         return NULL;
     }
-    return rgba;
+    return pixels;
 }
 
 static void describe(const KilnBundle *bundle) {
@@ -114,7 +115,7 @@ int main(int argc, char **argv) {
     if (argc < 4) {
         fprintf(stderr,
                 "usage: %s FILE.kiln OUT.rgba PROMPT [STEPS [SEED [DEVICE [FROM.rgba WIDTH HEIGHT "
-                "STRENGTH]]]]\n",
+                "STRENGTH [MASK.bytes]]]]]\n",
                 argv[0]);
         return 2;
     }
@@ -152,16 +153,21 @@ int main(int argc, char **argv) {
     }
     KilnImage image = {NULL, 0, 0, 0.0};
     uint8_t *pixels = NULL;
+    uint8_t *mask = NULL;
     if (argc > 10) {
         image.width = (uint32_t)strtoul(argv[8], NULL, 10);
         image.height = (uint32_t)strtoul(argv[9], NULL, 10);
         image.strength = strtod(argv[10], NULL);
-        pixels = read_pixels(argv[7], image.width, image.height);
+        size_t count = (size_t)image.width * image.height;
+        pixels = read_pixels(argv[7], count * 4);
+        mask = argc > 11 ? read_pixels(argv[11], count) : NULL;
         image.rgba = pixels;
         request.initial_image = &image;
+        request.mask = mask;
     }
     int failed = make(session, &request, argv[2]);
     free(pixels);
+    free(mask);
     kiln_session_close(session);
     return failed;
 }

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 // Version of this interface. A program compiled with another version must not use the library.
-#define KILN_ABI_VERSION 3
+#define KILN_ABI_VERSION 4
 
 // Result of a call. `kiln_last_error` has the reason of a failure.
 typedef enum KilnStatus {
@@ -168,6 +168,9 @@ typedef struct KilnRequest {
   const char *decoder;
   // Whether brackets in the prompts are text. Otherwise they weigh words, as in `(word:1.3)`.
   bool plain_prompt;
+  // The part of the initial image to repaint, a byte for each of its pixels: 255 is repainted, 0
+  // is kept, values between mix the two. NULL repaints all. A strength of 1 suits most masks.
+  const uint8_t *mask;
 } KilnRequest;
 
 // Progress of a call. Valid until the callback returns, with the preview.
@@ -362,8 +365,8 @@ void kiln_request_init(struct KilnRequest *request);
 //
 // # Safety
 //
-// `session` is open; `request` is valid, its texts end with a NUL, and its initial image has as
-// many pixels as its size says; `out` is writable; `progress` may be called with `context`.
+// `session` is open; `request` is valid, its texts end with a NUL, and its initial image and its
+// mask have as many pixels as the image's size says; `out` is writable; `progress` may be called with `context`.
 enum KilnStatus kiln_session_generate(const struct KilnSession *session,
                                       const struct KilnRequest *request,
                                       KilnProgressFn progress,

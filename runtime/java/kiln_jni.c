@@ -253,15 +253,15 @@ static jbyteArray pixels(JNIEnv *env, const KilnPicture *picture, jintArray size
     return rgba;
 }
 
-/* A copy of a picture to begin with, to be freed, and in `image`; NULL if there is none or an exception
-   is pending, as where there are not as many bytes as the size says. */
-static jbyte *initial_pixels(JNIEnv *env, jbyteArray rgba, jint width, jint height,
-                             KilnImage *image) {
-    if (rgba == NULL || (*env)->ExceptionCheck(env)) {
+/* A copy of the pixels of a picture to begin with, or of its mask, to be freed; NULL if there are none
+   or an exception is pending, as where there are not as many bytes as the size says. */
+static uint8_t *initial_pixels(JNIEnv *env, jbyteArray array, jint width, jint height,
+                               jint pixel_bytes) {
+    if (array == NULL || (*env)->ExceptionCheck(env)) {
         return NULL;
     }
-    jsize len = (*env)->GetArrayLength(env, rgba);
-    if (width <= 0 || height <= 0 || (jlong)width * height * 4 != (jlong)len) {
+    jsize len = (*env)->GetArrayLength(env, array);
+    if (width <= 0 || height <= 0 || (jlong)width * height * pixel_bytes != (jlong)len) {
         throw_new(env, "java/lang/IllegalArgumentException", "the initial picture's size");
         return NULL;
     }
@@ -270,18 +270,15 @@ static jbyte *initial_pixels(JNIEnv *env, jbyteArray rgba, jint width, jint heig
         throw_new(env, "java/lang/OutOfMemoryError", "the initial picture");
         return NULL;
     }
-    (*env)->GetByteArrayRegion(env, rgba, 0, len, copy);
-    image->rgba = (const uint8_t *)copy;
-    image->width = (uint32_t)width;
-    image->height = (uint32_t)height;
-    return copy;
+    (*env)->GetByteArrayRegion(env, array, 0, len, copy);
+    return (uint8_t *)copy;
 }
 
 JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     JNIEnv *env, jclass class, jlong session, jstring prompt, jstring negative_prompt, jlong seed,
     jint steps, jfloat guidance, jstring sampler, jboolean preview, jbyteArray initial_rgba,
-    jint initial_width, jint initial_height, jdouble strength, jstring decoder, jboolean plain_prompt,
-    jobject object, jintArray size) {
+    jint initial_width, jint initial_height, jdouble strength, jbyteArray mask, jstring decoder,
+    jboolean plain_prompt, jobject object, jintArray size) {
     (void)class;
     char *own_prompt = copy_text(env, prompt);
     char *own_negative = copy_text(env, negative_prompt);
@@ -289,8 +286,9 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     char *own_decoder = copy_text(env, decoder);
     jbyteArray rgba = NULL;
     struct listener listener = {0};
-    KilnImage image = {NULL, 0, 0, strength};
-    jbyte *initial = initial_pixels(env, initial_rgba, initial_width, initial_height, &image);
+    uint8_t *initial = initial_pixels(env, initial_rgba, initial_width, initial_height, 4);
+    uint8_t *own_mask = initial_pixels(env, mask, initial_width, initial_height, 1);
+    KilnImage image = {initial, (uint32_t)initial_width, (uint32_t)initial_height, strength};
     if (prepare(env, object, &listener)) {
         KilnRequest request;
         kiln_request_init(&request);
@@ -304,6 +302,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         request.plain_prompt = plain_prompt;
         request.preview = preview;
         request.initial_image = initial == NULL ? NULL : &image;
+        request.mask = own_mask;
         KilnPicture *picture = NULL;
         KilnStatus status =
             kiln_session_generate(session_of(session), &request, tell, &listener, &picture);
@@ -315,6 +314,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         kiln_picture_free(picture);
     }
     free(initial);
+    free(own_mask);
     free(own_prompt);
     free(own_negative);
     free(own_sampler);

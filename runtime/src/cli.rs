@@ -16,9 +16,8 @@ use crate::os::library;
 use crate::pipeline::png;
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
-use crate::session::check_init;
 use crate::session::{
-    Decoder, ExecutorOptions, Init, Picture, Progress, Request, Session, SessionOptions, decoder,
+    Decoder, ExecutorOptions, Picture, Progress, Request, Session, SessionOptions, decoder,
 };
 use crate::tensor::Tensor;
 
@@ -28,6 +27,7 @@ mod files;
 mod interrupt;
 mod jobs;
 mod outputs;
+mod pictures;
 mod preview;
 mod programs;
 mod prompts;
@@ -36,6 +36,7 @@ pub use args::{Command, HELP};
 use bar::{Bar, COMPILING};
 use files::file_error;
 use jobs::{Job, Jobs};
+use pictures::Pictures;
 use preview::Previews;
 pub use programs::{CacheArgs, PrepareArgs, prepare};
 
@@ -72,8 +73,8 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long))]
     pub plain_prompt: bool,
     /// A batch: one JSON object a line with "prompt" and optionally "negative_prompt", "seed",
-    /// "steps", "guidance", "guidance_rescale", "sampler", "spacing", "eta" and "output", which
-    /// default to the arguments. In a .txt file, each line is a prompt. Existing pictures are
+    /// "steps", "guidance", "guidance_rescale", "sampler", "spacing", "eta", "init_image", "mask",
+    /// "strength" and "output", which default to the arguments. In a .txt file, each line is a prompt. Existing pictures are
     /// skipped, so that a stopped batch can be resumed
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
@@ -119,18 +120,17 @@ pub struct RunArgs {
     /// bundle must be compiled with --with-encoder
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png"))]
     pub init_image: Option<PathBuf>,
+    /// The part of --init-image to repaint: a picture of the same shape in which this part is white
+    /// and the rest, which is kept, is black. Gray mixes the two
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png", requires = "init_image"))]
+    pub mask: Option<PathBuf>,
     /// Share of the steps that change --init-image, over 0 to 1: 0.75 runs the last 15 of 20
+    /// [default: 0.75, with --mask 1]
     #[cfg_attr(
         feature = "clap",
-        arg(
-            long,
-            value_name = "SHARE",
-            default_value_t = 0.75,
-            requires = "init_image",
-            allow_negative_numbers = true
-        )
+        arg(long, value_name = "SHARE", requires = "init_image", allow_negative_numbers = true)
     )]
-    pub strength: f64,
+    pub strength: Option<f64>,
     /// Decoder: full or tiny [default: full if the bundle has it]
     #[cfg_attr(feature = "clap", arg(long, value_name = "full|tiny"))]
     pub decoder: Option<Decoder>,
@@ -189,11 +189,11 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         None => bundle,
     });
     let manifest = &bundle.plan().manifest;
-    let jobs = Jobs::of(args, manifest, manifest.image.pixels() * 3)?;
+    let jobs = Jobs::of(args, bundle.plan(), manifest.image.pixels() * 3)?;
     if jobs.done > 0 {
         tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }
-    let shared = Shared::read(args, bundle.plan())?;
+    let mut shared = Shared::read(args, bundle.plan())?;
     if let Some(library) = &args.opencl {
         library::use_library(library).map_err(RuntimeError::Input)?;
     }
@@ -221,7 +221,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
             return Err(RuntimeError::Cancelled);
         }
         bar.begin(place, jobs.count);
-        let made = make(args, &job, &shared, &mut session, &bar);
+        let made = make(args, &job, &mut shared, &mut session, &bar);
         last = Some(made.map_err(|error| jobs.at(job.line, error))?);
     }
     if let Some(report) = last {
@@ -246,7 +246,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
 /// The inputs that all images of a run share.
 struct Shared {
     latent: Option<Vec<f32>>,
-    init: Option<Init>,
+    pictures: Pictures,
 }
 
 impl Shared {
@@ -254,11 +254,7 @@ impl Shared {
         decoder(plan, args.decoder)?;
         let latent = args.latent.as_deref();
         let latent = latent.map(|path| files::read_latent(path, &plan.manifest)).transpose()?;
-        let Some(path) = &args.init_image else { return Ok(Shared { latent, init: None }) };
-        check_init(plan, args.strength)?;
-        let size = plan.manifest.image;
-        let image = png::read_cover(path, size.width_px, size.height_px)?;
-        Ok(Shared { latent, init: Some(Init { image, strength: args.strength }) })
+        Ok(Shared { latent, pictures: Pictures::default() })
     }
 }
 
@@ -266,7 +262,7 @@ impl Shared {
 fn make(
     args: &RunArgs,
     job: &Job,
-    shared: &Shared,
+    shared: &mut Shared,
     session: &mut Session,
     bar: &Bar,
 ) -> Result<Report, RuntimeError> {
@@ -279,7 +275,7 @@ fn make(
     };
     let request = Request {
         initial_latent: shared.latent.clone(),
-        init: shared.init.clone(),
+        init: shared.pictures.read(job, session.plan())?,
         dump: args.dump.as_ref().map(|_| &dump as _),
         ..job.request(args)
     };

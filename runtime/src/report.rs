@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::executor::LaunchTime;
 use crate::memory::Allocations;
+use crate::pipeline::png::Repaint;
 use crate::program::ProgramOrigin;
 use crate::reading::WeightReads;
 use crate::session::Settings;
@@ -88,6 +89,8 @@ pub struct Report {
     pub weight_reads: Option<WeightReads>,
     /// How the image was sampled.
     pub settings: Settings,
+    /// The mask; none if the whole image was made.
+    pub repaint: Option<Repaint>,
     /// Times of the stages.
     pub times: Times,
 }

@@ -22,6 +22,7 @@ use crate::reading::WeightReads;
 use crate::stream::{Stream, StreamStats};
 use crate::tensor::{self, port_bytes, port_elems};
 
+mod canvas;
 mod eval;
 mod finite;
 mod generate;
@@ -37,7 +38,7 @@ pub use generate::{Decoder, DumpHook, Init, Picture, Progress, Request};
 pub use measure::LaunchSeconds;
 pub use settings::Settings;
 #[cfg(feature = "cli")]
-pub(crate) use {generate::latent_name, prepare::check_init, roles::decoder};
+pub(crate) use {canvas::check_init, generate::latent_name, roles::decoder};
 
 use residency::Residents;
 
@@ -120,6 +121,8 @@ struct HostInputs<'a> {
     timesteps: &'a [f32],
     /// [`Feed::Guidance`].
     guidance: &'a [f32],
+    /// [`Feed::Condition`], channels last; zeros if empty.
+    condition: &'a [f32],
     /// Row of [`Slice::TimestepRow`].
     row: u64,
     /// Row of [`Slice::GuidanceBranch`]: 0 unconditional, 1 conditional.
@@ -291,8 +294,11 @@ impl Session {
                 let rows = values.guidance.iter().copied().cycle();
                 tensor::encode(port, rows.take(elems), bytes)?;
             }
-            // Requests are refused: only measurements come here.
-            Feed::Condition => tensor::encode(port, std::iter::repeat_n(0.0, elems), bytes)?,
+            Feed::Condition => {
+                let rows = values.condition.iter().copied().cycle();
+                let rows = rows.chain(std::iter::repeat(0.0));
+                tensor::encode(port, rows.take(elems), bytes)?;
+            }
             Feed::Timestep => {
                 let given = values.timesteps;
                 let missing = elems.saturating_sub(given.len());

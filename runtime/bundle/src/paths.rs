@@ -86,7 +86,8 @@ fn reason(path: &Path, error: &io::Error) -> String {
 /// The files of a command.
 #[derive(Debug, Default)]
 pub struct Paths {
-    known: HashMap<u128, Purpose>,
+    /// The purpose of each file, and whether the command writes it.
+    known: HashMap<u128, (Purpose, bool)>,
     /// The folder in which a file was made last, and the length of its name.
     probed: Option<(PathBuf, usize)>,
     room_bytes: u64,
@@ -101,8 +102,19 @@ impl Paths {
         room_bytes: u64,
     ) -> Paths {
         let inputs = inputs.into_iter();
-        let known = inputs.filter_map(|(name, path)| Some((identity(path)?, name.into())));
+        let known = inputs.filter_map(|(name, path)| Some((identity(path)?, (name.into(), false))));
         Paths { known: known.collect(), probed: None, room_bytes }
+    }
+
+    /// Adds a file that the command reads.
+    ///
+    /// Errors: the command writes it.
+    pub fn reads(&mut self, purpose: impl Into<Purpose>, path: &Path) -> Result<(), PathError> {
+        let Some(identity) = identity(path) else { return Ok(()) };
+        match *self.known.entry(identity).or_insert((purpose.into(), false)) {
+            (_, false) => Ok(()),
+            (other, true) => Err(PathError::Same { path: path.to_owned(), other }),
+        }
     }
 
     /// Adds a file that the command writes, in the format of `extension` if there is one. A device
@@ -117,7 +129,7 @@ impl Paths {
         extension: Option<&'static str>,
     ) -> Result<(), PathError> {
         let Some(identity) = identity(path) else { return Ok(()) };
-        if let Some(&other) = self.known.get(&identity) {
+        if let Some(&(other, _)) = self.known.get(&identity) {
             return Err(PathError::Same { path: path.to_owned(), other });
         }
         let found = path.extension().and_then(OsStr::to_str);
@@ -127,7 +139,7 @@ impl Paths {
             return Err(PathError::Extension { path: path.to_owned(), expected });
         }
         self.probe(path).map_err(|error| PathError::Unwritable { path: path.to_owned(), error })?;
-        self.known.insert(identity, purpose.into());
+        self.known.insert(identity, (purpose.into(), true));
         Ok(())
     }
 

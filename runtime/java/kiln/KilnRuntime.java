@@ -64,6 +64,11 @@ public final class KilnRuntime implements AutoCloseable {
         public int initialHeight = 0;
         /** Share of the steps that run on the initial image, over 0 to 1. */
         public double strength = 0.75;
+        /**
+         * The part of the initial image to repaint, a byte for each of its pixels: -1 (255) is
+         * repainted, 0 is kept; null repaints all. A strength of 1 suits most masks.
+         */
+        public byte[] mask = null;
         /** Decoder, {@code full} or {@code tiny}; null is the full one if it is there. */
         public String decoder = null;
         /** Whether brackets in the prompts are text, not weights such as {@code (word:1.3)}. */
@@ -184,8 +189,8 @@ public final class KilnRuntime implements AutoCloseable {
                             open(), request.prompt, request.negativePrompt, request.seed,
                             request.steps, request.guidance, request.sampler, request.preview,
                             request.initialRgba, request.initialWidth, request.initialHeight,
-                            request.strength, request.decoder, request.plainPrompt, listener,
-                            size);
+                            request.strength, request.mask, request.decoder, request.plainPrompt,
+                            listener, size);
             return new Picture(size[0], size[1], rgba);
         }
     }
@@ -247,7 +252,7 @@ public final class KilnRuntime implements AutoCloseable {
     private static native byte[] nativeGenerate(
             long session, String prompt, String negativePrompt, long seed, int steps,
             float guidance, String sampler, boolean preview, byte[] initialRgba, int initialWidth,
-            int initialHeight, double strength, String decoder, boolean plainPrompt,
+            int initialHeight, double strength, byte[] mask, String decoder, boolean plainPrompt,
             Listener listener, int[] size);
 
     private static native void nativeCancel(long session);

@@ -32,8 +32,8 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
                                 \"negative_prompt\", \"seed\", \"steps\", \"guidance\",
                                 \"guidance_rescale\", \"sampler\", \"spacing\", \"eta\",
-                                \"output\"; in a .txt file a prompt a line; existing pictures
-                                are skipped
+                                \"init_image\", \"mask\", \"strength\", \"output\"; in a .txt
+                                file a prompt a line; existing pictures are skipped
       --count N                 number of pictures; seeds count up from --seed [1]
       --seed N                  seed of the noise; the same seed gives the same picture; -1 draws
                                 one, which the picture records [0]
@@ -46,7 +46,9 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --eta SHARE               noise that each step of ddim or tcd adds, 0 to 1 [0, tcd 0.3]
       --latent FILE.npy         initial latent in place of the seed's noise
       --init-image FILE.png     initial picture; the bundle must have an image encoder
-      --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75]
+      --mask FILE.png           part of --init-image to repaint, in white; black is kept
+      --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75,
+                                with --mask 1]
       --decoder full|tiny       decoder of the bundle; by default full if it is there
       --preview-every N         writes a preview beside the picture every N steps
       --dump DIR                writes tokens, embeddings, latents and the decoded tensor as .npy
@@ -83,8 +85,7 @@ impl Command {
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
         let mut parser = Parser::from_args(arguments);
         let mut run = RunArgs::of(PathBuf::new());
-        let (mut bundle, mut prepare, mut worker, mut strength) = (None, false, false, None);
-        let mut unfit = None;
+        let (mut bundle, mut prepare, mut worker, mut unfit) = (None, false, false, None);
         while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
             let name = match argument {
                 Short(letter) => format!("-{letter}"),
@@ -120,7 +121,8 @@ impl Command {
                 "--eta" => run.eta = Some(value.parsed()?),
                 "--latent" => run.latent = Some(value.path()?),
                 "--init-image" => run.init_image = Some(value.path()?),
-                "--strength" => strength = Some(value.parsed()?),
+                "--mask" => run.mask = Some(value.path()?),
+                "--strength" => run.strength = Some(value.parsed()?),
                 "--decoder" => run.decoder = Some(value.parsed()?),
                 "--preview-every" => run.preview_every = value.parsed()?,
                 "--dump" => run.dump = Some(value.path()?),
@@ -155,8 +157,7 @@ impl Command {
             return Err("--worker is for --prepare".into());
         }
         run.bundle = bundle;
-        check(&run, strength)?;
-        run.strength = strength.unwrap_or(run.strength);
+        check(&run)?;
         Ok(Command::Run(Box::new(run)))
     }
 }
@@ -204,7 +205,8 @@ impl RunArgs {
             eta: None,
             latent: None,
             init_image: None,
-            strength: 0.75,
+            mask: None,
+            strength: None,
             decoder: None,
             preview_every: 0,
             dump: None,
@@ -221,7 +223,7 @@ impl RunArgs {
 }
 
 /// Checks which arguments require or exclude each other.
-fn check(run: &RunArgs, strength: Option<f64>) -> Result<(), String> {
+fn check(run: &RunArgs) -> Result<(), String> {
     let batch = run.prompts.is_some();
     let sides = run.width.is_some() || run.height.is_some();
     for (wrong, message) in [
@@ -232,7 +234,8 @@ fn check(run: &RunArgs, strength: Option<f64>) -> Result<(), String> {
         (batch && run.latent.is_some(), "--prompts and --latent cannot be used together"),
         (sides && run.size.is_some(), "--size and --width or --height cannot be used together"),
         (run.count == 0, "--count is at least 1"),
-        (strength.is_some() && run.init_image.is_none(), "--strength needs --init-image"),
+        (run.mask.is_some() && run.init_image.is_none(), "--mask needs --init-image"),
+        (run.strength.is_some() && run.init_image.is_none(), "--strength needs --init-image"),
     ] {
         if wrong {
             return Err(message.into());
@@ -324,6 +327,7 @@ mod tests {
             (with(&["other.kiln"]), "\"other.kiln\""),
             (with(&["--count", "0"]), "--count"),
             (with(&["--strength", "0.5"]), "--init-image"),
+            (with(&["--mask", "m.png"]), "--mask needs --init-image"),
             (with(&["--prompts", "p.jsonl"]), "--prompts and --prompt"),
             (vec!["--prepare", "m.kiln", "-p", "x"], "-p is not for --prepare"),
         ] {

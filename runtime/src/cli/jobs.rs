@@ -6,10 +6,11 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use kiln_bundle::plan::Manifest;
+use kiln_bundle::plan::Plan;
 
 use super::RunArgs;
 use super::outputs::Outputs;
+use super::pictures::Pictures;
 use super::prompts::Prompts;
 use crate::error::RuntimeError;
 use crate::session::Request;
@@ -31,6 +32,9 @@ pub(super) struct Job {
     pub sampler: Option<String>,
     pub spacing: Option<String>,
     pub eta: Option<f32>,
+    pub init_image: Option<PathBuf>,
+    pub mask: Option<PathBuf>,
+    pub strength: Option<f64>,
     pub output: PathBuf,
     /// Number of the line in a batch; 0 outside of one.
     pub line: usize,
@@ -71,19 +75,15 @@ pub(super) struct Jobs<'a> {
 impl<'a> Jobs<'a> {
     /// Reads and checks all images and the names of all files that the command writes.
     ///
-    /// `manifest`: the bundle's. `room_bytes`: the folder of each picture must have room for these
+    /// `plan`: the bundle's. `room_bytes`: the folder of each picture must have room for these
     /// bytes.
     /// Errors: `Input`, with the number of the line in a batch.
-    pub fn of(
-        args: &'a RunArgs,
-        manifest: &Manifest,
-        room_bytes: u64,
-    ) -> Result<Jobs<'a>, RuntimeError> {
+    pub fn of(args: &'a RunArgs, plan: &Plan, room_bytes: u64) -> Result<Jobs<'a>, RuntimeError> {
         let prompts = args.prompts.as_deref().map(Prompts::read).transpose()?;
         let base = base(args)?;
         let mut jobs = Jobs { args, base, prompts, count: 0, done: 0 };
         let mut outputs = Outputs::new(args, room_bytes);
-        let (mut first, mut steps) = (None, 0);
+        let (mut first, mut steps, mut pictures) = (None, 0, Pictures::default());
         if jobs.prompts.is_none() && args.count > MAX_PICTURES {
             return Err(RuntimeError::Input(format!("--count is at most {MAX_PICTURES}")));
         }
@@ -96,8 +96,11 @@ impl<'a> Jobs<'a> {
             }
             let job = job.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             if number > 0 || first.is_none() {
-                let settings = job.request(args).settings(manifest);
+                let settings = job.request(args).settings(&plan.manifest);
                 steps = settings.map_err(|error| jobs.at(number, error))?.steps;
+                pictures.read(&job, plan).map_err(|error| jobs.at(number, error))?;
+                let checked = outputs.inputs(&job);
+                checked.map_err(|error| jobs.at(number, RuntimeError::Input(error.to_string())))?;
             }
             let checked = outputs.picture(&job.output, number);
             checked.map_err(|error| jobs.at(number, RuntimeError::Input(error.to_string())))?;
@@ -160,6 +163,9 @@ fn base(args: &RunArgs) -> Result<Job, RuntimeError> {
         sampler: args.sampler.clone(),
         spacing: args.spacing.clone(),
         eta: args.eta,
+        init_image: args.init_image.clone(),
+        mask: args.mask.clone(),
+        strength: args.strength,
         output: PathBuf::new(),
         line: 0,
     })
@@ -195,7 +201,7 @@ mod tests {
         let args = [&["m.kiln"], args].concat();
         match Command::parse(args.into_iter().map(Into::into)) {
             Ok(Command::Run(run)) => {
-                let jobs = Jobs::of(&run, &kiln_bundle::testing::plan().manifest, 0)?;
+                let jobs = Jobs::of(&run, &kiln_bundle::testing::plan(), 0)?;
                 let list = jobs.iter().map(|job| job.map(|(_, job)| job)).collect::<Result<_, _>>();
                 Ok((list?, jobs.done))
             }

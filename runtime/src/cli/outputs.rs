@@ -5,6 +5,7 @@ use std::path::Path;
 
 use kiln_bundle::paths::{PathError, Paths, Purpose};
 
+use super::jobs::Job;
 use super::{RunArgs, file_error, files};
 use crate::error::RuntimeError;
 use crate::session::latent_name;
@@ -27,11 +28,17 @@ impl<'a> Outputs<'a> {
             ("the bundle", Some(&args.bundle)),
             ("--prompts", args.prompts.as_ref()),
             ("--latent", args.latent.as_ref()),
-            ("--init-image", args.init_image.as_ref()),
             ("--opencl", args.opencl.as_ref()),
         ];
         let given = inputs.into_iter().filter_map(|(name, path)| Some((name, path?.as_path())));
         Outputs { args, paths: Paths::of_inputs(given, room_bytes) }
+    }
+
+    /// Adds the files that a picture is made from.
+    pub fn inputs(&mut self, job: &Job) -> Result<(), PathError> {
+        let inputs = [("--init-image", &job.init_image), ("--mask", &job.mask)];
+        let mut given = inputs.into_iter().filter_map(|(name, path)| Some((name, path.as_ref()?)));
+        given.try_for_each(|(name, path)| self.paths.reads(name, path))
     }
 
     /// Adds a picture and its preview. `line`: its line in a batch, or 0.

@@ -26,6 +26,9 @@ struct Line {
     sampler: Option<String>,
     spacing: Option<String>,
     eta: Option<f32>,
+    init_image: Option<PathBuf>,
+    mask: Option<PathBuf>,
+    strength: Option<f64>,
     output: Option<PathBuf>,
 }
 
@@ -116,6 +119,9 @@ impl Prompts {
             sampler: line.sampler.or(base.sampler),
             spacing: line.spacing.or(base.spacing),
             eta: line.eta.or(base.eta),
+            init_image: line.init_image.or(base.init_image),
+            mask: line.mask.or(base.mask),
+            strength: line.strength.or(base.strength),
             output,
             line: number,
         })

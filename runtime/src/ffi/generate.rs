@@ -46,6 +46,9 @@ pub struct KilnRequest {
     pub decoder: *const c_char,
     /// Whether brackets in the prompts are text. Otherwise they weigh words, as in `(word:1.3)`.
     pub plain_prompt: bool,
+    /// The part of the initial image to repaint, a byte for each of its pixels: 255 is repainted, 0
+    /// is kept, values between mix the two. NULL repaints all. A strength of 1 suits most masks.
+    pub mask: *const u8,
 }
 
 /// An image from which generation begins.
@@ -139,6 +142,7 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
             initial_image: ptr::null(),
             decoder: ptr::null(),
             plain_prompt: false,
+            mask: ptr::null(),
         };
         // SAFETY: by this function's contract.
         unsafe { give(request, "the request", own) }
@@ -157,8 +161,8 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
 ///
 /// # Safety
 ///
-/// `session` is open; `request` is valid, its texts end with a NUL, and its initial image has as
-/// many pixels as its size says; `out` is writable; `progress` may be called with `context`.
+/// `session` is open; `request` is valid, its texts end with a NUL, and its initial image and its
+/// mask have as many pixels as the image's size says; `out` is writable; `progress` may be called with `context`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_generate(
     session: *const KilnSession,
@@ -204,12 +208,15 @@ pub unsafe extern "C" fn kiln_session_generate(
 ///
 /// # Safety
 ///
-/// The texts are NULL or end with a NUL; the initial image is NULL or valid.
+/// The texts are NULL or end with a NUL; the initial image and the mask are NULL or valid.
 unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static>, Failure> {
     // SAFETY: by this function's contract.
     let init = unsafe { asked.initial_image.as_ref() };
     // SAFETY: by this function's contract.
-    let init = init.map(|image| unsafe { own_image(image, size) }).transpose()?;
+    let init = init.map(|image| unsafe { own_image(image, asked.mask, size) }).transpose()?;
+    if init.is_none() && !asked.mask.is_null() {
+        return Err(Failure::input("the mask has no initial image"));
+    }
     let mut request = Request {
         init,
         seed: asked.seed,
@@ -241,32 +248,61 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
     Ok(request)
 }
 
-/// The image, scaled row by row: the library has no copy of the caller's pixels.
+/// The image and its mask, scaled row by row: the library has no copy of the caller's pixels.
 ///
 /// # Safety
 ///
-/// The pixels are NULL or as many as the image's size says.
-unsafe fn own_image(image: &KilnImage, size: Size) -> Result<Init, Failure> {
-    if image.rgba.is_null() {
+/// Pixels and mask are NULL or as many as the image's size says.
+unsafe fn own_image(image: &KilnImage, mask: *const u8, size: Size) -> Result<Init, Failure> {
+    let from = (image.width, image.height);
+    // SAFETY: by this function's contract.
+    let (rgba, mask) = unsafe { (pixels::<4>(image.rgba, from)?, pixels::<1>(mask, from)?) };
+    let Some(rgba) = rgba else {
         return Err(Failure::null("the address of the initial image's pixels"));
-    }
-    let (width, height) = (image.width, image.height);
-    let len_bytes = u128::from(width) * u128::from(height) * 4;
+    };
+    let mask = mask.map(|mask| scaled(mask, from, size, |&[share]| [share; 3])).transpose()?;
+    let image_of = scaled(rgba, from, size, |&[r, g, b, _]| [r, g, b])?;
+    Ok(Init { image: image_of, strength: image.strength, mask })
+}
+
+/// The pixels of a picture of some size, `BYTES` each; `None` if the address is NULL.
+///
+/// # Safety
+///
+/// The address is NULL or has as many pixels as the size says.
+unsafe fn pixels<'a, const BYTES: usize>(
+    address: *const u8,
+    (width, height): (u32, u32),
+) -> Result<Option<&'a [[u8; BYTES]]>, Failure> {
+    let len_bytes = u128::from(width) * u128::from(height) * BYTES as u128;
     let len_bytes = isize::try_from(len_bytes).ok().filter(|len_bytes| *len_bytes > 0);
     let Some(len_bytes) = len_bytes else {
         return Err(Failure::input(format!("the initial image has {width} x {height} pixels")));
     };
+    if address.is_null() {
+        return Ok(None);
+    }
     // SAFETY: by this function's contract; the length is one that a slice may have.
-    let rgba = unsafe { slice::from_raw_parts(image.rgba, len_bytes as usize) };
+    let bytes = unsafe { slice::from_raw_parts(address, len_bytes as usize) };
+    Ok(Some(bytes.as_chunks().0))
+}
+
+/// The picture of pixels at the model's size.
+fn scaled<const BYTES: usize>(
+    pixels: &[[u8; BYTES]],
+    (width, height): (u32, u32),
+    size: Size,
+    colour: impl Fn(&[u8; BYTES]) -> [u8; 3],
+) -> Result<RgbImage, Failure> {
     let failed = |error| Failure::input(format!("the initial image: {error}"));
     let mut cover = Cover::new((width, height), (size.width_px, size.height_px)).map_err(failed)?;
     let mut rgb = Vec::with_capacity(width as usize * 3);
-    for (y, row) in rgba.chunks_exact(width as usize * 4).enumerate() {
+    for (y, row) in pixels.chunks_exact(width as usize).enumerate() {
         rgb.clear();
-        rgb.extend(row.as_chunks().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]));
+        rgb.extend(row.iter().flat_map(&colour));
         cover.add(y, (0, 1), &rgb);
     }
-    Ok(Init { image: cover.finish().map_err(failed)?, strength: image.strength })
+    cover.finish().map_err(failed)
 }
 
 /// Translates progress. `steps` keeps the number of all steps. `projection` makes previews of

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use ::png::{BitDepth, ColorType, Encoder, EncodingError};
 use kiln_bundle::whole;
+use serde::Serialize;
 
 mod orientation;
 mod read;
 
-pub use read::{Described, read_cover, read_described};
+pub use read::{Described, Scaled, read_cover, read_described};
 
 const CHANNELS: usize = 3;
 
@@ -96,6 +97,11 @@ impl RgbImage {
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
+
+    /// The bytes, to be changed.
+    pub(super) fn pixels_mut(&mut self) -> &mut [u8] {
+        &mut self.pixels
+    }
 }
 
 fn check_size(width: u32, height: u32, elems: usize) -> Result<(), PngError> {
@@ -136,6 +142,17 @@ pub struct GenerationParameters {
     /// Strength of the change to an initial image, 0 to 1; none if the image began with noise
     /// alone.
     pub strength: Option<f64>,
+    /// The mask; none if the whole image was made.
+    pub repaint: Option<Repaint>,
+}
+
+/// A mask, as reports and image files record it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Repaint {
+    /// Share of the image that was repainted, 0 to 1.
+    pub share: f64,
+    /// XXH3 of the mask at the model's size, a byte a pixel, in hexadecimal digits.
+    pub checksum: String,
 }
 
 impl GenerationParameters {
@@ -159,7 +176,11 @@ impl GenerationParameters {
             ("Software", SOFTWARE.to_owned()),
         ];
         let plain = self.plain_prompt.then(|| ("plain prompt", "true".to_owned()));
-        always.into_iter().chain(spacing).chain(strength).chain(plain).collect()
+        let mask = self.repaint.as_ref().map(|Repaint { share, checksum }| {
+            ("mask", format!("{share:.4} of the picture, XXH3 {checksum}"))
+        });
+        let optional = [spacing, strength, plain, mask].into_iter().flatten();
+        always.into_iter().chain(optional).collect()
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
@@ -175,11 +196,13 @@ impl GenerationParameters {
         let spacing = self.spacing.map(|spacing| format!(", Schedule type: {spacing}"));
         let rescale = Some(self.guidance_rescale).filter(|share| *share > 0.0);
         let rescale = rescale.map(|share| format!(", CFG rescale: {share}"));
-        let [strength, spacing, rescale] =
-            [strength, spacing, rescale].map(Option::unwrap_or_default);
+        let mask = self.repaint.as_ref();
+        let mask = mask.map(|repaint| format!(", Mask share: {:.4}", repaint.share));
+        let [strength, spacing, rescale, mask] =
+            [strength, spacing, rescale, mask].map(Option::unwrap_or_default);
         text.push_str(&format!(
             "\nSteps: {steps}, Sampler: {sampler}{spacing}, CFG scale: {guidance}{rescale}, \
-             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}, \
+             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}{mask}, \
              Version: {SOFTWARE}"
         ));
         text
@@ -273,6 +296,7 @@ mod tests {
             eta: 0.0,
             model: "a, b".to_owned(),
             strength: Some(0.75),
+            repaint: Some(Repaint { share: 0.25, checksum: "0123456789abcdef".into() }),
         }
     }
 
@@ -303,7 +327,8 @@ mod tests {
             .collect();
         let settings = "Steps: 20, Sampler: DDIM, Schedule type: trailing, CFG scale: 7.5, \
                         CFG rescale: 0.7, Seed: 18446744073709551615, Size: 16x8, \
-                        Model: \"a, b\", Eta: 0, Denoising strength: 0.75, Version: ";
+                        Model: \"a, b\", Eta: 0, Denoising strength: 0.75, \
+                        Mask share: 0.2500, Version: ";
         let prompt = "a café, 東京\nat night".to_owned();
         assert_eq!(unicode[1], ("prompt", prompt.clone()));
         assert_eq!(unicode[0].0, "parameters");
@@ -312,7 +337,7 @@ mod tests {
         let ascii: Vec<&str> =
             info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
         let keys = ["negative prompt", "seed", "steps", "guidance", "guidance rescale", "sampler"];
-        let rest = ["eta", "model", "Software", "spacing", "strength"];
+        let rest = ["eta", "model", "Software", "spacing", "strength", "mask"];
         assert_eq!(ascii, [&keys[..], &rest].concat());
     }
 

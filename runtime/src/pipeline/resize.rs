@@ -1,5 +1,7 @@
 //! Scales an image to a model's size.
 
+use std::borrow::Cow;
+
 use super::png::{PngError, RgbImage};
 
 const CHANNELS: usize = 3;
@@ -8,13 +10,16 @@ const CHANNELS: usize = 3;
 ///
 /// Numerics: see [`Cover`]. An image of the requested size is returned unchanged.
 /// Errors: [`PngError::Size`] if the size is zero.
-pub fn cover(image: &RgbImage, width: u32, height: u32) -> Result<RgbImage, PngError> {
+pub fn cover(image: &RgbImage, width: u32, height: u32) -> Result<Cow<'_, RgbImage>, PngError> {
+    if (image.width(), image.height()) == (width, height) {
+        return Ok(Cow::Borrowed(image));
+    }
     let mut cover = Cover::new((image.width(), image.height()), (width, height))?;
     let row_bytes = image.width() as usize * CHANNELS;
     for (y, row) in image.pixels().chunks_exact(row_bytes.max(1)).enumerate() {
         cover.add(y, (0, 1), row);
     }
-    cover.finish()
+    cover.finish().map(Cow::Owned)
 }
 
 /// An image that is scaled while its source is read, so that the source is never in memory.
@@ -126,7 +131,7 @@ mod tests {
     #[test]
     fn a_picture_of_the_size_stays_as_it_is() {
         let same = image(7, 5, |x, y| [(x * 31) as u8, (y * 47) as u8, (x * y) as u8]);
-        assert_eq!(cover(&same, 7, 5).unwrap(), same);
+        assert_eq!(*cover(&same, 7, 5).unwrap(), same);
     }
 
     #[test]
@@ -152,7 +157,7 @@ mod tests {
     fn what_is_over_is_cut_off_on_both_sides() {
         // Red, green, blue, each 4 pixels wide.
         let wide = image(12, 4, |x, _| [0, 1, 2].map(|c| if c == x / 4 { 255 } else { 0 }));
-        assert_eq!(cover(&wide, 4, 4).unwrap(), image(4, 4, |_, _| [0, 255, 0]));
+        assert_eq!(*cover(&wide, 4, 4).unwrap(), image(4, 4, |_, _| [0, 255, 0]));
         let tall = image(4, 12, |_, y| [0, 1, 2].map(|c| if c == y / 4 { 255 } else { 0 }));
         let small = cover(&tall, 2, 2).unwrap();
         assert_eq!((small.width(), small.height()), (2, 2));
@@ -164,7 +169,8 @@ mod tests {
         let checks = image(64, 64, |x, y| [if (x + y) % 2 == 0 { 0 } else { 255 }; 3]);
         let gray = cover(&checks, 8, 8).unwrap();
         assert!(gray.pixels().iter().all(|p| (126..=129).contains(p)), "{:?}", gray.pixels());
-        let ramp = cover(&image(2, 2, |x, _| [x as u8 * 200; 3]), 8, 8).unwrap();
+        let ramp = image(2, 2, |x, _| [x as u8 * 200; 3]);
+        let ramp = cover(&ramp, 8, 8).unwrap();
         let line: Vec<u8> = ramp.pixels()[..24].iter().step_by(3).copied().collect();
         assert_eq!(line, [0, 0, 25, 75, 125, 175, 200, 200]);
         assert!(cover(&checks, 0, 8).is_err());

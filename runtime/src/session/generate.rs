@@ -9,14 +9,15 @@ use std::time::Instant;
 use kiln_bundle::plan::Feed;
 use kiln_bundle::plan::{Plan, Size, Spacing};
 
-use super::prepare::{self, TokenizedPrompts};
+use super::canvas::{Canvas, Ground};
+use super::prepare::TokenizedPrompts;
 use super::roles::Roles;
 use super::settings::Settings;
 use super::{HostInputs, Session, latent_elems};
 use crate::error::RuntimeError;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
 use crate::pipeline::rng::NormalRng;
-use crate::pipeline::sampler::{self, Sampler, SamplerEntry};
+use crate::pipeline::sampler::{self, Level, Sampler, SamplerEntry};
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
 use crate::report::{MeasuredMemory, PlannedMemory, Report, Times};
 use crate::stream::Stream;
@@ -95,6 +96,9 @@ pub struct Init {
     /// Fraction of the steps that run, over 0 and at most 1. Near 0 the image stays as it is; at 1
     /// almost nothing of it is left.
     pub strength: f64,
+    /// The part to repaint, scaled and cut like the image: white is repainted, black is kept, gray
+    /// mixes the two. All is repainted if none.
+    pub mask: Option<RgbImage>,
 }
 
 impl Request<'_> {
@@ -116,6 +120,7 @@ impl Request<'_> {
             eta: settings.eta,
             model: report.model.clone(),
             strength: self.init.as_ref().map(|init| init.strength),
+            repaint: report.repaint.clone(),
         }
     }
 }
@@ -179,6 +184,7 @@ struct Generation<'a> {
     rng: NormalRng,
     /// [`Feed::Guidance`].
     guidance: Vec<f32>,
+    ground: Ground,
     prompts: TokenizedPrompts,
     times: Times,
 }
@@ -186,7 +192,7 @@ struct Generation<'a> {
 /// Checks the values that a network leads to.
 ///
 /// Errors: `NotFinite`.
-fn check_finite(
+pub(super) fn check_finite(
     plan: &Plan,
     network: usize,
     step: Option<usize>,
@@ -226,23 +232,21 @@ impl Session {
     ) -> Result<Picture, RuntimeError> {
         let started = Instant::now();
         let settings = request.settings(&self.plan().manifest)?;
-        request.init.iter().try_for_each(|init| prepare::check_init(self.plan(), init.strength))?;
+        let canvas = Canvas::of(self.plan(), request.init.as_ref())?;
         let roles = Roles::of(self.plan(), request)?;
         let (prompts, warnings) = self.tokenize(request)?;
-        let first = match &request.init {
-            Some(init) => prepare::first_step(init.strength, settings.steps)?,
-            None => 0,
-        };
         let channels = self.plan().manifest.guidance_channels as usize;
         let guidance = sampler::guidance_embedding(settings.guidance, channels).collect();
-        let (sampler, rng) = self.prepare(request, &settings, first)?;
+        let (sampler, rng) = self.prepare(request, &settings, canvas.as_ref())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
-        let sequence = roles.sequence(&sampler, request.init.is_some());
+        let sequence = roles.sequence(&sampler, canvas.as_ref().map_or(0, Canvas::encodings));
+        let ground = Ground::default();
         let mut generation =
-            Generation { request, settings, roles, sampler, rng, guidance, prompts, times };
+            Generation { request, settings, roles, sampler, rng, guidance, ground, prompts, times };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             tell(observe, Progress::Prompt)?;
-            generation.encode_picture(session, stream)?;
+            let (encoder, sampler) = (generation.roles.image_encoder, &generation.sampler);
+            generation.ground = session.begin(canvas.as_ref(), encoder, sampler, stream)?;
             generation.encode_prompt(session, stream)?;
             let encoded = Instant::now();
             generation.times.prompt_seconds = (encoded - started).as_secs_f64();
@@ -254,7 +258,8 @@ impl Session {
             Ok(decoded)
         })?;
         let Size { width_px: width, height_px: height } = self.plan().manifest.image;
-        let rgb = RgbImage::from_decoder(width, height, &decoded)?;
+        let mut rgb = RgbImage::from_decoder(width, height, &decoded)?;
+        canvas.iter().for_each(|canvas| canvas.keep(&mut rgb));
         let report = Report {
             device: self.device.name.clone(),
             programs: self.executor.programs(),
@@ -264,6 +269,7 @@ impl Session {
             stream,
             weight_reads: self.weight_reads(),
             settings: generation.settings,
+            repaint: canvas.and_then(|canvas| Some(canvas.mask?.record())),
             times: generation.times,
         };
         Ok(Picture { width, height, rgb, decoded, warnings, report })
@@ -288,30 +294,6 @@ impl Generation<'_> {
                 Tensor::f32(&[1, channels, height, width], session.host.latent.clone())
             }),
         }
-    }
-
-    /// Mixes the latent of the initial image into the noise in `session.host.latent`.
-    fn encode_picture(
-        &self,
-        session: &mut Session,
-        stream: &mut Stream,
-    ) -> Result<(), RuntimeError> {
-        let (Some(init), Some(encoder)) = (&self.request.init, self.roles.image_encoder) else {
-            return Ok(());
-        };
-        let image = session.init_values(init)?;
-        session.run(encoder, HostInputs { image: &image, ..HostInputs::default() }, stream)?;
-        session.read_output(encoder, 0)?;
-        check_finite(session.plan(), encoder, None, &session.host.values)?;
-        let level = self.sampler.level(0)?;
-        let (of_picture, of_noise) = (level.picture as f32, level.noise as f32);
-        let channels = session.plan().manifest.latent_channels as usize;
-        let host = &mut session.host;
-        let pictures = tensor::to_channels_first(&host.values, channels);
-        for (latent, picture) in host.latent.iter_mut().zip(pictures) {
-            *latent = of_picture * picture + of_noise * *latent;
-        }
-        Ok(())
     }
 
     fn encode_prompt(
@@ -411,7 +393,12 @@ impl Generation<'_> {
         if let [conditional] = conditional {
             sampler::guide(output, conditional, guidance, guidance_rescale)?;
         }
-        Ok(self.sampler.step(index, output, &mut host.latent, &mut self.rng)?)
+        self.sampler.step(index, output, &mut host.latent, &mut self.rng)?;
+        if let Some(kept) = &self.ground.kept {
+            let level = self.sampler.level(index + 1).unwrap_or(Level::IMAGE);
+            kept.blend(level, &mut host.latent);
+        }
+        Ok(())
     }
 
     /// Leaves the denoiser's output for each branch in `session.host.branches`.
@@ -432,6 +419,7 @@ impl Generation<'_> {
                     latent: &scaled_latent,
                     timesteps: &timestep,
                     guidance: &self.guidance,
+                    condition: &self.ground.condition,
                     row: (index % self.roles.timestep_rows) as u64,
                     branch: branch as u64,
                     ..HostInputs::default()

@@ -1,13 +1,11 @@
 //! Prepares an image before the first network runs: tokens, a sampler, noise.
 
-use kiln_bundle::plan::{Plan, Role};
-
-use super::generate::{Init, Request};
+use super::canvas::Canvas;
+use super::generate::Request;
 use super::settings::Settings;
 use super::{Session, latent_elems};
 use crate::error::RuntimeError;
 use crate::pipeline::emphasis::{self, Piece};
-use crate::pipeline::resize;
 use crate::pipeline::rng::NormalRng;
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::tokenizer::CONTEXT_LENGTH;
@@ -21,19 +19,6 @@ pub(super) fn first_step(strength: f64, steps: usize) -> Result<usize, RuntimeEr
         return Err(RuntimeError::Input(message));
     }
     Ok(steps - ((steps as f64 * strength) as usize).clamp(1, steps))
-}
-
-/// Checks that an image may begin with another one.
-///
-/// Errors: `Input` if the strength is not over 0 and up to 1, or the bundle has no image encoder.
-pub(crate) fn check_init(plan: &Plan, strength: f64) -> Result<(), RuntimeError> {
-    first_step(strength, 1)?;
-    if plan.networks.iter().all(|network| network.role != Role::ImageEncoder) {
-        let message = "the bundle has no encoder for a picture to begin with; \
-                       compile it with --with-encoder";
-        return Err(RuntimeError::Input(message.into()));
-    }
-    Ok(())
 }
 
 /// The prompts of a request, one for each branch of guidance.
@@ -53,13 +38,6 @@ impl TokenizedPrompts {
 }
 
 impl Session {
-    /// The image to begin with at the model's size, as the encoder reads it.
-    pub(super) fn init_values(&self, init: &Init) -> Result<Vec<f32>, RuntimeError> {
-        let size = self.plan().manifest.image;
-        let image = resize::cover(&init.image, size.width_px, size.height_px)?;
-        Ok(image.pixels().iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect())
-    }
-
     /// Tokens of the prompts, one for each branch of guidance, the negative one first, and
     /// warnings.
     pub(super) fn tokenize(
@@ -96,15 +74,18 @@ impl Session {
         Ok((read, warnings))
     }
 
-    /// The sampler from step `first` on, and the initial latent in `self.host.latent`: ready for the
-    /// first step, or the noise alone if there is an initial image.
+    /// The sampler from the first step that runs on, and noise of variance 1 in `self.host.latent`.
     pub(super) fn prepare(
         &mut self,
         request: &Request<'_>,
         settings: &Settings,
-        first: usize,
+        canvas: Option<&Canvas<'_>>,
     ) -> Result<(Sampler, NormalRng), RuntimeError> {
         let elems = latent_elems(self.plan());
+        let first = match canvas {
+            Some(canvas) => first_step(canvas.strength, settings.steps)?,
+            None => 0,
+        };
         let sampler = settings.sampler(&self.plan().manifest.schedule, first, elems)?;
         let mut rng = NormalRng::from_seed(request.seed);
         match &request.initial_latent {
@@ -119,8 +100,6 @@ impl Session {
                 return Err(RuntimeError::Input(message));
             }
         }
-        let sigma = if request.init.is_some() { 1.0 } else { sampler.init_noise_sigma() };
-        self.host.latent.iter_mut().for_each(|value| *value *= sigma);
         Ok((sampler, rng))
     }
 }

@@ -62,10 +62,10 @@ impl Roles {
         self.previewer.filter(|_| done.is_multiple_of(self.preview_every))
     }
 
-    /// All runs of networks for an image with a sampler, in order.
-    pub fn sequence(&self, sampler: &Sampler, from_image: bool) -> Vec<usize> {
+    /// All runs of networks for an image with a sampler and `encodings` of images, in order.
+    pub fn sequence(&self, sampler: &Sampler, encodings: usize) -> Vec<usize> {
         let mut sequence: Vec<usize> =
-            self.image_encoder.filter(|_| from_image).into_iter().chain(self.prompt()).collect();
+            self.image_encoder.into_iter().cycle().take(encodings).chain(self.prompt()).collect();
         for index in 0..sampler.timesteps().len() {
             if index % self.timestep_rows == 0 {
                 sequence.extend(self.timestep_projection);

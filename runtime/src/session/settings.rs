@@ -43,11 +43,6 @@ impl Request<'_> {
                 return Err(RuntimeError::Input(message));
             }
         }
-        if manifest.condition_channels > 0 {
-            let message = "the model reads a picture beside the latent (inpainting, depth), which a run \
-                           cannot give it; kiln eval runs its networks";
-            return Err(RuntimeError::Input(message.into()));
-        }
         let guidance = self.guidance.unwrap_or(schedule.guidance);
         if !(-MAX_GUIDANCE..=MAX_GUIDANCE).contains(&guidance) {
             let range = format!("it must be from -{MAX_GUIDANCE} to {MAX_GUIDANCE}");

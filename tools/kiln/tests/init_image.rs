@@ -56,19 +56,22 @@ fn the_last_steps_of_a_run_agree() {
 }
 
 #[test]
-fn c_and_java_begin_with_the_same_picture() {
+fn c_and_java_repaint_the_same_picture() {
     let folder = scratch("init_image");
     let at = |name: &str| folder.join(name);
     let init = emoji("1.png");
     let request = ["a red heart", "4", "3"];
     let run = ["run", arg(bundle()), "-p", request[0], "--steps", request[1], "--seed", request[2]];
-    let from = ["--init-image", arg(&init), "--strength", "0.5", "-o"];
+    let mask = emoji("1-mask.png");
+    let from = ["--init-image", arg(&init), "--strength", "0.5", "--mask", arg(&mask), "-o"];
     let picture = at("run.png");
     kiln_ok(&[&run[..], &from[..], &[arg(&picture)]].concat());
     let expected = native::rgba(&picture);
     std::fs::write(at("from.rgba"), native::rgba(&init)).expect("the folder can be written");
-    let from = at("from.rgba");
-    let image = [arg(&from), "256", "256", "0.5"];
+    let shares: Vec<u8> = native::rgba(&mask).chunks(4).map(|pixel| pixel[0]).collect();
+    std::fs::write(at("mask.bytes"), shares).expect("the folder can be written");
+    let (from, mask) = (at("from.rgba"), at("mask.bytes"));
+    let image = [arg(&from), "256", "256", "0.5", arg(&mask)];
 
     let program = native::c_program(&folder, "generate", true);
     let mut c = Command::new(program);

@@ -216,13 +216,42 @@ fn a_bundle_is_for_several_sizes() {
     assert!(line.contains("makes no pictures of 64x64, only of 32x48, 48x32"), "{line}");
 }
 
+/// Mask and masked picture reach the U-Net as in the inpainting pipeline of diffusers, which made the
+/// latents from this checkpoint: `tests/golden/inpaint/make.py`.
 #[test]
-fn a_picture_beside_the_latent_is_read_by_eval_alone() {
+fn a_model_for_inpainting_repaints_a_picture() {
     let inpaint = Small::new("inpaint", "condition_channels = 5", [32, 32]);
-    inpaint.compile();
+    // The encoder is in the bundle without --with-encoder.
+    let args: Vec<String> = inpaint.compile_args();
+    let mut args: Vec<&str> = refs(&args).into_iter().filter(|a| *a != "--with-encoder").collect();
+    args.extend(["--size", "32x32"]);
+    kiln_ok(&args);
     inpaint.expect_close("unet", unet(&inpaint.config, 1));
-    let picture = inpaint.folder.join("never.png");
-    let line = kiln_err(&["run", arg(&inpaint.bundle), "-p", "a", "-o", arg(&picture)], 2);
+    let golden = harness::root().join("tools/kiln/tests/golden/inpaint");
+    let [init, mask] = ["init.png", "mask.png"].map(|name| golden.join(name));
+    let picture = inpaint.folder.join("repainted.png");
+    let run = ["run", arg(&inpaint.bundle), "-p", "a red heart", "-o", arg(&picture)];
+    let steps = ["--sampler", "ddim", "--steps", "4", "--guidance", "7.5"];
+    let from = ["--init-image", arg(&init), "--mask", arg(&mask), "--dump", arg(&inpaint.folder)];
+    for (strength, count) in [("1", 4), ("0.5", 2)] {
+        kiln_ok(&[&run[..], &steps[..], &from[..], &["--strength", strength]].concat());
+        let found = npy(&inpaint.folder.join(format!("latent_{count:03}.npy")));
+        let error = relative_l2(&found, &npy(&golden.join(format!("latents-{count}.npy"))));
+        println!("{count} steps: relative L2 {error:.1e}");
+        assert!(error <= bounds::RUN_FP32, "{count} steps: relative L2 {error:e}");
+    }
+    let (given, made) = (pixels(&init), pixels(&picture));
+    assert!(given[..48] == made[..48] && given != made, "the mask keeps the first row's half");
+    let line = kiln_err(&[&run[..], &["--init-image", arg(&init)]].concat(), 2);
+    assert!(line.contains("give --init-image, and --mask"), "{line}");
+}
+
+#[test]
+fn a_picture_of_depth_is_read_by_eval_alone() {
+    let depth = Small::new("depth", "condition_channels = 1", [32, 32]);
+    depth.compile();
+    let picture = depth.folder.join("never.png");
+    let line = kiln_err(&["run", arg(&depth.bundle), "-p", "a", "-o", arg(&picture)], 2);
     assert!(line.contains("reads a picture beside the latent"), "{line}");
 }
 

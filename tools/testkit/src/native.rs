@@ -94,5 +94,10 @@ pub fn rgba(path: &Path) -> Vec<u8> {
     let mut reader = png::Decoder::new(file).read_info().unwrap();
     let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
     reader.next_frame(&mut rgb).unwrap();
-    rgb.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect()
+    match reader.info().color_type {
+        png::ColorType::Grayscale => {
+            rgb.iter().flat_map(|&level| [level, level, level, 255]).collect()
+        }
+        _ => rgb.chunks_exact(3).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect(),
+    }
 }

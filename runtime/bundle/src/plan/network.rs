@@ -122,8 +122,9 @@ pub enum Feed {
     /// [`Manifest::guidance_channels`] numbers, once for each timestep of a
     /// [`Role::TimestepProjection`].
     Guidance,
-    /// A picture beside the latent, once for each batch row, for models that read a mask or depth:
-    /// [`Manifest::condition_channels`] channels.
+    /// A picture beside the latent, once for each batch row: [`Manifest::condition_channels`]
+    /// channels. Models for inpainting have one more than the latent: the mask, then the latent of
+    /// the masked image.
     Condition,
     /// Timesteps of the sampler, the last one repeated if there are fewer than the port holds.
     Timestep,

@@ -37,6 +37,15 @@ fn no_text(error: DecodingError) -> DecodingError {
     }
 }
 
+/// An image that was scaled, and the size of its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scaled {
+    /// The image.
+    pub image: RgbImage,
+    /// Width and height in pixels of the image in the file, upright.
+    pub from: (u32, u32),
+}
+
 /// The bytes that may still be decompressed after the last text.
 fn left(bytes: usize, text: &[(String, String)]) -> usize {
     bytes.saturating_sub(text.last().map_or(0, |(_, value)| value.len()))
@@ -79,9 +88,9 @@ pub fn read_described(path: &Path) -> Result<Described, PngError> {
 /// The image is upright: turned as its Exif data say.
 /// Numerics: 16 bits become 8, grey becomes RGB, transparent pixels are blended with white.
 /// Errors: [`PngError::Read`], with the path, also for more than [`MAX_PIXELS`].
-pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<RgbImage, PngError> {
+pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<Scaled, PngError> {
     let limits = format!("it has over {MAX_PIXELS} pixels, or over {MAX_SIDE} on a side");
-    let (cover, orientation) = read(path, limits, |file| {
+    let (cover, from, orientation) = read(path, limits, |file| {
         let mut reader = open(file, Transformations::normalize_to_color8(), true)?;
         let size = reader.info().size();
         let color = reader.output_color_type().0;
@@ -96,9 +105,10 @@ pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<RgbImage, PngE
                 cover.add(y, columns, &rgb);
             }
         }
-        Ok((cover, orientation))
+        let from = if orientation.is_transposed() { (size.1, size.0) } else { size };
+        Ok((cover, from, orientation))
     })?;
-    Ok(orientation.apply(cover?.finish()?))
+    Ok(Scaled { image: orientation.apply(cover?.finish()?), from })
 }
 
 /// The rows of an image in the order of its file: each row, its first column and the distance of
@@ -223,7 +233,7 @@ mod tests {
             (ColorType::Rgb, &[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]),
             (ColorType::Rgba, &[0, 0, 0, 128, 4, 5, 6, 255], [127, 127, 127, 4, 5, 6]),
         ] {
-            let image = read_cover(&file(color, pixels, |_| ()), 2, 1).unwrap();
+            let image = read_cover(&file(color, pixels, |_| ()), 2, 1).unwrap().image;
             assert_eq!(image.pixels(), expected, "{color:?}");
         }
     }
@@ -231,7 +241,7 @@ mod tests {
     #[test]
     fn interlaced_files_are_read_row_by_row() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adam7.png");
-        let image = read_cover(&path, 21, 13).unwrap();
+        let image = read_cover(&path, 21, 13).unwrap().image;
         let places = (0..13).flat_map(|y| (0..21).map(move |x| (x, y)));
         let pixel = |(x, y): (u32, u32)| [x * 12, y * 19, x * y * 7].map(|value| value as u8);
         assert!(image.pixels() == places.flat_map(pixel).collect::<Vec<_>>());
@@ -251,7 +261,7 @@ mod tests {
         body.write_image_data(&[10, 20]).unwrap();
         body.finish().unwrap();
         std::fs::write(&path, bytes).unwrap();
-        let image = read_cover(&path, 1, 2).unwrap();
+        let image = read_cover(&path, 1, 2).unwrap().image;
         assert_eq!(image.pixels(), [10, 10, 10, 20, 20, 20]);
     }
 

@@ -13,6 +13,9 @@ pub struct Level {
 }
 
 impl Level {
+    /// An image without noise.
+    pub const IMAGE: Level = Level { picture: 1.0, noise: 0.0 };
+
     /// Noise of standard deviation `sigma` beside an image of variance 1.
     pub(super) fn exploding(sigma: f64) -> Level {
         Level { picture: 1.0, noise: sigma }

@@ -15,7 +15,8 @@ use crate::model::{self, Autoencoder, Decoders, Encoder};
 #[derive(clap::Args)]
 #[group(skip)]
 pub struct Args {
-    /// Add the autoencoder's encoder to the bundle, for kiln run --init-image
+    /// Add the autoencoder's encoder to the bundle, for kiln run --init-image and --mask. Models for
+    /// inpainting have it in any case
     #[arg(long)]
     pub with_encoder: bool,
     /// Checkpoint with the encoder, in any form of --weights, or a tiny autoencoder. Needed if
@@ -74,8 +75,10 @@ impl Args {
             (None, None) => (Decoders::Own, None),
         };
         let mut tiny = Vec::from_iter(tiny);
+        // The mask and the latent of the masked picture.
+        let is_for_inpainting = config.unet.condition_channels == config.latent_channels + 1;
         let encoder = match &self.encoder_weights {
-            _ if !self.with_encoder => Encoder::None,
+            _ if !(self.with_encoder || is_for_inpainting) => Encoder::None,
             None if replacing.is_some() => {
                 let own = tiny.first().map(|tiny| config_of(tiny, Half::Encoder, config));
                 own.transpose().context("--decoder")?.flatten().map_or(Encoder::Own, Encoder::Tiny)
