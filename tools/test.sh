@@ -66,7 +66,6 @@ if [ -s "$logs/failed" ]; then
     cat "$logs/failed" >&2
     exit 1
 fi
-[ -n "${1:-}" ] || cargo test --release --locked --workspace --doc
 # Bundles and checkpoints of tests that passed are of no more use, and take gigabytes.
 find "${CARGO_TARGET_DIR:-target}/tmp" -type f '(' -name '*.kiln' ! -path '*/robust/cache.kiln' \
     -o -name '*.safetensors*' ')' -delete

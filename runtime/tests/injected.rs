@@ -19,7 +19,7 @@ use small::Small;
 
 /// In `make test`, one of so many places of a fault is tried: calls of OpenCL with compiled kernels,
 /// while they are compiled, and reads.
-const EVERY: [usize; 3] = [25, 75, 75];
+const EVERY: [usize; 3] = [25, 150, 150];
 /// A run that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(600);
 

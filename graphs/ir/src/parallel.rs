@@ -25,10 +25,12 @@ pub(crate) fn fill_rows(
     }
 }
 
-/// Dot product. Products are summed in `f32` over runs of eight per lane, and the runs in `f64`.
+/// Dot product. Products are summed in `f32` over runs of eight per lane, and the runs in `f64`, also
+/// per lane, so that compilers use vectors for both.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 16;
     const RUN: usize = 8 * LANES;
+    let mut sums = [0.0f64; LANES];
     let mut total = 0.0f64;
     for (a, b) in a.chunks(RUN).zip(b.chunks(RUN)) {
         let mut lanes = [0.0f32; LANES];
@@ -40,9 +42,12 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
                 lanes[i] += x[i] * y[i];
             }
         }
-        total += lanes.iter().map(|l| f64::from(*l)).sum::<f64>() + tail;
+        for i in 0..LANES {
+            sums[i] += f64::from(lanes[i]);
+        }
+        total += tail;
     }
-    total
+    total + sums.iter().sum::<f64>()
 }
 
 /// Matrix product of `rows x k` by `weights` `[n, k]` transposed. `gather(row, window)` writes the

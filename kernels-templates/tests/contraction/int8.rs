@@ -79,10 +79,10 @@ fn cases() -> Vec<Case> {
     let end = Conv2d { padding: 0, padding_end: 1, ..op(3, 2) };
     let mut cases = vec![
         matmul(13, &[320], 40, e(IDENTITY), INT8),
-        conv2d(op(3, 1), [2, 5, 7], &[32, 64], 40, INT8),
-        matmul(600, &[96], 72, e(Geglu), groups_of(32)),
-        conv2d(end, [1, 8, 26], &[64], 33, groups_of(16)),
-        conv2d(up, [1, 4, 6], &[48], 40, INT8),
+        conv2d(op(3, 1), [2, 3, 5], &[32, 64], 40, INT8),
+        matmul(130, &[96], 72, e(Geglu), groups_of(32)),
+        conv2d(end, [1, 4, 26], &[64], 33, groups_of(16)),
+        conv2d(up, [1, 3, 4], &[48], 40, INT8),
         matmul(25, &[64, 128], 48, e(Gelu), groups_of(64)),
         conv2d(op(1, 1), [2, 5, 3], &[80], 40, INT8),
         conv2d(op(3, 2), [2, 9, 13], &[32], 32, INT8),

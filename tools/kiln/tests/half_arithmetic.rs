@@ -14,7 +14,7 @@ use kiln_compiler::request::PlanRequest;
 use kiln_compiler::storage::Storage;
 use kiln_compiler::{emit, plan_model, weights};
 use kiln_testkit::half::Way;
-use kiln_testkit::{Runner, bounds, relative_l2};
+use kiln_testkit::{Runner, bounds, every, relative_l2};
 use std::path::{Path, PathBuf};
 
 /// The plan of emoji-256 for Mali, everything in FP16.
@@ -89,6 +89,10 @@ fn networks_in_half_arithmetic_agree() {
     harness::eval_unet(&bundle, &emoji("1-init.npy"), &timestep, &emoji("1-text.npy"), &eps);
     expect_close(&eps, &emoji("1-eps-cond.npy"));
 
+    // Where half arithmetic is emulated, the decoder takes as long as all of the above, thrice.
+    if way == Way::Emulated && every(2) > 1 {
+        return;
+    }
     let image = folder.join("image.npy");
     eval("decoder", &format!("latent={}", arg(&emoji("1-latents-20.npy"))), &image);
     expect_close(&image, &emoji("1-image.npy"));

@@ -21,6 +21,9 @@ pub fn device() -> DeviceFacts {
 /// Kernels of a program, as in bundles.
 const KERNELS: usize = 8;
 const UNOPTIMIZED: &str = "-cl-opt-disable";
+/// For oclgrind's compiler: an error needs its line. What variables are where takes the compiler
+/// minutes for a long kernel.
+const LINES_ALONE: &str = "-debug-info-kind=line-tables-only";
 
 /// An OpenCL device that runs kernels of all targets. Missing instructions are emulated.
 pub struct Runner {
@@ -29,6 +32,8 @@ pub struct Runner {
     vendor: String,
     /// The device is a CPU.
     cpu: bool,
+    /// Options of the driver's compiler.
+    options: &'static str,
     /// Names of extensions and instructions of the device.
     extensions: Vec<String>,
     half: OnceLock<half::Way>,
@@ -43,8 +48,10 @@ impl Runner {
         RUNNER.get_or_init(|| {
             let device = self::device();
             let probe = Probe::open(&device).expect("it opens");
+            let options = if device.name.contains("Oclgrind") { LINES_ALONE } else { "" };
             Self {
                 probe,
+                options,
                 name: device.name,
                 vendor: device.vendor,
                 cpu: device.device_type == DeviceType::Cpu,
@@ -94,11 +101,11 @@ impl Runner {
             for launch in &lowering.launches {
                 let key = (launch.source.clone(), launch.entry);
                 let source = self.source(launch);
-                if !source.options.is_empty() || joined.contains_key(&key) {
+                if source.options != self.options || joined.contains_key(&key) {
                     continue;
                 }
                 let part = program::part(&source.text, launch.entry);
-                let options = if plain { "" } else { UNOPTIMIZED };
+                let options = if plain { self.options } else { UNOPTIMIZED };
                 joined.insert(key.clone(), source);
                 parts.entry(options).or_default().push((key, part));
             }
@@ -162,7 +169,7 @@ impl Runner {
             true => self.half().source(&launch.source),
             false => self.without_vnni(&launch.source).unwrap_or_else(|| launch.source.to_string()),
         };
-        Source { text, options: "", entry }
+        Source { text, options: self.options, entry }
     }
 }
 

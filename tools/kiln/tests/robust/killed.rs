@@ -74,7 +74,7 @@ fn a_killed_compilation_of_kernels_leaves_a_cache_that_works() {
     let folder = empty("killed-prepare");
     let cache = cache_without(&folder, 5);
     let prepare = ["prepare", arg(bundle()), "--cache", arg(&cache)].map(String::from);
-    for moment in moments(Duration::from_secs(2)) {
+    for moment in moments(Duration::from_secs(1)) {
         kill(command(&prepare).spawn().expect("it starts"), moment);
     }
     // The run is killed, and what compiles for it goes on beside the next run.
