@@ -183,7 +183,7 @@ fn every_read_of_a_file_may_go_wrong() {
                 }
                 let (mut ends, mut faults) = (Ends::default(), 0);
                 let places: Vec<usize> = (1..=calls).collect();
-                for &number in sampled(&places, EVERY[2].min(calls.div_ceil(8))) {
+                for &number in sampled(&places, EVERY[2].min(calls.div_ceil(4))) {
                     let number = number.to_string();
                     let fault = [&counted[..], &[("KILN_FAULT_HOW", how), (from, &number)]];
                     let ended = place.run(&fault.concat());

@@ -59,7 +59,8 @@ fn planned() -> Planned {
 fn weights_of(planned: &Planned, checkpoint: &Path, bundle: &Path) -> Vec<u8> {
     let source = weights::open(checkpoint).unwrap();
     let writer = BundleWriter::create(bundle).unwrap();
-    emit::emit(std::slice::from_ref(planned), source.as_ref(), b"merges", writer, &mut |_| {}).unwrap();
+    emit::emit(std::slice::from_ref(planned), source.as_ref(), b"merges", writer, &mut |_| {})
+        .unwrap();
     let bundle = BundleFile::open(bundle).unwrap();
     let mut bytes = vec![0; bundle.weights_len_bytes() as usize];
     bundle.read_weights(0, &mut bytes).unwrap();
@@ -81,14 +82,20 @@ fn all_layouts_make_the_same_weights() {
 
     let listed = fixtures::emoji_diffusers();
     fixtures::write_diffusers(&at("diffusers"), &listed);
-    assert!(weights_of(&planned, &at("diffusers"), &at("diffusers.kiln")) == expected, "diffusers folder");
+    assert!(
+        weights_of(&planned, &at("diffusers"), &at("diffusers.kiln")) == expected,
+        "diffusers folder"
+    );
 
     fixtures::write_diffusers(&at("sharded"), &listed);
     let (file, stem) = ("unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model");
     std::fs::remove_file(at("sharded").join(file)).unwrap();
     let tensors = fixtures::in_file(&listed, file);
     fixtures::write_sharded(&at("sharded/unet"), stem, &tensors, 3);
-    assert!(weights_of(&planned, &at("sharded"), &at("sharded.kiln")) == expected, "sharded folder");
+    assert!(
+        weights_of(&planned, &at("sharded"), &at("sharded.kiln")) == expected,
+        "sharded folder"
+    );
 
     for tensor in fixtures::emoji() {
         let descr = if tensor.dtype == "F16" { "<f2" } else { "<f4" };

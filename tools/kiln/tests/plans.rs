@@ -15,7 +15,7 @@ use kiln_testkit::sampled;
 const SAMPLE: usize = 7;
 /// One of how many sections of all other files is held by default. With no factor of the 21 sections
 /// of a file, so that it meets all profiles and precisions.
-const OTHERS: usize = 61;
+const OTHERS: usize = 95;
 
 /// The lines of a model, a profile and a precision.
 fn section(model: &str, profile: &str, precision: &str) -> String {
