@@ -11,12 +11,20 @@ pub const GUIDANCE_BRANCHES: usize = 2;
 /// weights are read once an image. A row of sd21-base takes 79 KiB.
 pub const TIMESTEP_ROWS: usize = 64;
 
+/// Name of the U-Net's value that its shallow variant takes from an earlier pass.
+pub const DEEP: &str = "deep";
+
 /// A diffusion model as graphs.
 pub trait Model {
     /// The text encoder for `batch` prompts: `tokens` -> `embedding`.
     fn text_encoder(&self, batch: usize) -> Result<Graph>;
     /// The U-Net for `batch` latents: `latent`, `timestep`, `context` -> `eps`.
     fn unet(&self, batch: usize) -> Result<Graph>;
+    /// [`unet`](Self::unet) with a second output, [`DEEP`]: the value with which the inner levels
+    /// enter the last outer block. Without it there is no shallow variant.
+    fn unet_with_deep(&self, batch: usize) -> Result<Graph> {
+        self.unet(batch)
+    }
     /// The decoder for one latent: `latent` -> `image`.
     fn decoder(&self) -> Result<Graph>;
     /// The decoders of the bundle, one or two of [`Role::DECODERS`].
@@ -45,6 +53,11 @@ pub struct NetworkGraph {
 /// The parts of a model as networks, in the order of their roles, with a prompt for each branch of
 /// guidance. `batch` is the number of rows of the U-Net.
 pub fn parts(model: &dyn Model, branches: usize, batch: usize) -> Result<Vec<NetworkGraph>> {
+    parts_around(model, model.unet(batch)?, branches)
+}
+
+/// [`parts`] with a given U-Net.
+pub fn parts_around(model: &dyn Model, unet: Graph, branches: usize) -> Result<Vec<NetworkGraph>> {
     let network = |name: &str, role, graph| NetworkGraph { name: name.to_string(), role, graph };
     let encoder = model.encoder()?;
     let encoder = encoder.map(|graph| network("encoder", Role::ImageEncoder, graph));
@@ -52,7 +65,7 @@ pub fn parts(model: &dyn Model, branches: usize, batch: usize) -> Result<Vec<Net
     let mut parts: Vec<NetworkGraph> = encoder.into_iter().collect();
     parts.extend([
         network("text_encoder", Role::TextEncoder, text_encoder),
-        network("unet", Role::Denoiser, model.unet(batch)?),
+        network("unet", Role::Denoiser, unet),
     ]);
     for (role, graph) in model.decoders()? {
         let name = if role == Role::TinyDecoder { "tiny_decoder" } else { "decoder" };

@@ -19,12 +19,16 @@ pub struct PlanRequest<'a> {
     pub guidance_branches: Option<usize>,
     /// Rows of a U-Net pass; `None` lets the strategies choose.
     pub guidance_batch: Option<usize>,
+    /// Whether the plan has variants of the U-Net that cost less, for cheaper steps. All branches
+    /// of guidance are then in one pass.
+    pub fast: bool,
 }
 
 impl<'a> PlanRequest<'a> {
     /// A request that leaves the branches and the rows of guidance to the model and the strategies.
     pub fn new(profile: &'a DeviceProfile, storage: Storage<'a>, budget_bytes: u64) -> Self {
-        Self { profile, storage, budget_bytes, guidance_branches: None, guidance_batch: None }
+        let (guidance_branches, guidance_batch, fast) = (None, None, false);
+        Self { profile, storage, budget_bytes, guidance_branches, guidance_batch, fast }
     }
 
     /// Branches of guidance to plan for. A model has one if its default guidance is 1, or if its

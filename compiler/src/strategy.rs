@@ -80,7 +80,7 @@ impl Strategy {
     /// Criteria for the variants of a network. Only the denoiser's reads can hide behind the
     /// arithmetic of an earlier pass. Other networks pay the full price, or the prohibitive one.
     pub fn selection(&self, role: Role) -> Selection {
-        let own_price = role == Role::Denoiser || self.read_price == ReadPrice::PROHIBITIVE;
+        let own_price = role.is_denoiser() || self.read_price == ReadPrice::PROHIBITIVE;
         Selection {
             scratch: self.scratch,
             max_weight_bytes: self.max_block_bytes,

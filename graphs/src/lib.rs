@@ -25,6 +25,6 @@ mod vae_encoder;
 pub use clip_text::text_encoder;
 pub use config::{ModelConfig, TextConfig, TextTower, UnetConfig, VaeConfig, model, models};
 pub use tiny::{TINY_PREFIX, TinyConfig, tiny_decoder, tiny_encoder};
-pub use unet::unet;
+pub use unet::{unet, unet_with_deep};
 pub use vae_decoder::vae_decoder;
 pub use vae_encoder::vae_encoder;

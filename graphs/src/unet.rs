@@ -24,6 +24,19 @@ const NORM_EPS: f32 = 1e-5;
 /// model.
 /// Source: Rombach et al. 2022 (arXiv:2112.10752), `openaimodel.UNetModel`.
 pub fn unet(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
+    Ok(both(config, batch)?.0)
+}
+
+/// The U-Net with a second output `deep: [batch, h, w, C]`, the value that enters the last block
+/// of the way up: what the inner levels add to it, without the skip from the first convolution.
+pub fn unet_with_deep(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
+    let (mut graph, deep) = both(config, batch)?;
+    graph.output("deep", deep);
+    Ok(graph)
+}
+
+/// The U-Net, and the value that enters the last block of the way up.
+fn both(config: &ModelConfig, batch: usize) -> Result<(Graph, ValueId), IrError> {
     let ([height, width], channels) = (config.latent_px(), config.latent_channels);
     let mut net = Layers::new("unet", "model.diffusion_model.");
     let picture = |channels| TensorType::f32(&[batch, height, width, channels]);
@@ -39,12 +52,12 @@ pub fn unet(config: &ModelConfig, batch: usize) -> Result<Graph, IrError> {
     let mut levels = Levels { net, config: &config.unet, timestep, context };
     let (x, skips) = levels.down(latent)?;
     let x = if config.unet.middle { levels.middle(x)? } else { x };
-    let x = levels.up(x, skips)?;
+    let (x, deep) = levels.up(x, skips)?;
     let mut net = levels.net;
     let x = net.group_norm("out.0", x, NORM_EPS)?;
     let x = net.silu("out.1", x)?;
     let x = net.conv3x3("out.2", x, channels, 1)?;
-    Ok(net.finish("eps", x))
+    Ok((net.finish("eps", x), deep))
 }
 
 /// Embeds the timestep as one row of `time_width` columns, with the guidance scale and the class if
@@ -109,13 +122,15 @@ impl Levels<'_> {
         self.resnet("middle_block.2", x, channels)
     }
 
-    /// The blocks on the way up, each with the value of its counterpart on the way down.
-    fn up(&mut self, mut x: ValueId, skips: Vec<ValueId>) -> Result<ValueId, IrError> {
+    /// The blocks on the way up, each with the value of its counterpart on the way down. Returns
+    /// the output and the input of the last one.
+    fn up(&mut self, mut x: ValueId, skips: Vec<ValueId>) -> Result<(ValueId, ValueId), IrError> {
         let config = self.config;
-        let blocks = config.res_blocks + 1;
+        let (blocks, mut before) = (config.res_blocks + 1, x);
         for (i, skip) in skips.into_iter().rev().enumerate() {
             let level = config.channels.len() - 1 - i / blocks;
             let path = format!("output_blocks.{i}");
+            before = x;
             x = self.net.graph.push(&format!("{path}.concat"), Concat, &[x, skip])?;
             x = self.resnet(&format!("{path}.0"), x, config.channels[level])?;
             let attends = config.up_attention.contains(&level);
@@ -127,7 +142,7 @@ impl Levels<'_> {
                 x = upsample(&mut self.net, &format!("{path}.{place}"), x)?;
             }
         }
-        Ok(x)
+        Ok((x, before))
     }
 
     fn resnet(&mut self, path: &str, x: ValueId, out: usize) -> Result<ValueId, IrError> {

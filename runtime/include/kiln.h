@@ -171,6 +171,16 @@ typedef struct KilnRequest {
   // The part of the initial image to repaint, a byte for each of its pixels: 255 is repainted, 0
   // is kept, values between mix the two. NULL repaints all. A strength of 1 suits most masks.
   const uint8_t *mask;
+  // Preset of steps that cost less and change the image, 0 to 3, for a bundle compiled with
+  // `--fast`; 0 has none.
+  uint32_t fast;
+  // Share of the steps after which guidance begins, 0 to 1; NaN is the preset's.
+  float guidance_start;
+  // Share of the steps after which guidance ends, from `guidance_start` to 1; NaN is the
+  // preset's.
+  float guidance_stop;
+  // One step in so many computes the inner levels of the U-Net; 0 is the preset's.
+  uint32_t cache_interval;
 } KilnRequest;
 
 // Progress of a call. Valid until the callback returns, with the preview.
@@ -183,6 +193,8 @@ typedef struct KilnProgress {
   uint32_t of;
   // Seconds of the last step.
   double seconds;
+  // Predicted seconds of the remaining steps.
+  double seconds_left;
   // Preview as red, green, blue, row by row; NULL if there is none.
   const uint8_t *preview_rgb;
   // Width of the preview in pixels.

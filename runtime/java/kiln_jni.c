@@ -278,7 +278,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     JNIEnv *env, jclass class, jlong session, jstring prompt, jstring negative_prompt, jlong seed,
     jint steps, jfloat guidance, jstring sampler, jboolean preview, jbyteArray initial_rgba,
     jint initial_width, jint initial_height, jdouble strength, jbyteArray mask, jstring decoder,
-    jboolean plain_prompt, jobject object, jintArray size) {
+    jboolean plain_prompt, jint fast, jobject object, jintArray size) {
     (void)class;
     char *own_prompt = copy_text(env, prompt);
     char *own_negative = copy_text(env, negative_prompt);
@@ -300,6 +300,7 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         request.sampler = own_sampler;
         request.decoder = own_decoder;
         request.plain_prompt = plain_prompt;
+        request.fast = (uint32_t)fast;
         request.preview = preview;
         request.initial_image = initial == NULL ? NULL : &image;
         request.mask = own_mask;

@@ -13,6 +13,7 @@ use kiln_bundle::sign::PublicKey;
 
 use crate::error::RuntimeError;
 use crate::os::library;
+use crate::pipeline::fast::GuidanceInterval;
 use crate::pipeline::png;
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
@@ -73,8 +74,9 @@ pub struct RunArgs {
     #[cfg_attr(feature = "clap", arg(long))]
     pub plain_prompt: bool,
     /// A batch: one JSON object a line with "prompt" and optionally "negative_prompt", "seed",
-    /// "steps", "guidance", "guidance_rescale", "sampler", "spacing", "eta", "init_image", "mask",
-    /// "strength" and "output", which default to the arguments. In a .txt file, each line is a prompt. Existing pictures are
+    /// "steps", "guidance", "guidance_rescale", "sampler", "spacing", "eta", "fast",
+    /// "guidance_interval", "cache_interval", "init_image", "mask", "strength" and "output", which
+    /// default to the arguments. In a .txt file, each line is a prompt. Existing pictures are
     /// skipped, so that a stopped batch can be resumed
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["prompt", "count", "latent"]))]
     pub prompts: Option<PathBuf>,
@@ -113,6 +115,19 @@ pub struct RunArgs {
     /// Noise that each step of ddim or tcd adds, 0 to 1 [default: 0, for tcd 0.3]
     #[cfg_attr(feature = "clap", arg(long, allow_negative_numbers = true))]
     pub eta: Option<f32>,
+    /// Steps that cost less, for a bundle compiled with --fast. 1 computes the inner levels of the
+    /// U-Net in every second step only, 2 in every third, and 3 also ends guidance after a half of
+    /// the steps. The picture changes, more from 1 to 3
+    #[cfg_attr(feature = "clap", arg(long, value_name = "0|1|2|3", default_value_t = 0))]
+    pub fast: usize,
+    /// Steps that have guidance, as shares from 0 to 1; the others compute the branch of the prompt
+    /// alone. In place of that of --fast, for example 0:0.5 [default: 0:1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "START:STOP"))]
+    pub guidance_interval: Option<GuidanceInterval>,
+    /// One step in N computes the inner levels of the U-Net; the others take their value from it.
+    /// In place of that of --fast, for example 2 [default: 1]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
+    pub cache_interval: Option<usize>,
     /// Initial latent in place of the seed's noise: float32, [1, C, H, W], variance 1
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
     pub latent: Option<PathBuf>,
@@ -285,8 +300,8 @@ fn make(
     let picture = session.generate(&request, &mut |progress| {
         match progress {
             Progress::Prompt => bar.show("encoding the prompt", 0, 1),
-            Progress::Step { done, steps, seconds, picture, decoded, .. } => {
-                bar.step(done, steps, seconds);
+            Progress::Step { done, steps, seconds, seconds_left, picture, decoded, .. } => {
+                bar.step((done, steps), seconds, seconds_left);
                 if preview_failed.is_none() {
                     preview_failed = previews.step(done, picture, decoded).err();
                 }

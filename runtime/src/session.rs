@@ -24,6 +24,7 @@ use crate::tensor::{self, port_bytes, port_elems};
 
 mod canvas;
 mod eval;
+mod evaluations;
 mod finite;
 mod generate;
 mod measure;

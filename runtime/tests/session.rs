@@ -79,8 +79,12 @@ fn expected(request: &Request<'_>) -> (Vec<f32>, Vec<f32>) {
         let [mut eps, conditional] = contexts
             .each_ref()
             .map(|context| channels_first(&small::unet(&input, context, timestep), 4));
-        sampler::guide(&mut eps, &conditional, settings.guidance, settings.guidance_rescale)
-            .unwrap();
+        if settings.savings.guidance_interval.contains(step, settings.steps) {
+            sampler::guide(&mut eps, &conditional, settings.guidance, settings.guidance_rescale)
+                .unwrap();
+        } else {
+            eps = conditional;
+        }
         sampler.step(step, &eps, &mut latent, &mut rng).unwrap();
     }
     (small::decode(&channels_last(&latent, 4)), latent)
@@ -92,6 +96,43 @@ fn assert_close(found: &[f32], expected: &[f32]) {
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert!((found - expected).abs() <= 1e-4 * scale, "{index}: {found} is not {expected}");
     }
+}
+
+#[test]
+fn steps_outside_the_interval_have_no_guidance() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = open(&write(&folder, Small { batch: 1, ..Small::default() }));
+    for interval in ["0:0.5", "0.3:0.7", "0:0"] {
+        let guidance_interval = Some(interval.parse().unwrap());
+        let request = Request { guidance_interval, ..request(5) };
+        let found = picture(&mut session, &request);
+        assert_close(&found.decoded, &expected(&request).0);
+    }
+}
+
+#[test]
+fn steps_that_the_bundle_has_not_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = open(&write(&folder, Small::default()));
+    let interval = |text: &str| Some(text.parse().unwrap());
+    for (request, expected) in [
+        (Request { fast: 1, ..request(2) }, "compile it with --fast"),
+        (Request { fast: 4, ..request(2) }, "fast is 4, it must be from 0 to 3"),
+        (Request { cache_interval: Some(2), ..request(2) }, "compile it with --fast"),
+        (Request { cache_interval: Some(0), ..request(2) }, "cache interval is 0"),
+        (Request { guidance_interval: interval("0:0.5"), ..request(2) }, "with --fast"),
+    ] {
+        let error = session.generate(&request, &mut |_| ControlFlow::Continue(())).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // A preset whose values are given back has nothing to save.
+    let whole = Request {
+        fast: 1,
+        guidance_interval: interval("0:1"),
+        cache_interval: Some(1),
+        ..request(2)
+    };
+    assert_close(&picture(&mut session, &whole).decoded, &expected(&request(2)).0);
 }
 
 #[test]

@@ -59,13 +59,29 @@ pub fn hoist(unet: &Graph, timestep_rows: usize) -> Result<Hoisted> {
         .filter(|id| !prompt.contains(id) && !timestep.contains(id))
         .collect();
     let part = |name: &str, set: &BTreeSet<ValueId>, rows: Option<usize>| {
-        (!set.is_empty()).then(|| extract(unet, name, set, rows)).transpose()
+        (!set.is_empty()).then(|| with_crossing(unet, name, set, rows)).transpose()
     };
     Ok(Hoisted {
         prompt: part("unet_prompt", &prompt, None)?,
         timestep: part("unet_time", &timestep, Some(timestep_rows))?,
-        step: extract(unet, "unet", &rest, None)?,
+        step: with_crossing(unet, "unet", &rest, None)?,
     })
+}
+
+/// [`extract`], with the values that are read outside as further outputs.
+fn with_crossing(
+    graph: &Graph,
+    name: &str,
+    set: &BTreeSet<ValueId>,
+    rows: Option<usize>,
+) -> Result<Graph> {
+    let (mut part, moved) = extract(graph, name, set, rows)?;
+    for id in set.iter().filter(|id| !graph.is_output(**id)) {
+        if graph.users(*id).iter().any(|u| !set.contains(u)) {
+            part.output(&graph.node(*id).name, moved[id]);
+        }
+    }
+    Ok(part)
 }
 
 /// Names of the inputs that each node depends on.
@@ -82,15 +98,15 @@ fn dependencies(graph: &Graph) -> Result<HashMap<ValueId, BTreeSet<String>>> {
     Ok(depends)
 }
 
-/// The subgraph of `set`. Constants are copied. Other values from outside become inputs. Values
-/// that are read outside, and outputs of the graph, become outputs. `rows` replaces the extent of
-/// axis 0 of the inputs.
-fn extract(
+/// The subgraph of `set`, and its value for each of the graph's. Constants are copied. Other values
+/// from outside become inputs, named as outputs of the graph if they are. `rows` replaces the
+/// extent of axis 0 of the inputs.
+pub(super) fn extract(
     graph: &Graph,
     name: &str,
     set: &BTreeSet<ValueId>,
     rows: Option<usize>,
-) -> Result<Graph> {
+) -> Result<(Graph, HashMap<ValueId, ValueId>)> {
     let mut part = Graph::new(name);
     let mut moved: HashMap<ValueId, ValueId> = HashMap::new();
     for id in graph.topological()? {
@@ -108,7 +124,9 @@ fn extract(
                         if let (Some(rows), Some(first)) = (rows, ty.shape.first_mut()) {
                             *first = rows;
                         }
-                        part.input(&node.name, ty)
+                        let outputs = graph.outputs().iter();
+                        let named = outputs.clone().find(|(_, value)| *value == operand);
+                        part.input(named.map_or(&node.name, |(name, _)| name), ty)
                     }
                 }
             });
@@ -120,14 +138,8 @@ fn extract(
         part.node_mut(new).ty.dtype = node.ty.dtype;
         moved.insert(id, new);
     }
-    for id in set {
-        let outside = graph.users(*id).iter().any(|u| !set.contains(u));
-        let named = graph.outputs().iter().find(|(_, v)| v == id);
-        if let Some((output, _)) = named {
-            part.output(output, moved[id]);
-        } else if outside {
-            part.output(&graph.node(*id).name, moved[id]);
-        }
+    for (name, id) in graph.outputs().iter().filter(|(_, id)| set.contains(id)) {
+        part.output(name, moved[id]);
     }
-    Ok(part)
+    Ok((part, moved))
 }

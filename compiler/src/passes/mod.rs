@@ -16,6 +16,7 @@ mod fuse_norm;
 pub mod hoist;
 mod merge_qkv;
 mod merge_rows;
+mod shallow;
 pub mod unfuse_norm;
 
 use anyhow::{Context as _, Result};
@@ -95,6 +96,7 @@ pub const PASSES: &[Pass] = &[
     },
     Pass { stage: Stage::Strategy, name: "chain", run: Run::If(recomputes, chain::run) },
     Pass { stage: Stage::Split, name: "hoist", run: Run::Split(hoist::run) },
+    Pass { stage: Stage::Split, name: "shallow", run: Run::Split(shallow::run) },
     Pass { stage: Stage::Device, name: "unfuse_norm", run: Run::For(unfuse_norm::run) },
 ];
 

@@ -279,10 +279,9 @@ impl<'a> Assembler<'a> {
         let drafts = self.decisions.blocks.drafts.iter().enumerate();
         drafts
             .filter(|(i, d)| {
-                let at = if first { d.launches.0 } else { d.launches.1 };
-                d.network == network
-                    && d.kind == BlockKind::Weights
-                    && at == launch
+                let at = d.use_of(network).map(|of| if first { of.first } else { of.last });
+                d.kind == BlockKind::Weights
+                    && at == Some(launch)
                     && resident(self.decisions, *i).is_none()
             })
             .map(|(i, _)| i)

@@ -1,7 +1,7 @@
 //! A draft: lowered networks with blocks and live ranges. Placing a draft makes a plan.
 
 use anyhow::Result;
-use kiln_bundle::plan::{AVX_VNNI, AVX512_VNNI, Manifest, MemoryPlan, Plan};
+use kiln_bundle::plan::{AVX_VNNI, AVX512_VNNI, Manifest, MemoryPlan, Plan, Role};
 
 use super::assemble::{Decisions, assemble};
 use super::blocks::Blocks;
@@ -44,8 +44,14 @@ impl Draft {
     ) -> Result<Self> {
         let profile = request.profile;
         let mut blocks = Blocks::default();
+        let whole = networks.iter().position(|network| network.source.role == Role::Denoiser);
         for (index, network) in networks.iter().enumerate() {
-            blocks.add(index, network, profile.memory.base_align_bytes);
+            match whole.filter(|&whole| whole < index && network.source.role.is_denoiser()) {
+                Some(whole) => {
+                    blocks.add_variant((index, network), (whole, &networks[whole]))?;
+                }
+                None => blocks.add(index, network, profile.memory.base_align_bytes),
+            }
         }
         let lifetimes = Lifetimes::new(&networks, &blocks)?;
         let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);

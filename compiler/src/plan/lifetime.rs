@@ -7,6 +7,7 @@ use anyhow::Result;
 use kiln_bundle::plan::{BlockKind, BufferKind, Role, Slice};
 use kiln_ir::{NodeKind, ValueId};
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::blocks::Blocks;
 use super::edges::{Edge, edges};
@@ -65,7 +66,7 @@ impl Lifetimes {
                 this.buffers[buffer].kind = BufferKind::Port;
             }
         }
-        this.outlive_previews(networks);
+        this.outlive_the_loop(networks);
         for (block, draft) in blocks.drafts.iter().enumerate() {
             if draft.kind == BlockKind::Weights {
                 continue;
@@ -79,31 +80,39 @@ impl Lifetimes {
         Ok(this)
     }
 
-    /// Keeps the timestep projection's outputs over the tiny decoder, which may run between two
-    /// steps of the sampler and comes before the projection.
-    fn outlive_previews(&mut self, networks: &[LoweredNetwork]) {
-        let with = |role| networks.iter().position(|n| n.source.role == role);
-        let (tiny, projection) = (with(Role::TinyDecoder), with(Role::TimestepProjection));
-        let (Some(tiny), Some(projection)) = (tiny, projection) else { return };
-        for (_, id) in networks[projection].source.graph.outputs() {
-            let buffer = &mut self.buffers[self.values[&(projection, *id)]];
-            buffer.lower = buffer.lower.min(self.spans[tiny].0);
+    /// Keeps the values that networks of the sampler's loop read of each other over the networks of
+    /// the loop that come before their producer, as these may run again before the value is read:
+    /// the timestep projection's outputs over the tiny decoder, the denoiser's over both.
+    fn outlive_the_loop(&mut self, networks: &[LoweredNetwork]) {
+        let looped = looped(networks);
+        let read = looped.clone().flat_map(|index| &self.edges[index]);
+        let read = read.filter_map(|edge| match *edge {
+            Edge::Output { network, output, .. } if looped.contains(&network) => {
+                let (_, value) = networks[network].source.graph.outputs()[output];
+                Some((network, self.values[&(network, value)]))
+            }
+            _ => None,
+        });
+        let first = self.spans.get(looped.start).map_or(0, |span| span.0);
+        for (producer, buffer) in read.collect::<Vec<_>>() {
+            if producer > looped.start {
+                let buffer = &mut self.buffers[buffer];
+                buffer.lower = buffer.lower.min(first);
+            }
         }
     }
 
-    /// Interval over which resident weights of a network must stay. The timestep projection may run
-    /// again between two steps of the sampler, so the interval of the denoiser's weights includes
-    /// it.
+    /// Interval over which resident weights of a network must stay. The timestep projection and
+    /// variants of the denoiser may run between two passes of the denoiser, so the interval of its
+    /// weights includes them.
     pub fn weight_span(&self, networks: &[LoweredNetwork], index: usize) -> (u32, u32) {
-        let (mut lower, upper) = self.spans[index];
-        if networks[index].source.role == Role::Denoiser {
-            for (i, n) in networks[..index].iter().enumerate() {
-                if n.source.role == Role::TimestepProjection {
-                    lower = lower.min(self.spans[i].0);
-                }
-            }
+        let (lower, upper) = self.spans[index];
+        if networks[index].source.role != Role::Denoiser {
+            return (lower, upper);
         }
-        (lower, upper)
+        let projection = networks.iter().position(|n| n.source.role == Role::TimestepProjection);
+        let lower = projection.map_or(lower, |projection| lower.min(self.spans[projection].0));
+        (lower, self.spans[looped(networks).end - 1].1)
     }
 
     fn push(&mut self, draft: BufferDraft) -> usize {
@@ -119,14 +128,17 @@ impl Lifetimes {
     fn inputs(&mut self, networks: &[LoweredNetwork], index: usize) {
         let network = &networks[index];
         let (lower, upper) = self.spans[index];
-        let repeats = network.source.role == Role::Denoiser;
+        let repeats = network.source.role.is_denoiser();
+        let looped = looped(networks);
+        let last = if looped.contains(&index) { looped.end - 1 } else { index };
+        let read_until = self.spans[last].1;
         for (input, id) in network.source.graph.inputs().into_iter().enumerate() {
             let node = network.source.graph.node(id);
             if let Edge::Output { network: from, output, slice } = self.edges[index][input] {
                 let (_, value) = networks[from].source.graph.outputs()[output];
                 let buffer = self.values[&(from, value)];
                 if slice != Slice::InPlace || repeats {
-                    self.extend(buffer, upper);
+                    self.extend(buffer, read_until);
                 }
                 if slice == Slice::InPlace {
                     self.values.insert((index, id), buffer);
@@ -183,6 +195,13 @@ impl Lifetimes {
             now = end;
         }
     }
+}
+
+/// The networks that may run again within the sampler's loop.
+fn looped(networks: &[LoweredNetwork]) -> Range<usize> {
+    let is_looped = |network: &LoweredNetwork| network.source.role.is_looped();
+    let first = networks.iter().position(is_looped).unwrap_or(0);
+    first..networks.iter().rposition(is_looped).map_or(first, |last| last + 1)
 }
 
 /// The value whose memory an op's result reuses. The same network computed it, no later op reads

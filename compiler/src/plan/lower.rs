@@ -13,9 +13,9 @@ use std::sync::Arc;
 use super::cost::LaunchCost;
 use super::dispatch::{self, Part};
 use super::schedule::schedule;
-use super::select::{Lowered, Options};
+use super::select::{Lowered, Options, Packed};
 use crate::device::DeviceProfile;
-use crate::model::{Model, NetworkGraph, parts};
+use crate::model::{Model, NetworkGraph, parts_around};
 use crate::passes::{self, Stage};
 use crate::request::PlanRequest;
 use crate::storage::Storage;
@@ -105,26 +105,30 @@ pub fn lower_model(
     let key = (strategy.guidance_batch, strategy.activations, strategy.recompute);
     let networks = match cache.networks.entry(key) {
         Entry::Occupied(entry) => entry.into_mut(),
-        Entry::Vacant(entry) => entry.insert(networks(model, strategy, profile)?),
+        Entry::Vacant(entry) => entry.insert(networks(model, strategy, request)?),
     };
     let networks = passes::run(Stage::Device..=Stage::Device, networks.clone(), strategy, profile)?;
-    let lower = |network: NetworkGraph| {
+    let mut lowered: Vec<LoweredNetwork> = Vec::new();
+    for network in networks {
         let selection = strategy.selection(network.role);
-        lower(network, profile, request.storage, selection, cache)
-    };
-    networks.into_iter().map(lower).collect()
+        let denoiser = lowered.iter().find(|n| n.source.role == Role::Denoiser);
+        let whole = denoiser.filter(|_| network.role.is_denoiser());
+        lowered.push(lower_as(network, whole, profile, request.storage, selection, cache)?);
+    }
+    Ok(lowered)
 }
 
 /// The networks of a model in execution order, after all passes except those for the device.
 fn networks(
     model: &dyn Model,
     strategy: Strategy,
-    profile: &DeviceProfile,
+    request: &PlanRequest,
 ) -> Result<Vec<NetworkGraph>> {
     let split = |batch| {
         let stages = Stage::Declutter..=Stage::Split;
-        let parts = parts(model, strategy.guidance_branches, batch)?;
-        passes::run(stages, parts, strategy, profile)
+        let unet = if request.fast { model.unet_with_deep(batch)? } else { model.unet(batch)? };
+        let parts = parts_around(model, unet, strategy.guidance_branches)?;
+        passes::run(stages, parts, strategy, request.profile)
     };
     let mut networks = split(strategy.guidance_batch)?;
     if strategy.guidance_batch != strategy.guidance_branches {
@@ -137,8 +141,23 @@ fn networks(
             *prompt = wide;
         }
     }
+    if request.fast && strategy.guidance_branches > 1 {
+        networks.extend(split(1)?.into_iter().filter_map(conditional));
+    }
     networks.sort_by_key(|network| network.role);
     Ok(networks)
+}
+
+/// The variant of a denoiser for the conditional branch alone; `None` for other networks. Its
+/// values for prompts and timesteps are rows of those for all branches.
+fn conditional(mut network: NetworkGraph) -> Option<NetworkGraph> {
+    (network.name, network.role) = match network.role {
+        Role::Denoiser => (network.name + "_conditional", Role::ConditionalDenoiser),
+        Role::ShallowDenoiser => (network.name + "_conditional", Role::ShallowConditionalDenoiser),
+        _ => return None,
+    };
+    network.graph.name.clone_from(&network.name);
+    Some(network)
 }
 
 /// Lowers a network.
@@ -146,6 +165,18 @@ fn networks(
 /// Errors: an op has no variant for the target.
 pub fn lower(
     source: NetworkGraph,
+    profile: &DeviceProfile,
+    storage: Storage<'_>,
+    selection: Selection,
+    cache: &mut LoweringCache,
+) -> Result<LoweredNetwork> {
+    lower_as(source, None, profile, storage, selection, cache)
+}
+
+/// [`lower`], where a variant of another network reads that network's packed weights.
+fn lower_as(
+    source: NetworkGraph,
+    whole: Option<&LoweredNetwork>,
     profile: &DeviceProfile,
     storage: Storage<'_>,
     selection: Selection,
@@ -167,22 +198,48 @@ pub fn lower(
             max_weight_bytes: selection.max_weight_bytes,
             max_scratch_bytes: selection.scratch.limit_bytes(),
         };
-        let work = kernels(&problem, profile, selection, cache)
+        let packed =
+            whole.and_then(|whole| whole.packed_for(&graph.node(id).name, &problem, profile));
+        let work = kernels(&problem, packed, profile, selection, cache)
             .with_context(|| format!("{}: node '{}'", source.name, graph.node(id).name))?;
         ops.push(LoweredOp { id, inputs, work });
     }
     Ok(LoweredNetwork { source, ops })
 }
 
+impl LoweredNetwork {
+    /// Index of the op with a name.
+    pub fn op_named(&self, name: &str) -> Option<usize> {
+        self.ops.iter().position(|op| self.source.graph.node(op.id).name == name)
+    }
+
+    /// How this network packs the weights of an op, for the op with the same name in a variant of
+    /// it. `None` if nothing binds the variant: its problem is the same, or it has no such op.
+    fn packed_for(&self, name: &str, problem: &Problem, profile: &DeviceProfile) -> Option<Packed> {
+        let op = &self.ops[self.op_named(name)?];
+        let Work::Kernels { lowering, .. } = &op.work else { return None };
+        let node = self.source.graph.node(op.id);
+        let own = Problem { op: node.op()?, inputs: &op.inputs, output: &node.ty, ..*problem };
+        let packings = lowering.packings.clone();
+        let target = profile.target.tuned(&own).into_owned();
+        (own != *problem && !packings.is_empty()).then_some(Packed { target, packings })
+    }
+}
+
 fn kernels(
     problem: &Problem,
+    packed: Option<Packed>,
     profile: &DeviceProfile,
     selection: Selection,
     cache: &mut LoweringCache,
 ) -> Result<Work> {
-    let options = match cache.options.entry(format!("{problem:?}")) {
+    let packings = packed.as_ref().map(|packed| &packed.packings);
+    let options = match cache.options.entry(format!("{problem:?} {packings:?}")) {
         Entry::Occupied(entry) => entry.into_mut(),
-        Entry::Vacant(entry) => entry.insert(Arc::new(Options::new(problem, profile)?)),
+        Entry::Vacant(entry) => entry.insert(Arc::new(match packed {
+            None => Options::new(problem, profile)?,
+            Some(packed) => Options::packed(problem, profile, packed)?,
+        })),
     };
     let Some(best) = options.best(profile, selection) else {
         bail!(

@@ -51,13 +51,14 @@ pub fn plan_model(
     precision: &str,
     request: &PlanRequest,
 ) -> Result<Planned> {
-    let PlanRequest { profile, storage, guidance_batch, .. } = *request;
+    let PlanRequest { profile, storage, .. } = *request;
     let of_model = Manifest {
         precision: precision.to_string(),
         profile: profile_name.to_string(),
         adapted: profile.adapted.clone(),
         compiler: env!("CARGO_PKG_VERSION").to_string(),
         timestep_rows: TIMESTEP_ROWS as u32,
+        fast: request.fast,
         ..model.manifest()
     };
     let branches = request.branches(&of_model);
@@ -65,6 +66,7 @@ pub fn plan_model(
     if branches == 1 && of_model.guidance_channels == 0 {
         of_model.schedule.guidance = 1.0;
     }
+    let guidance_batch = if request.fast { Some(branches) } else { request.guidance_batch };
     let mut cache = LoweringCache::default();
     let mut fastest: Option<(u64, Draft, Plan)> = None;
     let mut least: Option<Shortfall> = None;

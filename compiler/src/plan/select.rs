@@ -4,9 +4,9 @@
 //! [`Options::best`] compares them at a given price. [`Options::verdicts`] gives the verdict on
 //! each variant of the family.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kiln_bundle::rationale::{Alternative, Cost, Verdict};
-use kiln_kernels::{Lowering, Problem, Target, Variant, candidates, family};
+use kiln_kernels::{Lowering, Packing, Problem, Target, Variant, candidates, family};
 
 use super::cost::{LaunchCost, launch_costs};
 use super::dispatch;
@@ -62,8 +62,18 @@ impl Lowered {
     }
 }
 
+/// Packed weights that the kernels of a variant of a network must read.
+pub struct Packed {
+    /// The target, tuned for the op that packs them.
+    pub target: Target,
+    /// Packings of the op's inputs.
+    pub packings: Vec<(usize, Packing)>,
+}
+
 /// The candidates for a problem under a limit of scratch memory, as far as a choice may need them.
 pub struct Options {
+    /// The target, tuned for the problem.
+    target: Target,
     /// The first candidates, in the target's order.
     lowered: Vec<Lowered>,
     /// Indices into `lowered` of the candidates to choose from.
@@ -80,14 +90,14 @@ impl Options {
     ///
     /// Errors: a template cannot be rendered.
     pub fn new(problem: &Problem, profile: &DeviceProfile) -> Result<Self> {
-        let target = profile.target.tuned(problem);
-        let mut this = Self { lowered: vec![], eligible: vec![] };
-        for variant in candidates(problem, &target) {
+        let target = profile.target.tuned(problem).into_owned();
+        let mut this = Self { target, lowered: vec![], eligible: vec![] };
+        for variant in candidates(problem, &this.target) {
             // The oracle needs no scratch memory, but is too slow to be chosen for this.
             if variant.oracle && this.lowered.iter().any(|lowered| !lowered.too_long) {
                 break;
             }
-            let next = Lowered::new(variant, problem, &target, profile)?;
+            let next = Lowered::new(variant, problem, &this.target, profile)?;
             let fits = !next.too_long && next.scratch_bytes() <= problem.max_scratch_bytes;
             let is_last = fits && !next.enlarges_weights();
             if fits {
@@ -103,6 +113,53 @@ impl Options {
             this.eligible.extend((0..this.lowered.len()).min_by_key(least));
         }
         Ok(this)
+    }
+
+    /// Lowers candidates until one reads weights as they are packed and stays within the scratch
+    /// limit. It is the only option. If none stays within the limit, it is the one with the least
+    /// scratch memory.
+    ///
+    /// A variant of fewer rows may want narrower tiles, for as many work-groups as the device has
+    /// compute units. It gets the tiles of the packed weights on a device with fewer of them.
+    /// Errors: none reads the packed weights.
+    pub fn packed(problem: &Problem, profile: &DeviceProfile, packed: Packed) -> Result<Self> {
+        let Packed { mut target, packings } = packed;
+        loop {
+            let mut this = Self { target, lowered: vec![], eligible: vec![] };
+            this.lower_packed(problem, profile, &packings)?;
+            if !this.eligible.is_empty() {
+                return Ok(this);
+            }
+            target = this.target;
+            if target.compute_units <= 1 {
+                bail!("no variant reads weights that are packed as {packings:?}");
+            }
+            target.compute_units /= 2;
+        }
+    }
+
+    fn lower_packed(
+        &mut self,
+        problem: &Problem,
+        profile: &DeviceProfile,
+        packings: &[(usize, Packing)],
+    ) -> Result<()> {
+        let mut least = None;
+        for variant in candidates(problem, &self.target) {
+            let next = Lowered::new(variant, problem, &self.target, profile)?;
+            let (index, needs) = (self.lowered.len(), (next.too_long, next.scratch_bytes()));
+            let fits = needs <= (false, problem.max_scratch_bytes);
+            let reads = next.lowering.packings == packings;
+            self.lowered.push(next);
+            if reads && least.is_none_or(|(_, least)| needs < least) {
+                least = Some((index, needs));
+            }
+            if reads && fits {
+                break;
+            }
+        }
+        self.eligible.extend(least.map(|(index, _)| index));
+        Ok(())
     }
 
     /// Index of the option to take: the first one, unless a later one with smaller weights is as
@@ -132,8 +189,8 @@ impl Options {
         problem: &Problem,
         profile: &DeviceProfile,
     ) -> Result<Vec<Alternative>> {
-        let target = profile.target.tuned(problem);
-        let considered = candidates(problem, &target);
+        let target = &self.target;
+        let considered = candidates(problem, target);
         let verdict = |index: usize| -> Result<Verdict> {
             if index == chosen {
                 return Ok(Verdict::Chosen(cost));
@@ -142,7 +199,7 @@ impl Options {
             let lowered = match self.lowered.get(index) {
                 Some(lowered) => lowered,
                 None => {
-                    unseen = Lowered::new(considered[index], problem, &target, profile)?;
+                    unseen = Lowered::new(considered[index], problem, target, profile)?;
                     &unseen
                 }
             };

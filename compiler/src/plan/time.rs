@@ -29,13 +29,18 @@ pub fn passes(manifest: &Manifest, role: Role) -> u64 {
             sampler_steps(manifest).div_ceil(u64::from(manifest.timestep_rows.max(1)))
         }
         Role::Denoiser => sampler_steps(manifest) * passes_a_step(manifest),
+        role if role.is_denoiser() => 0,
         _ => 1,
     }
 }
 
-/// Whether an image needs a network: not the tiny decoder beside a full one.
+/// Whether an image of the model's defaults needs a network: no variant of the denoiser, and not
+/// the tiny decoder beside a full one.
 pub fn is_in_picture(role: Role, mut roles: impl Iterator<Item = Role>) -> bool {
-    role != Role::TinyDecoder || roles.all(|other| other != Role::Decoder)
+    match role {
+        Role::TinyDecoder => roles.all(|other| other != Role::Decoder),
+        role => role == Role::Denoiser || !role.is_denoiser(),
+    }
 }
 
 fn roles(plan: &Plan) -> impl Iterator<Item = Role> {
@@ -168,7 +173,7 @@ impl Prediction {
     ) -> u64 {
         let (lower, _) = plan.span(index);
         let resident_ns = plan.rationale.rates.load_ns(resident_bytes(plan, index));
-        let repeats = plan.networks[index].role == Role::Denoiser;
+        let repeats = plan.networks[index].role.is_denoiser();
         let (walk, time) = Walk::passes(&events(plan, index, launch_ns), repeats);
         let time = time.with_resident(resident_ns);
         let (begin, shift) = (walk.now - time.pass_ns, now + resident_ns);

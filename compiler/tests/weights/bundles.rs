@@ -41,6 +41,7 @@ impl Model for Emoji {
             schedule: Schedule::default(),
             guidance_branches: 0,
             guidance_batch: 0,
+            fast: false,
             guidance_channels: 0,
             condition_channels: 0,
             timestep_rows: 0,

@@ -13,16 +13,18 @@
 //! 3. **Weights** (`blocks`): blocks are aligned, inside the weights section, and disjoint. A
 //!    resident block has a buffer of its own that is long enough.
 //! 4. **Roles** (`roles`): each role occurs at most once and in order, and none that generation
-//!    needs is missing. The denoiser's batch is one branch of guidance or all.
+//!    needs is missing. The denoiser's batch is one branch of guidance or all; with variants, all.
 //! 5. **Host values** (`host`): every input that the host writes, and the first output of each
 //!    network that it reads (image encoder, text encoder, denoiser, decoder), has the element count
 //!    that the manifest implies and a type that the host converts.
 //! 6. **Edges** (`edges`): an input that comes from another network fits its slice of an output.
 //!    Its producer runs before, and always: never the image encoder, which runs only for an initial
-//!    image. The output stays live and is not overwritten until it is read for the last time.
+//!    image. The output stays live and is not overwritten until it is read for the last time. If
+//!    producer and reader are both in the sampler's loop, no other network of the loop overwrites
+//!    it, be it before the producer or after the reader in the plan.
 //! 7. **Flow** (`flow`): every region that is read has been written, all of it, by an earlier step
 //!    of the network or by an input. Every use falls into the live range of its buffer. Inputs of
-//!    the denoiser are live through the sampler's loop. Streamed blocks are loaded before use, are
+//!    a denoiser are live through its network. Streamed blocks are loaded before use, are
 //!    not overwritten while in use, and are freed by the end of their network.
 //! 8. **Launches** (`launch`, called by `flow`): global and local sizes are ones that a device
 //!    accepts. None is predicted to take too long. The parts of a split launch follow one another

@@ -2,9 +2,10 @@
 //!
 //! Time is one global index. The networks stand in [`Plan::networks`] in the order in which they
 //! first run. Network `i` occupies the half-open interval [`Plan::span`]`(i)`: one instant for each
-//! of its steps. The [`Role::Denoiser`] runs in a loop, and the [`Role::TimestepProjection`] may
-//! run again in the middle of that loop. A value that enters the loop is therefore live to the
-//! loop's end. All addresses are byte offsets into one arena. Streamed weights live in slots beside
+//! of its steps. The [`Role::Denoiser`] and its variants run in a loop, in any order after the
+//! first run of the denoiser, and the [`Role::TimestepProjection`] may run again in the middle of
+//! that loop. A value that enters the loop is therefore live to the loop's end, and a value that is
+//! carried from one run to another over all of the loop. All addresses are byte offsets into one arena. Streamed weights live in slots beside
 //! it.
 //!
 //! A value crosses from one network to another only by an [`Input`] whose [`Source`] says so.
@@ -12,6 +13,7 @@
 //! Layout of every tensor: row-major, channels last (`[N, H, W, C]` or `[N, L, C]`).
 
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::str::FromStr;
 
 mod network;
@@ -112,6 +114,14 @@ impl Plan {
         (lower as u32, (lower + self.networks[index].steps.len()) as u32)
     }
 
+    /// Half-open range of the networks that may run again within the sampler's loop.
+    pub fn looped(&self) -> Range<usize> {
+        let is_looped = |network: &Network| network.role.is_looped();
+        let first = self.networks.iter().position(is_looped).unwrap_or(0);
+        let last = self.networks.iter().rposition(is_looped);
+        first..last.map_or(first, |last| last + 1)
+    }
+
     /// Index of the network with a role.
     pub fn with_role(&self, role: Role) -> Option<usize> {
         self.networks.iter().position(|network| network.role == role)
@@ -148,14 +158,24 @@ pub struct Manifest {
     /// with one branch has no classifier-free guidance: its scale is 1.
     pub guidance_branches: u32,
     /// Batch rows of the denoiser: all branches of guidance in one pass, or 1 if each branch has a
-    /// pass of its own.
+    /// pass of its own. [`Manifest::batch_of`] has the rows of its variants.
     pub guidance_batch: u32,
+    /// Whether there are variants of the denoiser for steps that cost less: shallow ones, and with
+    /// two branches of guidance also those of the conditional branch.
+    pub fast: bool,
     /// Channels of [`Feed::Guidance`]; 0 if the denoiser has no such input.
     pub guidance_channels: u32,
     /// Channels of the picture that the denoiser reads beside the latent; 0: none.
     pub condition_channels: u32,
     /// Timesteps in one run of [`Role::TimestepProjection`].
     pub timestep_rows: u32,
+}
+
+impl Manifest {
+    /// Batch rows of a denoiser of a role.
+    pub fn batch_of(&self, denoiser: Role) -> u32 {
+        if denoiser.is_conditional() { 1 } else { self.guidance_batch }
+    }
 }
 
 /// Width and height.

@@ -147,6 +147,7 @@ fn manifest() -> Manifest {
         schedule: Schedule::default(),
         guidance_branches: 2,
         guidance_batch: 1,
+        fast: false,
         guidance_channels: 0,
         condition_channels: 0,
         timestep_rows: 4,

@@ -73,6 +73,11 @@ public final class KilnRuntime implements AutoCloseable {
         public String decoder = null;
         /** Whether brackets in the prompts are text, not weights such as {@code (word:1.3)}. */
         public boolean plainPrompt = false;
+        /**
+         * Preset of steps that cost less and change the image, 0 to 3, for a bundle compiled with
+         * {@code --fast}; 0 has none.
+         */
+        public int fast = 0;
     }
 
     /** A finished image. */
@@ -190,7 +195,7 @@ public final class KilnRuntime implements AutoCloseable {
                             request.steps, request.guidance, request.sampler, request.preview,
                             request.initialRgba, request.initialWidth, request.initialHeight,
                             request.strength, request.mask, request.decoder, request.plainPrompt,
-                            listener, size);
+                            request.fast, listener, size);
             return new Picture(size[0], size[1], rgba);
         }
     }
@@ -253,7 +258,7 @@ public final class KilnRuntime implements AutoCloseable {
             long session, String prompt, String negativePrompt, long seed, int steps,
             float guidance, String sampler, boolean preview, byte[] initialRgba, int initialWidth,
             int initialHeight, double strength, byte[] mask, String decoder, boolean plainPrompt,
-            Listener listener, int[] size);
+            int fast, Listener listener, int[] size);
 
     private static native void nativeCancel(long session);
 

@@ -32,6 +32,7 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --prompts FILE.jsonl      a batch: one JSON object a line with \"prompt\" and optionally
                                 \"negative_prompt\", \"seed\", \"steps\", \"guidance\",
                                 \"guidance_rescale\", \"sampler\", \"spacing\", \"eta\",
+                                \"fast\", \"guidance_interval\", \"cache_interval\",
                                 \"init_image\", \"mask\", \"strength\", \"output\"; in a .txt
                                 file a prompt a line; existing pictures are skipped
       --count N                 number of pictures; seeds count up from --seed [1]
@@ -44,6 +45,11 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
                                 [the model's]
       --spacing NAME            leading, trailing, linspace or karras [the model's]
       --eta SHARE               noise that each step of ddim or tcd adds, 0 to 1 [0, tcd 0.3]
+      --fast 0|1|2|3            steps that cost less and change the picture, more from 1 to 3; the
+                                bundle must be compiled with --fast [0]
+      --guidance-interval START:STOP
+                                steps that have guidance, shares from 0 to 1 [0:1, or the preset's]
+      --cache-interval N        one step in N computes the inner levels [1, or the preset's]
       --latent FILE.npy         initial latent in place of the seed's noise
       --init-image FILE.png     initial picture; the bundle must have an image encoder
       --mask FILE.png           part of --init-image to repaint, in white; black is kept
@@ -119,6 +125,9 @@ impl Command {
                 "--guidance-rescale" => run.guidance_rescale = value.parsed()?,
                 "--spacing" => run.spacing = Some(value.parsed()?),
                 "--eta" => run.eta = Some(value.parsed()?),
+                "--fast" => run.fast = value.parsed()?,
+                "--guidance-interval" => run.guidance_interval = Some(value.parsed()?),
+                "--cache-interval" => run.cache_interval = Some(value.parsed()?),
                 "--latent" => run.latent = Some(value.path()?),
                 "--init-image" => run.init_image = Some(value.path()?),
                 "--mask" => run.mask = Some(value.path()?),
@@ -203,6 +212,9 @@ impl RunArgs {
             guidance_rescale: 0.0,
             spacing: None,
             eta: None,
+            fast: 0,
+            guidance_interval: None,
+            cache_interval: None,
             latent: None,
             init_image: None,
             mask: None,

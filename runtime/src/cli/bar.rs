@@ -31,6 +31,8 @@ struct State {
     place: (usize, usize),
     /// Times of this image's steps.
     seconds: Vec<f64>,
+    /// Predicted time of its remaining steps.
+    seconds_left: f64,
 }
 
 struct Activity {
@@ -48,6 +50,7 @@ impl Bar {
             logged: Instant::now(),
             place: (0, 0),
             seconds: Vec::new(),
+            seconds_left: 0.0,
         };
         Bar { terminal: io::stderr().is_terminal(), state: RefCell::new(state) }
     }
@@ -72,7 +75,7 @@ impl Bar {
             (number, pictures) => format!("picture {number} of {pictures}: "),
         };
         let pace = match activity == SAMPLING {
-            true => pace(&state.seconds, count.saturating_sub(done)),
+            true => pace(&state.seconds, state.seconds_left),
             false => time_left(seconds, done.saturating_sub(*first), count.saturating_sub(done)),
         };
         let columns = if self.terminal { columns() } else { None };
@@ -98,9 +101,12 @@ impl Bar {
         }
     }
 
-    /// Records a step and the seconds that it took.
-    pub(super) fn step(&self, done: usize, steps: usize, seconds: f64) {
-        self.state.borrow_mut().seconds.push(seconds);
+    /// Records a step, the seconds that it took, and those that the remaining ones will take.
+    pub(super) fn step(&self, (done, steps): (usize, usize), seconds: f64, seconds_left: f64) {
+        let mut state = self.state.borrow_mut();
+        state.seconds.push(seconds);
+        state.seconds_left = seconds_left;
+        drop(state);
         self.show(SAMPLING, done, steps);
     }
 
@@ -152,14 +158,14 @@ const SAMPLING: &str = "sampling";
 
 /// Time of a step and remaining time of the sampling. The first step also waits for weights, so it
 /// counts only until the second.
-fn pace(seconds: &[f64], left: usize) -> String {
+fn pace(seconds: &[f64], left: f64) -> String {
     let later = if seconds.len() > 1 { &seconds[1..] } else { seconds };
     let recent = &later[later.len().saturating_sub(RECENT_STEPS)..];
     if recent.is_empty() {
         return String::new();
     }
     let mean = recent.iter().sum::<f64>() / recent.len() as f64;
-    format!(" {mean:.2} s/step, {} left", duration(mean * left as f64))
+    format!(" {mean:.2} s/step, {} left", duration(left))
 }
 
 /// Remaining time of an activity at its pace so far; nothing before its first progress.
@@ -194,11 +200,11 @@ mod tests {
 
     #[test]
     fn pace_forgets_the_first_step() {
-        assert_eq!(pace(&[], 3), "");
-        assert_eq!(pace(&[9.0], 3), " 9.00 s/step, 27 s left");
-        assert_eq!(pace(&[9.0, 0.5, 1.5], 30), " 1.00 s/step, 30 s left");
+        assert_eq!(pace(&[], 3.0), "");
+        assert_eq!(pace(&[9.0], 27.0), " 9.00 s/step, 27 s left");
+        assert_eq!(pace(&[9.0, 0.5, 1.5], 30.0), " 1.00 s/step, 30 s left");
         let slowing = [&[1.0; 20][..], &[2.0; RECENT_STEPS]].concat();
-        assert_eq!(pace(&slowing, 100), " 2.00 s/step, 3 min 20 s left");
+        assert_eq!(pace(&slowing, 200.0), " 2.00 s/step, 3 min 20 s left");
         assert_eq!(time_left(8.0, 0, 9), "");
         assert_eq!(time_left(8.0, 4, 9), ", 18 s left");
         assert_eq!(duration(7384.0), "2 h 03 min");

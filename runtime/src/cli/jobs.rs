@@ -13,6 +13,7 @@ use super::outputs::Outputs;
 use super::pictures::Pictures;
 use super::prompts::Prompts;
 use crate::error::RuntimeError;
+use crate::pipeline::fast::GuidanceInterval;
 use crate::session::Request;
 
 /// The text that the seed replaces in an output's name.
@@ -35,6 +36,9 @@ pub(super) struct Job {
     pub init_image: Option<PathBuf>,
     pub mask: Option<PathBuf>,
     pub strength: Option<f64>,
+    pub fast: usize,
+    pub guidance_interval: Option<GuidanceInterval>,
+    pub cache_interval: Option<usize>,
     pub output: PathBuf,
     /// Number of the line in a batch; 0 outside of one.
     pub line: usize,
@@ -53,6 +57,9 @@ impl Job {
             sampler: self.sampler.clone(),
             spacing: self.spacing.clone(),
             eta: self.eta,
+            fast: self.fast,
+            guidance_interval: self.guidance_interval,
+            cache_interval: self.cache_interval,
             decoder: args.decoder,
             plain_prompt: args.plain_prompt,
             preview_every: args.preview_every,
@@ -166,6 +173,9 @@ fn base(args: &RunArgs) -> Result<Job, RuntimeError> {
         init_image: args.init_image.clone(),
         mask: args.mask.clone(),
         strength: args.strength,
+        fast: args.fast,
+        guidance_interval: args.guidance_interval,
+        cache_interval: args.cache_interval,
         output: PathBuf::new(),
         line: 0,
     })

@@ -29,6 +29,9 @@ struct Line {
     init_image: Option<PathBuf>,
     mask: Option<PathBuf>,
     strength: Option<f64>,
+    fast: Option<usize>,
+    guidance_interval: Option<String>,
+    cache_interval: Option<usize>,
     output: Option<PathBuf>,
 }
 
@@ -108,6 +111,9 @@ impl Prompts {
             (None, Some(pattern)) => output_name(pattern, seed, Some(number)),
             (None, None) => return Err("it has no \"output\", and there is no --output".into()),
         };
+        let interval = line.guidance_interval.map(|interval| interval.parse());
+        let interval =
+            interval.transpose().map_err(|what: &str| format!("guidance_interval: {what}"))?;
         let base = base.clone();
         Ok(Job {
             prompt: line.prompt,
@@ -122,6 +128,9 @@ impl Prompts {
             init_image: line.init_image.or(base.init_image),
             mask: line.mask.or(base.mask),
             strength: line.strength.or(base.strength),
+            fast: line.fast.unwrap_or(base.fast),
+            guidance_interval: interval.or(base.guidance_interval),
+            cache_interval: line.cache_interval.or(base.cache_interval),
             output,
             line: number,
         })

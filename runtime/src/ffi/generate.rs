@@ -10,6 +10,7 @@ use kiln_bundle::plan::Size;
 use super::picture::KilnPicture;
 use super::session::KilnSession;
 use super::{Failure, KilnStatus, create, give, given, guard, text};
+use crate::pipeline::fast::GuidanceInterval;
 use crate::pipeline::png::RgbImage;
 use crate::pipeline::preview::Projection;
 use crate::pipeline::resize::Cover;
@@ -49,6 +50,16 @@ pub struct KilnRequest {
     /// The part of the initial image to repaint, a byte for each of its pixels: 255 is repainted, 0
     /// is kept, values between mix the two. NULL repaints all. A strength of 1 suits most masks.
     pub mask: *const u8,
+    /// Preset of steps that cost less and change the image, 0 to 3, for a bundle compiled with
+    /// `--fast`; 0 has none.
+    pub fast: u32,
+    /// Share of the steps after which guidance begins, 0 to 1; NaN is the preset's.
+    pub guidance_start: f32,
+    /// Share of the steps after which guidance ends, from `guidance_start` to 1; NaN is the
+    /// preset's.
+    pub guidance_stop: f32,
+    /// One step in so many computes the inner levels of the U-Net; 0 is the preset's.
+    pub cache_interval: u32,
 }
 
 /// An image from which generation begins.
@@ -92,6 +103,8 @@ pub struct KilnProgress {
     pub of: u32,
     /// Seconds of the last step.
     pub seconds: f64,
+    /// Predicted seconds of the remaining steps.
+    pub seconds_left: f64,
     /// Preview as red, green, blue, row by row; NULL if there is none.
     pub preview_rgb: *const u8,
     /// Width of the preview in pixels.
@@ -107,6 +120,7 @@ impl KilnProgress {
             step: step as u32,
             of: of as u32,
             seconds: 0.0,
+            seconds_left: 0.0,
             preview_rgb: ptr::null(),
             preview_width: 0,
             preview_height: 0,
@@ -143,6 +157,10 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
             decoder: ptr::null(),
             plain_prompt: false,
             mask: ptr::null(),
+            fast: 0,
+            guidance_start: f32::NAN,
+            guidance_stop: f32::NAN,
+            cache_interval: 0,
         };
         // SAFETY: by this function's contract.
         unsafe { give(request, "the request", own) }
@@ -226,6 +244,9 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
         eta: (!asked.eta.is_nan()).then_some(asked.eta),
         preview_every: usize::from(asked.preview),
         plain_prompt: asked.plain_prompt,
+        fast: asked.fast as usize,
+        guidance_interval: interval(asked)?,
+        cache_interval: (asked.cache_interval > 0).then_some(asked.cache_interval as usize),
         ..Request::default()
     };
     // SAFETY: by this function's contract.
@@ -246,6 +267,21 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
     let decoder = unsafe { text(asked.decoder, "the decoder")? };
     request.decoder = decoder.map(|name| name.parse().map_err(Failure::input)).transpose()?;
     Ok(request)
+}
+
+/// The steps with guidance; none if both shares are the preset's. One alone is from the first step,
+/// or to the last.
+fn interval(asked: &KilnRequest) -> Result<Option<GuidanceInterval>, Failure> {
+    let (start, stop) = (asked.guidance_start, asked.guidance_stop);
+    if start.is_nan() && stop.is_nan() {
+        return Ok(None);
+    }
+    let or = |share: f32, all: f32| if share.is_nan() { all } else { share };
+    let interval = format!("{}:{}", or(start, 0.0), or(stop, 1.0));
+    interval
+        .parse()
+        .map(Some)
+        .map_err(|what| Failure::input(format!("guidance {interval}: {what}")))
 }
 
 /// The image and its mask, scaled row by row: the library has no copy of the caller's pixels.
@@ -317,10 +353,10 @@ fn tell(
         Progress::Prompt => KilnProgress::new(KilnStage::Prompt, 0, 0),
         Progress::Kernels { done, count } => KilnProgress::new(KilnStage::Load, done, count),
         Progress::Decode => KilnProgress::new(KilnStage::Decode, *steps, *steps),
-        Progress::Step { done, steps: of, seconds, picture, decoded, .. } => {
+        Progress::Step { done, steps: of, seconds, seconds_left, picture, decoded, .. } => {
             *steps = of;
             let mut told = KilnProgress::new(KilnStage::Sample, done, of);
-            told.seconds = seconds;
+            (told.seconds, told.seconds_left) = (seconds, seconds_left);
             // Without a preview if it cannot be made.
             let shown = |(p, sizes): (&Projection, _)| p.preview(picture, decoded, sizes).ok();
             *colours = projection.and_then(shown);

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod emphasis;
+pub mod fast;
 pub mod mask;
 pub mod png;
 pub mod preview;

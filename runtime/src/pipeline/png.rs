@@ -11,6 +11,8 @@ use ::png::{BitDepth, ColorType, Encoder, EncodingError};
 use kiln_bundle::whole;
 use serde::Serialize;
 
+use super::fast::Fast;
+
 mod orientation;
 mod read;
 
@@ -144,6 +146,10 @@ pub struct GenerationParameters {
     pub strength: Option<f64>,
     /// The mask; none if the whole image was made.
     pub repaint: Option<Repaint>,
+    /// Preset of steps that cost less; 0 has none.
+    pub fast: usize,
+    /// The evaluations that cost less.
+    pub savings: Fast,
 }
 
 /// A mask, as reports and image files record it.
@@ -180,7 +186,7 @@ impl GenerationParameters {
             ("mask", format!("{share:.4} of the picture, XXH3 {checksum}"))
         });
         let optional = [spacing, strength, plain, mask].into_iter().flatten();
-        always.into_iter().chain(optional).collect()
+        always.into_iter().chain(optional).chain(self.savings.named(self.fast)).collect()
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
@@ -200,9 +206,16 @@ impl GenerationParameters {
         let mask = mask.map(|repaint| format!(", Mask share: {:.4}", repaint.share));
         let [strength, spacing, rescale, mask] =
             [strength, spacing, rescale, mask].map(Option::unwrap_or_default);
+        let mut savings = String::new();
+        for (name, value) in self.savings.named(self.fast) {
+            let (first, rest) = name.split_at(1);
+            let value = quoted(&value);
+            savings += &format!(", {}{rest}: {value}", first.to_uppercase());
+        }
         text.push_str(&format!(
             "\nSteps: {steps}, Sampler: {sampler}{spacing}, CFG scale: {guidance}{rescale}, \
-             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}{mask}, \
+             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}{mask}\
+             {savings}, \
              Version: {SOFTWARE}"
         ));
         text
@@ -275,6 +288,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::pipeline::fast::PRESETS;
 
     fn image() -> RgbImage {
         let pixels = (0..16 * 8 * 3).map(|n| (n * 7 % 256) as u8).collect();
@@ -297,6 +311,8 @@ mod tests {
             model: "a, b".to_owned(),
             strength: Some(0.75),
             repaint: Some(Repaint { share: 0.25, checksum: "0123456789abcdef".into() }),
+            fast: 3,
+            savings: PRESETS[3],
         }
     }
 
@@ -328,7 +344,8 @@ mod tests {
         let settings = "Steps: 20, Sampler: DDIM, Schedule type: trailing, CFG scale: 7.5, \
                         CFG rescale: 0.7, Seed: 18446744073709551615, Size: 16x8, \
                         Model: \"a, b\", Eta: 0, Denoising strength: 0.75, \
-                        Mask share: 0.2500, Version: ";
+                        Mask share: 0.2500, Fast: 3, \
+                        Guidance interval: \"0:0.5\", Cache interval: 3, Version: ";
         let prompt = "a café, 東京\nat night".to_owned();
         assert_eq!(unicode[1], ("prompt", prompt.clone()));
         assert_eq!(unicode[0].0, "parameters");
@@ -338,7 +355,8 @@ mod tests {
             info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
         let keys = ["negative prompt", "seed", "steps", "guidance", "guidance rescale", "sampler"];
         let rest = ["eta", "model", "Software", "spacing", "strength", "mask"];
-        assert_eq!(ascii, [&keys[..], &rest].concat());
+        let savings = ["fast", "guidance interval", "cache interval"];
+        assert_eq!(ascii, [&keys[..], &rest, &savings].concat());
     }
 
     #[test]

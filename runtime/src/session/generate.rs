@@ -10,11 +10,13 @@ use kiln_bundle::plan::Feed;
 use kiln_bundle::plan::{Plan, Size, Spacing};
 
 use super::canvas::{Canvas, Ground};
+use super::evaluations::{Evaluation, Pace, evaluations};
 use super::prepare::TokenizedPrompts;
 use super::roles::Roles;
 use super::settings::Settings;
 use super::{HostInputs, Session, latent_elems};
 use crate::error::RuntimeError;
+use crate::pipeline::fast::GuidanceInterval;
 use crate::pipeline::png::{GenerationParameters, RgbImage};
 use crate::pipeline::rng::NormalRng;
 use crate::pipeline::sampler::{self, Level, Sampler, SamplerEntry};
@@ -55,6 +57,14 @@ pub struct Request<'a> {
     pub guidance_rescale: f32,
     /// Noise that each step of `ddim` and `tcd` adds, 0 to 1; the sampler's default if none.
     pub eta: Option<f32>,
+    /// Preset of steps that cost less, an index into [`fast::PRESETS`]. 0 has none.
+    ///
+    /// [`fast::PRESETS`]: crate::pipeline::fast::PRESETS
+    pub fast: usize,
+    /// The steps with guidance; the preset's if none.
+    pub guidance_interval: Option<GuidanceInterval>,
+    /// Evaluations from one whole pass of the denoiser to the next; the preset's if none.
+    pub cache_interval: Option<usize>,
     /// Initial latents, NCHW, of variance 1, in place of the seed's noise.
     pub initial_latent: Option<Vec<f32>>,
     /// An initial image.
@@ -121,6 +131,8 @@ impl Request<'_> {
             model: report.model.clone(),
             strength: self.init.as_ref().map(|init| init.strength),
             repaint: report.repaint.clone(),
+            fast: settings.fast,
+            savings: settings.savings,
         }
     }
 }
@@ -138,6 +150,8 @@ pub enum Progress<'a> {
         steps: usize,
         /// Duration of this step.
         seconds: f64,
+        /// Predicted seconds of the remaining steps.
+        seconds_left: f64,
         /// The latent after the step, NCHW.
         latent: &'a [f32],
         /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise
@@ -180,6 +194,7 @@ struct Generation<'a> {
     request: &'a Request<'a>,
     settings: Settings,
     roles: Roles,
+    evaluations: Vec<Evaluation>,
     sampler: Sampler,
     rng: NormalRng,
     /// [`Feed::Guidance`].
@@ -239,10 +254,21 @@ impl Session {
         let guidance = sampler::guidance_embedding(settings.guidance, channels).collect();
         let (sampler, rng) = self.prepare(request, &settings, canvas.as_ref())?;
         let times = Times { load_seconds: self.load_seconds, ..Times::default() };
-        let sequence = roles.sequence(&sampler, canvas.as_ref().map_or(0, Canvas::encodings));
-        let ground = Ground::default();
-        let mut generation =
-            Generation { request, settings, roles, sampler, rng, guidance, ground, prompts, times };
+        let evaluations = evaluations(self.plan(), settings.savings, &sampler)?;
+        let encodings = canvas.as_ref().map_or(0, Canvas::encodings);
+        let sequence = roles.sequence(&sampler, &evaluations, encodings);
+        let mut generation = Generation {
+            request,
+            settings,
+            roles,
+            evaluations,
+            sampler,
+            rng,
+            guidance,
+            ground: Ground::default(),
+            prompts,
+            times,
+        };
         let (decoded, stream) = self.with_stream(&sequence, |session, stream| {
             tell(observe, Progress::Prompt)?;
             let (encoder, sampler) = (generation.roles.image_encoder, &generation.sampler);
@@ -333,6 +359,7 @@ impl Generation<'_> {
         self.dump_latent(session, 0)?;
         let (steps, evaluations) = (self.sampler.steps(), self.sampler.timesteps().len());
         self.times.step_seconds.reserve_exact(steps);
+        let pace = Pace::new(session.plan(), &self.evaluations, &self.sampler);
         let mut started = Instant::now();
         for index in 0..evaluations {
             let rows = self.roles.timestep_rows;
@@ -345,10 +372,11 @@ impl Generation<'_> {
                 let values = HostInputs { timesteps, guidance, ..HostInputs::default() };
                 session.run(network, values, stream)?;
             }
-            self.predict(session, stream, index)?;
-            self.advance(session, index)?;
+            let Some(evaluation) = self.evaluations.get(index).cloned() else { break };
+            self.predict(session, stream, (index, &evaluation))?;
+            self.advance(session, (index, &evaluation))?;
             let (done, ends) = self.sampler.step_of(index);
-            check_finite(session.plan(), self.roles.denoiser, Some(done), &session.host.latent)?;
+            check_finite(session.plan(), evaluation.network, Some(done), &session.host.latent)?;
             if !ends {
                 continue;
             }
@@ -363,7 +391,11 @@ impl Generation<'_> {
             let has_preview = self.preview(session, stream, done)?;
             let (latent, picture) = (&*session.host.latent, self.sampler.picture());
             let decoded = if has_preview { &session.host.values } else { &[][..] };
-            tell(observe, Progress::Step { done, steps, seconds, latent, picture, decoded })?;
+            let seconds_left = pace.seconds_left(&self.times.step_seconds);
+            tell(
+                observe,
+                Progress::Step { done, steps, seconds, seconds_left, latent, picture, decoded },
+            )?;
         }
         Ok(())
     }
@@ -384,15 +416,23 @@ impl Generation<'_> {
     }
 
     /// Moves the latent by the denoiser's output.
-    fn advance(&mut self, session: &mut Session, index: usize) -> Result<(), RuntimeError> {
+    fn advance(
+        &mut self,
+        session: &mut Session,
+        (index, evaluation): (usize, &Evaluation),
+    ) -> Result<(), RuntimeError> {
         let host = &mut session.host;
-        let [output, conditional @ ..] = &mut host.branches[..] else {
+        let Some((conditional, others)) = host.branches.split_last_mut() else {
             return Err(RuntimeError::Plan("the bundle has no branch of guidance".into()));
         };
         let Settings { guidance, guidance_rescale, .. } = self.settings;
-        if let [conditional] = conditional {
-            sampler::guide(output, conditional, guidance, guidance_rescale)?;
-        }
+        let output = match others {
+            [unconditional] if evaluation.guided => {
+                sampler::guide(unconditional, conditional, guidance, guidance_rescale)?;
+                unconditional
+            }
+            _ => conditional,
+        };
         self.sampler.step(index, output, &mut host.latent, &mut self.rng)?;
         if let Some(kept) = &self.ground.kept {
             let level = self.sampler.level(index + 1).unwrap_or(Level::IMAGE);
@@ -406,7 +446,7 @@ impl Generation<'_> {
         &self,
         session: &mut Session,
         stream: &mut Stream,
-        index: usize,
+        (index, evaluation): (usize, &Evaluation),
     ) -> Result<(), RuntimeError> {
         let mut scaled_latent = std::mem::take(&mut session.host.scaled_latent);
         let latent = &session.host.latent;
@@ -414,7 +454,7 @@ impl Generation<'_> {
         let timestep = [self.sampler.timesteps()[index]];
         let run = |session: &mut Session| {
             scaled?;
-            for branch in 0..self.roles.passes {
+            for branch in evaluation.branches.clone() {
                 let values = HostInputs {
                     latent: &scaled_latent,
                     timesteps: &timestep,
@@ -424,9 +464,9 @@ impl Generation<'_> {
                     branch: branch as u64,
                     ..HostInputs::default()
                 };
-                session.run(self.roles.denoiser, values, stream)?;
-                session.read_output(self.roles.denoiser, 0)?;
-                session.split_branches(branch)?;
+                session.run(evaluation.network, values, stream)?;
+                session.read_output(evaluation.network, 0)?;
+                session.split_branches(evaluation.network, branch)?;
             }
             Ok(())
         };
@@ -465,13 +505,14 @@ impl Generation<'_> {
 }
 
 impl Session {
-    /// Moves the denoiser's output from `host.values` into `host.branches`, NCHW.
-    fn split_branches(&mut self, pass: usize) -> Result<(), RuntimeError> {
+    /// Moves a denoiser's output from `host.values` into `host.branches`, NCHW, from branch `first`
+    /// on.
+    fn split_branches(&mut self, network: usize, first: usize) -> Result<(), RuntimeError> {
         let bundle = Arc::clone(&self.bundle);
         let (elems, host) = (latent_elems(bundle.plan()), &mut self.host);
         let channels = bundle.plan().manifest.latent_channels as usize;
-        let batch = bundle.plan().manifest.guidance_batch as usize;
-        let branches = host.branches.iter_mut().skip(pass * batch).take(batch);
+        let batch = bundle.plan().manifest.batch_of(bundle.plan().networks[network].role) as usize;
+        let branches = host.branches.iter_mut().skip(first).take(batch);
         let found = host.values.len();
         if found != elems * branches.len() {
             let message = format!("the denoiser gives {found} values for latents of {elems}");

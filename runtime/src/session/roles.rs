@@ -2,6 +2,7 @@
 
 use kiln_bundle::plan::{Plan, Role};
 
+use super::evaluations::Evaluation;
 use super::generate::{Decoder, Request};
 use crate::error::RuntimeError;
 use crate::pipeline::sampler::Sampler;
@@ -12,7 +13,6 @@ pub(super) struct Roles {
     pub text_encoder: usize,
     pub prompt_projection: Option<usize>,
     pub timestep_projection: Option<usize>,
-    pub denoiser: usize,
     /// The decoder of the request.
     pub decoder: usize,
     /// The tiny decoder, if the request has previews.
@@ -21,8 +21,6 @@ pub(super) struct Roles {
     preview_every: usize,
     /// Timesteps in one run of the timestep projection.
     pub timestep_rows: usize,
-    /// Runs of the denoiser in an evaluation.
-    pub passes: usize,
 }
 
 impl Roles {
@@ -40,7 +38,6 @@ impl Roles {
             text_encoder: required(Role::TextEncoder)?,
             prompt_projection: plan.with_role(Role::PromptProjection),
             timestep_projection,
-            denoiser: required(Role::Denoiser)?,
             decoder: decoder(plan, request.decoder)?,
             previewer: plan.with_role(Role::TinyDecoder).filter(|_| request.preview_every > 0),
             preview_every: request.preview_every.max(1),
@@ -48,7 +45,6 @@ impl Roles {
                 Some(_) => manifest.timestep_rows.max(1) as usize,
                 None => usize::MAX,
             },
-            passes: (manifest.guidance_branches / manifest.guidance_batch.max(1)) as usize,
         })
     }
 
@@ -63,14 +59,19 @@ impl Roles {
     }
 
     /// All runs of networks for an image with a sampler and `encodings` of images, in order.
-    pub fn sequence(&self, sampler: &Sampler, encodings: usize) -> Vec<usize> {
+    pub fn sequence(
+        &self,
+        sampler: &Sampler,
+        evaluations: &[Evaluation],
+        encodings: usize,
+    ) -> Vec<usize> {
         let mut sequence: Vec<usize> =
             self.image_encoder.into_iter().cycle().take(encodings).chain(self.prompt()).collect();
-        for index in 0..sampler.timesteps().len() {
+        for (index, evaluation) in evaluations.iter().enumerate() {
             if index % self.timestep_rows == 0 {
                 sequence.extend(self.timestep_projection);
             }
-            sequence.extend(std::iter::repeat_n(self.denoiser, self.passes));
+            sequence.extend(evaluation.branches.clone().map(|_| evaluation.network));
             let (done, ends) = sampler.step_of(index);
             sequence.extend(self.preview(done).filter(|_| ends));
         }

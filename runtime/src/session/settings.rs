@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Request;
 use crate::error::RuntimeError;
+use crate::pipeline::fast::{Fast, GuidanceInterval, PRESETS};
 use crate::pipeline::sampler::{Sampler, SamplerEntry, SamplerOptions, check_share};
 
 /// Longest prompt in bytes. It bounds the tokenizer's memory.
@@ -27,6 +28,11 @@ pub struct Settings {
     pub guidance_rescale: f32,
     /// Noise that each step adds, 0 to 1.
     pub eta: f32,
+    /// The preset of cheaper steps, from 0, which has none.
+    pub fast: usize,
+    /// The evaluations that cost less: those of the preset, unless the request says otherwise.
+    #[serde(flatten)]
+    pub savings: Fast,
 }
 
 impl Request<'_> {
@@ -57,6 +63,7 @@ impl Request<'_> {
             return Err(RuntimeError::Input(message));
         }
         check_share("guidance rescale", self.guidance_rescale)?;
+        let savings = self.savings(manifest)?;
         let name = self.sampler.as_ref().unwrap_or(&schedule.sampler);
         let (entry, named) = SamplerEntry::find_spaced(name)?;
         let own = entry.spacings.iter().find(|&&known| known == schedule.spacing);
@@ -72,9 +79,46 @@ impl Request<'_> {
             guidance,
             guidance_rescale: self.guidance_rescale,
             eta: self.eta.or(entry.eta).unwrap_or(0.0),
+            fast: self.fast,
+            savings,
         };
         settings.sampler(schedule, 0, 0)?;
         Ok(settings)
+    }
+
+    /// The evaluations that cost less, if the bundle can compute them.
+    ///
+    /// Errors: `Input`.
+    fn savings(&self, manifest: &Manifest) -> Result<Fast, RuntimeError> {
+        let Some(&preset) = PRESETS.get(self.fast) else {
+            let message =
+                format!("fast is {}, it must be from 0 to {}", self.fast, PRESETS.len() - 1);
+            return Err(RuntimeError::Input(message));
+        };
+        let has_guidance = manifest.guidance_branches > 1;
+        let all = GuidanceInterval::ALL;
+        if !has_guidance && self.guidance_interval.is_some_and(|interval| interval != all) {
+            let message = "the bundle has no guidance, so none that an interval could leave out; \
+                           leave out the guidance interval";
+            return Err(RuntimeError::Input(message.into()));
+        }
+        let of_preset = if has_guidance { preset.guidance_interval } else { all };
+        let savings = Fast {
+            guidance_interval: self.guidance_interval.unwrap_or(of_preset),
+            cache_interval: self.cache_interval.unwrap_or(preset.cache_interval),
+        };
+        if savings.cache_interval == 0 {
+            return Err(RuntimeError::Input(
+                "the cache interval is 0, it must be 1 or more".into(),
+            ));
+        }
+        let leaves_out = savings.guidance_interval != all && manifest.guidance_batch > 1;
+        if !manifest.fast && (leaves_out || savings.cache_interval > 1) {
+            let message = "the bundle has no variants of the U-Net for steps that cost less; \
+                           compile it with --fast";
+            return Err(RuntimeError::Input(message.into()));
+        }
+        Ok(savings)
     }
 }
 

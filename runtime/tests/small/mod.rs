@@ -335,6 +335,7 @@ impl Small {
             },
             guidance_branches: self.branches as u32,
             guidance_batch: self.batch as u32,
+            fast: false,
             guidance_channels: if self.guided { WIDTH as u32 } else { 0 },
             condition_channels: 0,
             timestep_rows: self.rows as u32,

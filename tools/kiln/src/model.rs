@@ -25,6 +25,10 @@ impl Model for ConfiguredModel {
         Ok(kiln_graphs::unet(&self.0, batch)?)
     }
 
+    fn unet_with_deep(&self, batch: usize) -> Result<Graph> {
+        Ok(kiln_graphs::unet_with_deep(&self.0, batch)?)
+    }
+
     fn decoder(&self) -> Result<Graph> {
         Ok(kiln_graphs::vae_decoder(&self.0)?)
     }
@@ -45,6 +49,7 @@ impl Model for ConfiguredModel {
             schedule: schedule(&c.schedule),
             guidance_branches: 0,
             guidance_batch: 0,
+            fast: false,
             guidance_channels: c.unet.guidance_width.unwrap_or(0) as u32,
             condition_channels: c.unet.condition_channels as u32,
             timestep_rows: 0,
@@ -102,6 +107,10 @@ impl Model for Assembled {
 
     fn unet(&self, batch: usize) -> Result<Graph> {
         self.model.unet(batch)
+    }
+
+    fn unet_with_deep(&self, batch: usize) -> Result<Graph> {
+        self.model.unet_with_deep(batch)
     }
 
     fn decoder(&self) -> Result<Graph> {

@@ -1,6 +1,7 @@
 //! Edges between networks: inputs that are outputs of an earlier network.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::violation::{Violation, buffer_at, port_len_bytes};
 use crate::plan::{
@@ -10,6 +11,8 @@ use crate::plan::{
 /// The outputs that networks read, by buffer.
 pub(super) struct Edges {
     holds: HashMap<BufferId, Vec<Hold>>,
+    /// The networks of the sampler's loop.
+    looped: Range<usize>,
 }
 
 /// An output that must keep its value for an input.
@@ -18,10 +21,6 @@ struct Hold {
     producer: usize,
     /// Index of the network that reads it.
     consumer: usize,
-    /// Index of the last network that may run before it is read for the last time.
-    last: usize,
-    /// The consumer runs again within the sampler's loop.
-    looped: bool,
     reader: String,
 }
 
@@ -35,10 +34,8 @@ impl Edges {
             for input in &network.inputs {
                 let Some((producer, output)) = output_of(plan, consumer, input)? else { continue };
                 check_slice(plan, (&plan.networks[producer], output), (network, input))?;
-                let looped = network.role.is_looped();
-                let last = plan.with_role(Role::Denoiser).filter(|_| looped).unwrap_or(consumer);
                 let reader = Violation::input(network, input);
-                let hold = Hold { producer, consumer, last, looped, reader };
+                let hold = Hold { producer, consumer, reader };
                 let list = holds.entry(output.buffer).or_default();
                 // One hold for each pair of networks, whatever the number of inputs.
                 if !list.iter().any(|h| (h.producer, h.consumer) == (producer, consumer)) {
@@ -46,7 +43,7 @@ impl Edges {
                 }
             }
         }
-        Ok(Edges { holds })
+        Ok(Edges { holds, looped: plan.looped() })
     }
 
     /// Checks that the sources of a network's inputs are live until they are read for the last
@@ -58,20 +55,20 @@ impl Edges {
         spans: &[(u32, u32)],
         consumer: usize,
     ) -> Result<(), Violation> {
-        let network = &plan.networks[consumer];
-        let until = match plan.with_role(Role::Denoiser).filter(|_| network.role.is_looped()) {
-            Some(denoiser) => spans[denoiser].1,
+        let (network, looped) = (&plan.networks[consumer], plan.looped());
+        let until = match looped.contains(&consumer) {
+            true => spans[looped.end - 1].1,
             // All inputs are read at the network's first instant.
-            None => spans[consumer].0 + 1,
+            false => spans[consumer].0 + 1,
         };
         for input in &network.inputs {
             let Some((producer, output)) = output_of(plan, consumer, input)? else { continue };
             let source = &plan.buffers[output.buffer.index()];
-            // The timestep projection's outputs outlive a preview, which comes before it in the
-            // plan.
-            let from = match plan.with_role(Role::TinyDecoder) {
-                Some(tiny) if network.role.is_looped() && producer > tiny => spans[tiny].0,
-                _ => u32::MAX,
+            // A value of the loop outlives the networks of the loop that come before its producer
+            // in the plan.
+            let from = match looped.contains(&producer) && producer > looped.start {
+                true => spans[looped.start].0,
+                false => u32::MAX,
             };
             if source.upper < until || source.lower > from {
                 let (by, buffer) =
@@ -85,17 +82,27 @@ impl Edges {
     /// The input that still has to read a buffer when a step of a network writes to it.
     pub(super) fn overwritten_by_step(&self, network: usize, buffer: BufferId) -> Option<&str> {
         // A consumer that runs once has read its inputs when its steps begin.
-        let held = |hold: &&Hold| match hold.looped {
-            true => hold.producer < network && network <= hold.last,
-            false => hold.producer < network && network < hold.last,
+        let held = |hold: &&Hold| match self.looped.contains(&hold.consumer) {
+            true => self.is_held_in_loop(hold, network),
+            false => hold.producer < network && network < hold.consumer,
         };
         self.of(buffer).find(held).map(|hold| hold.reader.as_str())
     }
 
     /// The input that still has to read a buffer when an input of a network is written to it.
     pub(super) fn overwritten_by_input(&self, network: usize, buffer: BufferId) -> Option<&str> {
-        let held = |hold: &&Hold| hold.producer < network && network <= hold.last;
+        let held = |hold: &&Hold| match self.looped.contains(&hold.consumer) {
+            true => self.is_held_in_loop(hold, network),
+            false => hold.producer < network && network <= hold.consumer,
+        };
         self.of(buffer).find(held).map(|hold| hold.reader.as_str())
+    }
+
+    /// Whether a network may run between a producer and a consumer in the loop.
+    fn is_held_in_loop(&self, hold: &Hold, network: usize) -> bool {
+        let from =
+            if self.looped.contains(&hold.producer) { self.looped.start } else { hold.producer };
+        (from..self.looped.end).contains(&network) && network != hold.producer
     }
 
     fn of(&self, buffer: BufferId) -> impl Iterator<Item = &Hold> {
@@ -116,13 +123,25 @@ fn output_of<'a>(
     let no_such = |what, id, count| Violation::NoSuch { by: by(), what, id, count };
     let count = plan.networks.len();
     let producer = plan.networks.get(id as usize).ok_or_else(|| no_such("network", id, count))?;
-    // An image encoder runs only for an initial image.
-    if id as usize >= consumer || producer.role == Role::ImageEncoder {
+    if id as usize >= consumer || !has_run(producer.role, plan.networks[consumer].role) {
         return Err(Violation::SourceNotRun { by: by(), network: producer.name.clone() });
     }
     let count = producer.outputs.len();
     let port = producer.outputs.get(output as usize);
     Ok(Some((id as usize, port.ok_or_else(|| no_such("output", output, count))?)))
+}
+
+/// Whether a producer runs in every image before its consumer, if it stands before it in the plan.
+fn has_run(producer: Role, consumer: Role) -> bool {
+    match producer {
+        // It runs only for an initial image.
+        Role::ImageEncoder => false,
+        // Which denoisers run is the user's choice; a shallow one follows its whole one.
+        Role::Denoiser => consumer == Role::ShallowDenoiser,
+        Role::ConditionalDenoiser => consumer == Role::ShallowConditionalDenoiser,
+        Role::ShallowDenoiser | Role::ShallowConditionalDenoiser => false,
+        _ => true,
+    }
 }
 
 fn check_slice(
@@ -141,14 +160,14 @@ fn check_slice(
         Slice::Whole => is_copied && from_bytes == to_bytes,
         Slice::GuidanceBranch => {
             is_copied
-                && consumer.role == Role::Denoiser
-                && plan.manifest.guidance_batch == 1
+                && consumer.role.is_denoiser()
+                && plan.manifest.batch_of(consumer.role) == 1
                 && plan.manifest.guidance_branches == GUIDANCE_BRANCHES
                 && rows_are(to_bytes, GUIDANCE_BRANCHES, from_bytes)
         }
         Slice::TimestepRow { row_bytes, copies } => {
             is_copied
-                && consumer.role == Role::Denoiser
+                && consumer.role.is_denoiser()
                 && producer.role == Role::TimestepProjection
                 && rows_are(row_bytes, plan.manifest.timestep_rows, from_bytes)
                 && rows_are(row_bytes, copies, to_bytes)

@@ -14,7 +14,7 @@ use super::launch::{self, Begun};
 use super::violation::{Place, Violation, block_at, buffer_at, place, port_len_bytes};
 use crate::plan::{
     Access, Arg, BlockId, BufferId, Dispatch, ElementType, Gather, Input, Network, Plan, Port,
-    ROW_CHECKSUM_BYTES, Role, Slice, SlotId, Source, Step,
+    ROW_CHECKSUM_BYTES, Slice, SlotId, Source, Step,
 };
 
 /// Checks every port and every step.
@@ -109,7 +109,7 @@ impl<'a> Flow<'a> {
                 let name = self.plan.buffers[region.buffer.index()].name.clone();
                 return Err(Violation::Duplicate { what: "input buffer", name });
             }
-            if network.role == Role::Denoiser && !self.lives_through(region.buffer) {
+            if network.role.is_denoiser() && !self.lives_through(region.buffer) {
                 let (buffer, span) = (buffer_at(self.plan, region.buffer), self.span);
                 return Err(Violation::NotLiveInLoop { by: by(), buffer, span });
             }

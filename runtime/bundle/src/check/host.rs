@@ -64,14 +64,14 @@ fn written_elems(manifest: &Manifest, role: Role, feed: Feed) -> Option<u128> {
         (Role::ImageEncoder, Feed::Image) => Some(image_elems(manifest)),
         (Role::TextEncoder, Feed::Tokens) => Some(token_count(manifest)),
         (Role::TimestepProjection, Feed::Timestep) => Some(manifest.timestep_rows.into()),
-        (Role::Denoiser, Feed::Timestep) => Some(1),
+        (role, Feed::Timestep) if role.is_denoiser() => Some(1),
         // The same for each of its timesteps.
         (Role::TimestepProjection, Feed::Guidance) => {
             Some(u128::from(manifest.timestep_rows) * u128::from(manifest.guidance_channels))
         }
-        (Role::Denoiser, Feed::Guidance) => Some(manifest.guidance_channels.into()),
-        (Role::Denoiser, Feed::Latent) => Some(batch_elems(manifest)),
-        (Role::Denoiser, Feed::Condition) => Some(condition_elems(manifest)),
+        (role, Feed::Guidance) if role.is_denoiser() => Some(manifest.guidance_channels.into()),
+        (role, Feed::Latent) if role.is_denoiser() => Some(batch_elems(manifest, role)),
+        (role, Feed::Condition) if role.is_denoiser() => Some(condition_elems(manifest, role)),
         (Role::Decoder | Role::TinyDecoder, Feed::Latent) => Some(latent_elems(manifest)),
         _ => None,
     }
@@ -82,9 +82,9 @@ fn read_elems(manifest: &Manifest, role: Role) -> Option<u128> {
     match role {
         Role::ImageEncoder => Some(latent_elems(manifest)),
         Role::TextEncoder => Some(token_count(manifest) * u128::from(manifest.context_channels)),
-        Role::Denoiser => Some(batch_elems(manifest)),
+        role if role.is_denoiser() => Some(batch_elems(manifest, role)),
         Role::Decoder | Role::TinyDecoder => Some(image_elems(manifest)),
-        Role::PromptProjection | Role::TimestepProjection => None,
+        _ => None,
     }
 }
 
@@ -96,14 +96,14 @@ fn latent_elems(manifest: &Manifest) -> u128 {
     u128::from(manifest.latent.pixels()) * u128::from(manifest.latent_channels)
 }
 
-/// One latent for each batch row of the denoiser.
-fn batch_elems(manifest: &Manifest) -> u128 {
-    latent_elems(manifest) * u128::from(manifest.guidance_batch)
+/// One latent for each batch row of a denoiser.
+fn batch_elems(manifest: &Manifest, denoiser: Role) -> u128 {
+    latent_elems(manifest) * u128::from(manifest.batch_of(denoiser))
 }
 
 /// Rows as of the latents, with channels of their own.
-fn condition_elems(manifest: &Manifest) -> u128 {
-    let rows = u128::from(manifest.latent.pixels()) * u128::from(manifest.guidance_batch);
+fn condition_elems(manifest: &Manifest, denoiser: Role) -> u128 {
+    let rows = u128::from(manifest.latent.pixels()) * u128::from(manifest.batch_of(denoiser));
     rows * u128::from(manifest.condition_channels)
 }
 

@@ -307,6 +307,14 @@ pub enum Violation {
         /// The role.
         role: Role,
     },
+    /// A variant of the denoiser that the manifest does not imply.
+    #[error("network {network:?} is the {role:?}, of which the manifest says nothing")]
+    RoleUnwanted {
+        /// The network.
+        network: String,
+        /// Its role.
+        role: Role,
+    },
     /// The denoiser's batch holds neither one branch of guidance nor all.
     #[error(
         "a denoiser of {guidance_batch} batch rows runs neither one branch of guidance nor all \

@@ -26,6 +26,14 @@ pub enum Role {
     /// Latent to the predicted noise, in every step of the sampler: one pass or two by
     /// [`Manifest::guidance_batch`].
     Denoiser,
+    /// The outer levels of [`Role::Denoiser`], for the same batch. The inner levels' value is that
+    /// of its last pass, an output of it. May be absent.
+    ShallowDenoiser,
+    /// The denoiser for the conditional branch of guidance alone. Only beside a [`Role::Denoiser`]
+    /// that has all branches in its batch. May be absent.
+    ConditionalDenoiser,
+    /// The outer levels of [`Role::ConditionalDenoiser`]. May be absent.
+    ShallowConditionalDenoiser,
     /// Latent to image, once an image. May be absent if there is a [`Role::TinyDecoder`].
     Decoder,
 }
@@ -38,7 +46,39 @@ impl Role {
 
     /// Whether a network of this role runs again within the sampler's loop.
     pub fn is_looped(self) -> bool {
-        matches!(self, Role::TinyDecoder | Role::TimestepProjection | Role::Denoiser)
+        matches!(self, Role::TinyDecoder | Role::TimestepProjection) || self.is_denoiser()
+    }
+
+    /// Whether a network of this role predicts the noise in a latent: the denoiser or one of its
+    /// variants, which cost less.
+    pub fn is_denoiser(self) -> bool {
+        matches!(
+            self,
+            Role::Denoiser
+                | Role::ShallowDenoiser
+                | Role::ConditionalDenoiser
+                | Role::ShallowConditionalDenoiser
+        )
+    }
+
+    /// The denoiser of the outer levels alone or of all, for the conditional branch alone or for all.
+    pub fn denoiser(shallow: bool, conditional: bool) -> Role {
+        match (shallow, conditional) {
+            (false, false) => Role::Denoiser,
+            (true, false) => Role::ShallowDenoiser,
+            (false, true) => Role::ConditionalDenoiser,
+            (true, true) => Role::ShallowConditionalDenoiser,
+        }
+    }
+
+    /// Whether a denoiser of this role computes the outer levels alone.
+    pub fn is_shallow(self) -> bool {
+        matches!(self, Role::ShallowDenoiser | Role::ShallowConditionalDenoiser)
+    }
+
+    /// Whether a denoiser of this role has the conditional branch of guidance alone.
+    pub fn is_conditional(self) -> bool {
+        matches!(self, Role::ConditionalDenoiser | Role::ShallowConditionalDenoiser)
     }
 
     /// Whether a network of this role turns a latent into an image.
@@ -51,7 +91,8 @@ impl Role {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Network {
     /// Name, for people: `text_encoder`, `unet_prompt`, `unet_time`, `unet`, `decoder`, `encoder`,
-    /// `tiny_decoder`.
+    /// `tiny_decoder`; the variants of `unet` are `unet_shallow`, `unet_conditional` and
+    /// `unet_shallow_conditional`.
     pub name: String,
     /// What the network is for.
     pub role: Role,

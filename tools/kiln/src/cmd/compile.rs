@@ -89,6 +89,11 @@ pub struct Args {
     /// [default: 2 if the budget allows]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub guidance_batch: Option<u8>,
+    /// Add variants of the U-Net for steps that cost less, which kiln run --fast takes: without
+    /// guidance, and with the outer levels alone. They share weights and memory with the U-Net, and
+    /// have kernels of their own. Both branches of guidance are then one batch
+    #[arg(long)]
+    pub fast: bool,
     #[arg(long, default_value = "auto", help = device_help())]
     pub device: String,
     /// Do all arithmetic in FP32, even if the profile has half arithmetic for FP16 values
@@ -195,6 +200,9 @@ pub fn run(args: Args) -> Result<()> {
             "--guidance-branches 1 leaves no second row for --guidance-batch 2; give one of them"
         );
     }
+    if args.fast && args.guidance_batch == Some(1) {
+        bail!("--fast computes both branches of guidance together; leave out --guidance-batch 1");
+    }
     let output = match (&args.budget_sweep, &args.output) {
         (Some(range), _) => return sweep::run(&args, named, *range),
         (None, Some(output)) => output,
@@ -223,6 +231,7 @@ pub fn run(args: Args) -> Result<()> {
             budget_bytes: args.budget,
             guidance_branches: args.guidance_branches.map(usize::from),
             guidance_batch: args.guidance_batch.map(usize::from),
+            fast: args.fast,
         };
         let precision = args.precision.name();
         let plans = models.iter().map(|m| plan_model(m.as_ref(), &name, precision, &request));

@@ -1,7 +1,7 @@
 //! `kiln explain`: the reasons for an op's variant, a buffer's address and a weight's residency.
 
 use anyhow::{Result, bail};
-use kiln_bundle::plan::{BlockKind, Plan, Role};
+use kiln_bundle::plan::{BlockKind, Plan};
 use kiln_bundle::rationale::{Choice, Cost, Verdict};
 use kiln_compiler::plan::cost::arithmetic;
 use kiln_compiler::size::mib;
@@ -212,7 +212,7 @@ impl<'a> Explainer<'a> {
             let index = network.take_while(|n| n.upper <= load.step).count();
             let name = self.account.networks[index].name;
             let why = match self.plan.networks[index].role {
-                Role::Denoiser => {
+                role if role.is_denoiser() => {
                     self.intensity(id, "blocks with less arithmetic a byte took the room there was")
                 }
                 _ => format!("{name} does not repeat, so keeping it would save no reading"),

@@ -1,7 +1,7 @@
 //! `kiln bench networks`: whole networks, with and without reading their weights.
 
 use anyhow::{Result, bail};
-use kiln_bundle::plan::{Network, Plan, Role, Step};
+use kiln_bundle::plan::{Network, Plan, Step};
 use kiln_kernels::DeviceClass;
 use kiln_runtime::cli::CacheArgs;
 use kiln_runtime::probe::Probe;
@@ -206,7 +206,7 @@ fn measure(
     }
     let processor = before.zip(processor_seconds()).map(|(a, b)| (b - a) / runs as f64);
     let mut pass_seconds = Vec::new();
-    if !args.no_io && session.plan().networks[network].role == Role::Denoiser {
+    if !args.no_io && session.plan().networks[network].role.is_denoiser() {
         // The first pass starts with empty slots. The others equal the passes of the sampler's
         // loop.
         let (seconds, _) = session.time_passes(network, runs + 1, false)?;
@@ -220,7 +220,7 @@ fn measure(
     let account = Account::new(session.plan(), None)?;
     let entry = &session.plan().networks[network];
     let ops = account.ops.iter().filter(|op| op.network == network);
-    let cold = entry.role != Role::Denoiser;
+    let cold = !entry.role.is_denoiser();
     let totals = &account.networks[network];
     Ok(NetworkTimes {
         name: entry.name.clone(),

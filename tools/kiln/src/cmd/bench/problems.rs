@@ -191,6 +191,7 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         budget_bytes: u64::MAX,
         guidance_branches: manifest.map(|m| m.guidance_branches as usize),
         guidance_batch: batch.or(manifest.map(|m| m.guidance_batch as usize)),
+        fast: false,
     };
     let list = strategies(
         &profile,

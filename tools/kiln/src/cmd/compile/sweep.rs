@@ -44,6 +44,7 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         budget_bytes,
         guidance_branches: args.guidance_branches.map(usize::from),
         guidance_batch: args.guidance_batch.map(usize::from),
+        fast: args.fast,
     };
     let manifest = model.manifest();
     let steps = sampler_steps(&manifest);

@@ -46,6 +46,7 @@ impl<'a> Account<'a> {
                 sampler_steps: sampler_steps(&plan.manifest),
                 picture_ns: prediction.picture_ns(plan),
                 picture_single_issue_ns: longest.picture_ns(plan),
+                fast_picture_ns: super::presets::pictures_ns(plan, &prediction),
                 step_ns,
                 step_stall_ns,
             },
@@ -154,6 +155,9 @@ fn network<'a>(
             Role::TimestepProjection => "once for all steps",
             Role::Denoiser if passes_a_step(&plan.manifest) == 2 => "twice a step",
             Role::Denoiser => "once a step",
+            Role::ShallowDenoiser
+            | Role::ConditionalDenoiser
+            | Role::ShallowConditionalDenoiser => "with --fast",
             Role::Decoder => "once a picture",
             Role::TinyDecoder => "once a picture or preview",
         },

@@ -56,6 +56,7 @@ pub struct Predicted {
     pub sampler_steps: u64,
     pub picture_ns: u64,
     pub picture_single_issue_ns: u64,
+    pub fast_picture_ns: Vec<u64>,
     pub step_ns: u64,
     pub step_stall_ns: u64,
 }

@@ -43,16 +43,22 @@ pub fn summary(account: &Account, out: &mut dyn Write) -> Result<()> {
         duration(p.step_ns),
         duration(p.step_stall_ns)
     )?;
+    let presets = p.fast_picture_ns.iter().zip(1..);
+    let presets: Vec<_> = presets.map(|(ns, n)| format!("--fast {n} {}", duration(*ns))).collect();
+    if !presets.is_empty() {
+        writeln!(out, "        with {}", presets.join(", "))?;
+    }
     super::kernels::machine_code(a, out)?;
+    let width = a.networks.iter().map(|n| n.name.len() + 1).fold(14, usize::max);
     writeln!(
         out,
-        "\n{:<14}{:>18}{:>9}{:>8}{:>11}{:>11}{:>11}{:>18}",
+        "\n{:<width$}{:>18}{:>9}{:>8}{:>11}{:>11}{:>11}{:>18}",
         "network", "runs", "launches", "GFLOP", "resident", "streamed", "arena peak", "a pass"
     )?;
     for n in &a.networks {
         writeln!(
             out,
-            "{:<14}{:>18}{:>9}{:>8.1}{:>11}{:>11}{:>11}{:>18}",
+            "{:<width$}{:>18}{:>9}{:>8.1}{:>11}{:>11}{:>11}{:>18}",
             n.name,
             n.runs,
             n.launches,
