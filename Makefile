@@ -3,6 +3,7 @@
 # make test [ONLY=REGEX]                                         runs every test, the longest by samples
 # make test-full                                                 runs every case of every test
 # make fuzz [CASES=1000] [EVERY=20] [FIRST=0]                    random programs through the compiler
+# make fuzz-guided [SECONDS=60] [JOBS=2] [TARGETS="..."]         readers of files, guided by coverage (AFL++)
 # make test-aarch64                                              runs the runtime on emulated arm64; for root on Debian
 # make debian [RELEASE=trixie]                                   demo and test in a fresh root of a Debian release; for root
 # make mali [MALI=8] [BLESS=1]                                   machine code for mobile GPUs; for root on Debian
@@ -19,7 +20,7 @@ FEW_STEPS := --sampler lcm --spacing trailing --steps 4
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full fuzz test-aarch64 debian mali mali-published check advisories build
+.PHONY: demo test test-full fuzz fuzz-guided test-aarch64 debian mali mali-published check advisories build
 
 # With the feature of the tests, so that these need no other build of the same crates.
 build:
@@ -49,6 +50,12 @@ FIRST ?= 0
 fuzz:
 	KILN_CASES=$(CASES) KILN_EXECUTE_EVERY=$(EVERY) KILN_FIRST=$(FIRST) \
 	    cargo test --release --locked -p kiln --test programs random -- --nocapture
+
+SECONDS ?= 60
+JOBS ?= 2
+fuzz-guided:
+	@tools/setup/rust.sh
+	tools/fuzz/guided.sh $(SECONDS) $(JOBS) $(TARGETS)
 
 # FILTER= adds the model that ships; its kernels compile for a quarter of an hour under emulation.
 FILTER ?= small

@@ -145,6 +145,9 @@ fn header_text(first: &[u8]) -> Result<(&str, usize), &'static str> {
 /// Outside strings only flat Python literals pass, and the product of all numbers must fit, because
 /// `npyz` multiplies the dimensions unchecked and parses nested literals by recursion.
 fn vet(text: &str) -> Result<(), &'static str> {
+    if text.contains('\\') {
+        return Err("an escape in a string");
+    }
     let plain: String = text.split('\'').step_by(2).collect::<Vec<_>>().join(" ");
     let plain = plain.replace("True", " ").replace("False", " ");
     if !plain.chars().all(|c| c.is_ascii_digit() || "{}(),:L \n".contains(c)) {

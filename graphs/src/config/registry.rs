@@ -71,6 +71,7 @@ fn resolve(text: &str, depth: usize) -> Result<Table, String> {
     let Some(base) = table.remove("base") else { return Ok(table) };
     let known = DESCRIPTIONS.iter().find(|(name, _)| base.as_str() == Some(name));
     let Some((_, text)) = known.filter(|_| depth <= DESCRIPTIONS.len()) else {
+        let base = base.to_string().replace(['\n', '\r'], " ");
         return Err(format!("base = {base} names no known model"));
     };
     let mut merged = resolve(text, depth + 1)?;
