@@ -4,7 +4,7 @@ use super::harness::{self, arg};
 use super::{
     bundle, cache, cache_without, command, compile_args, empty, expect_right_picture, fail, files,
 };
-use super::{names, run_args, run_args_with_files, succeed};
+use super::{names, run_args, run_args_with_files, succeed, without_progress};
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -97,9 +97,8 @@ fn for_the_cache() {
     // A worker tries, then the process that started it, which has the error to tell.
     let (code, said) = on_a_full_cache(&cache, &prepare, 2);
     assert_eq!(code, Some(2), "{said}");
-    let lines = said.lines().filter(|line| !line.trim().is_empty());
-    let errors: Vec<_> = lines.filter(|line| !line.starts_with("compiling kernels")).collect();
-    assert!(errors.len() == 1 && errors[0].starts_with("error: "), "{said}");
+    let error = without_progress(&said);
+    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{said}");
     assert!(said.contains(arg(&cache)) && said.contains("No space left"), "{said}");
     assert_eq!(names(&cache), whole);
     // A worker tries; the run builds what is missing, and keeps nothing.
