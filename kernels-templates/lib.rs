@@ -19,6 +19,7 @@ pub mod launch;
 pub mod layer_norm;
 pub mod lowering;
 pub mod matmul;
+pub mod merge;
 pub mod packing;
 pub mod permute;
 pub mod pointwise;

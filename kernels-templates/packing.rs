@@ -84,10 +84,14 @@ impl Order {
         }
     }
 
+    /// What is added to a weight to store it as a byte.
+    pub fn excess(self) -> u8 {
+        if self == Order::UnsignedQuads { 128 } else { 0 }
+    }
+
     /// The stored byte of a weight.
     fn byte(self, weight: i8) -> u8 {
-        let excess = if self == Order::UnsignedQuads { 128 } else { 0 };
-        (weight as u8).wrapping_add(excess)
+        (weight as u8).wrapping_add(self.excess())
     }
 }
 

@@ -22,13 +22,23 @@ pub struct PlanRequest<'a> {
     /// Whether the plan has variants of the U-Net that cost less, for cheaper steps. All branches
     /// of guidance are then in one pass.
     pub fast: bool,
+    /// Memory for the factors of LoRAs that a run switches on, in bytes; 0: none are.
+    pub lora_bytes: u64,
 }
 
 impl<'a> PlanRequest<'a> {
     /// A request that leaves the branches and the rows of guidance to the model and the strategies.
     pub fn new(profile: &'a DeviceProfile, storage: Storage<'a>, budget_bytes: u64) -> Self {
         let (guidance_branches, guidance_batch, fast) = (None, None, false);
-        Self { profile, storage, budget_bytes, guidance_branches, guidance_batch, fast }
+        Self {
+            profile,
+            storage,
+            budget_bytes,
+            guidance_branches,
+            guidance_batch,
+            fast,
+            lora_bytes: 0,
+        }
     }
 
     /// Branches of guidance to plan for. A model has one if its default guidance is 1, or if its

@@ -472,6 +472,19 @@ void kiln_session_close(struct KilnSession *session);
 // `session` is open.
 enum KilnStatus kiln_session_cancel(const struct KilnSession *session);
 
+// Switches on a LoRA that `kiln lora` made for the session's bundle, in place of another one, for
+// later images. `strength` is the factor of its change. A NULL `path` switches it off.
+//
+// Any thread. Fails with `KILN_STATUS_BUSY` while an image is made, and with `KILN_STATUS_INPUT` if
+// the file cannot be read, or is for another bundle.
+//
+// # Safety
+//
+// `session` is open; `path` is NULL or ends with a NUL.
+enum KilnStatus kiln_session_set_lora(const struct KilnSession *session,
+                                      const char *path,
+                                      float strength);
+
 // Releases device memory, host buffers and free pages of the heap. Compiled kernels stay. Call it
 // in Android's `onTrimMemory`.
 //

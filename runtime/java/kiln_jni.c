@@ -330,6 +330,19 @@ JNIEXPORT void JNICALL Java_kiln_KilnRuntime_nativeCancel(JNIEnv *env, jclass cl
     kiln_session_cancel(session_of(session));
 }
 
+JNIEXPORT void JNICALL Java_kiln_KilnRuntime_nativeSetLora(JNIEnv *env, jclass class, jlong session,
+                                                           jstring path, jfloat strength) {
+    (void)class;
+    char *own_path = copy_text(env, path);
+    if (!(*env)->ExceptionCheck(env)) {
+        KilnStatus status = kiln_session_set_lora(session_of(session), own_path, strength);
+        if (status != KILN_STATUS_OK) {
+            throw_status(env, status);
+        }
+    }
+    free(own_path);
+}
+
 JNIEXPORT void JNICALL Java_kiln_KilnRuntime_nativeTrim(JNIEnv *env, jclass class, jlong session) {
     (void)class;
     KilnStatus status = kiln_session_trim(session_of(session));

@@ -45,8 +45,12 @@ pub enum Binding {
 pub struct Bindings {
     /// The regions, without duplicates.
     pub regions: Vec<Region>,
+    /// Index of the region with the factors of LoRAs.
+    pub factors: u32,
     args: Vec<Binding>,
     ranges: Vec<Vec<Range<u32>>>,
+    /// The layers of LoRAs in a block where it is loaded, and their regions.
+    layers: HashMap<(BlockId, Parent), Vec<(usize, u32)>>,
 }
 
 impl Bindings {
@@ -59,7 +63,14 @@ impl Bindings {
         for network in &plan.networks {
             resolver.network(network)?;
         }
+        resolver.layers()?;
         Ok(resolver.bindings)
+    }
+
+    /// The weights in a block that LoRAs change, where the block is loaded: indices of layers and of
+    /// regions.
+    pub fn layers_of(&self, block: BlockId, parent: Parent) -> &[(usize, u32)] {
+        self.layers.get(&(block, parent)).map_or(&[], Vec::as_slice)
     }
 
     /// The arguments of one step. Empty if the step is not a launch.
@@ -101,6 +112,43 @@ impl Resolver<'_> {
             ranges.push(start..self.bindings.args.len() as u32);
         }
         self.bindings.ranges.push(ranges);
+        Ok(())
+    }
+
+    fn layers(&mut self) -> Result<(), RuntimeError> {
+        let plan = self.plan;
+        let Some(factors) = plan.lora.factors else { return Ok(()) };
+        let len_bytes = plan.buffers.get(factors.index()).map_or(0, |buffer| buffer.len_bytes);
+        let region = self.in_arena(factors, 0, len_bytes)?;
+        self.bindings.factors = self.intern(region);
+        let loads = plan.networks.iter().flat_map(|network| &network.steps);
+        let mut slots: HashMap<BlockId, Vec<SlotId>> = HashMap::new();
+        for step in loads {
+            if let Step::Load { block, slot } = *step {
+                slots.entry(block).or_default().push(slot);
+            }
+        }
+        for (index, layer) in plan.lora.layers.iter().enumerate() {
+            let (block, offset_bytes, len_bytes) =
+                (layer.block, layer.offset_bytes, layer.len_bytes);
+            let regions = match plan.blocks.get(block.index()).map(|entry| entry.residency) {
+                Some(Residency::Resident(buffer)) => {
+                    vec![self.in_arena(buffer, offset_bytes, len_bytes)?]
+                }
+                _ => {
+                    let mut slots = slots.get(&block).cloned().unwrap_or_default();
+                    slots.sort_unstable();
+                    slots.dedup();
+                    let region =
+                        |slot| Region { parent: Parent::Slot(slot), offset_bytes, len_bytes };
+                    slots.into_iter().map(region).collect()
+                }
+            };
+            for region in regions {
+                let id = self.intern(region);
+                self.bindings.layers.entry((block, region.parent)).or_default().push((index, id));
+            }
+        }
         Ok(())
     }
 

@@ -27,6 +27,7 @@ mod bar;
 mod files;
 mod interrupt;
 mod jobs;
+mod loras;
 mod outputs;
 mod pictures;
 mod preview;
@@ -37,6 +38,7 @@ pub use args::{Command, HELP};
 use bar::{Bar, COMPILING};
 use files::file_error;
 use jobs::{Job, Jobs};
+pub use loras::{LoraFile, read_loras};
 use pictures::Pictures;
 use preview::Previews;
 pub use programs::{CacheArgs, PrepareArgs, prepare};
@@ -146,6 +148,10 @@ pub struct RunArgs {
         arg(long, value_name = "SHARE", requires = "init_image", allow_negative_numbers = true)
     )]
     pub strength: Option<f64>,
+    /// LoRA to switch on, made by kiln lora for this bundle: a factor of its change may follow, as in
+    /// style.kiln-lora:0.8. May be repeated
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE[:STRENGTH]"))]
+    pub lora: Vec<LoraFile>,
     /// Decoder: full or tiny [default: full if the bundle has it]
     #[cfg_attr(feature = "clap", arg(long, value_name = "full|tiny"))]
     pub decoder: Option<Decoder>,
@@ -209,6 +215,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
         tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }
     let mut shared = Shared::read(args, bundle.plan())?;
+    let loras = read_loras(&args.lora, bundle.plan())?;
     if let Some(library) = &args.opencl {
         library::use_library(library).map_err(RuntimeError::Input)?;
     }
@@ -228,6 +235,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
     let mut session = Session::load(bundle, &options, &mut |done, kernels| {
         bar.show(COMPILING, done, kernels);
     })?;
+    session.set_loras(loras)?;
     interrupt::begin();
     let mut last = None;
     for job in jobs.iter() {

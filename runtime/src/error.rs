@@ -1,6 +1,7 @@
 //! Errors of running a bundle. Each message names the fault, its place and a remedy.
 
 use kiln_bundle::BundleError;
+use kiln_bundle::lora::LoraError;
 use opencl3::error_codes::{ClError, error_text};
 use thiserror::Error;
 
@@ -116,6 +117,9 @@ pub enum RuntimeError {
     /// The bundle lacks a network, or a network lacks an input.
     #[error("{0}")]
     Input(String),
+    /// A LoRA cannot be read, or does not fit the bundle.
+    #[error(transparent)]
+    Lora(#[from] LoraError),
     /// The bundle's tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -187,6 +191,7 @@ impl RuntimeError {
             | RuntimeError::Input(_)
             | RuntimeError::Sampler(_)
             | RuntimeError::Png(_)
+            | RuntimeError::Lora(_)
             | RuntimeError::Io { .. }
             | RuntimeError::Budget { .. } => 2,
             RuntimeError::Line { error, .. } => error.exit_code(),

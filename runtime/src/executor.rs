@@ -13,7 +13,7 @@ use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue};
 use opencl3::context::Context;
 use opencl3::event::{CL_COMPLETE, Event};
 
-use crate::binding::Bindings;
+use crate::binding::{Bindings, Parent};
 use crate::device::{DeviceFacts, DeviceType, lock_driver};
 use crate::error::{At, RuntimeError};
 use crate::launch::{Sizes, launch, launch_timed};
@@ -23,8 +23,10 @@ use crate::reading::WeightReads;
 use crate::recording::{Parts, Recordings};
 use crate::stream::{Run, Stream, Weights};
 
+mod loras;
 mod options;
 
+use loras::Loras;
 pub use options::{Canceller, ExecutorOptions, LaunchTime};
 
 const LAUNCH: &str = "clEnqueueNDRangeKernel";
@@ -48,6 +50,7 @@ pub struct Executor {
     /// Whether the page cache may keep the weights.
     page_cache: bool,
     canceller: Canceller,
+    loras: Loras,
     /// See [`ExecutorOptions::command_buffers`].
     command_buffers: Option<bool>,
     /// Launches not yet timed, when profiling.
@@ -99,6 +102,7 @@ impl Executor {
             page_cache,
             command_buffers,
             canceller: Canceller::default(),
+            loras: Loras::default(),
             launches: profiling.then(Vec::new),
         };
         executor.allocate_memory()?;
@@ -177,6 +181,7 @@ impl Executor {
     pub fn release_memory(&mut self) -> Result<(), RuntimeError> {
         self.finish()?;
         self.loaded = None;
+        self.loras.are_written = false;
         Ok(())
     }
 
@@ -221,6 +226,7 @@ impl Executor {
     pub fn start_stream(&mut self, runs: Vec<Run>) -> Result<Stream, RuntimeError> {
         self.finish()?;
         self.allocate_memory()?;
+        self.begin_loras()?;
         match &self.loaded {
             Some(loaded) => Stream::start(Arc::clone(&loaded.weights), runs),
             None => Err(RuntimeError::StreamStopped),
@@ -247,6 +253,9 @@ impl Executor {
         }
         self.await_kernels(network, &mut |_, _| {})?;
         stream.enter(network)?;
+        for &block in stream.residents() {
+            self.merge_loras(block, Parent::Arena)?;
+        }
         let bundle = Arc::clone(&self.bundle);
         let entry = network_of(bundle.plan(), network)?;
         let mut index = 0;
@@ -263,6 +272,7 @@ impl Executor {
                     // A driver may hold launches back until a flush.
                     self.compute.flush().at("clFlush", || "the wait for a weight block")?;
                     stream.wait(*block, *slot, &|| is_running(&launched))?;
+                    self.merge_loras(*block, Parent::Slot(*slot))?;
                     1
                 }
                 Step::Free { block } => {

@@ -89,6 +89,8 @@ pub struct Report {
     pub weight_reads: Option<WeightReads>,
     /// How the image was sampled.
     pub settings: Settings,
+    /// Names and strengths of LoRAs that the run switched on.
+    pub loras: Vec<(String, f32)>,
     /// The mask; none if the whole image was made.
     pub repaint: Option<Repaint>,
     /// Times of the stages.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kiln_bundle::BundleFile;
+pub use kiln_bundle::lora::Lora;
 use kiln_bundle::plan::{Feed, Input, Network, Plan, Slice, Source};
 
 use crate::device::{self, DeviceFacts};
@@ -70,6 +71,8 @@ pub struct Session {
     residents: Residents,
     host: HostBuffers,
     load_seconds: f64,
+    /// Names and strengths of the LoRAs.
+    loras: Vec<(String, f32)>,
 }
 
 /// Values on their way to and from the device, allocated once.
@@ -160,7 +163,8 @@ impl Session {
         let residents = Residents::of(bundle.plan());
         let host = HostBuffers::of(bundle.plan());
         let load_seconds = started.elapsed().as_secs_f64();
-        Ok(Session { bundle, device, executor, tokenizer, residents, host, load_seconds })
+        let loras = Vec::new();
+        Ok(Session { bundle, device, executor, tokenizer, residents, host, load_seconds, loras })
     }
 
     /// The plan.
@@ -191,6 +195,20 @@ impl Session {
     /// A handle that stops this session's image or evaluation from any thread.
     pub fn canceller(&self) -> Canceller {
         self.executor.canceller().clone()
+    }
+
+    /// Sets the LoRAs of later images, with their strengths; without any, weights are the bundle's.
+    ///
+    /// Errors: `Lora` if one is for another bundle; `Input` if they need more memory than the plan
+    /// has for them.
+    pub fn set_loras(&mut self, loras: Vec<(Arc<Lora>, f32)>) -> Result<(), RuntimeError> {
+        let named = |(lora, strength): &(Arc<Lora>, f32)| (lora.head.name.clone(), *strength);
+        let names = loras.iter().map(named).collect();
+        self.executor.set_loras(loras)?;
+        self.loras = names;
+        // They are loaded again, and changed.
+        self.residents.forget();
+        Ok(())
     }
 
     /// Releases the device's memory and the large host buffers. Kernels stay. The next image

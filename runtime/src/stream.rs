@@ -283,6 +283,12 @@ impl Stream {
         self.runs.get(self.entered).is_some_and(|run| !run.residents.is_empty())
     }
 
+    /// The resident blocks that were loaded for the current run.
+    pub fn residents(&self) -> &[BlockId] {
+        let current = self.entered.checked_sub(1).and_then(|index| self.runs.get(index));
+        current.map_or(&[], |run| &run.residents)
+    }
+
     /// Begins the next run, which must be of `network`, and waits for its resident blocks.
     pub fn enter(&mut self, network: usize) -> Result<(), RuntimeError> {
         let Some(run) = self.runs.get(self.entered).filter(|run| run.network == network) else {

@@ -15,6 +15,7 @@ use super::cost::LaunchCost;
 use super::dispatch::Part;
 use super::edges::Edge;
 use super::lifetime::Lifetimes;
+use super::lora;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
 use super::residency::Placement;
 
@@ -56,6 +57,8 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
     let mut assembler = Assembler::new(decisions);
     let networks =
         (0..decisions.networks.len()).map(|i| assembler.network(i)).collect::<Result<Vec<_>>>()?;
+    assembler.begin_program();
+    let lora = lora::room(decisions, |launch| assembler.kernel(launch, "lora", launch.entry))?;
     let Assembler { sources, kernels, local_mem_bytes, work_group_size, times, .. } = assembler;
     let buffers = assemble_buffers(decisions, &times);
     let blocks = decisions
@@ -96,6 +99,7 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
         blocks,
         buffers,
         networks,
+        lora,
         rationale,
     };
     for index in 0..plan.networks.len() {

@@ -53,8 +53,9 @@ impl Draft {
                 None => blocks.add(index, network, profile.memory.base_align_bytes),
             }
         }
-        let lifetimes = Lifetimes::new(&networks, &blocks)?;
-        let beside = beside_arena(&networks, &blocks, &manifest, profile, request.budget_bytes);
+        let mut lifetimes = Lifetimes::new(&networks, &blocks)?;
+        lifetimes.add_factors(request.lora_bytes);
+        let beside = beside_arena(&networks, &blocks, &manifest, request);
         Ok(Self { strategy, networks, blocks, lifetimes, beside, manifest })
     }
 

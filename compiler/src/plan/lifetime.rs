@@ -80,6 +80,15 @@ impl Lifetimes {
         Ok(this)
     }
 
+    /// Adds the buffer for the factors of LoRAs, live all the time, if it has a length.
+    pub fn add_factors(&mut self, len_bytes: u64) {
+        let (name, kind) = ("loras".to_string(), BufferKind::Factors);
+        let upper = self.spans.last().map_or(0, |span| span.1);
+        if len_bytes > 0 {
+            self.push(BufferDraft { name, kind, len_bytes, lower: 0, upper });
+        }
+    }
+
     /// Keeps the values that networks of the sampler's loop read of each other over the networks of
     /// the loop that come before their producer, as these may run again before the value is read:
     /// the timestep projection's outputs over the tiny decoder, the denoiser's over both.

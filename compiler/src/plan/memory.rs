@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::blocks::Blocks;
 use super::lower::{LoweredNetwork, LoweredOp, Work};
-use crate::device::DeviceProfile;
+use crate::request::PlanRequest;
 use crate::size::MIB;
 
 /// Host memory in bytes of the tokenizer (vocabulary and merge ranks as hash maps), of the buffers
@@ -33,9 +33,9 @@ pub fn beside_arena(
     networks: &[LoweredNetwork],
     blocks: &Blocks,
     manifest: &Manifest,
-    profile: &DeviceProfile,
-    budget_bytes: u64,
+    request: &PlanRequest,
 ) -> MemoryPlan {
+    let PlanRequest { profile, budget_bytes, lora_bytes, .. } = *request;
     let streamed: Vec<u64> = blocks
         .drafts
         .iter()
@@ -55,6 +55,8 @@ pub fn beside_arena(
         host_bytes: HOST_FIXED_BYTES
             + pixels * HOST_BYTES_PER_PIXEL
             + initial
+            // Factors are read from their files before they are in the arena.
+            + lora_bytes
             + launches as u64 * HOST_BYTES_PER_LAUNCH,
         program_bytes: profile.memory.compiler_bytes
             + profile.memory.kernel_bytes * kernel_count(networks),

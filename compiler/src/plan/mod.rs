@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod draft;
 pub mod edges;
 pub mod lifetime;
+mod lora;
 pub mod lower;
 mod memory;
 pub mod rationale;

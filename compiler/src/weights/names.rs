@@ -164,7 +164,7 @@ impl UnetLayout {
         for at in (0..).take_while(|at| has(format!("output_blocks.{at}.0"))) {
             let block = up.last_mut().expect("there is one");
             block.resnet_count += 1;
-            block.has_attention |= has(format!("output_blocks.{at}.1.norm"));
+            block.has_attention |= has(format!("output_blocks.{at}.1.proj_in"));
             if [1, 2].iter().any(|part| has(format!("output_blocks.{at}.{part}.conv"))) {
                 up.push(Block::default());
             }

@@ -32,6 +32,8 @@
 //! 9. **Residents** (`residents`): the lists of resident blocks that a network loads and overwrites
 //!    are what its steps and buffers imply.
 //! 10. **Kinds** (`kinds`): buffers and blocks are used as their kinds say.
+//! 11. **LoRAs** (`lora`): the buffer of their factors is live all the time, and each weight that they
+//!     change is an aligned region of its block.
 //!
 //! What a kernel does inside the regions that it is given is not the checker's concern.
 
@@ -43,6 +45,7 @@ mod host;
 mod interval_set;
 mod kinds;
 mod launch;
+mod lora;
 mod residents;
 mod roles;
 mod sizes;
@@ -79,5 +82,6 @@ pub fn check(plan: &Plan, weights_len_bytes: u64) -> Result<Checked, Violation> 
     flow::check(plan, &spans, &owners, &edges, weights_len_bytes)?;
     residents::check(plan, &spans)?;
     kinds::check(plan, &owners)?;
+    lora::check(plan, instant_count)?;
     Ok(Checked { peak_bytes, arena_lower_bound_bytes, instant_count })
 }

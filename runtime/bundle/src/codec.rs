@@ -7,6 +7,8 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::de::read::{Reader, SliceReader};
 use bincode::de::{Decode, Decoder, DecoderImpl};
 use bincode::serde::Compat;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::plan::Plan;
@@ -41,7 +43,12 @@ pub enum CodecError {
 ///
 /// Errors: `TooLong` if [`decode`] would refuse the result.
 pub fn encode(plan: &Plan) -> Result<Vec<u8>, CodecError> {
-    let bytes = bincode::serde::encode_to_vec(plan, CONFIG)
+    encode_part(plan)
+}
+
+/// [`encode`] for other values.
+pub(crate) fn encode_part(value: &impl Serialize) -> Result<Vec<u8>, CodecError> {
+    let bytes = bincode::serde::encode_to_vec(value, CONFIG)
         .map_err(|error| CodecError::Encode(error.to_string()))?;
     if bytes.len() > MAX_PLAN_BYTES {
         return Err(CodecError::TooLong { len_bytes: bytes.len() });
@@ -54,6 +61,11 @@ pub fn encode(plan: &Plan) -> Result<Vec<u8>, CodecError> {
 /// Memory: no string is longer than `bytes`, and a vector grows only as its elements are read.
 /// Errors: `TooLong`, `Decode` or `Trailing`; never panics.
 pub fn decode(bytes: &[u8]) -> Result<Plan, CodecError> {
+    decode_part(bytes)
+}
+
+/// [`decode`] for other values.
+pub(crate) fn decode_part<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     let Some(unused_bytes) = MAX_PLAN_BYTES.checked_sub(bytes.len()) else {
         return Err(CodecError::TooLong { len_bytes: bytes.len() });
     };
@@ -61,10 +73,10 @@ pub fn decode(bytes: &[u8]) -> Result<Plan, CodecError> {
     let to_error = |error: bincode::error::DecodeError| CodecError::Decode(error.to_string());
     // bincode's limit is a constant; claiming the difference makes it the length of the input.
     decoder.claim_bytes_read(unused_bytes).map_err(to_error)?;
-    let Compat(plan) = Compat::<Plan>::decode(&mut decoder).map_err(to_error)?;
+    let Compat(value) = Compat::<T>::decode(&mut decoder).map_err(to_error)?;
     match decoder.reader().peek_read(1) {
         Some(_) => Err(CodecError::Trailing),
-        None => Ok(plan),
+        None => Ok(value),
     }
 }
 

@@ -35,7 +35,7 @@ pub use signature::MAX_SIGNATURE_BYTES;
 pub use writer::BundleWriter;
 
 /// Version of the file format and of the plan's encoding. Any change to either raises it.
-pub const VERSION: u32 = 20;
+pub const VERSION: u32 = 21;
 /// Alignment of the weights section and of each block in it.
 pub const PAGE_BYTES: u64 = 4096;
 /// Largest tokenizer section that is written or read.

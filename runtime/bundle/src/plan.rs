@@ -16,11 +16,13 @@ use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::str::FromStr;
 
+mod lora;
 mod network;
 mod schedule;
 mod step;
 
 pub use crate::rationale::Rationale;
+pub use lora::{DownOrder, Layer, LoraRoom};
 pub use network::{Feed, Input, Network, Port, Role, Slice, Source};
 pub use schedule::{BetaCurve, Prediction, Schedule, Spacing};
 pub use step::{Access, Arg, Dispatch, Gather, ROW_CHECKSUM_BYTES, Step};
@@ -103,6 +105,8 @@ pub struct Plan {
     pub buffers: Vec<Buffer>,
     /// The networks in execution order, which is the order of their roles.
     pub networks: Vec<Network>,
+    /// Room for LoRAs at run time.
+    pub lora: LoraRoom,
     /// The reasons for the decisions.
     pub rationale: Rationale,
 }
@@ -381,6 +385,8 @@ pub enum BufferKind {
     Weights,
     /// A resident block of [`BlockKind::Constants`].
     Constants,
+    /// The factors of [`LoraRoom`].
+    Factors,
 }
 
 impl BufferKind {

@@ -96,6 +96,7 @@ pub fn plan() -> Plan {
             buffer("time.row", BufferKind::Port, 5504..5520, 5..10),
         ],
         networks: vec![text_encoder(), unet_time(), unet(), decoder()],
+        lora: Default::default(),
         rationale: rationale(),
     }
 }

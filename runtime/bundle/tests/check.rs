@@ -6,9 +6,9 @@ use std::time::Instant;
 use arbtest::arbitrary::{self, Unstructured};
 use kiln_bundle::check::{Violation, check};
 use kiln_bundle::plan::{
-    AVX_VNNI, Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType,
-    Feed, Gather, Input, KernelId, NetworkId, Plan, Port, Residency, Role, Slice, SlotId, Source,
-    Step,
+    AVX_VNNI, Access, Arg, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, DownOrder,
+    ElementType, Feed, Gather, Input, KernelId, Layer, LoraRoom, NetworkId, Plan, Port, Residency,
+    Role, Slice, SlotId, Source, Step,
 };
 use kiln_bundle::testing;
 
@@ -543,6 +543,23 @@ rejects! {
     overwrite_of_what_stays: |plan| plan.networks[1].overwrites = vec![BlockId(2)]
         => Violation::ResidentList { .. },
 
+    loras_without_a_buffer: |plan| { with_room(plan); plan.lora.factors = None; }
+        => Violation::BufferKind { found: BufferKind::Activation, .. },
+    loras_not_always_live: |plan| { with_room(plan); plan.buffers[12].lower = 1; }
+        => Violation::Factors { .. },
+    loras_in_a_port: |plan| { with_room(plan); plan.lora.factors = Some(BufferId(0)); }
+        => Violation::BufferKind { .. },
+    lora_of_no_block: |plan| { with_room(plan); plan.lora.layers[0].block = BlockId(9); }
+        => Violation::NoSuch { what: "block", .. },
+    lora_of_no_kernel: |plan| { with_room(plan); plan.lora.layers[0].kernel = KernelId(9); }
+        => Violation::NoSuch { what: "kernel", .. },
+    lora_outside_its_block: |plan| { with_room(plan); plan.lora.layers[0].len_bytes = 1 << 20; }
+        => Violation::Outside { .. },
+    lora_off_the_grid: |plan| { with_room(plan); plan.lora.layers[0].offset_bytes = 2; }
+        => Violation::Misaligned { .. },
+    lora_of_nothing: |plan| { with_room(plan); plan.lora.layers[0].global[2] = 0; }
+        => Violation::Empty { .. },
+
     constants_streamed: |plan| plan.blocks[0].kind = BlockKind::Constants
         => Violation::StreamedConstants { .. },
     weights_as_constants: |plan| plan.blocks[2].kind = BlockKind::Constants
@@ -824,4 +841,41 @@ fn one_mutation_of_any_chain_is_found() {
         Ok(())
     })
     .budget_ms(2000);
+}
+
+/// Adds room for LoRAs to the test plan.
+fn with_room(plan: &mut Plan) {
+    let end_bytes = 5632 + 128;
+    (plan.memory.arena_bytes, plan.memory.arena_lower_bound_bytes) =
+        (end_bytes, plan.memory.arena_lower_bound_bytes + 128);
+    plan.buffers.push(Buffer {
+        name: "loras".into(),
+        kind: BufferKind::Factors,
+        offset_bytes: 5632,
+        len_bytes: 128,
+        lower: 0,
+        upper: plan.networks.iter().map(|network| network.steps.len() as u32).sum(),
+    });
+    let layer = Layer {
+        block: BlockId(1),
+        offset_bytes: 0,
+        len_bytes: 128,
+        kernel: KernelId(0),
+        global: [4, 1, 1],
+        k: 4,
+        panels: (0, 1),
+        width: 8,
+        gated: false,
+        order: DownOrder::Taps,
+        shape: vec![8, 4],
+        tensors: vec![("conv_in.weight".into(), vec![8, 4])],
+    };
+    plan.lora = LoraRoom { factors: Some(BufferId(12)), layers: vec![layer] };
+}
+
+#[test]
+fn room_for_loras_is_accepted() {
+    let mut plan = testing::plan();
+    with_room(&mut plan);
+    check(&plan, WEIGHTS_LEN_BYTES).unwrap();
 }

@@ -209,6 +209,19 @@ public final class KilnRuntime implements AutoCloseable {
         }
     }
 
+    /**
+     * Switches on a LoRA that {@code kiln lora} made for the bundle, in place of another one, for
+     * later images.
+     *
+     * @param path its file; null switches it off
+     * @param strength factor of its change; 1 is the change as it was trained
+     */
+    public void setLora(String path, float strength) {
+        synchronized (making) {
+            nativeSetLora(open(), path, strength);
+        }
+    }
+
     /** Releases memory that the next image allocates again. For {@code onTrimMemory}. */
     public void trim() {
         synchronized (guard) {
@@ -261,6 +274,8 @@ public final class KilnRuntime implements AutoCloseable {
             int fast, Listener listener, int[] size);
 
     private static native void nativeCancel(long session);
+
+    private static native void nativeSetLora(long session, String path, float strength);
 
     private static native void nativeTrim(long session);
 

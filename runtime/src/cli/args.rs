@@ -55,6 +55,7 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --mask FILE.png           part of --init-image to repaint, in white; black is kept
       --strength SHARE          share of the steps that change --init-image, over 0 to 1 [0.75,
                                 with --mask 1]
+      --lora FILE[:STRENGTH]    LoRA to switch on, made by kiln lora for this bundle; repeatable
       --decoder full|tiny       decoder of the bundle; by default full if it is there
       --preview-every N         writes a preview beside the picture every N steps
       --dump DIR                writes tokens, embeddings, latents and the decoded tensor as .npy
@@ -132,6 +133,7 @@ impl Command {
                 "--init-image" => run.init_image = Some(value.path()?),
                 "--mask" => run.mask = Some(value.path()?),
                 "--strength" => run.strength = Some(value.parsed()?),
+                "--lora" => run.lora.push(value.parsed()?),
                 "--decoder" => run.decoder = Some(value.parsed()?),
                 "--preview-every" => run.preview_every = value.parsed()?,
                 "--dump" => run.dump = Some(value.path()?),
@@ -219,6 +221,7 @@ impl RunArgs {
             init_image: None,
             mask: None,
             strength: None,
+            lora: Vec::new(),
             decoder: None,
             preview_every: 0,
             dump: None,

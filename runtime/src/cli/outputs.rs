@@ -30,7 +30,9 @@ impl<'a> Outputs<'a> {
             ("--latent", args.latent.as_ref()),
             ("--opencl", args.opencl.as_ref()),
         ];
-        let given = inputs.into_iter().filter_map(|(name, path)| Some((name, path?.as_path())));
+        let loras = args.lora.iter().map(|lora| ("--lora", Some(&lora.path)));
+        let given = inputs.into_iter().chain(loras);
+        let given = given.filter_map(|(name, path)| Some((name, path?.as_path())));
         Outputs { args, paths: Paths::of_inputs(given, room_bytes) }
     }
 

@@ -6,11 +6,13 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
+use kiln_bundle::lora::Lora;
 use kiln_bundle::sign::{NoPublicKey, PublicKey};
 
 use super::bundle::KilnBundle;
 use super::generate::{KilnProgress, KilnProgressFn, KilnStage};
 use super::{Failure, KilnStatus, create, free, give, given, guard, text};
+use crate::error::RuntimeError;
 use crate::memory::Allocations;
 use crate::program::cache::ProgramCache;
 use crate::report::MeasuredMemory;
@@ -259,6 +261,34 @@ pub unsafe extern "C" fn kiln_session_cancel(session: *const KilnSession) -> Kil
         // SAFETY: by this function's contract.
         unsafe { given(session, "the session")? }.canceller.cancel();
         Ok(())
+    })
+}
+
+/// Switches on a LoRA that `kiln lora` made for the session's bundle, in place of another one, for
+/// later images. `strength` is the factor of its change. A NULL `path` switches it off.
+///
+/// Any thread. Fails with `KILN_STATUS_BUSY` while an image is made, and with `KILN_STATUS_INPUT` if
+/// the file cannot be read, or is for another bundle.
+///
+/// # Safety
+///
+/// `session` is open; `path` is NULL or ends with a NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_session_set_lora(
+    session: *const KilnSession,
+    path: *const c_char,
+    strength: f32,
+) -> KilnStatus {
+    guard(|| {
+        // SAFETY: by this function's contract.
+        let (session, path) = unsafe { (given(session, "the session")?, text(path, "the path")?) };
+        if !strength.is_finite() {
+            return Err(Failure::input(format!("the LoRA's strength is {strength}")));
+        }
+        let mut session = session.try_lock()?;
+        let lora = path.map(|path| Lora::read(Path::new(path)).map_err(RuntimeError::from));
+        let lora = lora.transpose()?.map(|lora| (Arc::new(lora), strength));
+        Ok(session.set_loras(lora.into_iter().collect())?)
     })
 }
 

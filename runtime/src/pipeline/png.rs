@@ -150,6 +150,8 @@ pub struct GenerationParameters {
     pub fast: usize,
     /// The evaluations that cost less.
     pub savings: Fast,
+    /// Names and strengths of LoRAs.
+    pub loras: Vec<(String, f32)>,
 }
 
 /// A mask, as reports and image files record it.
@@ -185,8 +187,16 @@ impl GenerationParameters {
         let mask = self.repaint.as_ref().map(|Repaint { share, checksum }| {
             ("mask", format!("{share:.4} of the picture, XXH3 {checksum}"))
         });
-        let optional = [spacing, strength, plain, mask].into_iter().flatten();
+        let loras = self.loras();
+        let loras = (!loras.is_empty()).then_some(("lora", loras));
+        let optional = [spacing, strength, plain, mask, loras].into_iter().flatten();
         always.into_iter().chain(optional).chain(self.savings.named(self.fast)).collect()
+    }
+
+    /// `name:strength` of each LoRA.
+    fn loras(&self) -> String {
+        let one = |(name, strength): &(String, f32)| format!("{name}:{strength}");
+        self.loras.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
@@ -204,8 +214,10 @@ impl GenerationParameters {
         let rescale = rescale.map(|share| format!(", CFG rescale: {share}"));
         let mask = self.repaint.as_ref();
         let mask = mask.map(|repaint| format!(", Mask share: {:.4}", repaint.share));
-        let [strength, spacing, rescale, mask] =
-            [strength, spacing, rescale, mask].map(Option::unwrap_or_default);
+        let loras = Some(self.loras()).filter(|loras| !loras.is_empty());
+        let loras = loras.map(|loras| format!(", LoRA: {}", quoted(&loras)));
+        let [strength, spacing, rescale, mask, loras] =
+            [strength, spacing, rescale, mask, loras].map(Option::unwrap_or_default);
         let mut savings = String::new();
         for (name, value) in self.savings.named(self.fast) {
             let (first, rest) = name.split_at(1);
@@ -214,7 +226,7 @@ impl GenerationParameters {
         }
         text.push_str(&format!(
             "\nSteps: {steps}, Sampler: {sampler}{spacing}, CFG scale: {guidance}{rescale}, \
-             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}{mask}\
+             Seed: {seed}, Size: {width}x{height}, Model: {model}, Eta: {eta}{strength}{mask}{loras}\
              {savings}, \
              Version: {SOFTWARE}"
         ));
@@ -313,6 +325,7 @@ mod tests {
             repaint: Some(Repaint { share: 0.25, checksum: "0123456789abcdef".into() }),
             fast: 3,
             savings: PRESETS[3],
+            loras: vec![("style".into(), 0.5)],
         }
     }
 
@@ -344,7 +357,7 @@ mod tests {
         let settings = "Steps: 20, Sampler: DDIM, Schedule type: trailing, CFG scale: 7.5, \
                         CFG rescale: 0.7, Seed: 18446744073709551615, Size: 16x8, \
                         Model: \"a, b\", Eta: 0, Denoising strength: 0.75, \
-                        Mask share: 0.2500, Fast: 3, \
+                        Mask share: 0.2500, LoRA: \"style:0.5\", Fast: 3, \
                         Guidance interval: \"0:0.5\", Cache interval: 3, Version: ";
         let prompt = "a café, 東京\nat night".to_owned();
         assert_eq!(unicode[1], ("prompt", prompt.clone()));
@@ -354,7 +367,7 @@ mod tests {
         let ascii: Vec<&str> =
             info.uncompressed_latin1_text.iter().map(|chunk| &*chunk.keyword).collect();
         let keys = ["negative prompt", "seed", "steps", "guidance", "guidance rescale", "sampler"];
-        let rest = ["eta", "model", "Software", "spacing", "strength", "mask"];
+        let rest = ["eta", "model", "Software", "spacing", "strength", "mask", "lora"];
         let savings = ["fast", "guidance interval", "cache interval"];
         assert_eq!(ascii, [&keys[..], &rest, &savings].concat());
     }

@@ -133,6 +133,7 @@ impl Request<'_> {
             repaint: report.repaint.clone(),
             fast: settings.fast,
             savings: settings.savings,
+            loras: report.loras.clone(),
         }
     }
 }
@@ -295,6 +296,7 @@ impl Session {
             stream,
             weight_reads: self.weight_reads(),
             settings: generation.settings,
+            loras: self.loras.clone(),
             repaint: canvas.and_then(|canvas| Some(canvas.mask?.record())),
             times: generation.times,
         };

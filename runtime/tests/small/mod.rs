@@ -188,6 +188,7 @@ impl Small {
                 self.unet(&ids),
                 decoder(&ids),
             ],
+            lora: Default::default(),
             rationale: Default::default(),
         }
     }

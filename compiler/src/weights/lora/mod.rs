@@ -20,6 +20,9 @@ use product::{Parts, Product};
 
 mod keys;
 mod product;
+mod switch;
+
+pub use switch::{StepCost, step_cost, switch};
 
 /// A LoRA to merge.
 #[derive(Clone, Debug, PartialEq)]

@@ -170,6 +170,14 @@ impl Product {
         }
     }
 
+    /// Rank, `up: [rows, rank]` times the scale and `down: [rank, values of a row]`, if the change is
+    /// their product.
+    pub fn low_rank(self) -> Option<(usize, Vec<f32>, Vec<f32>)> {
+        let Kind::Low(Pair { up, down }) = self.kind else { return None };
+        let scaled = up.values.into_iter().map(|value| value * self.scale).collect();
+        Some((down.rows, scaled, down.values))
+    }
+
     /// A row of the change, without its scale.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         match &self.kind {

@@ -15,6 +15,7 @@ pub(super) fn check(plan: &Plan, owners: &[Option<BlockId>]) -> Result<(), Viola
         }
     }
     let users = users(plan);
+    let is_factors = |index| plan.lora.factors.is_some_and(|id| id.index() == index);
     for (index, buffer) in plan.buffers.iter().enumerate() {
         let found = match (owners[index].map(|block| plan.blocks[block.index()].kind), users[index])
         {
@@ -22,6 +23,7 @@ pub(super) fn check(plan: &Plan, owners: &[Option<BlockId>]) -> Result<(), Viola
             (Some(BlockKind::Constants), _) => BufferKind::Constants,
             (None, Users::Ports) => BufferKind::Port,
             (None, Users::OneOp(..)) => BufferKind::Scratch,
+            (None, Users::None) if is_factors(index) => BufferKind::Factors,
             (None, Users::None | Users::Ops) => BufferKind::Activation,
         };
         if found != buffer.kind {

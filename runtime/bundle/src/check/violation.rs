@@ -418,6 +418,12 @@ pub enum Violation {
         /// What its users say.
         found: BufferKind,
     },
+    /// The buffer of the factors of LoRAs is not live all the time.
+    #[error("{buffer} holds the factors of LoRAs, and is not live all the time")]
+    Factors {
+        /// The buffer.
+        buffer: Box<BufferAt>,
+    },
     /// A resident block is loaded or freed.
     #[error("{place} concerns {block}, which is resident")]
     NotStreamed {

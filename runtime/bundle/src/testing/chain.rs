@@ -92,6 +92,7 @@ pub fn chain(sizes: &[u64]) -> Plan {
         blocks,
         buffers,
         networks: vec![ends.text_encoder, links, ends.decoder],
+        lora: Default::default(),
         rationale: Default::default(),
     }
 }

@@ -62,6 +62,10 @@ pub struct Args {
     /// repeated
     #[arg(long, value_name = "FILE[:STRENGTH]")]
     pub lora: Vec<Lora>,
+    /// Memory for LoRAs that runs switch on, on the device and as much on the host, inside the budget.
+    /// kiln lora says how much a LoRA needs
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub lora_memory: Option<u64>,
     #[command(flatten)]
     pub autoencoder: autoencoder::Args,
     /// Storage of weights. With fp16 and int8, feature maps are also stored in FP16 if the device
@@ -203,6 +207,9 @@ pub fn run(args: Args) -> Result<()> {
     if args.fast && args.guidance_batch == Some(1) {
         bail!("--fast computes both branches of guidance together; leave out --guidance-batch 1");
     }
+    if args.lora_memory.is_some() && args.size.len() > 1 {
+        bail!("--lora-memory is for bundles of one --size");
+    }
     let output = match (&args.budget_sweep, &args.output) {
         (Some(range), _) => return sweep::run(&args, named, *range),
         (None, Some(output)) => output,
@@ -232,6 +239,7 @@ pub fn run(args: Args) -> Result<()> {
             guidance_branches: args.guidance_branches.map(usize::from),
             guidance_batch: args.guidance_batch.map(usize::from),
             fast: args.fast,
+            lora_bytes: args.lora_memory.unwrap_or(0),
         };
         let precision = args.precision.name();
         let plans = models.iter().map(|m| plan_model(m.as_ref(), &name, precision, &request));

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use kiln_bundle::plan::{ElementType, Plan, Port};
 use kiln_bundle::whole;
-use kiln_runtime::cli::CacheArgs;
+use kiln_runtime::cli::{CacheArgs, LoraFile, read_loras};
 use kiln_runtime::npy::{self, NpyError};
 use kiln_runtime::session::{ExecutorOptions, Session, SessionOptions};
 use kiln_runtime::tensor::{Tensor, Values};
@@ -31,6 +31,9 @@ pub struct Args {
     /// File to write: the network's output
     #[arg(long, value_name = "FILE.npy")]
     pub output: PathBuf,
+    /// LoRA to switch on, made by kiln lora for this bundle. May be repeated
+    #[arg(long, value_name = "FILE[:STRENGTH]")]
+    pub lora: Vec<LoraFile>,
     /// OpenCL device: auto, an index, or part of a name
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -50,8 +53,10 @@ pub fn run(args: Args) -> Result<()> {
     let named = named(&args.inputs)?;
     let files = named.iter().map(|(_, path)| ("--input", *path));
     let files = files.chain([("the bundle", args.bundle.as_path())]);
+    let files = files.chain(args.lora.iter().map(|lora| ("--lora", lora.path.as_path())));
     super::files::check(files, "--output", &args.output, Some("npy"))?;
     let mut session = Session::open(&args.bundle, &options)?;
+    session.set_loras(read_loras(&args.lora, session.plan())?)?;
     let mut inputs = Vec::new();
     for (name, path) in named {
         inputs.push((name, read(path, port(session.plan(), name)?)?));

@@ -12,6 +12,7 @@ pub mod files;
 pub mod graph;
 pub mod inspect;
 pub mod key;
+pub mod lora;
 pub mod man;
 pub mod prepare;
 pub mod print;

@@ -192,6 +192,7 @@ pub fn resolve(subject: &Subject, wanted: &[String]) -> Result<Resolved> {
         guidance_branches: manifest.map(|m| m.guidance_branches as usize),
         guidance_batch: batch.or(manifest.map(|m| m.guidance_batch as usize)),
         fast: false,
+        lora_bytes: 0,
     };
     let list = strategies(
         &profile,

@@ -45,6 +45,7 @@ pub fn run(args: &Args, named: Option<ConfiguredModel>, range: (u64, u64)) -> Re
         guidance_branches: args.guidance_branches.map(usize::from),
         guidance_batch: args.guidance_batch.map(usize::from),
         fast: args.fast,
+        lora_bytes: args.lora_memory.unwrap_or(0),
     };
     let manifest = model.manifest();
     let steps = sampler_steps(&manifest);

@@ -253,6 +253,7 @@ pub fn kind_name(kind: BufferKind) -> &'static str {
         BufferKind::Port => "port",
         BufferKind::Weights => "weights",
         BufferKind::Constants => "constants",
+        BufferKind::Factors => "factors",
     }
 }
 
