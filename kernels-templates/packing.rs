@@ -113,6 +113,18 @@ impl QuantizedPanel {
 }
 
 impl Packing {
+    /// Output columns of a panel; none if there are no panels.
+    pub fn panel_columns(&self) -> Option<usize> {
+        match *self {
+            Packing::RowMajor(_) => None,
+            Packing::Panels { width, .. }
+            | Packing::PairedPanels { width, .. }
+            | Packing::Winograd { width, .. }
+            | Packing::QuantizedPanels { width, .. }
+            | Packing::Fragments(Fragments { width, .. }) => Some(width),
+        }
+    }
+
     /// Bytes of a constant's packed form.
     pub fn size_bytes(&self, shape: &[usize]) -> u64 {
         match *self {

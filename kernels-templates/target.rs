@@ -60,6 +60,10 @@ pub struct Target {
     /// is PoCL, which takes it: AVX512_VNNI for vectors of 16, AVX_VNNI for vectors of 8.
     #[serde(default)]
     pub vnni: bool,
+    /// Columns of the panels in which weights are packed already, for another number of rows. Kernels
+    /// with tiles of these columns take one of them. No field of profiles.
+    #[serde(skip)]
+    pub packed_columns: Option<usize>,
     /// Variants to try first for each op, best first.
     #[serde(default)]
     pub prefer: BTreeMap<String, Vec<String>>,
@@ -151,6 +155,7 @@ impl Target {
             mad: false,
             ptx_mma: false,
             vnni: false,
+            packed_columns: None,
             prefer: BTreeMap::new(),
             tuning: vec![],
         }

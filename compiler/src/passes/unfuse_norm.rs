@@ -6,21 +6,29 @@
 
 use anyhow::Result;
 use kiln_ir::ops::group_norm::GroupNorm;
-use kiln_ir::{Graph, Op, ValueId};
+use kiln_ir::{Graph, Op, TensorType, ValueId};
 use kiln_kernels::{Operand, Problem, candidates};
 
 use super::Setting;
 use super::contraction::ContractionNode;
 
 /// Unfuses the normalizations that the target computes in one launch, if the copy fits into the
-/// strategy's limit of scratch memory.
+/// strategy's limit of scratch memory. In a variant for one branch of guidance these are the
+/// normalizations of the denoiser for all, so that both have the same ops with constants.
 pub fn run(graph: &mut Graph, setting: &Setting) -> Result<usize> {
-    let Setting { strategy, profile, .. } = setting;
+    let Setting { strategy, profile, role } = setting;
+    let rows = if role.is_conditional() { strategy.guidance_batch } else { 1 };
+    let of_all = |ty: &TensorType| match ty.shape[..] {
+        [batch, height, width, channels] => {
+            TensorType::new(ty.dtype, &[rows * batch, height, width, channels])
+        }
+        _ => ty.clone(),
+    };
     let max_scratch_bytes = strategy.scratch.limit_bytes();
     unfuse(graph, |graph, op, values| {
-        let types: Vec<_> = values.iter().map(|v| graph.ty(*v)).collect();
-        let Ok(output) = op.infer(&types) else { return false };
-        let inputs: Vec<_> = types.into_iter().cloned().map(Operand::new).collect();
+        let types: Vec<_> = values.iter().map(|v| of_all(graph.ty(*v))).collect();
+        let Ok(output) = op.infer(&types.iter().collect::<Vec<_>>()) else { return false };
+        let inputs: Vec<_> = types.into_iter().map(Operand::new).collect();
         let problem = Problem {
             op,
             inputs: &inputs,

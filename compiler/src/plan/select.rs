@@ -4,7 +4,7 @@
 //! [`Options::best`] compares them at a given price. [`Options::verdicts`] gives the verdict on
 //! each variant of the family.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kiln_bundle::rationale::{Alternative, Cost, Verdict};
 use kiln_kernels::{Lowering, Packing, Problem, Target, Variant, candidates, family};
 
@@ -119,38 +119,19 @@ impl Options {
     /// limit. It is the only option. If none stays within the limit, it is the one with the least
     /// scratch memory.
     ///
-    /// A variant of fewer rows may want narrower tiles, for as many work-groups as the device has
-    /// compute units. It gets the tiles of the packed weights on a device with fewer of them.
     /// Errors: none reads the packed weights.
     pub fn packed(problem: &Problem, profile: &DeviceProfile, packed: Packed) -> Result<Self> {
-        let Packed { mut target, packings } = packed;
-        loop {
-            let mut this = Self { target, lowered: vec![], eligible: vec![] };
-            this.lower_packed(problem, profile, &packings)?;
-            if !this.eligible.is_empty() {
-                return Ok(this);
-            }
-            target = this.target;
-            if target.compute_units <= 1 {
-                bail!("no variant reads weights that are packed as {packings:?}");
-            }
-            target.compute_units /= 2;
-        }
-    }
-
-    fn lower_packed(
-        &mut self,
-        problem: &Problem,
-        profile: &DeviceProfile,
-        packings: &[(usize, Packing)],
-    ) -> Result<()> {
+        let Packed { target, packings } = packed;
+        let packed_columns = packings.iter().find_map(|(_, packing)| packing.panel_columns());
+        let target = Target { packed_columns, ..target };
+        let mut this = Self { target, lowered: vec![], eligible: vec![] };
         let mut least = None;
-        for variant in candidates(problem, &self.target) {
-            let next = Lowered::new(variant, problem, &self.target, profile)?;
-            let (index, needs) = (self.lowered.len(), (next.too_long, next.scratch_bytes()));
+        for variant in candidates(problem, &this.target) {
+            let next = Lowered::new(variant, problem, &this.target, profile)?;
+            let (index, needs) = (this.lowered.len(), (next.too_long, next.scratch_bytes()));
             let fits = needs <= (false, problem.max_scratch_bytes);
             let reads = next.lowering.packings == packings;
-            self.lowered.push(next);
+            this.lowered.push(next);
             if reads && least.is_none_or(|(_, least)| needs < least) {
                 least = Some((index, needs));
             }
@@ -158,8 +139,10 @@ impl Options {
                 break;
             }
         }
-        self.eligible.extend(least.map(|(index, _)| index));
-        Ok(())
+        let (index, _) = least
+            .with_context(|| format!("no variant reads weights that are packed as {packings:?}"))?;
+        this.eligible.push(index);
+        Ok(this)
     }
 
     /// Index of the option to take: the first one, unless a later one with smaller weights is as

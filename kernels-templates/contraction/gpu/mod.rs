@@ -39,7 +39,10 @@ fn tile_fits(tile: (usize, usize), target: &Target) -> bool {
 /// The largest tile that gives every compute unit a work-group and wastes at most an eighth of the
 /// columns. If there is none, the smallest tile.
 fn tile(contraction: &Contraction, target: &Target) -> Result<(usize, usize)> {
-    let possible = || TILES.iter().copied().filter(|t| tile_fits(*t, target));
+    let fits = || TILES.iter().copied().filter(|t| tile_fits(*t, target));
+    let is_packed = |(_, columns): &(usize, usize)| Some(*columns) == target.packed_columns;
+    let only = fits().find(is_packed).map(|(_, columns)| columns);
+    let possible = || fits().filter(|(_, columns)| only.is_none_or(|only| *columns == only));
     let (m, n, gated) = (contraction.m(), contraction.n, contraction.gated());
     let good = |(rows, columns): &(usize, usize)| {
         let panels = panel_count(n, *columns, gated);

@@ -198,7 +198,12 @@ fn cut(contraction: &Contraction, windows: usize, arithmetic: &Arithmetic, targe
         columns => !gated || columns.is_multiple_of(32),
     };
     let only = TILES.iter().find(named).filter(fits);
-    let tiles = TILES.iter().filter(fits).filter(|tile| only.is_none_or(|only| *tile == only));
+    let is_packed = |tile: &&Tile| Some(tile.columns) == target.packed_columns;
+    let packed = TILES.iter().filter(fits).find(is_packed).map(|tile| tile.columns);
+    let tiles = TILES.iter().filter(fits).filter(|tile| match packed {
+        Some(columns) => tile.columns == columns,
+        None => only.is_none_or(|only| *tile == only),
+    });
     let range = match target.sum_parts as usize {
         0 => 1..=most,
         parts => parts.min(most)..=parts.min(most),

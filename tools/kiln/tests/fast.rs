@@ -50,6 +50,16 @@ fn a_value_of_the_inner_levels_for_three_steps_equals_diffusers() {
     expect_reference("cached", &["--guidance-interval", "0:0.5", "--cache-interval", "3"]);
 }
 
+/// GPUs choose tiles by the number of rows; variants of one branch take those of the packed weights.
+#[test]
+fn variants_of_gpus_read_the_same_weights() {
+    for device in ["gpu", "nvidia"] {
+        let budget = ["compile", "--model", "emoji-256", "--budget-sweep", "1GiB..1GiB"];
+        let told = kiln_ok(&[&budget[..], &["--fast", "--device", device]].concat());
+        assert!(told.contains("--fast 3"), "{device}: {told}");
+    }
+}
+
 #[test]
 fn whole_steps_are_those_of_a_bundle_without_variants() {
     let picture = |bundle: &Path, name: &str| {

@@ -9,6 +9,7 @@ use kiln_compiler::size::mib;
 use kiln_compiler::weights;
 use kiln_compiler::{DoesNotFit, Model, plan_model};
 
+use super::super::inspect::presets::pictures_ns;
 use super::super::print;
 use super::{Args, checkpoint, identify, kernels, measure};
 use crate::model::{Assembled, ConfiguredModel};
@@ -94,14 +95,19 @@ fn line(planned: Result<Planned>) -> Result<String> {
             return Ok(format!("too small: {} at least", mib(needs_bytes)));
         }
     };
-    let seconds = |time: Prediction| format!("{:.1}", time.picture_ns(&plan) as f64 / 1e9);
-    let (least, most) = (seconds(Prediction::new(&plan)), seconds(Prediction::single_issue(&plan)));
+    let prediction = Prediction::new(&plan);
+    let seconds = |ns: u64| format!("{:.1}", ns as f64 / 1e9);
+    let least = seconds(prediction.picture_ns(&plan));
+    let most = seconds(Prediction::single_issue(&plan).picture_ns(&plan));
     let time = if least == most { least } else { format!("{least} to {most}") };
+    let presets = pictures_ns(&plan, &prediction).into_iter().zip(1..);
+    let presets: String =
+        presets.map(|(ns, n)| format!("--fast {n} {} s, ", seconds(ns))).collect();
     let strategy = &plan.rationale.attempts.last().context("a plan has a strategy")?.strategy;
     let memory = &plan.memory;
     let over_bytes = memory.arena_bytes - memory.arena_lower_bound_bytes;
     Ok(format!(
-        "{:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {time:>13} s  {strategy}",
+        "{:>14} {:>12} {:>12} {:>12} {:>7} {:>20} {time:>13} s  {presets}{strategy}",
         mib(memory.peak_bytes()),
         mib(memory.arena_bytes),
         format!("{over_bytes} B"),

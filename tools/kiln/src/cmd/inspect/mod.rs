@@ -6,7 +6,7 @@ mod dot;
 mod html;
 mod kernels;
 mod measured;
-mod presets;
+pub mod presets;
 mod schema;
 mod tensors;
 mod text;
