@@ -367,6 +367,12 @@ impl Stream {
         Ok(idle_since)
     }
 
+    /// Seconds that the device has waited for weights so far.
+    pub fn waited_seconds(&self) -> f64 {
+        let stats = self.shared.lock().stats;
+        stats.stall_seconds + stats.resident_seconds
+    }
+
     /// Frees a block. No launch after `last_use` reads it.
     pub fn free(&mut self, block: BlockId, last_use: Event) {
         let mut occupants = self.occupants.iter_mut().enumerate();

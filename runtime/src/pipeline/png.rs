@@ -16,7 +16,7 @@ use super::fast::Fast;
 mod orientation;
 mod read;
 
-pub use read::{Described, Scaled, read_cover, read_described};
+pub use read::{Described, Scaled, covered, described, read_cover, read_described};
 
 const CHANNELS: usize = 3;
 
@@ -200,7 +200,7 @@ impl GenerationParameters {
     }
 
     /// The parameters as AUTOMATIC1111's web UI writes them, which viewers understand.
-    fn info_text(&self, width: u32, height: u32) -> String {
+    pub fn info_text(&self, width: u32, height: u32) -> String {
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
             text.push_str("\nNegative prompt: ");

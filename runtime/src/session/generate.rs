@@ -153,6 +153,8 @@ pub enum Progress<'a> {
         seconds: f64,
         /// Predicted seconds of the remaining steps.
         seconds_left: f64,
+        /// Time that the device has waited for weights since the image was begun.
+        waited_seconds: f64,
         /// The latent after the step, NCHW.
         latent: &'a [f32],
         /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise
@@ -394,9 +396,19 @@ impl Generation<'_> {
             let (latent, picture) = (&*session.host.latent, self.sampler.picture());
             let decoded = if has_preview { &session.host.values } else { &[][..] };
             let seconds_left = pace.seconds_left(&self.times.step_seconds);
+            let waited_seconds = stream.waited_seconds();
             tell(
                 observe,
-                Progress::Step { done, steps, seconds, seconds_left, latent, picture, decoded },
+                Progress::Step {
+                    done,
+                    steps,
+                    seconds,
+                    seconds_left,
+                    waited_seconds,
+                    latent,
+                    picture,
+                    decoded,
+                },
             )?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Reading PNG files: their text and their pixels.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek};
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use ::png::{ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
@@ -55,8 +55,58 @@ fn left(bytes: usize, text: &[(String, String)]) -> usize {
 ///
 /// Errors: [`PngError::Read`], with the path.
 pub fn read_described(path: &Path) -> Result<Described, PngError> {
-    let limits = format!("it has over {MAX_BYTES} bytes of text");
-    read(path, limits, |file| {
+    read(path, describe)
+}
+
+/// [`read_described`] of a file in memory.
+pub fn described(file: &[u8]) -> Result<Described, PngError> {
+    describe(Cursor::new(file)).map_err(|fault| fault.at(Path::new(IN_MEMORY)))
+}
+
+/// Reads an image of any depth and number of channels, scaled to cover `width` x `height`.
+///
+/// Rows are scaled as they are read, so that memory does not grow with the image.
+/// The image is upright: turned as its Exif data say.
+/// Numerics: 16 bits become 8, grey becomes RGB, transparent pixels are blended with white.
+/// Errors: [`PngError::Read`], with the path, also for more than [`MAX_PIXELS`].
+pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<Scaled, PngError> {
+    read(path, |file| cover(file, width, height))
+}
+
+/// [`read_cover`] of a file in memory.
+pub fn covered(file: &[u8], width: u32, height: u32) -> Result<Scaled, PngError> {
+    let image = cover(Cursor::new(file), width, height);
+    image.map_err(|fault| fault.at(Path::new(IN_MEMORY)))
+}
+
+/// Name of a file in memory in messages.
+const IN_MEMORY: &str = "the picture";
+
+/// Reason why a file cannot be read, before its name is known.
+enum Fault {
+    Size(PngError),
+    Decoding(DecodingError, String),
+}
+
+impl Fault {
+    /// `limits`: the message for a file that would take too much memory.
+    fn of(limits: String) -> impl Fn(DecodingError) -> Fault {
+        move |error| Fault::Decoding(error, limits.clone())
+    }
+
+    fn at(self, path: &Path) -> PngError {
+        let message = match self {
+            Fault::Size(error) => return error,
+            Fault::Decoding(DecodingError::IoError(error), _) => error.to_string(),
+            Fault::Decoding(DecodingError::LimitsExceeded, limits) => limits,
+            Fault::Decoding(other, _) => format!("not a whole PNG file ({other})"),
+        };
+        PngError::Read { path: path.to_owned(), message }
+    }
+}
+
+fn describe(file: impl BufRead + Seek) -> Result<Described, Fault> {
+    let read = || {
         let mut reader = open(file, Transformations::IDENTITY, false)?;
         // Text may stand after the pixels.
         reader.finish()?;
@@ -79,18 +129,12 @@ pub fn read_described(path: &Path) -> Result<Described, PngError> {
             left_bytes = left(left_bytes, &text);
         }
         Ok(Described { width: info.width, height: info.height, text })
-    })
+    };
+    read().map_err(Fault::of(format!("it has over {MAX_BYTES} bytes of text")))
 }
 
-/// Reads an image of any depth and number of channels, scaled to cover `width` x `height`.
-///
-/// Rows are scaled as they are read, so that memory does not grow with the image.
-/// The image is upright: turned as its Exif data say.
-/// Numerics: 16 bits become 8, grey becomes RGB, transparent pixels are blended with white.
-/// Errors: [`PngError::Read`], with the path, also for more than [`MAX_PIXELS`].
-pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<Scaled, PngError> {
-    let limits = format!("it has over {MAX_PIXELS} pixels, or over {MAX_SIDE} on a side");
-    let (cover, from, orientation) = read(path, limits, |file| {
+fn cover(file: impl BufRead + Seek, width: u32, height: u32) -> Result<Scaled, Fault> {
+    let read = || {
         let mut reader = open(file, Transformations::normalize_to_color8(), true)?;
         let size = reader.info().size();
         let color = reader.output_color_type().0;
@@ -107,8 +151,11 @@ pub fn read_cover(path: &Path, width: u32, height: u32) -> Result<Scaled, PngErr
         }
         let from = if orientation.is_transposed() { (size.1, size.0) } else { size };
         Ok((cover, from, orientation))
-    })?;
-    Ok(Scaled { image: orientation.apply(cover?.finish()?), from })
+    };
+    let limits = format!("it has over {MAX_PIXELS} pixels, or over {MAX_SIDE} on a side");
+    let (cover, from, orientation) = read().map_err(Fault::of(limits))?;
+    let image = cover.and_then(Cover::finish).map_err(Fault::Size)?;
+    Ok(Scaled { image: orientation.apply(image), from })
 }
 
 /// The rows of an image in the order of its file: each row, its first column and the distance of
@@ -136,21 +183,14 @@ fn places(
     })
 }
 
-/// Reads a file. `limits`: the message for one that would take too much memory.
+/// Reads a file on disk.
 fn read<T>(
     path: &Path,
-    limits: String,
-    body: impl FnOnce(BufReader<File>) -> Result<T, DecodingError>,
+    body: impl FnOnce(BufReader<File>) -> Result<T, Fault>,
 ) -> Result<T, PngError> {
     let file = File::open(path).map_err(DecodingError::IoError);
-    file.and_then(|file| body(BufReader::new(file))).map_err(|error| {
-        let message = match error {
-            DecodingError::IoError(error) => error.to_string(),
-            DecodingError::LimitsExceeded => limits,
-            other => format!("not a whole PNG file ({other})"),
-        };
-        PngError::Read { path: path.to_owned(), message }
-    })
+    let file = file.map_err(Fault::of(String::new()));
+    file.and_then(|file| body(BufReader::new(file))).map_err(|fault| fault.at(path))
 }
 
 /// Reads a file up to its pixels, without its text if only the pixels count.
