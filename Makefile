@@ -39,6 +39,7 @@ test:
 	@tools/setup/rust.sh
 	@tools/setup/opencl.sh --tests
 	@tools/setup/oclgrind.sh
+	@tools/setup/clients.sh
 	tools/test.sh '$(ONLY)'
 
 test-full:

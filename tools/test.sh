@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 # Programs that run for long, the longest first. Others start after them, so that no long one is left
 # at the end.
-LONG="emoji full_size robust injected contraction:oclgrind contraction faults chain:oclgrind bench limits \
+LONG="emoji full_size robust serve injected contraction:oclgrind contraction faults chain:oclgrind bench limits \
 attention group_norm pointwise group_norm:oclgrind attention:oclgrind plans chain striped mali rows"
 
 # Runs one test program, and prints what it said when it is done.

@@ -18,7 +18,7 @@ use cmd::print::OutputError;
 /// Makes pictures with Stable Diffusion 1 or 2 on any OpenCL device, inside a memory budget.
 ///
 /// `compile` turns a checkpoint into one file, a bundle, for one device and one memory budget.
-/// `run` makes pictures with it. `inspect` shows where its memory goes.
+/// `run` makes pictures with it, `serve` does so for a browser. `inspect` shows where its memory goes.
 #[derive(Parser)]
 #[command(name = "kiln", version, arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -45,6 +45,7 @@ struct Cli {
 enum Command {
     Compile(cmd::compile::Args),
     Run(cmd::run::Args),
+    Serve(cmd::serve::Args),
     Inspect(cmd::inspect::Args),
     Explain(cmd::explain::Args),
     Bench(cmd::bench::Args),
@@ -69,6 +70,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Compile(args) => cmd::compile::run(args),
         Command::Run(args) => cmd::run::run(args),
+        Command::Serve(args) => cmd::serve::run(args),
         Command::Prepare(args) => cmd::prepare::run(args),
         Command::Key(args) => cmd::key::run(args),
         Command::Sign(args) => cmd::sign::run(args),

@@ -17,6 +17,7 @@ pub mod man;
 pub mod prepare;
 pub mod print;
 pub mod run;
+pub mod serve;
 pub mod show;
 pub mod sign;
 pub mod tokenize;
