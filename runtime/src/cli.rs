@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::mem;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use kiln_bundle::sign::PublicKey;
 use crate::error::RuntimeError;
 use crate::os::library;
 use crate::pipeline::fast::GuidanceInterval;
-use crate::pipeline::png;
+use crate::pipeline::png::GenerationParameters;
 use crate::program::ProgramOrigin;
 use crate::report::{Profile, Report};
 use crate::session::{
@@ -25,6 +26,7 @@ use crate::tensor::Tensor;
 mod args;
 mod bar;
 mod files;
+mod formats;
 mod interrupt;
 mod jobs;
 mod loras;
@@ -37,6 +39,7 @@ mod prompts;
 pub use args::{Command, HELP};
 use bar::{Bar, COMPILING};
 use files::file_error;
+pub use formats::{PictureFormats, Png};
 use jobs::{Job, Jobs};
 pub use loras::{LoraFile, read_loras};
 use pictures::Pictures;
@@ -133,13 +136,13 @@ pub struct RunArgs {
     /// Initial latent in place of the seed's noise: float32, [1, C, H, W], variance 1
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.npy"))]
     pub latent: Option<PathBuf>,
-    /// Initial picture, in place of noise alone. It is scaled and cut to the model's size. The
-    /// bundle must be compiled with --with-encoder
-    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png"))]
+    /// Initial picture, in place of noise alone, PNG, JPEG or WebP. It is scaled and cut to the
+    /// model's size. The bundle must be compiled with --with-encoder
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
     pub init_image: Option<PathBuf>,
     /// The part of --init-image to repaint: a picture of the same shape in which this part is white
     /// and the rest, which is kept, is black. Gray mixes the two
-    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE.png", requires = "init_image"))]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", requires = "init_image"))]
     pub mask: Option<PathBuf>,
     /// Share of the steps that change --init-image, over 0 to 1: 0.75 runs the last 15 of 20
     /// [default: 0.75, with --mask 1]
@@ -189,8 +192,9 @@ pub struct RunArgs {
     /// hexadecimal digits, which kiln key prints
     #[cfg_attr(feature = "clap", arg(long, value_name = "KEY"))]
     pub trust: Option<PublicKey>,
-    /// Picture to write. With several pictures, {seed} in the name becomes the seed. A name without
-    /// it gets a number: out-0001.png and so on, in a batch the line's number
+    /// Picture to write, .png, .jpg or .webp; - is standard output. With several pictures, {seed} in the name becomes
+    /// the seed. A name without it gets a number: out-0001.png and so on, in a batch the line's
+    /// number
     #[cfg_attr(
         feature = "clap",
         arg(long, short = 'o', value_name = "FILE.png", required_unless_present = "prompts")
@@ -200,21 +204,25 @@ pub struct RunArgs {
 
 /// Makes the images and writes their files.
 ///
-/// `prepare`: the arguments with which this program runs [`prepare()`].
+/// `prepare`: the arguments with which this program runs [`prepare()`]. `formats`: of pictures.
 /// Reports progress, times and memory on standard error. Ctrl-C ends it after the current step.
 /// Errors: those of a session; [`RuntimeError::exit_code`] is the exit code.
-pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
+pub fn run(
+    args: &RunArgs,
+    prepare: &[&str],
+    formats: &dyn PictureFormats,
+) -> Result<(), RuntimeError> {
     let bundle = programs::open(&args.bundle, args.trust)?;
     let bundle = Arc::new(match args.size_of(bundle.plan()) {
         Some(size) => bundle.at_size(size)?,
         None => bundle,
     });
     let manifest = &bundle.plan().manifest;
-    let jobs = Jobs::of(args, bundle.plan(), manifest.image.pixels() * 3)?;
+    let mut jobs = Jobs::of(args, bundle.plan(), manifest.image.pixels() * 3, formats)?;
     if jobs.done > 0 {
         tell(&format!("{} of {} pictures are there already", jobs.done, jobs.count));
     }
-    let mut shared = Shared::read(args, bundle.plan())?;
+    let mut shared = Shared::read(args, bundle.plan(), mem::take(&mut jobs.pictures))?;
     let loras = read_loras(&args.lora, bundle.plan())?;
     if let Some(library) = &args.opencl {
         library::use_library(library).map_err(RuntimeError::Input)?;
@@ -244,7 +252,7 @@ pub fn run(args: &RunArgs, prepare: &[&str]) -> Result<(), RuntimeError> {
             return Err(RuntimeError::Cancelled);
         }
         bar.begin(place, jobs.count);
-        let made = make(args, &job, &mut shared, &mut session, &bar);
+        let made = make(args, &job, &mut shared, &mut session, &bar, formats);
         last = Some(made.map_err(|error| jobs.at(job.line, error))?);
     }
     if let Some(report) = last {
@@ -273,11 +281,12 @@ struct Shared {
 }
 
 impl Shared {
-    fn read(args: &RunArgs, plan: &Plan) -> Result<Shared, RuntimeError> {
+    /// Reads them. `pictures`: those that were read already.
+    fn read(args: &RunArgs, plan: &Plan, pictures: Pictures) -> Result<Shared, RuntimeError> {
         decoder(plan, args.decoder)?;
         let latent = args.latent.as_deref();
         let latent = latent.map(|path| files::read_latent(path, &plan.manifest)).transpose()?;
-        Ok(Shared { latent, pictures: Pictures::default() })
+        Ok(Shared { latent, pictures })
     }
 }
 
@@ -288,6 +297,7 @@ fn make(
     shared: &mut Shared,
     session: &mut Session,
     bar: &Bar,
+    formats: &dyn PictureFormats,
 ) -> Result<Report, RuntimeError> {
     let dump = |name: &str, tensor: &Tensor| match &args.dump {
         Some(folder) => {
@@ -296,9 +306,13 @@ fn make(
         }
         None => Ok(()),
     };
+    if shared.pictures.decodes_whole(job, formats) {
+        // The picture takes the place of the plan's memory.
+        session.trim()?;
+    }
     let request = Request {
         initial_latent: shared.latent.clone(),
-        init: shared.pictures.read(job, session.plan())?,
+        init: shared.pictures.read(job, session.plan(), formats)?,
         dump: args.dump.as_ref().map(|_| &dump as _),
         ..job.request(args)
     };
@@ -327,7 +341,7 @@ fn make(
     if let Some(error) = preview_failed {
         picture.warnings.push(format!("no preview: {error}"));
     }
-    write(args, job, &picture, &request.parameters(&picture.report))?;
+    write(args, job, &picture, &request.parameters(&picture.report), formats)?;
     if let Some(path) = &args.profile {
         let times = session.take_launch_times()?;
         let profile = Profile::new(session.plan(), session.weight_reads(), &times);
@@ -341,10 +355,11 @@ fn write(
     args: &RunArgs,
     job: &Job,
     picture: &Picture,
-    parameters: &png::GenerationParameters,
+    parameters: &GenerationParameters,
+    formats: &dyn PictureFormats,
 ) -> Result<(), RuntimeError> {
     let _whole = interrupt::write();
-    png::save_png(&job.output, &picture.rgb, Some(parameters))?;
+    formats::save(formats, &job.output, &picture.rgb, parameters)?;
     match &args.report {
         Some(path) => files::write_report(path, &picture.report),
         None => Ok(()),
@@ -361,7 +376,11 @@ fn say(picture: &Picture, output: &Path) {
     for warning in &picture.warnings {
         tell(&format!("warning: {warning}"));
     }
-    tell(&format!("wrote {} in {}", output.display(), seconds(&picture.report)));
+    let output = match formats::is_stdout(output) {
+        true => "the picture".into(),
+        false => output.to_string_lossy(),
+    };
+    tell(&format!("wrote {output} in {}", seconds(&picture.report)));
 }
 
 fn seconds(report: &Report) -> String {

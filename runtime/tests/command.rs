@@ -47,6 +47,24 @@ impl Place {
 }
 
 #[test]
+fn a_picture_goes_to_standard_output_alone() {
+    let place = Place::new();
+    let args = ["small.kiln", "--prompt", "a red house", "--steps", "2", "-o"];
+    assert_eq!(place.run(&[&args[..], &["out.png"]].concat()).status.code(), Some(0));
+    let output = place.run(&[&args[..], &["-"]].concat());
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("wrote the picture in "), "{message}");
+    let file = place.folder.path().join("out.png");
+    assert!(output.stdout == fs::read(&file).unwrap());
+    fs::remove_file(file).unwrap();
+    assert!(!place.folder.path().join("-").exists());
+    for more in [&["--count", "2"][..], &["--preview-every", "1"]] {
+        place.fails(2, &[&args[..], &["-"], more].concat(), "-o - is for one picture");
+    }
+}
+
+#[test]
 fn a_picture_its_tensors_and_its_report_are_written() {
     let place = Place::new();
     let args = ["small.kiln", "--prompt", "a red house", "--steps", "3", "-o", "out.png"];

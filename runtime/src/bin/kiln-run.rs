@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use kiln_runtime::RuntimeError;
-use kiln_runtime::cli::{self, Command, HELP};
+use kiln_runtime::cli::{self, Command, HELP, Png};
 
 /// Compiles kernels ahead, in place of a run.
 const PREPARE: &str = "--prepare";
@@ -12,7 +12,7 @@ const PREPARE: &str = "--prepare";
 fn main() -> ExitCode {
     let command = Command::parse(std::env::args_os().skip(1)).map_err(RuntimeError::Input);
     let done = command.and_then(|command| match command {
-        Command::Run(args) => cli::run(&args, &[PREPARE]),
+        Command::Run(args) => cli::run(&args, &[PREPARE], &Png),
         Command::Prepare(args) => cli::prepare(&args, &[PREPARE]),
         Command::Help => print(HELP),
         Command::Version => print(concat!("kiln-run ", env!("CARGO_PKG_VERSION"), "\n")),

@@ -67,7 +67,7 @@ Usage: kiln-run FILE.kiln --prompt TEXT -o FILE.png [OPTIONS]
       --cache DIR               folder of compiled kernels [$KILN_CACHE, else the user's]
       --trust KEY               refuses a bundle that this key has not signed, before its kernels
                                 are compiled: 64 hexadecimal digits
-  -o, --output FILE.png         picture to write; with several, {seed} becomes the seed
+  -o, --output FILE.png         picture to write, or -; with several, {seed} becomes the seed
   -h, --help
   -V, --version
 ";

@@ -32,9 +32,10 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The file of a picture's preview.
+/// The file of a picture's preview, a PNG.
 pub(super) fn preview_of(picture: &Path) -> PathBuf {
-    with_suffix(picture, ".preview")
+    let preview = with_suffix(picture, ".preview");
+    if picture.extension().is_some() { preview.with_extension("png") } else { preview }
 }
 
 /// The file of a dumped tensor.

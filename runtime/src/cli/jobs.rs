@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use kiln_bundle::plan::Plan;
 
 use super::RunArgs;
+use super::formats::{self, PictureFormats};
 use super::outputs::Outputs;
 use super::pictures::Pictures;
 use super::prompts::Prompts;
@@ -77,6 +78,8 @@ pub(super) struct Jobs<'a> {
     pub count: usize,
     /// Number of images of a batch that are there already.
     pub done: usize,
+    /// The pictures that were read last, before the plan's memory is allocated.
+    pub pictures: Pictures,
 }
 
 impl<'a> Jobs<'a> {
@@ -85,14 +88,28 @@ impl<'a> Jobs<'a> {
     /// `plan`: the bundle's. `room_bytes`: the folder of each picture must have room for these
     /// bytes.
     /// Errors: `Input`, with the number of the line in a batch.
-    pub fn of(args: &'a RunArgs, plan: &Plan, room_bytes: u64) -> Result<Jobs<'a>, RuntimeError> {
+    pub fn of(
+        args: &'a RunArgs,
+        plan: &Plan,
+        room_bytes: u64,
+        formats: &dyn PictureFormats,
+    ) -> Result<Jobs<'a>, RuntimeError> {
         let prompts = args.prompts.as_deref().map(Prompts::read).transpose()?;
         let base = base(args)?;
-        let mut jobs = Jobs { args, base, prompts, count: 0, done: 0 };
-        let mut outputs = Outputs::new(args, room_bytes);
+        let pictures = Pictures::default();
+        let mut jobs = Jobs { args, base, prompts, count: 0, done: 0, pictures };
+        let mut outputs = Outputs::new(args, room_bytes, formats);
         let (mut first, mut steps, mut pictures) = (None, 0, Pictures::default());
         if jobs.prompts.is_none() && args.count > MAX_PICTURES {
             return Err(RuntimeError::Input(format!("--count is at most {MAX_PICTURES}")));
+        }
+        if args.output.as_deref().is_some_and(formats::is_stdout) {
+            if args.prompts.is_some() || args.count > 1 || args.preview_every > 0 {
+                let message =
+                    "-o - is for one picture: not for --prompts, --count, --preview-every";
+                return Err(RuntimeError::Input(message.into()));
+            }
+            formats::check_stdout().map_err(RuntimeError::Input)?;
         }
         let (mut count, mut done) = (0, 0);
         for (number, job) in jobs.all() {
@@ -105,16 +122,17 @@ impl<'a> Jobs<'a> {
             if number > 0 || first.is_none() {
                 let settings = job.request(args).settings(&plan.manifest);
                 steps = settings.map_err(|error| jobs.at(number, error))?.steps;
-                pictures.read(&job, plan).map_err(|error| jobs.at(number, error))?;
+                pictures.read(&job, plan, formats).map_err(|error| jobs.at(number, error))?;
                 let checked = outputs.inputs(&job);
                 checked.map_err(|error| jobs.at(number, RuntimeError::Input(error.to_string())))?;
             }
-            let checked = outputs.picture(&job.output, number);
-            checked.map_err(|error| jobs.at(number, RuntimeError::Input(error.to_string())))?;
+            let text_bytes = job.prompt.len() + job.negative_prompt.len();
+            let checked = outputs.picture(&job.output, number, text_bytes);
+            checked.map_err(|message| jobs.at(number, RuntimeError::Input(message)))?;
             done += usize::from(number > 0 && job.output.exists());
             first = Some(());
         }
-        (jobs.count, jobs.done) = (count, done);
+        (jobs.count, jobs.done, jobs.pictures) = (count, done, pictures);
         match first {
             None => return Err(RuntimeError::Input("--prompts has no prompts".into())),
             Some(()) => outputs.others(steps, count)?,
@@ -205,13 +223,13 @@ pub(super) fn output_name(pattern: &Path, seed: u64, number: Option<usize>) -> P
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Command;
+    use crate::cli::{Command, Png};
 
     fn parse(args: &[&str]) -> Result<(Vec<Job>, usize), RuntimeError> {
         let args = [&["m.kiln"], args].concat();
         match Command::parse(args.into_iter().map(Into::into)) {
             Ok(Command::Run(run)) => {
-                let jobs = Jobs::of(&run, &kiln_bundle::testing::plan(), 0)?;
+                let jobs = Jobs::of(&run, &kiln_bundle::testing::plan(), 0, &Png)?;
                 let list = jobs.iter().map(|job| job.map(|(_, job)| job)).collect::<Result<_, _>>();
                 Ok((list?, jobs.done))
             }

@@ -5,17 +5,19 @@ use std::path::Path;
 
 use kiln_bundle::paths::{PathError, Paths, Purpose};
 
+use super::formats::{self, PictureFormats};
 use super::jobs::Job;
 use super::{RunArgs, file_error, files};
 use crate::error::RuntimeError;
 use crate::session::latent_name;
 
-/// Extension of a picture's file.
+/// Extension of a preview's file.
 const PNG: &str = "png";
 
 /// The files of a run.
 pub(super) struct Outputs<'a> {
     args: &'a RunArgs,
+    formats: &'a dyn PictureFormats,
     paths: Paths,
 }
 
@@ -23,7 +25,7 @@ impl<'a> Outputs<'a> {
     /// No outputs yet, beside the files that the run reads.
     ///
     /// `room_bytes`: the folder of each output must have room for these bytes.
-    pub fn new(args: &'a RunArgs, room_bytes: u64) -> Outputs<'a> {
+    pub fn new(args: &'a RunArgs, room_bytes: u64, formats: &'a dyn PictureFormats) -> Outputs<'a> {
         let inputs = [
             ("the bundle", Some(&args.bundle)),
             ("--prompts", args.prompts.as_ref()),
@@ -33,7 +35,7 @@ impl<'a> Outputs<'a> {
         let loras = args.lora.iter().map(|lora| ("--lora", Some(&lora.path)));
         let given = inputs.into_iter().chain(loras);
         let given = given.filter_map(|(name, path)| Some((name, path?.as_path())));
-        Outputs { args, paths: Paths::of_inputs(given, room_bytes) }
+        Outputs { args, formats, paths: Paths::of_inputs(given, room_bytes) }
     }
 
     /// Adds the files that a picture is made from.
@@ -43,13 +45,26 @@ impl<'a> Outputs<'a> {
         given.try_for_each(|(name, path)| self.paths.reads(name, path))
     }
 
-    /// Adds a picture and its preview. `line`: its line in a batch, or 0.
-    pub fn picture(&mut self, path: &Path, line: usize) -> Result<(), PathError> {
+    /// Adds a picture and its preview. `line`: its line in a batch, or 0. `text_bytes`: of its
+    /// prompts.
+    pub fn picture(&mut self, path: &Path, line: usize, text_bytes: usize) -> Result<(), String> {
+        if formats::is_stdout(path) {
+            return Ok(());
+        }
         let purpose = if line == 0 { Purpose::from("--output") } else { Purpose::line(line) };
-        self.paths.writes(purpose, path, Some(PNG))?;
+        let told = |error: PathError| error.to_string();
+        self.paths.writes(purpose, path, Some(self.formats.extension(path))).map_err(told)?;
+        let most_bytes = self.formats.most_text_bytes(path);
+        if text_bytes > most_bytes {
+            let path = path.display();
+            return Err(format!(
+                "the prompts have {text_bytes} bytes, and {path} has room for {most_bytes} of \
+                 them; write a .png file"
+            ));
+        }
         match self.args.preview_every {
             0 => Ok(()),
-            _ => self.paths.writes("a preview", &files::preview_of(path), Some(PNG)),
+            _ => self.paths.writes("a preview", &files::preview_of(path), Some(PNG)).map_err(told),
         }
     }
 

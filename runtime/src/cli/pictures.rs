@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use kiln_bundle::plan::Plan;
 
+use super::formats::PictureFormats;
 use super::jobs::Job;
 use crate::error::RuntimeError;
-use crate::pipeline::png::{self, RgbImage, Scaled};
+use crate::pipeline::png::{RgbImage, Scaled};
 use crate::session::{Init, check_init};
 
 /// Share of the steps that change a picture; with a mask, all of them.
@@ -20,15 +21,27 @@ pub(super) struct Pictures {
 }
 
 impl Pictures {
+    /// Whether the next picture is decoded whole, which takes memory.
+    pub fn decodes_whole(&self, job: &Job, formats: &dyn PictureFormats) -> bool {
+        let paths = [&job.init_image, &job.mask];
+        let is_whole = |path: &&PathBuf| !formats.reads_by_rows(path);
+        self.paths.each_ref() != paths && paths.into_iter().flatten().any(|path| is_whole(&path))
+    }
+
     /// The picture of an image, at the model's size.
     ///
     /// Errors: a file cannot be read; a mask without a picture, or of another shape; the model has
     /// no use for them.
-    pub fn read(&mut self, job: &Job, plan: &Plan) -> Result<Option<Init>, RuntimeError> {
+    pub fn read(
+        &mut self,
+        job: &Job,
+        plan: &Plan,
+        formats: &dyn PictureFormats,
+    ) -> Result<Option<Init>, RuntimeError> {
         let paths = [job.init_image.clone(), job.mask.clone()];
         if self.paths != paths {
             *self = Pictures::default();
-            self.images = images(&paths, plan)?;
+            self.images = images(&paths, plan, formats)?;
             self.paths = paths;
         }
         let [image, mask] = self.images.clone();
@@ -42,9 +55,11 @@ impl Pictures {
 fn images(
     [picture, mask]: &[Option<PathBuf>; 2],
     plan: &Plan,
+    formats: &dyn PictureFormats,
 ) -> Result<[Option<RgbImage>; 2], RuntimeError> {
     let size = plan.manifest.image;
-    let read = |path: &PathBuf| png::read_cover(path, size.width_px, size.height_px);
+    let room_bytes = plan.memory.device_bytes();
+    let read = |path: &PathBuf| formats.read_cover(path, size, room_bytes);
     let read = |path: &Option<PathBuf>| path.as_ref().map(read).transpose();
     if let (None, Some(mask)) = (picture, mask) {
         let message = format!("the mask {} has no picture to begin with", mask.display());

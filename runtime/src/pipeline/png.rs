@@ -16,7 +16,8 @@ use super::fast::Fast;
 mod orientation;
 mod read;
 
-pub use read::{Described, Scaled, covered, described, read_cover, read_described};
+pub use orientation::Orientation;
+pub use read::{Described, Scaled, covered, described, over_white, read_cover, read_described};
 
 const CHANNELS: usize = 3;
 
@@ -164,9 +165,9 @@ pub struct Repaint {
 }
 
 impl GenerationParameters {
-    /// The text chunks, key and value: first `parameters`, in the form that other programs read,
-    /// then one for each parameter.
-    fn chunks(&self, width: u32, height: u32) -> Vec<(&'static str, String)> {
+    /// The texts of a file, key and value: first `parameters`, in the form that other programs
+    /// read, then one for each parameter.
+    pub fn texts(&self, width: u32, height: u32) -> Vec<(&'static str, String)> {
         let spacing = self.spacing.map(|spacing| ("spacing", spacing.to_owned()));
         let strength = self.strength.map(|strength| ("strength", strength.to_string()));
         let always = [
@@ -266,7 +267,7 @@ fn encode(
     let mut encoder = Encoder::new(writer, image.width, image.height);
     encoder.set_color(ColorType::Rgb);
     encoder.set_depth(BitDepth::Eight);
-    let texts = parameters.map(|parameters| parameters.chunks(image.width, image.height));
+    let texts = parameters.map(|parameters| parameters.texts(image.width, image.height));
     for (key, mut value) in texts.into_iter().flatten() {
         // U+0000 ends a text chunk.
         value.retain(|c| c != '\0');

@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod cmd;
+mod pictures;
 use kiln_models as model;
 mod size;
 

@@ -95,7 +95,10 @@ fn what_is_missing_is_said() {
     let strength = ["--init-image", arg(&image), "--strength", "1.5"];
     assert!(kiln_err(&[&asked[..], &strength[..]].concat(), 2).contains("strength is 1.5"));
     let no_picture = ["--init-image", arg(&plain)];
-    assert!(kiln_err(&[&asked[..], &no_picture[..]].concat(), 2).contains("not a whole PNG"));
+    assert!(
+        kiln_err(&[&asked[..], &no_picture[..]].concat(), 2)
+            .contains("not a PNG, JPEG or WebP file")
+    );
     let out = scratch("init_image").join("no.kiln");
     let encoder = ["compile", "--model", "emoji-256", "--with-encoder", "-o", arg(&out)];
     let wrong = ["--encoder-weights", "models/emoji-256.safetensors.zst"];

@@ -12,10 +12,10 @@ const CHANNELS: usize = 3;
 
 /// How the rows and columns of a stored image become those of the shown one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Orientation(u16);
+pub struct Orientation(u16);
 
 impl Orientation {
-    /// Reads it; upright without valid data.
+    /// Reads it from Exif data, a TIFF structure; upright without valid data.
     pub fn of(exif: Option<&[u8]>) -> Orientation {
         Orientation(exif.and_then(value).filter(|value| (1..=8).contains(value)).unwrap_or(1))
     }

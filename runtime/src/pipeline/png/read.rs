@@ -212,13 +212,15 @@ fn open<R: BufRead + Seek>(
     decoder.read_info()
 }
 
+/// A value behind which there is white, of this opacity.
+pub fn over_white(value: u8, alpha: u8) -> u8 {
+    let (value, alpha) = (u32::from(value), u32::from(alpha));
+    ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+}
+
 /// Fills `rgb` with the pixels of a row.
 fn to_rgb(pixels: &[u8], color: ColorType, rgb: &mut Vec<u8>) {
     rgb.clear();
-    let over_white = |value: u8, alpha: u8| {
-        let (value, alpha) = (u32::from(value), u32::from(alpha));
-        ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
     match color {
         ColorType::Grayscale => rgb.extend(pixels.iter().flat_map(|&value| [value; 3])),
         ColorType::GrayscaleAlpha => {

@@ -2,18 +2,19 @@
 
 use anyhow::Result;
 use kiln_runtime::RuntimeError;
-use kiln_runtime::pipeline::png::{Described, read_described};
+use kiln_runtime::pipeline::png::Described;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
-/// Show the parameters of a picture: the text in its PNG file.
+/// Show the parameters of a picture: the text in its file, PNG, JPEG or WebP.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   kiln show out.png
+  kiln show out.jpg
   kiln show out.png --json | jq -r .text.prompt")]
 pub struct Args {
     /// Picture, from this program or another
-    #[arg(value_name = "FILE.png")]
+    #[arg(value_name = "FILE")]
     pub picture: PathBuf,
     /// Print JSON, for programs: {"width", "height", "text": {key: value}}
     #[arg(long)]
@@ -22,7 +23,7 @@ pub struct Args {
 
 /// Prints the parameters.
 pub fn run(args: Args) -> Result<()> {
-    let found = read_described(&args.picture).map_err(RuntimeError::Png)?;
+    let found = crate::pictures::read_described(&args.picture).map_err(RuntimeError::Png)?;
     if args.json {
         super::print::json(&json(&found))
     } else {

@@ -86,7 +86,11 @@ fn outputs_are_checked_before_the_work() {
     let eval =
         ["eval", "no/such.kiln", "--network", "unet", "--input", "latent=no.npy", "--output"];
     let run = ["run", arg(bundle()), "-p", "a", "--device", "no such device", "-o"];
-    for (command, extension) in [(&compile[..], "kiln"), (&eval[..], "npy"), (&run[..], "png")] {
+    for (command, extension, formats) in [
+        (&compile[..], "kiln", "kiln"),
+        (&eval[..], "npy", "npy"),
+        (&run[..], "png", "png, .jpg or .webp"),
+    ] {
         let refused = |output: &Path, expected: &str| {
             let line = kiln_err(&[command, &[arg(output)]].concat(), 2);
             assert!(line.contains(arg(output)) && line.contains(expected), "{line}");
@@ -94,7 +98,7 @@ fn outputs_are_checked_before_the_work() {
         };
         refused(&absent.with_extension(extension), "is not there; create it");
         refused(&Path::new("/sys/x").with_extension(extension), "denied");
-        refused(&at("x.jpg"), &format!("would be a .{extension} file"));
+        refused(&at("x.gif"), &format!("would be a .{formats} file"));
     }
     for (command, name) in [(&compile[..], "sub.kiln"), (&run[..], "sub.png")] {
         let line = kiln_err(&[command, &[arg(&at(name))]].concat(), 2);
