@@ -8,6 +8,7 @@
 # make debian [RELEASE=trixie]                                   demo and test in a fresh root of a Debian release; for root
 # make mali [MALI=8] [BLESS=1]                                   machine code for mobile GPUs; for root on Debian
 # make mali-published                                            the model of its times beside what others measured
+# make wheel                                                     the package for Python, in target/wheels
 # make check                                                     formatting, lints, licences, the size of kiln-run
 # make advisories                                                known flaws of dependencies; fetches RustSec's database
 
@@ -20,7 +21,7 @@ FEW_STEPS := --sampler lcm --spacing trailing --steps 4
 BUNDLE := target/emoji-256.kiln
 KILN := target/release/kiln
 
-.PHONY: demo test test-full fuzz fuzz-guided test-aarch64 debian mali mali-published check advisories build
+.PHONY: demo wheel test test-full fuzz fuzz-guided test-aarch64 debian mali mali-published check advisories build
 
 # With the feature of the tests, so that these need no other build of the same crates.
 build:
@@ -34,6 +35,11 @@ demo: build
 	$(KILN) run $(BUNDLE) --prompt "$(PROMPT)" --seed $(SEED) $(FEW_STEPS) -o $(OUT)
 	$(KILN) inspect $(BUNDLE)
 	@echo "\nThe picture is in $(OUT)."
+
+wheel:
+	@tools/setup/rust.sh
+	tools/setup/python.sh
+	target/python/bin/pip wheel -q --no-deps --no-build-isolation -w target/wheels ./runtime/python
 
 test:
 	@tools/setup/rust.sh

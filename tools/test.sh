@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 # Programs that run for long, the longest first. Others start after them, so that no long one is left
 # at the end.
 LONG="emoji full_size robust serve injected contraction:oclgrind contraction faults chain:oclgrind bench limits \
-attention group_norm pointwise group_norm:oclgrind attention:oclgrind plans chain striped mali rows"
+attention group_norm pointwise group_norm:oclgrind attention:oclgrind plans chain striped python.sh mali rows"
 
 # Runs one test program, and prints what it said when it is done.
 run() {
@@ -44,6 +44,8 @@ cargo test --release --locked --workspace --no-run --message-format=json-render-
 # Folder and program of each test binary, as cargo would run them.
 sed -n 's|.*"manifest_path":"\([^"]*\)/Cargo.toml".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*|\1 \2|p' \
     "$logs/built" | sort >"$logs/programs"
+# The package for Python is tested as one program.
+echo "$PWD/runtime/python $PWD/tools/python.sh" >>"$logs/programs"
 oclgrind=$(dpkg -L oclgrind 2>/dev/null | grep "liboclgrind-rt-icd.so$" | head -n 1)
 if [ -n "$oclgrind" ]; then
     # The tests load it as an OpenCL driver.

@@ -26,7 +26,7 @@ public final class Generate {
             request.mask = args.length > 9 ? Files.readAllBytes(Path.of(args[9])) : null;
         }
         System.out.println("devices: " + String.join(", ", KilnRuntime.devices()));
-        try (KilnRuntime runtime = KilnRuntime.open(args[0], "auto", null, 0, null, null)) {
+        try (KilnRuntime runtime = KilnRuntime.open(args[0], null, null)) {
             AtomicInteger calls = new AtomicInteger();
             KilnRuntime.Picture picture =
                     runtime.generate(
@@ -49,6 +49,7 @@ public final class Generate {
             require(java.util.Arrays.equals(picture.rgba, again));
             KilnRuntime.Memory memory = runtime.memory();
             System.out.printf("process %d of %d bytes%n", memory.process, memory.budget);
+            settings(runtime);
         }
         refuse(args[0]);
     }
@@ -81,6 +82,28 @@ public final class Generate {
         }
     }
 
+    /** Each setting reaches the library, which refuses values that no sampler takes. */
+    private static void settings(KilnRuntime runtime) {
+        KilnRuntime.Request[] requests = new KilnRuntime.Request[4];
+        for (int index = 0; index < requests.length; index++) {
+            requests[index] = new KilnRuntime.Request();
+        }
+        requests[0].spacing = "even";
+        requests[1].eta = 2;
+        requests[2].guidanceRescale = -1;
+        requests[3].initialLatent = new float[3];
+        String[] said = {"even", "eta is 2", "rescale is -1", "has 3"};
+        for (int index = 0; index < requests.length; index++) {
+            try {
+                runtime.generate(requests[index], null);
+                require(false);
+            } catch (KilnException error) {
+                System.out.println("refused: " + error.getMessage());
+                require(error.getMessage().contains(said[index]));
+            }
+        }
+    }
+
     /** What cannot be opened says why. */
     private static void refuse(String bundle) {
         String[][] wrong = {
@@ -91,7 +114,10 @@ public final class Generate {
         };
         for (String[] row : wrong) {
             try {
-                KilnRuntime.open(row[0], row[1], null, 0, row[2], null).close();
+                KilnRuntime.Options options = new KilnRuntime.Options();
+                options.device = row[1];
+                options.trustKey = row[2];
+                KilnRuntime.open(row[0], options, null).close();
                 require(false);
             } catch (KilnException error) {
                 System.out.println("refused: " + error.getMessage());
@@ -99,7 +125,9 @@ public final class Generate {
             }
         }
         try {
-            KilnRuntime.open(bundle, null, null, 1, null, null).close();
+            KilnRuntime.Options options = new KilnRuntime.Options();
+            options.budgetBytes = 1;
+            KilnRuntime.open(bundle, options, null).close();
             require(false);
         } catch (KilnException error) {
             System.out.println("refused: " + error.getMessage());

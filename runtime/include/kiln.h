@@ -16,7 +16,7 @@
 #include <stdlib.h>
 
 // Version of this interface. A program compiled with another version must not use the library.
-#define KILN_ABI_VERSION 4
+#define KILN_ABI_VERSION 5
 
 // Result of a call. `kiln_last_error` has the reason of a failure.
 typedef enum KilnStatus {
@@ -83,6 +83,8 @@ typedef struct KilnBundleInfo {
   uint32_t width;
   // Height of an image in pixels.
   uint32_t height;
+  // Number of sizes of images that the bundle was compiled for; `kiln_bundle_size` gives them.
+  uint32_t size_count;
   // Number of networks; `kiln_bundle_network` gives their names.
   uint32_t network_count;
   // Number of OpenCL extensions that the device must have; `kiln_bundle_extension` gives their
@@ -181,6 +183,11 @@ typedef struct KilnRequest {
   float guidance_stop;
   // One step in so many computes the inner levels of the U-Net; 0 is the preset's.
   uint32_t cache_interval;
+  // Noise of variance 1 in place of the seed's, `[channels, height, width]` of the latent; NULL
+  // is none.
+  const float *initial_latent;
+  // Number of values at `initial_latent`.
+  size_t latent_elems;
 } KilnRequest;
 
 // Progress of a call. Valid until the callback returns, with the preview.
@@ -195,6 +202,8 @@ typedef struct KilnProgress {
   double seconds;
   // Predicted seconds of the remaining steps.
   double seconds_left;
+  // Timestep of the last step.
+  float timestep;
   // Preview as red, green, blue, row by row; NULL if there is none.
   const uint8_t *preview_rgb;
   // Width of the preview in pixels.
@@ -222,6 +231,12 @@ typedef struct KilnSessionOptions {
   // `KILN_STATUS_BUNDLE` before a kernel is compiled. NULL accepts any bundle: only for those
   // that the caller has made.
   const char *trust_key;
+  // Width of the images in pixels, for a bundle with several sizes; 0 is that of its first.
+  uint32_t width;
+  // Height of the images in pixels; 0 is that of the bundle's first size.
+  uint32_t height;
+  // Whether the system's page cache keeps weights, in memory outside the budget.
+  bool page_cache;
 } KilnSessionOptions;
 
 // Memory, planned and measured.
@@ -305,6 +320,17 @@ void kiln_bundle_close(struct KilnBundle *bundle);
 // `bundle` is open; `out` is writable.
 enum KilnStatus kiln_bundle_info(const struct KilnBundle *bundle, struct KilnBundleInfo *out);
 
+// Writes width and height in pixels of the images of a size, with an index below `size_count`.
+// The first is that of a session without a size. Any thread. Fails with `KILN_STATUS_INPUT`.
+//
+// # Safety
+//
+// `bundle` is open; `width` and `height` are writable.
+enum KilnStatus kiln_bundle_size(const struct KilnBundle *bundle,
+                                 uint32_t index,
+                                 uint32_t *width,
+                                 uint32_t *height);
+
 // Name of the network with an index below `network_count`; NULL if there is none.
 //
 // The text belongs to the bundle and is valid until it is closed. Any thread.
@@ -377,8 +403,9 @@ void kiln_request_init(struct KilnRequest *request);
 //
 // # Safety
 //
-// `session` is open; `request` is valid, its texts end with a NUL, and its initial image and its
-// mask have as many pixels as the image's size says; `out` is writable; `progress` may be called with `context`.
+// `session` is open; `request` is valid, its texts end with a NUL, its initial image and its mask
+// have as many pixels as the image's size says, and its latent has `latent_elems` values; `out` is
+// writable; `progress` may be called with `context`.
 enum KilnStatus kiln_session_generate(const struct KilnSession *session,
                                       const struct KilnRequest *request,
                                       KilnProgressFn progress,

@@ -193,7 +193,9 @@ JNIEXPORT jlong JNICALL Java_kiln_KilnRuntime_nativeOpen(JNIEnv *env, jclass cla
                                                          jint fd, jlong offset_bytes,
                                                          jlong len_bytes, jstring device,
                                                          jstring cache_folder, jlong budget_bytes,
-                                                         jstring trust_key, jobject object) {
+                                                         jstring trust_key, jint width,
+                                                         jint height, jboolean page_cache,
+                                                         jobject object) {
     (void)class;
     char *own_path = copy_text(env, path);
     char *own_device = copy_text(env, device);
@@ -213,6 +215,9 @@ JNIEXPORT jlong JNICALL Java_kiln_KilnRuntime_nativeOpen(JNIEnv *env, jclass cla
             options.cache_folder = own_folder;
             options.budget_bytes = (uint64_t)budget_bytes;
             options.trust_key = own_key;
+            options.width = width < 0 ? 0 : (uint32_t)width;
+            options.height = height < 0 ? 0 : (uint32_t)height;
+            options.page_cache = page_cache;
             status = kiln_session_create(bundle, &options, tell, &listener, &session);
         }
         if (status != KILN_STATUS_OK) {
@@ -274,16 +279,37 @@ static uint8_t *initial_pixels(JNIEnv *env, jbyteArray array, jint width, jint h
     return (uint8_t *)copy;
 }
 
+/* A copy of the values of a latent, to be freed, and their number; NULL if there are none or an
+   exception is pending. */
+static float *initial_values(JNIEnv *env, jfloatArray array, jsize *elems) {
+    if (array == NULL || (*env)->ExceptionCheck(env)) {
+        return NULL;
+    }
+    *elems = (*env)->GetArrayLength(env, array);
+    float *copy = malloc(((size_t)*elems + 1) * sizeof *copy);
+    if (copy == NULL) {
+        throw_new(env, "java/lang/OutOfMemoryError", "the initial latent");
+        return NULL;
+    }
+    (*env)->GetFloatArrayRegion(env, array, 0, *elems, copy);
+    return copy;
+}
+
 JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     JNIEnv *env, jclass class, jlong session, jstring prompt, jstring negative_prompt, jlong seed,
     jint steps, jfloat guidance, jstring sampler, jboolean preview, jbyteArray initial_rgba,
     jint initial_width, jint initial_height, jdouble strength, jbyteArray mask, jstring decoder,
-    jboolean plain_prompt, jint fast, jobject object, jintArray size) {
+    jboolean plain_prompt, jint fast, jfloat guidance_start, jfloat guidance_stop,
+    jint cache_interval, jstring spacing, jfloat guidance_rescale, jfloat eta,
+    jfloatArray initial_latent, jobject object, jintArray size) {
     (void)class;
     char *own_prompt = copy_text(env, prompt);
     char *own_negative = copy_text(env, negative_prompt);
     char *own_sampler = copy_text(env, sampler);
     char *own_decoder = copy_text(env, decoder);
+    char *own_spacing = copy_text(env, spacing);
+    jsize latent_elems = 0;
+    float *latent = initial_values(env, initial_latent, &latent_elems);
     jbyteArray rgba = NULL;
     struct listener listener = {0};
     uint8_t *initial = initial_pixels(env, initial_rgba, initial_width, initial_height, 4);
@@ -301,9 +327,17 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
         request.decoder = own_decoder;
         request.plain_prompt = plain_prompt;
         request.fast = (uint32_t)fast;
+        request.guidance_start = guidance_start;
+        request.guidance_stop = guidance_stop;
+        request.cache_interval = cache_interval < 0 ? 0 : (uint32_t)cache_interval;
         request.preview = preview;
         request.initial_image = initial == NULL ? NULL : &image;
         request.mask = own_mask;
+        request.spacing = own_spacing;
+        request.guidance_rescale = guidance_rescale;
+        request.eta = eta;
+        request.initial_latent = latent;
+        request.latent_elems = (size_t)latent_elems;
         KilnPicture *picture = NULL;
         KilnStatus status =
             kiln_session_generate(session_of(session), &request, tell, &listener, &picture);
@@ -320,6 +354,8 @@ JNIEXPORT jbyteArray JNICALL Java_kiln_KilnRuntime_nativeGenerate(
     free(own_negative);
     free(own_sampler);
     free(own_decoder);
+    free(own_spacing);
+    free(latent);
     return rgba;
 }
 

@@ -163,7 +163,25 @@ fn wrong_arguments_are_refused_in_words() {
         expect(create(bundle, &options), KilnStatus::Device, "nothing");
         options.device = ptr::null();
         expect(create(ptr::null_mut(), &options), KilnStatus::Input, "the bundle is NULL");
+        options.height = 512;
+        expect(create(bundle, &options), KilnStatus::Input, "16x512");
+        options.height = 16;
+        let (mut width, mut height) = (0, 0);
+        assert_eq!(kiln_bundle_size(bundle, 0, &mut width, &mut height), KilnStatus::Ok);
+        assert_eq!((width, height), (16, 16));
+        let status = kiln_bundle_size(bundle, 1, &mut width, &mut height);
+        expect(status, KilnStatus::Input, "no size 1");
         assert_eq!(create(bundle, &options), KilnStatus::Ok);
+        let latent = [1.0; 64];
+        let given = |request: &mut KilnRequest| {
+            (request.initial_latent, request.latent_elems) = (latent.as_ptr(), latent.len());
+        };
+        assert_eq!(make(session, given), Ok(16 * 16 * 4));
+        let refused = make(session, |request| {
+            given(request);
+            request.latent_elems = 63;
+        });
+        assert!(refused.unwrap_err().1.contains("64 finite values, has 63"));
         let pixels = [127u8; 8];
         let image = |rgba, width, height| KilnImage { rgba, width, height, strength: 0.5 };
         for (image, word) in [

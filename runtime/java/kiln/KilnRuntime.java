@@ -40,6 +40,27 @@ public final class KilnRuntime implements AutoCloseable {
                 int height);
     }
 
+    /** How a bundle is loaded. */
+    public static final class Options {
+        /** {@code auto}, an index, or a part of a name; null is {@code auto}. */
+        public String device = null;
+        /** Folder for compiled kernels; null keeps none. */
+        public String cacheFolder = null;
+        /** Largest planned peak of the bundle; 0 accepts any. */
+        public long budgetBytes = 0;
+        /**
+         * Public key that must have signed the bundle, 64 hexadecimal digits; null accepts any
+         * bundle: only for those that the caller has made.
+         */
+        public String trustKey = null;
+        /** Width of the images, for a bundle with several sizes; 0 is that of its first. */
+        public int width = 0;
+        /** Height of the images; 0 is that of the bundle's first size. */
+        public int height = 0;
+        /** Whether the system's page cache keeps weights, in memory outside the budget. */
+        public boolean pageCache = false;
+    }
+
     /** A request for an image. */
     public static final class Request {
         /** The prompt. */
@@ -54,6 +75,14 @@ public final class KilnRuntime implements AutoCloseable {
         public float guidance = Float.NaN;
         /** Name of the sampler; null is the model's default. */
         public String sampler = null;
+        /** Spacing of the sampler's timesteps; null is the model's default. */
+        public String spacing = null;
+        /** Share, 0 to 1, by which the guided output's deviation is brought back. */
+        public float guidanceRescale = 0;
+        /** Noise that each step of {@code ddim} or {@code tcd} adds; NaN is the sampler's default. */
+        public float eta = Float.NaN;
+        /** Noise of variance 1 in place of the seed's, channels, rows, columns; null is none. */
+        public float[] initialLatent = null;
         /** Whether progress has previews. */
         public boolean preview = false;
         /** Initial image, as {@link Picture#rgba}; null is none. */
@@ -78,6 +107,12 @@ public final class KilnRuntime implements AutoCloseable {
          * {@code --fast}; 0 has none.
          */
         public int fast = 0;
+        /** Share of the steps after which guidance begins; NaN is the preset's. */
+        public float guidanceStart = Float.NaN;
+        /** Share of the steps after which guidance ends; NaN is the preset's. */
+        public float guidanceStop = Float.NaN;
+        /** One step in so many computes the inner levels of the U-Net; 0 is the preset's. */
+        public int cacheInterval = 0;
     }
 
     /** A finished image. */
@@ -147,19 +182,11 @@ public final class KilnRuntime implements AutoCloseable {
      * Loads a bundle from a file.
      *
      * @param path the bundle
-     * @param device {@code auto}, an index, or a part of a name; null is {@code auto}
-     * @param cacheFolder folder for compiled kernels; null keeps none
-     * @param budgetBytes largest planned peak of the bundle; 0 accepts any
-     * @param trustKey public key that must have signed the bundle, 64 hexadecimal digits; null
-     *     accepts any bundle: only for those that the caller has made
+     * @param options how it is loaded; null is the defaults
      * @param listener receives the progress of building kernels; may be null
      */
-    public static KilnRuntime open(
-            String path, String device, String cacheFolder, long budgetBytes, String trustKey,
-            Listener listener) {
-        return new KilnRuntime(
-                nativeOpen(
-                        path, -1, 0, 0, device, cacheFolder, budgetBytes, trustKey, listener));
+    public static KilnRuntime open(String path, Options options, Listener listener) {
+        return load(path, -1, 0, 0, options, listener);
     }
 
     /**
@@ -169,15 +196,22 @@ public final class KilnRuntime implements AutoCloseable {
      * @param fd the descriptor
      * @param offsetBytes start of the bundle in the file
      * @param lenBytes length of the bundle
-     * @param device as in the other {@code open}, like the parameters that follow
+     * @param options as in the other {@code open}, like the parameter that follows
      */
     public static KilnRuntime open(
-            int fd, long offsetBytes, long lenBytes, String device, String cacheFolder,
-            long budgetBytes, String trustKey, Listener listener) {
+            int fd, long offsetBytes, long lenBytes, Options options, Listener listener) {
+        return load(null, fd, offsetBytes, lenBytes, options, listener);
+    }
+
+    private static KilnRuntime load(
+            String path, int fd, long offsetBytes, long lenBytes, Options options,
+            Listener listener) {
+        Options own = options == null ? new Options() : options;
         return new KilnRuntime(
                 nativeOpen(
-                        null, fd, offsetBytes, lenBytes, device, cacheFolder, budgetBytes,
-                        trustKey, listener));
+                        path, fd, offsetBytes, lenBytes, own.device, own.cacheFolder,
+                        own.budgetBytes, own.trustKey, own.width, own.height, own.pageCache,
+                        listener));
     }
 
     /**
@@ -195,7 +229,9 @@ public final class KilnRuntime implements AutoCloseable {
                             request.steps, request.guidance, request.sampler, request.preview,
                             request.initialRgba, request.initialWidth, request.initialHeight,
                             request.strength, request.mask, request.decoder, request.plainPrompt,
-                            request.fast, listener, size);
+                            request.fast, request.guidanceStart, request.guidanceStop,
+                            request.cacheInterval, request.spacing, request.guidanceRescale,
+                            request.eta, request.initialLatent, listener, size);
             return new Picture(size[0], size[1], rgba);
         }
     }
@@ -265,13 +301,16 @@ public final class KilnRuntime implements AutoCloseable {
 
     private static native long nativeOpen(
             String path, int fd, long offsetBytes, long lenBytes, String device,
-            String cacheFolder, long budgetBytes, String trustKey, Listener listener);
+            String cacheFolder, long budgetBytes, String trustKey, int width, int height,
+            boolean pageCache, Listener listener);
 
     private static native byte[] nativeGenerate(
             long session, String prompt, String negativePrompt, long seed, int steps,
             float guidance, String sampler, boolean preview, byte[] initialRgba, int initialWidth,
             int initialHeight, double strength, byte[] mask, String decoder, boolean plainPrompt,
-            int fast, Listener listener, int[] size);
+            int fast, float guidanceStart, float guidanceStop, int cacheInterval,
+            String spacing, float guidanceRescale, float eta, float[] initialLatent,
+            Listener listener, int[] size);
 
     private static native void nativeCancel(long session);
 

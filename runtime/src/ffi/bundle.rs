@@ -42,6 +42,8 @@ pub struct KilnBundleInfo {
     pub width: u32,
     /// Height of an image in pixels.
     pub height: u32,
+    /// Number of sizes of images that the bundle was compiled for; `kiln_bundle_size` gives them.
+    pub size_count: u32,
     /// Number of networks; `kiln_bundle_network` gives their names.
     pub network_count: u32,
     /// Number of OpenCL extensions that the device must have; `kiln_bundle_extension` gives their
@@ -152,6 +154,7 @@ pub unsafe extern "C" fn kiln_bundle_info(
             precision: bundle.precision.as_ptr(),
             width: plan.manifest.image.width_px,
             height: plan.manifest.image.height_px,
+            size_count: bundle.file.sizes().len() as u32,
             network_count: bundle.networks.len() as u32,
             extension_count: bundle.extensions.len() as u32,
             peak_bytes: memory.peak_bytes(),
@@ -163,6 +166,32 @@ pub unsafe extern "C" fn kiln_bundle_info(
         };
         // SAFETY: by this function's contract.
         unsafe { give(out, "the place for the answer", info) }
+    })
+}
+
+/// Writes width and height in pixels of the images of a size, with an index below `size_count`.
+/// The first is that of a session without a size. Any thread. Fails with `KILN_STATUS_INPUT`.
+///
+/// # Safety
+///
+/// `bundle` is open; `width` and `height` are writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn kiln_bundle_size(
+    bundle: *const KilnBundle,
+    index: u32,
+    width: *mut u32,
+    height: *mut u32,
+) -> KilnStatus {
+    guard(|| {
+        // SAFETY: by this function's contract.
+        let bundle = unsafe { given(bundle, "the bundle")? };
+        let size = bundle.file.sizes().get(index as usize);
+        let size = size.ok_or_else(|| Failure::input(format!("the bundle has no size {index}")))?;
+        // SAFETY: by this function's contract.
+        unsafe {
+            give(width, "the place for the width", size.width_px)?;
+            give(height, "the place for the height", size.height_px)
+        }
     })
 }
 

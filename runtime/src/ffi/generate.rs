@@ -60,6 +60,11 @@ pub struct KilnRequest {
     pub guidance_stop: f32,
     /// One step in so many computes the inner levels of the U-Net; 0 is the preset's.
     pub cache_interval: u32,
+    /// Noise of variance 1 in place of the seed's, `[channels, height, width]` of the latent; NULL
+    /// is none.
+    pub initial_latent: *const f32,
+    /// Number of values at `initial_latent`.
+    pub latent_elems: usize,
 }
 
 /// An image from which generation begins.
@@ -105,6 +110,8 @@ pub struct KilnProgress {
     pub seconds: f64,
     /// Predicted seconds of the remaining steps.
     pub seconds_left: f64,
+    /// Timestep of the last step.
+    pub timestep: f32,
     /// Preview as red, green, blue, row by row; NULL if there is none.
     pub preview_rgb: *const u8,
     /// Width of the preview in pixels.
@@ -121,6 +128,7 @@ impl KilnProgress {
             of: of as u32,
             seconds: 0.0,
             seconds_left: 0.0,
+            timestep: 0.0,
             preview_rgb: ptr::null(),
             preview_width: 0,
             preview_height: 0,
@@ -161,6 +169,8 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
             guidance_start: f32::NAN,
             guidance_stop: f32::NAN,
             cache_interval: 0,
+            initial_latent: ptr::null(),
+            latent_elems: 0,
         };
         // SAFETY: by this function's contract.
         unsafe { give(request, "the request", own) }
@@ -179,8 +189,9 @@ pub unsafe extern "C" fn kiln_request_init(request: *mut KilnRequest) {
 ///
 /// # Safety
 ///
-/// `session` is open; `request` is valid, its texts end with a NUL, and its initial image and its
-/// mask have as many pixels as the image's size says; `out` is writable; `progress` may be called with `context`.
+/// `session` is open; `request` is valid, its texts end with a NUL, its initial image and its mask
+/// have as many pixels as the image's size says, and its latent has `latent_elems` values; `out` is
+/// writable; `progress` may be called with `context`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn kiln_session_generate(
     session: *const KilnSession,
@@ -226,7 +237,7 @@ pub unsafe extern "C" fn kiln_session_generate(
 ///
 /// # Safety
 ///
-/// The texts are NULL or end with a NUL; the initial image and the mask are NULL or valid.
+/// The texts are NULL or end with a NUL; image, mask and latent are NULL or valid.
 unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static>, Failure> {
     // SAFETY: by this function's contract.
     let init = unsafe { asked.initial_image.as_ref() };
@@ -235,6 +246,10 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
     if init.is_none() && !asked.mask.is_null() {
         return Err(Failure::input("the mask has no initial image"));
     }
+    let initial_latent = (!asked.initial_latent.is_null()).then(|| {
+        // SAFETY: by this function's contract.
+        unsafe { slice::from_raw_parts(asked.initial_latent, asked.latent_elems) }.to_vec()
+    });
     let mut request = Request {
         init,
         seed: asked.seed,
@@ -247,6 +262,7 @@ unsafe fn own_request(asked: &KilnRequest, size: Size) -> Result<Request<'static
         fast: asked.fast as usize,
         guidance_interval: interval(asked)?,
         cache_interval: (asked.cache_interval > 0).then_some(asked.cache_interval as usize),
+        initial_latent,
         ..Request::default()
     };
     // SAFETY: by this function's contract.
@@ -353,10 +369,20 @@ fn tell(
         Progress::Prompt => KilnProgress::new(KilnStage::Prompt, 0, 0),
         Progress::Kernels { done, count } => KilnProgress::new(KilnStage::Load, done, count),
         Progress::Decode => KilnProgress::new(KilnStage::Decode, *steps, *steps),
-        Progress::Step { done, steps: of, seconds, seconds_left, picture, decoded, .. } => {
+        Progress::Step {
+            done,
+            steps: of,
+            seconds,
+            seconds_left,
+            timestep,
+            picture,
+            decoded,
+            ..
+        } => {
             *steps = of;
             let mut told = KilnProgress::new(KilnStage::Sample, done, of);
             (told.seconds, told.seconds_left) = (seconds, seconds_left);
+            told.timestep = timestep;
             // Without a preview if it cannot be made.
             let shown = |(p, sizes): (&Projection, _)| p.preview(picture, decoded, sizes).ok();
             *colours = projection.and_then(shown);

@@ -26,7 +26,7 @@ pub mod picture;
 pub mod session;
 
 /// Version of this interface. A program compiled with another version must not use the library.
-pub const KILN_ABI_VERSION: u32 = 4;
+pub const KILN_ABI_VERSION: u32 = 5;
 
 /// Result of a call. `kiln_last_error` has the reason of a failure.
 #[repr(C)]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use kiln_bundle::lora::Lora;
+use kiln_bundle::plan::Size;
 use kiln_bundle::sign::{NoPublicKey, PublicKey};
 
 use super::bundle::KilnBundle;
@@ -47,6 +48,12 @@ pub struct KilnSessionOptions {
     /// `KILN_STATUS_BUNDLE` before a kernel is compiled. NULL accepts any bundle: only for those
     /// that the caller has made.
     pub trust_key: *const c_char,
+    /// Width of the images in pixels, for a bundle with several sizes; 0 is that of its first.
+    pub width: u32,
+    /// Height of the images in pixels; 0 is that of the bundle's first size.
+    pub height: u32,
+    /// Whether the system's page cache keeps weights, in memory outside the budget.
+    pub page_cache: bool,
 }
 
 /// Memory, planned and measured.
@@ -138,6 +145,9 @@ pub unsafe extern "C" fn kiln_session_options_init(options: *mut KilnSessionOpti
         cache_folder: ptr::null(),
         budget_bytes: 0,
         trust_key: ptr::null(),
+        width: 0,
+        height: 0,
+        page_cache: false,
     };
     guard(|| {
         // SAFETY: by this function's contract.
@@ -169,11 +179,14 @@ pub unsafe extern "C" fn kiln_session_create(
         // SAFETY: by this function's contract.
         let bundle = unsafe { given(bundle, "the bundle")? };
         // SAFETY: by this function's contract.
-        let (options, trusted) = unsafe { session_options(options)? };
+        let (options, trusted, size) = unsafe { session_options(options)? };
         let file = match trusted {
             Some(key) => Arc::new(bundle.file.signed_by(key)?),
             None => Arc::clone(&bundle.file),
         };
+        let own = file.plan().manifest.image;
+        let size = size.of(own);
+        let file = if size == own { file } else { Arc::new(file.at_size(size)?) };
         let mut observe = |done: usize, of: usize| {
             let Some(progress) = progress else { return };
             let told = KilnProgress::new(KilnStage::Load, done, of);
@@ -198,17 +211,37 @@ pub unsafe extern "C" fn kiln_session_create(
     guard(|| unsafe { create(out, make) })
 }
 
-/// The options of a session, from C, and who must have signed the bundle.
+/// Sides of an image in pixels; 0 is the bundle's.
+#[derive(Clone, Copy, Default)]
+struct Sides {
+    width: u32,
+    height: u32,
+}
+
+impl Sides {
+    /// The size, in place of the bundle's own.
+    fn of(self, own: Size) -> Size {
+        let side = |given, own| if given == 0 { own } else { given };
+        Size {
+            width_px: side(self.width, own.width_px),
+            height_px: side(self.height, own.height_px),
+        }
+    }
+}
+
+/// The options of a session, from C, who must have signed the bundle, and the size of images.
 ///
 /// # Safety
 ///
 /// `options` is NULL or valid, and its texts end with a NUL.
 unsafe fn session_options(
     options: *const KilnSessionOptions,
-) -> Result<(SessionOptions, Option<PublicKey>), Failure> {
+) -> Result<(SessionOptions, Option<PublicKey>, Sides), Failure> {
     let mut own = SessionOptions::default();
     // SAFETY: by this function's contract.
-    let Some(given) = (unsafe { options.as_ref() }) else { return Ok((own, None)) };
+    let Some(given) = (unsafe { options.as_ref() }) else {
+        return Ok((own, None, Sides::default()));
+    };
     // SAFETY: by this function's contract.
     let (device, cache) =
         unsafe { (text(given.device, "the device")?, text(given.cache_folder, "the folder")?) };
@@ -224,12 +257,14 @@ unsafe fn session_options(
         cache.check_private().map_err(refused)?;
         own.executor.programs.cache = Some(cache);
     }
+    own.executor.page_cache = given.page_cache;
     own.budget_bytes = (given.budget_bytes > 0).then_some(given.budget_bytes);
     // SAFETY: by this function's contract.
     let trusted = unsafe { text(given.trust_key, "the trusted key")? };
     let trusted = trusted
         .map(|key| key.parse().map_err(|error: NoPublicKey| Failure::input(error.to_string())));
-    Ok((own, trusted.transpose()?))
+    let size = Sides { width: given.width, height: given.height };
+    Ok((own, trusted.transpose()?, size))
 }
 
 /// Closes a session and frees its memory; NULL is allowed. Images remain.

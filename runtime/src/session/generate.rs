@@ -155,6 +155,8 @@ pub enum Progress<'a> {
         seconds_left: f64,
         /// Time that the device has waited for weights since the image was begun.
         waited_seconds: f64,
+        /// Timestep of this step, that of its last evaluation.
+        timestep: f32,
         /// The latent after the step, NCHW.
         latent: &'a [f32],
         /// The latent of the image that the step predicts, NCHW, for a preview. It has no noise
@@ -397,19 +399,19 @@ impl Generation<'_> {
             let decoded = if has_preview { &session.host.values } else { &[][..] };
             let seconds_left = pace.seconds_left(&self.times.step_seconds);
             let waited_seconds = stream.waited_seconds();
-            tell(
-                observe,
-                Progress::Step {
-                    done,
-                    steps,
-                    seconds,
-                    seconds_left,
-                    waited_seconds,
-                    latent,
-                    picture,
-                    decoded,
-                },
-            )?;
+            let timestep = self.sampler.timesteps()[index];
+            let news = Progress::Step {
+                done,
+                steps,
+                seconds,
+                seconds_left,
+                timestep,
+                waited_seconds,
+                latent,
+                picture,
+                decoded,
+            };
+            tell(observe, news)?;
         }
         Ok(())
     }

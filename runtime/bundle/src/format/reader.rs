@@ -85,10 +85,10 @@ impl BundleFile {
     /// The same bundle with its plan for pictures of another size.
     ///
     /// Errors: `NoSuchSize`; those of [`open`](Self::open).
-    pub fn at_size(self, size: Size) -> Result<Self, BundleError> {
-        let file_bytes = self.header.file_bytes;
+    pub fn at_size(&self, size: Size) -> Result<Self, BundleError> {
+        let file = self.file.try_clone().map_err(BundleError::io("open", &self.path))?;
         let wanted = Wanted { size: Some(size), trusted: self.trusted() };
-        BundleFile::read(self.file, self.base_bytes, file_bytes, &self.path, wanted)
+        BundleFile::read(file, self.base_bytes, self.header.file_bytes, &self.path, wanted)
     }
 
     /// Like [`open`](Self::open), for a bundle that is a part of an open file: `len_bytes` from

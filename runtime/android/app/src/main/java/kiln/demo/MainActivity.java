@@ -90,11 +90,12 @@ public final class MainActivity extends Activity {
 
     private KilnRuntime open() throws IOException {
         try (AssetFileDescriptor asset = getAssets().openFd(MODEL)) {
+            // Without a key: the package's own signature covers its assets.
+            KilnRuntime.Options options = new KilnRuntime.Options();
+            options.cacheFolder = getCodeCacheDir().getPath();
             return KilnRuntime.open(
                     asset.getParcelFileDescriptor().getFd(), asset.getStartOffset(),
-                    asset.getLength(), "auto", getCodeCacheDir().getPath(), 0,
-                    null, // The package's own signature covers its assets.
-                    this::progress);
+                    asset.getLength(), options, this::progress);
         }
     }
 
