@@ -46,8 +46,8 @@ struct Cli {
 enum Command {
     Compile(cmd::compile::Args),
     Run(cmd::run::Args),
-    Serve(cmd::serve::Args),
     Inspect(cmd::inspect::Args),
+    Serve(cmd::serve::Args),
     Explain(cmd::explain::Args),
     Bench(cmd::bench::Args),
     Tune(cmd::tune::Args),
