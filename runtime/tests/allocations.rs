@@ -82,6 +82,8 @@ fn main() {
             let executor = ExecutorOptions { command_buffers, ..ExecutorOptions::default() };
             let options = SessionOptions { executor, ..SessionOptions::default() };
             let mut session = Session::open(&path, &options).unwrap();
+            // In a first picture, kernels of later networks may still be loaded beside the steps.
+            calls_of_steps(&mut session, "ddim", None);
             for (sampler, eta) in
                 [("ddim", None), ("ddim", Some(0.5)), ("heun", None), ("unipc", None)]
             {

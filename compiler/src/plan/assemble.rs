@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use kiln_bundle::plan::{
-    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, Dispatch, ElementType, Gather,
-    HALF_EXTENSION, Input, Kernel, KernelId, Manifest, MemoryPlan, Network, NetworkId, Plan, Port,
-    Rationale, Requirements, Residency, SlotId, Source, Step,
+    Access, Arg, Block, BlockId, BlockKind, Buffer, BufferId, BufferKind, Dispatch, ElementType,
+    Gather, HALF_EXTENSION, Input, Kernel, KernelId, LoraRoom, Manifest, MemoryPlan, Network,
+    NetworkId, Plan, Port, Rationale, Requirements, Residency, SlotId, Source, Step,
 };
 use kiln_ir::ValueId;
 use kiln_kernels::{Argument, Launch, SourceText, program};
@@ -58,7 +58,13 @@ pub fn assemble(decisions: &Decisions, manifest: Manifest) -> Result<Plan> {
     let networks =
         (0..decisions.networks.len()).map(|i| assembler.network(i)).collect::<Result<Vec<_>>>()?;
     assembler.begin_program();
-    let lora = lora::room(decisions, |launch| assembler.kernel(launch, "lora", launch.entry))?;
+    let Decisions { networks: lowered, blocks, placement, .. } = decisions;
+    let factors = placement.buffers.iter().position(|b| b.kind == BufferKind::Factors);
+    let kernel = |launch: &Launch| assembler.kernel(launch, "lora", launch.entry);
+    let lora = match factors {
+        Some(factors) => lora::room(lowered, blocks, BufferId(factors as u32), kernel)?,
+        None => LoraRoom::default(),
+    };
     let Assembler { sources, kernels, local_mem_bytes, work_group_size, times, .. } = assembler;
     let buffers = assemble_buffers(decisions, &times);
     let blocks = decisions

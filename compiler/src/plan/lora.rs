@@ -1,46 +1,44 @@
 //! Room for LoRAs at run time: the weights that they change, each with the kernel that changes it.
 
 use anyhow::{Result, bail};
-use kiln_bundle::plan::{BlockId, BufferId, BufferKind, DownOrder, KernelId, Layer, LoraRoom};
+use kiln_bundle::plan::{BlockId, BufferId, DownOrder, KernelId, Layer, LoraRoom};
 use kiln_ir::{NodeKind, WeightExpr};
 use kiln_kernels::merge::Merge;
 use kiln_kernels::{Launch, Packing};
 
-use super::assemble::Decisions;
-use super::blocks::{BlockDraft, Piece};
+use super::blocks::{BlockDraft, Blocks, Piece};
+use super::lower::LoweredNetwork;
 use crate::storage::weight_indices;
 
 /// Beginnings of the names of tensors that LoRAs change.
 const PREFIXES: [&str; 2] = ["model.diffusion_model.", "cond_stage_model."];
 
-/// The room of a plan; empty without a buffer for factors.
+/// The room of a plan with a buffer for factors.
 ///
 /// `kernel` enters a launch's kernel in the plan.
 /// Errors: a weight cannot be changed, as kernels of the device read it in another order.
 pub fn room(
-    decisions: &Decisions,
+    networks: &[LoweredNetwork],
+    blocks: &Blocks,
+    factors: BufferId,
     mut kernel: impl FnMut(&Launch) -> KernelId,
 ) -> Result<LoraRoom> {
-    let buffers = &decisions.placement.buffers;
-    let Some(factors) = buffers.iter().position(|b| b.kind == BufferKind::Factors) else {
-        return Ok(LoraRoom::default());
-    };
     let mut layers = Vec::new();
-    for (block, draft) in decisions.blocks.drafts.iter().enumerate() {
+    for (block, draft) in blocks.drafts.iter().enumerate() {
         for piece in &draft.pieces {
-            layers.extend(layer(decisions, (block, draft), piece, &mut kernel)?);
+            layers.extend(layer(networks, (block, draft), piece, &mut kernel)?);
         }
     }
-    Ok(LoraRoom { factors: Some(BufferId(factors as u32)), layers })
+    Ok(LoraRoom { factors: Some(factors), layers })
 }
 
 fn layer(
-    decisions: &Decisions,
+    networks: &[LoweredNetwork],
     (block, draft): (usize, &BlockDraft),
     piece: &Piece,
     kernel: &mut impl FnMut(&Launch) -> KernelId,
 ) -> Result<Option<Layer>> {
-    let network = &decisions.networks[draft.network];
+    let network = &networks[draft.network];
     let (graph, op) = (&network.source.graph, &network.ops[piece.op]);
     if !weight_indices(graph, op.id).contains(&piece.input) {
         return Ok(None);

@@ -104,7 +104,7 @@ fn masks_of_no_use_are_refused() {
     refused(&bundle, &wide, &from, "wide.png has 64 x 32 pixels");
     refused(&bundle, &gray("black.png", (64, 64), 0), &from, "the mask has no white");
     refused(&bundle, &gray("white.png", (64, 64), 255), &from, "white everywhere");
-    refused(&bundle, &plain, &from, "not a whole PNG");
+    refused(&bundle, &plain, &from, "not a PNG, JPEG or WebP file");
     let mask = emoji("1-mask.png");
     refused(&plain, &mask, &from, "compile it with --with-encoder");
     let output = harness::kiln(&["run", arg(&bundle), "-p", "x", "-o", "o.png", "--mask", "m.png"]);
