@@ -45,7 +45,6 @@ test:
 	@tools/setup/rust.sh
 	@tools/setup/opencl.sh --tests
 	@tools/setup/oclgrind.sh
-	@tools/setup/clients.sh
 	tools/test.sh '$(ONLY)'
 
 test-full:
